@@ -1,0 +1,185 @@
+// Finds, checks and opens the native library. Nothing happens at import; the first openLibrary() pays for it.
+
+import { MicrogptError } from "../model/errors.ts";
+
+/** The set of exports this binding is written for: `ABI_VERSION` in native/src/lib.rs. */
+const ABI_VERSION = 1;
+
+const BASE_SYMBOLS = {
+  mg_abi_version: { parameters: [], result: "u32" },
+  mg_error_message: { parameters: ["buffer", "usize"], result: "usize" },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+const HOW_TO_GET = "build it with `deno task build` (needs Rust's cargo), or set MICROGPT_NATIVE to its path";
+
+interface Base {
+  path: string;
+  symbols: Deno.DynamicLibrary<typeof BASE_SYMBOLS>["symbols"];
+}
+
+let base: Base | undefined;
+
+/** File name of the library on this platform. */
+export function libraryFileName(os: typeof Deno.build.os = Deno.build.os): string {
+  if (os === "windows") return "microgpt_native.dll";
+  return os === "darwin" ? "libmicrogpt_native.dylib" : "libmicrogpt_native.so";
+}
+
+/**
+ * Opens the native library with the given symbols; the file is found and its version checked once a process.
+ * @param symbols what to bind, as for `Deno.dlopen`
+ * @returns the bound functions; the library stays open until the process ends
+ * @throws {MicrogptError} when the library is missing, damaged, of another version, or not allowed
+ */
+export function openLibrary<const S extends Deno.ForeignLibraryInterface>(
+  symbols: S,
+): Deno.DynamicLibrary<S>["symbols"] {
+  base ??= openBase(findLibrary());
+  return open(base.path, symbols).symbols;
+}
+
+/**
+ * Passes a good status on and turns a bad one into the library's message. Call it right after the native
+ * call, on the same thread: the message is the thread's last.
+ * @param status what an `mg_…` export returned
+ * @throws {MicrogptError} when the status is negative
+ */
+export function check(status: number): void {
+  if (status >= 0) return;
+  const message = errorMessage();
+  if (status === -2) {
+    throw new MicrogptError(message, {
+      hint: "this is a defect of microgpt's native library; please report it",
+    });
+  }
+  throw new MicrogptError(message);
+}
+
+function errorMessage(): string {
+  if (base === undefined) throw new Error("check() before openLibrary()");
+  let buffer = new Uint8Array(512);
+  const needed = Number(base.symbols.mg_error_message(buffer, BigInt(buffer.length)));
+  if (needed > buffer.length) {
+    buffer = new Uint8Array(needed);
+    base.symbols.mg_error_message(buffer, BigInt(needed));
+  }
+  return new TextDecoder().decode(buffer.subarray(0, Math.min(needed, buffer.length)));
+}
+
+/**
+ * The places the library may be in, best first. The second is both the checkout's build folder and, in a
+ * program made by `deno compile --include`, the embedded copy of it. A module imported by URL has neither.
+ */
+function findLibrary(): string {
+  const chosen = environment("MICROGPT_NATIVE");
+  if (chosen !== undefined && chosen !== "") {
+    if (!isFile(chosen)) {
+      throw new MicrogptError(`MICROGPT_NATIVE names ${chosen}, which is not a file`, { hint: HOW_TO_GET });
+    }
+    return chosen;
+  }
+  const built = import.meta.dirname === undefined
+    ? undefined
+    : `${import.meta.dirname}/target/release/${libraryFileName()}`;
+  if (built !== undefined && isFile(built)) return built;
+  throw new MicrogptError(`the native library is missing (${built ?? libraryFileName()})`, {
+    hint: HOW_TO_GET,
+  });
+}
+
+function openBase(path: string): Base {
+  checkWholeElf(path);
+  const { symbols } = open(path, BASE_SYMBOLS);
+  const version = symbols.mg_abi_version();
+  if (version !== ABI_VERSION) {
+    throw new MicrogptError(
+      `the native library ${path} has interface version ${version}, this program needs ${ABI_VERSION}`,
+      { hint: HOW_TO_GET },
+    );
+  }
+  return { path, symbols };
+}
+
+function open<const S extends Deno.ForeignLibraryInterface>(
+  path: string,
+  symbols: S,
+): Deno.DynamicLibrary<S> {
+  try {
+    return Deno.dlopen(path, symbols);
+  } catch (cause) {
+    if (cause instanceof Deno.errors.NotCapable) {
+      throw new MicrogptError(`not allowed to open the native library ${path}`, {
+        hint: "run Deno with --allow-ffi",
+        cause,
+      });
+    }
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new MicrogptError(`cannot open the native library ${path}: ${reason.split("\n")[0]}`, {
+      hint: HOW_TO_GET,
+      cause,
+    });
+  }
+}
+
+/**
+ * Linux maps a truncated library without complaint and then kills the process with SIGBUS when a missing page
+ * is touched, so the end of every segment is compared with the file's size first. The loaders of macOS and
+ * Windows check this themselves.
+ */
+function checkWholeElf(path: string): void {
+  if (Deno.build.os === "darwin" || Deno.build.os === "windows") return;
+  const { size } = Deno.statSync(path);
+  using file = Deno.openSync(path);
+  const header = readAt(file, 0, 64);
+  const damaged = (why: string) =>
+    new MicrogptError(`the native library ${path} is damaged: ${why}`, { hint: HOW_TO_GET });
+  const magic = header.byteLength === 64 ? header.getUint32(0) : 0;
+  if (magic !== 0x7f454c46) throw damaged("not an ELF file");
+  if (header.getUint8(4) !== 2 || header.getUint8(5) !== 1) throw damaged("not 64-bit little-endian");
+  const [offset, entry, count] = [
+    Number(header.getBigUint64(32, true)), // e_phoff
+    header.getUint16(54, true), // e_phentsize
+    header.getUint16(56, true), // e_phnum
+  ];
+  const table = readAt(file, offset, entry * count);
+  if (entry < 56 || table.byteLength < entry * count) throw damaged("truncated");
+  for (let i = 0; i < count; i++) {
+    const start = Number(table.getBigUint64(i * entry + 8, true)); // p_offset
+    const length = Number(table.getBigUint64(i * entry + 32, true)); // p_filesz
+    if (start + length > size) throw damaged(`truncated at ${size} bytes`);
+  }
+}
+
+/** Up to `length` bytes at `offset`; fewer where the file ends. */
+function readAt(file: Deno.FsFile, offset: number, length: number): DataView {
+  const bytes = new Uint8Array(length);
+  file.seekSync(offset, Deno.SeekMode.Start);
+  let filled = 0;
+  while (filled < length) {
+    const n = file.readSync(bytes.subarray(filled));
+    if (n === null) break;
+    filled += n;
+  }
+  return new DataView(bytes.buffer, 0, filled);
+}
+
+/** An environment variable, or undefined where the program is not allowed to look (and nobody is asked). */
+function environment(variable: string): string | undefined {
+  const { state } = Deno.permissions.querySync({ name: "env", variable });
+  return state === "granted" ? Deno.env.get(variable) : undefined;
+}
+
+function isFile(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return false;
+    if (error instanceof Deno.errors.NotCapable) {
+      throw new MicrogptError(`not allowed to look for the native library ${path}`, {
+        hint: "run Deno with --allow-read --allow-ffi",
+        cause: error,
+      });
+    }
+    throw error;
+  }
+}
