@@ -1,0 +1,38 @@
+/**
+ * Random numbers that are functions of a seed and a counter, not of a state: what was drawn before never matters, so
+ * a resumed run, a larger batch and another device draw the same.
+ */
+
+/** Mixes 32 bits well enough that neighbours share nothing (the `lowbias32` finaliser, C. Wellons 2018). */
+export function hash32(x: number): number {
+  x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
+  x = Math.imul(x ^ (x >>> 15), 0x846ca68b);
+  return (x ^ (x >>> 16)) >>> 0;
+}
+
+/** A seed of any size as the 32 mixed bits that `uniform` expects. */
+export function mixSeed(seed: number): number {
+  const high = Math.floor(seed / 0x1_0000_0000) >>> 0;
+  return hash32((seed >>> 0) ^ hash32(high ^ 0x9e3779b9));
+}
+
+/** Draw number `counter` of a mixed seed: uniform in [0, 1), 24 bits, exact in f32. */
+export function uniform(mixedSeed: number, counter: number): number {
+  return (hash32(mixedSeed ^ hash32(counter ^ 0x85ebca6b)) >>> 8) / 0x100_0000;
+}
+
+/** Standard normal draw number `counter` of a mixed seed (Box–Muller over two uniforms). */
+export function normal(mixedSeed: number, counter: number): number {
+  const u = 1 - uniform(mixedSeed, 2 * counter);
+  return Math.sqrt(-2 * Math.log(u)) * Math.cos(2 * Math.PI * uniform(mixedSeed, 2 * counter + 1));
+}
+
+/** A permutation of 0 … n−1 (Fisher–Yates). */
+export function permutation(mixedSeed: number, n: number): Uint32Array {
+  const order = Uint32Array.from({ length: n }, (_, i) => i);
+  for (let i = n - 1; i > 0; i--) {
+    const j = Math.floor(uniform(mixedSeed, i) * (i + 1));
+    [order[i], order[j]] = [order[j]!, order[i]!];
+  }
+  return order;
+}
