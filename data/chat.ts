@@ -1,0 +1,134 @@
+/** Chat mode: JSONL, each line one conversation, an array of `{"role", "content"}`. */
+
+import { MicrogptError } from "../model/errors.ts";
+import { openInput, readLines } from "./lines.ts";
+
+/** Who speaks. */
+export type Role = "user" | "assistant";
+
+/** One turn of a conversation. */
+export interface Message {
+  role: Role;
+  content: string;
+}
+
+/** The conversations of a JSONL file, cleaned: each ends with an assistant turn. */
+export interface ChatData {
+  mode: "chat";
+  /** the path as given; "-" is standard input */
+  path: string;
+  /** SHA-256 of the file's bytes: a resumed run compares it */
+  hash: string;
+  conversations: Message[][];
+  /** how many conversations lost user turns after their last assistant turn */
+  trimmed: number;
+  /** how many had no assistant turn and were left out */
+  skipped: number;
+}
+
+const EXPECTED = 'an array of {"role", "content"} messages';
+
+/**
+ * Loads conversations. Other fields of a message are ignored; so is the order of roles.
+ * @param path a JSONL file, or "-" for standard input
+ * @throws {MicrogptError} with file and line number, for a line that is not such a conversation, for text that is not
+ * well-formed Unicode (a lone surrogate escape), or when no conversation is left
+ */
+export async function loadChat(path: string): Promise<ChatData> {
+  const input = await openInput(path);
+  const data: ChatData = { mode: "chat", path, hash: "", conversations: [], trimmed: 0, skipped: 0 };
+  data.hash = await readLines(input, (line, number) => {
+    const messages = parseConversation(line, `${input.name} line ${number}`);
+    const end = messages.findLastIndex((message) => message.role === "assistant") + 1;
+    if (end === 0) {
+      data.skipped++;
+      return;
+    }
+    if (end < messages.length) data.trimmed++;
+    data.conversations.push(messages.slice(0, end));
+  });
+  if (data.conversations.length === 0) {
+    throw new MicrogptError(
+      data.skipped > 0
+        ? `${input.name} holds no conversation with an assistant turn (${data.skipped} without)`
+        : `${input.name} holds no conversation`,
+      { hint: `write one conversation a line: ${EXPECTED}` },
+    );
+  }
+  return data;
+}
+
+/** What cleaning changed, in the line that is printed; undefined when it changed nothing. */
+export function cleanupNotice(data: ChatData): string | undefined {
+  if (data.trimmed === 0 && data.skipped === 0) return undefined;
+  return `data cleanup: ${data.trimmed} conversations trimmed (trailing user turn removed), ` +
+    `${data.skipped} skipped (no assistant turn)`;
+}
+
+/**
+ * One line as messages, unchanged.
+ * @param where names file and line in errors
+ */
+function parseConversation(line: string, where: string): Message[] {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch (error) {
+    throw new MicrogptError(`${where}: expected ${EXPECTED}, got invalid JSON (${jsonReason(error)})`, {
+      ...invalidJsonHint(line),
+      cause: error,
+    });
+  }
+  if (!Array.isArray(value)) {
+    throw new MicrogptError(`${where}: expected ${EXPECTED}, got ${describe(value)}`);
+  }
+  return value.map((message, i) => parseMessage(message, `${where}: message ${i + 1}`));
+}
+
+function parseMessage(value: unknown, where: string): Message {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new MicrogptError(`${where}: expected an object {"role", "content"}, got ${describe(value)}`);
+  }
+  const { role, content } = value as Record<string, unknown>;
+  if (role !== "user" && role !== "assistant") {
+    throw new MicrogptError(`${where}: expected "role" to be "user" or "assistant", got ${describe(role)}`);
+  }
+  if (typeof content !== "string") {
+    throw new MicrogptError(`${where}: expected "content" to be a string, got ${describe(content)}`);
+  }
+  // JSON can spell half of a surrogate pair ("\ud800"), UTF-8 cannot: replacing it would change the data in silence.
+  if (!content.isWellFormed()) {
+    throw new MicrogptError(
+      `${where}: expected "content" to be well-formed Unicode, got a lone surrogate escape`,
+    );
+  }
+  return { role, content };
+}
+
+/** A JSON value in a few words, safe to print. */
+function describe(value: unknown): string {
+  if (value === undefined) return "none";
+  if (value === null) return "null";
+  if (Array.isArray(value)) return "an array";
+  if (typeof value === "object") return "an object";
+  if (typeof value !== "string") return `${value}`;
+  return printable(JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}…` : value));
+}
+
+/** The engine's reason without its excerpt of the line, which may hold anything. */
+function jsonReason(error: unknown): string {
+  if (error instanceof RangeError) return "nested too deeply";
+  const message = error instanceof Error ? error.message : String(error);
+  return printable(message.replace(/, (\.\.\.)?".*$/su, "").replace(/ \(line 1 .*$/u, ""));
+}
+
+/** Control characters of the data must not reach the terminal. */
+function printable(text: string): string {
+  return text.replace(/\p{Cc}/gu, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
+}
+
+function invalidJsonHint(line: string): { hint?: string } {
+  if (/^[[{]+$/u.test(line)) return { hint: "each conversation must be on one line of its own" };
+  if (!/^[[{]/u.test(line)) return { hint: "is this a plain text file? then drop --chat" };
+  return {};
+}

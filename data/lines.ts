@@ -1,0 +1,168 @@
+/** Reads a data file or standard input line by line, strictly as UTF-8, and hashes it on the way. */
+
+import { createHash } from "node:crypto";
+import { MicrogptError } from "../model/errors.ts";
+
+/**
+ * Longest line that is read, in bytes. A document of this size is thousands of times any context; the bound keeps a
+ * hostile line from taking the memory (4 MiB of nested JSON already parse to some 250 MB).
+ */
+export const MAX_LINE_BYTES = 4 * 1024 * 1024;
+
+const NEWLINE = 0x0a;
+
+/** Bytes to read, and what to call them in messages. */
+export interface Input {
+  /** the path as the person gave it, or "standard input" */
+  name: string;
+  stream: ReadableStream<Uint8Array>;
+}
+
+/**
+ * Opens a file for reading.
+ * @param path a file, or "-" for standard input
+ * @throws {MicrogptError} when it is missing, a directory or unreadable
+ */
+export async function openInput(path: string): Promise<Input> {
+  if (path === "-") return { name: "standard input", stream: Deno.stdin.readable };
+  try {
+    if ((await Deno.stat(path)).isDirectory) {
+      throw new MicrogptError(`${path} is a directory, not a file`);
+    }
+    return { name: path, stream: (await Deno.open(path)).readable };
+  } catch (error) {
+    throw error instanceof MicrogptError ? error : cannotRead(path, error);
+  }
+}
+
+/**
+ * Reads lines until the input ends. Lines come trimmed (of a byte order mark and of \r too) and never empty; numbers
+ * count all lines from 1. Memory stays within a few times {@link MAX_LINE_BYTES}, whatever the input holds.
+ * @param input from {@link openInput}; its stream is used up
+ * @param onLine called for each line that is not empty
+ * @returns SHA-256 of all bytes, in hexadecimal
+ * @throws {MicrogptError} when the bytes are not UTF-8 text, a line is too long, or reading fails
+ */
+export async function readLines(
+  input: Input,
+  onLine: (line: string, number: number) => void,
+): Promise<string> {
+  const hash = createHash("sha256");
+  const blocks = new BlockReader(input.name, onLine);
+  const reader = input.stream.getReader();
+  try {
+    while (true) {
+      const { done, value } = await reader.read().catch((error) => {
+        throw cannotRead(input.name, error);
+      });
+      if (done) break;
+      hash.update(value);
+      blocks.push(value);
+    }
+    blocks.end();
+  } finally {
+    // Closes the file also when a line was refused; it cannot fail in a way that matters then.
+    await reader.cancel().catch(() => {});
+  }
+  return hash.digest("hex");
+}
+
+/** Cuts chunks into blocks of whole lines, decodes each block at once, and hands out its lines. */
+class BlockReader {
+  readonly #name: string;
+  readonly #onLine: (line: string, number: number) => void;
+  // The byte order mark is not dropped here, where it would vanish from every block's start: trimming drops it.
+  readonly #utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  /** The start of a line whose end has not come yet. */
+  #pending: Uint8Array[] = [];
+  #pendingBytes = 0;
+  /** Bytes and lines before the pending ones. */
+  #offset = 0;
+  #lines = 0;
+
+  constructor(name: string, onLine: (line: string, number: number) => void) {
+    this.#name = name;
+    this.#onLine = onLine;
+  }
+
+  push(chunk: Uint8Array): void {
+    const zero = chunk.indexOf(0);
+    if (zero >= 0) {
+      throw new MicrogptError(
+        `${this.#name} is not a text file: it has a zero byte at offset ${
+          this.#offset + this.#pendingBytes + zero
+        }`,
+        { hint: "the data must be UTF-8 text; convert UTF-16 files, unpack compressed ones" },
+      );
+    }
+    const first = chunk.indexOf(NEWLINE);
+    if (this.#pendingBytes + (first < 0 ? chunk.length : first) > MAX_LINE_BYTES) {
+      throw new MicrogptError(
+        `${this.#name} line ${this.#lines + 1} is longer than ${MAX_LINE_BYTES / 1024 / 1024} MB`,
+        { hint: "one document or conversation a line; split it" },
+      );
+    }
+    const end = chunk.lastIndexOf(NEWLINE) + 1;
+    if (end > 0) {
+      this.#decode([...this.#pending, chunk.subarray(0, end)]);
+      this.#pending = [];
+      this.#pendingBytes = 0;
+    }
+    if (end < chunk.length) {
+      this.#pending.push(chunk.subarray(end));
+      this.#pendingBytes += chunk.length - end;
+    }
+  }
+
+  end(): void {
+    if (this.#pendingBytes > 0) this.#decode(this.#pending);
+  }
+
+  #decode(parts: Uint8Array[]): void {
+    const block = parts.length === 1 ? parts[0]! : concatenate(parts);
+    let text: string;
+    try {
+      text = this.#utf8.decode(block);
+    } catch {
+      throw notUtf8(this.#name, block, this.#offset, this.#lines);
+    }
+    const lines = text.split("\n");
+    const complete = block[block.length - 1] === NEWLINE ? lines.length - 1 : lines.length;
+    for (let i = 0; i < complete; i++) {
+      const line = lines[i]!.trim();
+      if (line !== "") this.#onLine(line, this.#lines + i + 1);
+    }
+    this.#lines += complete;
+    this.#offset += block.length;
+  }
+}
+
+function concatenate(parts: Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+/** Finds the first bad byte: where decoding with replacement characters and encoding again first differs. */
+function notUtf8(name: string, block: Uint8Array, offset: number, lines: number): MicrogptError {
+  const again = new TextEncoder().encode(new TextDecoder("utf-8", { ignoreBOM: true }).decode(block));
+  let bad = 0;
+  let line = lines + 1;
+  for (; block[bad] === again[bad]; bad++) if (block[bad] === NEWLINE) line++;
+  return new MicrogptError(`${name} line ${line} is not valid UTF-8: bad byte at offset ${offset + bad}`, {
+    hint: "convert the file to UTF-8 first, for example with iconv",
+  });
+}
+
+/** A failed read in the words of a person. */
+export function cannotRead(name: string, error: unknown): MicrogptError {
+  let why = error instanceof Error ? error.message.split("\n")[0]! : String(error);
+  if (error instanceof Deno.errors.NotFound) why = "no such file";
+  else if (error instanceof Deno.errors.PermissionDenied) why = "permission denied";
+  else if (error instanceof Deno.errors.FilesystemLoop) why = "symbolic links in a loop";
+  return new MicrogptError(`cannot read ${name}: ${why}`, { cause: error });
+}

@@ -1,0 +1,123 @@
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { MAX_LINE_BYTES } from "../data/lines.ts";
+import { loadText } from "../data/text.ts";
+import { MicrogptError } from "../model/errors.ts";
+import { withFile } from "./temporary_file.ts";
+
+/** The message of the error that loading this content must end with, the directory cut off. */
+function refusal(content: string | Uint8Array): Promise<string> {
+  return withFile(content, async (path) => {
+    const error = await loadText(path).then(() => undefined, (error) => error);
+    assert(error instanceof MicrogptError, `not refused as it should be: ${error}`);
+    assert(!error.message.includes("\n") && !error.hint?.includes("\n"));
+    return error.message.replaceAll(path.replace(/data\.txt$/u, ""), "");
+  });
+}
+
+Deno.test("text: one document a line, trimmed, empty lines dropped", async () => {
+  const content = "\ufeffanna\r\n\r\n  bob \t\n\n\u00e9lodie 👋";
+  const data = await withFile(content, loadText);
+  assert.deepEqual(data.documents, ["anna", "bob", "élodie 👋"]);
+  assert.equal(data.hash, createHash("sha256").update(content).digest("hex"));
+});
+
+Deno.test("text: lines and characters that straddle the chunks of a read", async () => {
+  const documents = Array.from({ length: 3000 }, (_, i) => "é👋".repeat(i % 97 + 1) + i);
+  documents.push("ü".repeat(500_000), "end");
+  const data = await withFile(documents.join("\n") + "\n", loadText);
+  assert.deepEqual(data.documents, documents);
+});
+
+Deno.test("text: the sample data is complete", async () => {
+  const { documents } = await loadText(new URL("../data/samples/names.txt", import.meta.url).pathname);
+  assert.equal(documents.length, 32033);
+  assert.deepEqual([documents[0], documents[32032]], ["emma", "zzyzx"]);
+});
+
+Deno.test("text: a file with no document is an error", async () => {
+  assert.equal(await refusal(""), "data.txt holds no document");
+  assert.equal(await refusal(" \n\r\n\t\n"), "data.txt holds no document");
+});
+
+Deno.test("text: bytes that are not UTF-8 are refused with their place", async () => {
+  const latin1 = (text: string) => Uint8Array.from(text, (c) => c.charCodeAt(0));
+  assert.equal(
+    await refusal(latin1("anna\nren\xe9e\n")),
+    "data.txt line 2 is not valid UTF-8: bad byte at offset 8",
+  );
+  // A character cut short by the end of the file.
+  assert.equal(
+    await refusal(latin1("anna\nx\xe2\x82")),
+    "data.txt line 2 is not valid UTF-8: bad byte at offset 6",
+  );
+  // Far behind the first chunk.
+  assert.equal(
+    await refusal(latin1("ok\n".repeat(100_000) + "\xff\n")),
+    "data.txt line 100001 is not valid UTF-8: bad byte at offset 300000",
+  );
+});
+
+Deno.test("text: binary files are refused", async () => {
+  assert.match(
+    await refusal(new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 13])),
+    /^data.txt is not a text file: it has a zero byte at offset 8$/u,
+  );
+  assert.match(await refusal(new Uint8Array(10_000_000)), /zero byte at offset 0$/u);
+});
+
+Deno.test("text: a line may be long, but not endless", async () => {
+  const longest = "x".repeat(MAX_LINE_BYTES);
+  assert.equal((await withFile(`a\n${longest}\nb`, loadText)).documents[1]!.length, MAX_LINE_BYTES);
+  assert.equal(await refusal(`a\n\n${longest}x\nb`), "data.txt line 3 is longer than 4 MB");
+});
+
+Deno.test("text: what cannot be opened is said", async () => {
+  await assert.rejects(loadText("/nowhere/names.txt"), {
+    name: "MicrogptError",
+    message: "cannot read /nowhere/names.txt: no such file",
+  });
+  await withFile("", async (path) => {
+    const directory = path.replace(/\/data\.txt$/u, "");
+    await assert.rejects(loadText(directory), { message: `${directory} is a directory, not a file` });
+    await assert.rejects(loadText(`${path}/below`), MicrogptError);
+    await Deno.symlink("loop", `${directory}/loop`);
+    await assert.rejects(loadText(`${directory}/loop`), {
+      message: `cannot read ${directory}/loop: symbolic links in a loop`,
+    });
+  });
+});
+
+Deno.test({
+  name: "text: an unreadable file is said",
+  ignore: Deno.build.os === "windows" || Deno.uid() === 0, // root reads everything
+  fn: () =>
+    withFile("anna", async (path) => {
+      await Deno.chmod(path, 0o000);
+      await assert.rejects(loadText(path), { message: `cannot read ${path}: permission denied` });
+    }),
+});
+
+Deno.test("text: - is standard input", async () => {
+  const source = `import { loadText } from ${
+    JSON.stringify(new URL("../data/text.ts", import.meta.url).href)
+  };
+    const { documents, path } = await loadText("-"); console.log(JSON.stringify({ documents, path }));`;
+  await withFile(source, async (path) => {
+    const child = new Deno.Command(Deno.execPath(), {
+      args: ["run", path],
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const writer = child.stdin.getWriter();
+    await writer.write(new TextEncoder().encode("anna\nbob"));
+    await writer.close();
+    const { stdout, stderr } = await child.output();
+    assert.deepEqual(
+      JSON.parse(new TextDecoder().decode(stdout) || "null"),
+      { documents: ["anna", "bob"], path: "-" },
+      new TextDecoder().decode(stderr),
+    );
+  }, "read.ts");
+});
