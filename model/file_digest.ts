@@ -1,0 +1,99 @@
+/** Files written whole: in chunks, hashed on the way, flushed to disk. Nothing here holds a second copy of a file. */
+import { createHash } from "node:crypto";
+
+/** What identifies the contents of a file. */
+export interface FileDigest {
+  bytes: number;
+  /** SHA-256, lower-case hexadecimal */
+  sha256: string;
+}
+
+/** Bytes moved at a time: hashing so many takes about half a millisecond, so training goes on between chunks. */
+export const CHUNK_BYTES = 1 << 20;
+
+/** A new file that is hashed while it is written. Call `finish` or `abandon`. */
+export class HashedFile {
+  readonly #file: Deno.FsFile;
+  readonly #hash = createHash("sha256");
+  #bytes = 0;
+
+  private constructor(file: Deno.FsFile) {
+    this.#file = file;
+  }
+
+  /** Opens a file that must not exist yet. */
+  static async create(path: string): Promise<HashedFile> {
+    return new HashedFile(await Deno.open(path, { write: true, createNew: true }));
+  }
+
+  /** Appends all of `bytes`; they must not change until the promise resolves. */
+  async write(bytes: Uint8Array): Promise<void> {
+    this.#hash.update(bytes);
+    this.#bytes += bytes.length;
+    for (let done = 0; done < bytes.length;) done += await this.#file.write(bytes.subarray(done));
+  }
+
+  /** Flushes the file to disk and closes it. */
+  async finish(): Promise<FileDigest> {
+    await this.#file.sync();
+    this.#file.close();
+    return { bytes: this.#bytes, sha256: this.#hash.digest("hex") };
+  }
+
+  /** Closes a file that will not be finished. */
+  abandon(): void {
+    this.#file.close();
+  }
+}
+
+/** Creates `path` with what `fill` writes, flushed to disk. */
+export async function writeHashed(
+  path: string,
+  fill: (file: HashedFile) => Promise<void>,
+): Promise<FileDigest> {
+  const file = await HashedFile.create(path);
+  let filled = false;
+  try {
+    await fill(file);
+    filled = true;
+  } finally {
+    if (!filled) file.abandon();
+  }
+  return await file.finish();
+}
+
+/** Reads on from the file's position until `into` is full. @returns false when the file ends first */
+export async function readFull(file: Deno.FsFile, into: Uint8Array): Promise<boolean> {
+  for (let done = 0; done < into.length;) {
+    const read = await file.read(into.subarray(done, done + CHUNK_BYTES));
+    if (read === null) return false;
+    done += read;
+  }
+  return true;
+}
+
+/** Calls `visit` with the file's bytes from its position on, chunk by chunk, at most `limit` of them. */
+export async function forEachChunk(
+  file: Deno.FsFile,
+  visit: (chunk: Uint8Array) => void | Promise<void>,
+  limit = Infinity,
+): Promise<void> {
+  const chunk = new Uint8Array(CHUNK_BYTES);
+  for (let left = limit; left > 0;) {
+    const read = await file.read(chunk.subarray(0, Math.min(left, CHUNK_BYTES)));
+    if (read === null) return;
+    await visit(chunk.subarray(0, read));
+    left -= read;
+  }
+}
+
+/** The digest of an open file, from its position on. */
+export async function digestOf(file: Deno.FsFile): Promise<FileDigest> {
+  const hash = createHash("sha256");
+  let bytes = 0;
+  await forEachChunk(file, (chunk) => {
+    hash.update(chunk);
+    bytes += chunk.length;
+  });
+  return { bytes, sha256: hash.digest("hex") };
+}

@@ -1,0 +1,274 @@
+/**
+ * A model directory on disk: which files it has, how they are replaced all together or not at all, and how they are
+ * found when the process died in between. The protocol (docs/file-formats.md explains it):
+ *
+ * 1. A save writes all its files into DIR/.saving and flushes them. DIR's own files are as they were.
+ * 2. DIR/.saving is renamed to DIR/.saved: the instant from which the new files count.
+ * 3. Each file of DIR/.saved is moved over its namesake in DIR; DIR/.saved is removed.
+ *
+ * A reader looks into DIR/.saved first, then into DIR, so it sees the old files before the rename of step 2 and the
+ * new ones after it, wherever step 3 stands. Whoever saves next finishes step 3.
+ */
+import { dirname, join, resolve } from "node:path";
+import { MicrogptError } from "./errors.ts";
+
+/** The files of an inference model. */
+export const MODEL_FILES = ["meta.json", "tokenizer.json", "weights.safetensors"] as const;
+
+/** The files of a training checkpoint. */
+export const CHECKPOINT_FILES = [
+  ...MODEL_FILES,
+  "optimizer_m.safetensors",
+  "optimizer_v.safetensors",
+  "metrics.jsonl",
+  "train_state.json",
+] as const;
+
+/** A file that belongs to a model. */
+export type ModelFile = (typeof CHECKPOINT_FILES)[number];
+
+/** Where `--keep` keeps earlier checkpoints. */
+export const KEPT_DIR = "checkpoints";
+
+const STAGING = ".saving";
+const COMMITTED = ".saved";
+/** An empty file in `.saved`: what it replaces is another run's model and goes to DIR.old instead of nowhere. */
+const KEEP_OLD = "keep-old";
+
+/** True for failures of the file system, false for mistakes in this program. */
+function isSystemError(error: unknown): error is Error {
+  return error instanceof Error && ("code" in error || error instanceof Deno.errors.NotCapable);
+}
+
+/** `what` and the operating system's own words as a user's error; errors that are no file system's stay as they are. */
+export function fileError(what: string, error: unknown, hint?: string): unknown {
+  if (!isSystemError(error)) return error;
+  const reason = error.message.replace(/ \(os error[^]*$/, "");
+  return new MicrogptError(`${what}: ${reason}`, { cause: error, ...(hint ? { hint } : {}) });
+}
+
+/** What `operation` returns, or undefined when the file or directory it names is not there. */
+export async function ifThere<T>(operation: Promise<T>): Promise<T | undefined> {
+  try {
+    return await operation;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** @throws {MicrogptError} unless `dir` is a directory */
+export async function checkDirectory(dir: string): Promise<void> {
+  let info: Deno.FileInfo | undefined;
+  try {
+    info = await ifThere(Deno.stat(dir));
+  } catch (error) {
+    throw fileError(`cannot open model directory ${dir}`, error);
+  }
+  if (info?.isDirectory) return;
+  throw new MicrogptError(
+    info ? `${dir} is a file, a model is a directory` : `model directory ${dir} does not exist`,
+    { hint: "name the directory that `train` wrote" },
+  );
+}
+
+/** Opens a file of a model, or returns undefined when the model has none of that name. */
+export async function openIfThere(dir: string, name: ModelFile): Promise<Deno.FsFile | undefined> {
+  const committed = join(dir, COMMITTED, name);
+  const final = join(dir, name);
+  // The second round is for a save that moved the file between the first two looks.
+  for (const path of [committed, final, committed, final]) {
+    try {
+      const info = await ifThere(Deno.stat(path));
+      if (!info) continue;
+      // opening a pipe would wait for ever
+      if (!info.isFile) throw new MicrogptError(`${final} is not a regular file`);
+      const file = await ifThere(Deno.open(path));
+      if (file) return file;
+    } catch (error) {
+      throw fileError(`cannot read ${final}`, error);
+    }
+  }
+  return undefined;
+}
+
+/** Opens a file of a model. @throws {MicrogptError} when there is none or it cannot be read */
+export async function openModelFile(dir: string, name: ModelFile): Promise<Deno.FsFile> {
+  const file = await openIfThere(dir, name);
+  if (file) return file;
+  await checkDirectory(dir);
+  throw new MicrogptError(`${join(dir, name)} is missing`, {
+    hint: (MODEL_FILES as readonly string[]).includes(name)
+      ? "this is not a whole model directory"
+      : "this is not a whole training checkpoint; it can be used, but not resumed",
+  });
+}
+
+/** Reads a text file of a model, or returns undefined when there is none. @throws {MicrogptError} above `maxBytes` */
+export async function readTextIfThere(
+  dir: string,
+  name: ModelFile,
+  maxBytes: number,
+): Promise<string | undefined> {
+  using file = await openIfThere(dir, name);
+  return file && await textOf(file, join(dir, name), maxBytes);
+}
+
+/** Reads a text file of a model. @throws {MicrogptError} when it is missing, above `maxBytes`, or not UTF-8 */
+export async function readText(dir: string, name: ModelFile, maxBytes: number): Promise<string> {
+  using file = await openModelFile(dir, name);
+  return await textOf(file, join(dir, name), maxBytes);
+}
+
+async function textOf(file: Deno.FsFile, path: string, maxBytes: number): Promise<string> {
+  const { size } = await file.stat();
+  if (size > maxBytes) {
+    throw new MicrogptError(`${path} has ${size} bytes, more than the ${maxBytes} that can belong there`);
+  }
+  const bytes = new Uint8Array(size);
+  let length = 0;
+  for (let read; (read = await file.read(bytes.subarray(length))); length += read);
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, length));
+  } catch (cause) {
+    throw new MicrogptError(`${path} is not valid UTF-8`, { cause });
+  }
+}
+
+/** Reads a JSON object. @throws {MicrogptError} when the text is something else */
+export function parseObject(text: string, path: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new MicrogptError(`${path} is not valid JSON`, { cause });
+  }
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+    return value as Record<string, unknown>;
+  }
+  throw new MicrogptError(`${path} is not a JSON object`);
+}
+
+/** Where the model that a fresh run replaces is kept: beside the directory itself, not beside a link to it. */
+export async function oldModelPath(dir: string): Promise<string> {
+  return `${(await ifThere(Deno.realPath(dir))) ?? resolve(dir)}.old`;
+}
+
+/** Makes sure that files can be written to `dir`, creating it. @returns whether it holds a model already */
+export async function prepareOutput(dir: string): Promise<{ holdsModel: boolean }> {
+  const hint = "choose another directory with --output";
+  try {
+    await makeDirectory(dir);
+    await finishPublish(dir);
+    await removeTree(join(dir, STAGING));
+    await Deno.mkdir(join(dir, STAGING)); // says now, not after hours of training, that nothing can be written
+    await Deno.remove(join(dir, STAGING));
+  } catch (error) {
+    throw fileError(`cannot write to ${dir}`, error, hint);
+  }
+  using weights = await openIfThere(dir, "weights.safetensors");
+  if (weights) await checkOldCanMove(dir, hint);
+  return { holdsModel: weights !== undefined };
+}
+
+/** A mount point cannot move its files beside itself; known before training, this costs nobody a checkpoint. */
+async function checkOldCanMove(dir: string, hint: string): Promise<void> {
+  const real = await Deno.realPath(dir);
+  if ((await Deno.stat(real)).dev === (await Deno.stat(dirname(real))).dev) return;
+  throw new MicrogptError(`${dir} holds a model and is a mount point, so it cannot be kept as ${dir}.old`, {
+    hint,
+  });
+}
+
+/**
+ * Replaces files of `dir`, all or none.
+ * @param stage writes the new files, flushed, into the directory it is given
+ * @param keepOld move the model that `dir` holds to DIR.old, in place of what was kept there
+ * @throws {MicrogptError} when something cannot be written; the old files then still count
+ */
+export async function publish(
+  dir: string,
+  stage: (staging: string) => Promise<void>,
+  keepOld = false,
+): Promise<void> {
+  const staging = join(dir, STAGING);
+  try {
+    await makeDirectory(dir);
+    await finishPublish(dir);
+    await removeTree(staging);
+    await Deno.mkdir(staging);
+    await stage(staging);
+    if (keepOld) {
+      await Deno.writeFile(join(staging, KEEP_OLD), new Uint8Array(0));
+      await removeModel(await oldModelPath(dir));
+    }
+    await syncDirectory(staging);
+    await Deno.rename(staging, join(dir, COMMITTED));
+  } catch (error) {
+    // should this fail too, the next save removes it; the first error is the one to know
+    await removeTree(staging).catch(() => undefined);
+    throw fileError(`cannot save to ${dir}`, error, "what was saved there before is untouched");
+  }
+  try {
+    await finishPublish(dir);
+  } catch (error) {
+    const hint = "the save itself is complete and loads; saving again finishes the move";
+    throw fileError(`cannot move the saved files into place in ${dir}`, error, hint);
+  }
+}
+
+/** Step 3 of a save, from wherever it stands; nothing when there is none to finish. */
+async function finishPublish(dir: string): Promise<void> {
+  const committed = join(dir, COMMITTED);
+  const names = await ifThere(Array.fromAsync(Deno.readDir(committed), (entry) => entry.name));
+  if (!names) return;
+  await syncDirectory(dir);
+  if (names.includes(KEEP_OLD)) await moveToOld(dir, names);
+  for (const name of names) {
+    if (name !== KEEP_OLD) await Deno.rename(join(committed, name), join(dir, name));
+  }
+  await syncDirectory(dir);
+  await removeTree(committed);
+  await syncDirectory(dir);
+}
+
+/** What has a namesake still in `.saved` is the old model's. */
+async function moveToOld(dir: string, names: string[]): Promise<void> {
+  const old = await oldModelPath(dir);
+  await Deno.mkdir(old, { recursive: true });
+  for (const name of [KEPT_DIR, ...names]) {
+    await ifThere(Deno.rename(join(dir, name), join(old, name)));
+  }
+  await syncDirectory(old);
+}
+
+/** Removes a model's files, and the directory when nothing else is in it. */
+async function removeModel(dir: string): Promise<void> {
+  for (const name of [KEPT_DIR, STAGING, COMMITTED, ...CHECKPOINT_FILES]) await removeTree(join(dir, name));
+  const entries = await ifThere(Array.fromAsync(Deno.readDir(dir)));
+  if (entries?.length === 0) await Deno.remove(dir);
+}
+
+async function removeTree(path: string): Promise<void> {
+  await ifThere(Deno.remove(path, { recursive: true }));
+}
+
+/** Creates a directory durably. */
+async function makeDirectory(dir: string): Promise<void> {
+  if (await ifThere(Deno.stat(dir))) return;
+  await Deno.mkdir(dir, { recursive: true });
+  try {
+    await syncDirectory(dirname(resolve(dir)));
+  } catch (error) {
+    // A parent that may be passed but not read cannot be flushed by name; the system will in its own time.
+    if (error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotCapable) return;
+    throw error;
+  }
+}
+
+/** Flushes the names in a directory to disk. Windows offers no such call and needs none. */
+export async function syncDirectory(dir: string): Promise<void> {
+  if (Deno.build.os === "windows") return;
+  using handle = await Deno.open(dir);
+  await handle.sync();
+}
