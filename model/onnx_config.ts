@@ -1,0 +1,119 @@
+/** The JSON files beside `model.onnx`: what transformers.js must know to load it and to generate as we do. */
+import type { ModelConfig } from "./config.ts";
+import { MicrogptError } from "./errors.ts";
+import { parseObject } from "./model_dir.ts";
+
+/** Ids of the special tokens; the last three are there in chat models only. */
+export interface SpecialTokens {
+  bos: number;
+  chat?: { user: number; assistant: number; endTurn: number };
+}
+
+/**
+ * Finds the special tokens of a tokenizer.
+ * @throws {MicrogptError} when `<bos>` is missing or an id is outside the model's vocabulary
+ */
+export function specialTokens(tokenizerJson: string, vocabSize: number): SpecialTokens {
+  const { added_tokens: added = [] } = parseObject(tokenizerJson, "tokenizer.json") as {
+    added_tokens?: { id: number; content: string }[];
+  };
+  const id = (content: string) => added.find((token) => token.content === content)?.id;
+  for (const token of added) {
+    if (!(token.id < vocabSize)) {
+      throw new MicrogptError(
+        `tokenizer.json: ${token.content} has id ${token.id}, the model's vocabulary ends at ${vocabSize}`,
+        { hint: "the tokenizer belongs to another model; copy the whole directory" },
+      );
+    }
+  }
+  const bos = id("<bos>");
+  if (bos === undefined) throw new MicrogptError("tokenizer.json has no <bos> token");
+  const [user, assistant, endTurn] = [id("<user>"), id("<assistant>"), id("<end_turn>")];
+  if (user === undefined || assistant === undefined || endTurn === undefined) return { bos };
+  return { bos, chat: { user, assistant, endTurn } };
+}
+
+/** Where a text or an answer ends. */
+const endOfText = (tokens: SpecialTokens) => tokens.chat?.endTurn ?? tokens.bos;
+
+/**
+ * `config.json`. transformers.js picks a decoder with a key-value cache by `model_type`; GPT-2 is the one with learned
+ * positions and these field names. Only the graph says what is computed, and it is not GPT-2's.
+ */
+export function modelConfig(config: ModelConfig, tokens: SpecialTokens): object {
+  return {
+    model_type: "gpt2",
+    architectures: ["GPT2LMHeadModel"],
+    vocab_size: config.vocab_size,
+    n_embd: config.n_embd,
+    n_head: config.n_head,
+    n_layer: config.n_layer,
+    n_inner: 4 * config.n_embd,
+    n_positions: config.block_size,
+    n_ctx: config.block_size,
+    max_position_embeddings: config.block_size,
+    activation_function: "relu",
+    layer_norm_epsilon: 1e-5,
+    tie_word_embeddings: false,
+    bos_token_id: tokens.bos,
+    eos_token_id: endOfText(tokens),
+    // There is one model.onnx, and a browser would look for model_quantized.onnx.
+    "transformers.js_config": { dtype: "fp32" },
+  };
+}
+
+/** `generation_config.json`: samples as `microgpt generate` and `chat` do, with the same tokens kept out. */
+export function generationConfig(config: ModelConfig, tokens: SpecialTokens): object {
+  const { bos, chat } = tokens;
+  return {
+    bos_token_id: bos,
+    eos_token_id: endOfText(tokens),
+    pad_token_id: bos,
+    max_length: config.block_size + 1, // the last position still predicts a token
+    do_sample: true,
+    temperature: 0.5,
+    top_k: 0,
+    ...(chat ? { suppress_tokens: [bos, chat.user, chat.assistant], min_new_tokens: 1 } : {}),
+  };
+}
+
+/** Turns as they were trained on; a generation prompt opens the assistant's. */
+const CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}" +
+  "{% if message['role'] not in ['user', 'assistant'] %}" +
+  "{{ raise_exception('roles are user and assistant') }}{% endif %}" +
+  "{{ '<' + message['role'] + '>' + message['content'] + '<end_turn>' }}{% endfor %}" +
+  "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}";
+
+/** `tokenizer_config.json`: which tokens begin and end a text, and how a conversation is written. */
+export function tokenizerConfig(config: ModelConfig, tokens: SpecialTokens): object {
+  return {
+    tokenizer_class: "PreTrainedTokenizerFast",
+    bos_token: "<bos>",
+    eos_token: tokens.chat ? "<end_turn>" : "<bos>",
+    pad_token: "<bos>",
+    padding_side: "left",
+    model_max_length: config.block_size,
+    model_input_names: ["input_ids", "attention_mask"],
+    clean_up_tokenization_spaces: false,
+    ...(tokens.chat
+      ? { additional_special_tokens: ["<user>", "<assistant>", "<end_turn>"], chat_template: CHAT_TEMPLATE }
+      : {}),
+  };
+}
+
+/** The tokenizer with a post-processor that puts `<bos>` in front: every document starts with it. */
+export function withLeadingBos(tokenizerJson: string, bos: number): object {
+  const template = (sequences: string[]) => [
+    { SpecialToken: { id: "<bos>", type_id: 0 } },
+    ...sequences.map((id) => ({ Sequence: { id, type_id: 0 } })),
+  ];
+  return {
+    ...parseObject(tokenizerJson, "tokenizer.json"),
+    post_processor: {
+      type: "TemplateProcessing",
+      single: template(["A"]),
+      pair: template(["A", "B"]),
+      special_tokens: { "<bos>": { id: "<bos>", ids: [bos], tokens: ["<bos>"] } },
+    },
+  };
+}
