@@ -1,0 +1,48 @@
+/** Opens devices and tokenizers: the one place that knows the implementations behind the interfaces. */
+import { MicrogptError } from "./model/errors.ts";
+import type { Device, Dtype } from "./model/device.ts";
+import { ReferenceDevice } from "./model/reference_device.ts";
+
+/** What `--device` takes. `metal` is `webgpu` on a Mac; `reference` is the plain TypeScript device. */
+export type DeviceName = "cpu" | "metal" | "webgpu" | "reference";
+
+export interface DeviceOptions {
+  device?: DeviceName;
+  /** default: bf16 for `metal`, f32 otherwise */
+  dtype?: Dtype;
+  /** CPU threads; default: all cores */
+  threads?: number;
+}
+
+/**
+ * Opens a device.
+ * @throws {MicrogptError} when it is not there, or cannot compute in `dtype`
+ */
+export async function openDevice({ device = "cpu", dtype, threads }: DeviceOptions = {}): Promise<Device> {
+  switch (device) {
+    case "cpu": {
+      const { openCpuDevice } = await import("./native/device.ts");
+      return openCpuDevice({ dtype: dtype ?? "f32", ...(threads === undefined ? {} : { threads }) });
+    }
+    case "metal":
+      if (Deno.build.os !== "darwin") {
+        throw new MicrogptError(`--device metal is for macOS, this is ${Deno.build.os}`, {
+          hint: "use --device webgpu",
+          usage: true,
+        });
+      }
+      return await openGpu(dtype ?? "bf16");
+    case "webgpu":
+      return await openGpu(dtype ?? "f32");
+    case "reference":
+      if (dtype && dtype !== "f32") {
+        throw new MicrogptError(`--device reference computes in f32, not ${dtype}`, { usage: true });
+      }
+      return new ReferenceDevice("f32");
+  }
+}
+
+async function openGpu(dtype: Dtype): Promise<Device> {
+  const { openGpuDevice } = await import("./gpu/device.ts");
+  return await openGpuDevice({ dtype });
+}

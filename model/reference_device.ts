@@ -1,0 +1,477 @@
+/**
+ * The reference device: every kernel as its plain formula, in TypeScript, one loop a sum, no tricks. The oracle of the
+ * tests, and the last resort where neither a native library nor a GPU may be used. Computes in f32 storage for
+ * use, in f64 for checking gradients.
+ */
+import {
+  type AdamHyper,
+  type AdamState,
+  type Batch,
+  CONTROL,
+  type DecodeRows,
+  type Device,
+  type ElementType,
+  type MatmulForm,
+  type MatmulFusion,
+  METRIC,
+  type PackedDocuments,
+  type Sampling,
+  type Tensor,
+} from "./device.ts";
+import { uniform } from "./random.ts";
+
+type Floats = Float32Array | Float64Array;
+
+class ReferenceTensor implements Tensor {
+  rows: number;
+  constructor(
+    readonly type: ElementType,
+    readonly capacity: number,
+    readonly cols: number,
+    readonly data: Floats | Uint32Array,
+  ) {
+    this.rows = capacity;
+  }
+}
+
+class ReferenceBatch implements Batch {
+  tokenCount = 0;
+  documents: PackedDocuments = {
+    tokens: new Uint32Array(),
+    targets: new Uint32Array(),
+    starts: new Uint32Array(1),
+  };
+  constructor(readonly maxTokens: number, readonly maxDocuments: number) {}
+
+  /** Calls `visit` with each token's row and its position in its document. */
+  forEachToken(visit: (t: number, position: number) => void): void {
+    const { starts } = this.documents;
+    for (let d = 0; d + 1 < starts.length; d++) {
+      for (let t = starts[d]!; t < starts[d + 1]!; t++) visit(t, t - starts[d]!);
+    }
+  }
+}
+
+/** The numbers of a tensor. */
+function floats(tensor: Tensor): Floats {
+  return (tensor as ReferenceTensor).data as Floats;
+}
+
+function integers(tensor: Tensor): Uint32Array {
+  return (tensor as ReferenceTensor).data as Uint32Array;
+}
+
+const EPSILON = 1e-5;
+
+/** 1 / sqrt(mean(x²) + ε) of x[from … from + n). */
+function reciprocalRms(x: Floats, from: number, n: number): number {
+  let squares = 0;
+  for (let i = from; i < from + n; i++) squares += x[i]! * x[i]!;
+  return 1 / Math.sqrt(squares / n + EPSILON);
+}
+
+export class ReferenceDevice implements Device {
+  readonly kind = "reference";
+  readonly dtype = "f32";
+  readonly stepsInFlight = 1;
+  readonly name: string;
+  readonly #Floats: Float32ArrayConstructor | Float64ArrayConstructor;
+
+  /** @param precision how numbers are stored; sums are always f64 */
+  constructor(precision: "f32" | "f64" = "f32") {
+    this.name = `reference (plain TypeScript, ${precision})`;
+    this.#Floats = precision === "f64" ? Float64Array : Float32Array;
+  }
+
+  tensor(_label: string, rows: number, cols: number, type: ElementType = "f32"): Tensor {
+    const data = type === "u32" ? new Uint32Array(rows * cols) : new this.#Floats(rows * cols);
+    return new ReferenceTensor(type, rows, cols, data);
+  }
+
+  createBatch(maxTokens: number, maxDocuments: number): Batch {
+    return new ReferenceBatch(maxTokens, maxDocuments);
+  }
+
+  view(tensor: Tensor, offset: number, rows: number, cols: number): Tensor {
+    const { data, type } = tensor as ReferenceTensor;
+    if (offset + rows * cols > data.length) throw new RangeError("view reaches beyond its tensor");
+    return new ReferenceTensor(type, rows, cols, data.subarray(offset, offset + rows * cols));
+  }
+
+  free(_tensor: Tensor): void {}
+
+  write(tensor: Tensor, data: Float32Array | Uint32Array, offset = 0): void {
+    (tensor as ReferenceTensor).data.set(data, offset);
+  }
+
+  read(tensor: Tensor): Promise<Float32Array | Uint32Array> {
+    const used = (tensor as ReferenceTensor).data.subarray(0, tensor.rows * tensor.cols);
+    return Promise.resolve(tensor.type === "u32" ? Uint32Array.from(used) : Float32Array.from(used));
+  }
+
+  zero(tensor: Tensor): void {
+    (tensor as ReferenceTensor).data.fill(0, 0, tensor.rows * tensor.cols);
+  }
+
+  loadBatch(batch: Batch, documents: PackedDocuments): void {
+    if (documents.tokens.length > batch.maxTokens) {
+      throw new RangeError("more tokens than the batch has room for");
+    }
+    (batch as ReferenceBatch).documents = {
+      tokens: documents.tokens.slice(),
+      targets: documents.targets.slice(),
+      starts: documents.starts.slice(),
+    };
+    batch.tokenCount = documents.tokens.length;
+  }
+
+  submit(): void {}
+
+  destroy(): void {}
+
+  embed(x: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void {
+    const { tokens } = (batch as ReferenceBatch).documents;
+    (batch as ReferenceBatch).forEachToken((t, position) =>
+      this.#embedRow(x, t, tokens[t]!, position, wte, wpe)
+    );
+  }
+
+  embedRows(x: Tensor, rows: DecodeRows, wte: Tensor, wpe: Tensor): void {
+    for (let r = 0; r < rows.tokens.rows; r++) {
+      this.#embedRow(x, r, integers(rows.tokens)[r]!, integers(rows.positions)[r]!, wte, wpe);
+    }
+  }
+
+  #embedRow(x: Tensor, row: number, token: number, position: number, wte: Tensor, wpe: Tensor): void {
+    const E = x.cols;
+    const [out, te, pe] = [floats(x), floats(wte), floats(wpe)];
+    for (let i = 0; i < E; i++) out[row * E + i] = te[token * E + i]! + pe[position * E + i]!;
+    const scale = reciprocalRms(out, row * E, E);
+    for (let i = row * E; i < (row + 1) * E; i++) out[i]! *= scale;
+  }
+
+  embedBackward(dWte: Tensor, dWpe: Tensor, dx: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void {
+    const E = dx.cols;
+    const { tokens } = (batch as ReferenceBatch).documents;
+    const sum = this.tensor("embedding sum", 1, E);
+    const dSum = this.tensor("embedding sum gradient", 1, E);
+    const [dte, dpe, te, pe, e, de] = [dWte, dWpe, wte, wpe, sum, dSum].map(floats) as [
+      Floats,
+      Floats,
+      Floats,
+      Floats,
+      Floats,
+      Floats,
+    ];
+    (batch as ReferenceBatch).forEachToken((t, position) => {
+      const token = tokens[t]!;
+      for (let i = 0; i < E; i++) e[i] = te[token * E + i]! + pe[position * E + i]!;
+      de.fill(0);
+      this.rmsNormBackward(dSum, this.view(dx, t * E, 1, E), sum);
+      for (let i = 0; i < E; i++) {
+        dte[token * E + i]! += de[i]!;
+        dpe[position * E + i]! += de[i]!;
+      }
+    });
+  }
+
+  rmsNorm(out: Tensor, x: Tensor): void {
+    const E = x.cols;
+    const [y, input] = [floats(out), floats(x)];
+    for (let row = 0; row < x.rows; row++) {
+      const scale = reciprocalRms(input, row * E, E);
+      for (let i = row * E; i < (row + 1) * E; i++) y[i] = input[i]! * scale;
+    }
+  }
+
+  /** dx += r · (dy − x̂ · mean(dy · x̂)) with r = 1/rms and x̂ = x · r. */
+  rmsNormBackward(dx: Tensor, dy: Tensor, x: Tensor): void {
+    const E = x.cols;
+    const [dIn, dOut, input] = [floats(dx), floats(dy), floats(x)];
+    for (let row = 0; row < x.rows; row++) {
+      const r = reciprocalRms(input, row * E, E);
+      let dot = 0;
+      for (let i = row * E; i < (row + 1) * E; i++) dot += dOut[i]! * input[i]! * r;
+      for (let i = row * E; i < (row + 1) * E; i++) dIn[i]! += r * (dOut[i]! - input[i]! * r * dot / E);
+    }
+  }
+
+  matmul(
+    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    form: MatmulForm,
+    { add, relu, reluMask }: MatmulFusion = {},
+  ): void {
+    const [M, K] = form === "TN" ? [a.cols, a.rows] : [a.rows, a.cols];
+    const [N, bK] = form === "NT" ? [b.rows, b.cols] : [b.cols, b.rows];
+    if (K !== bK || out.rows !== M || out.cols !== N) {
+      throw new RangeError(
+        `${form} product of [${a.rows}, ${a.cols}] and [${b.rows}, ${b.cols}] is not [${out.rows}, ${out.cols}]`,
+      );
+    }
+    const [y, left, right] = [floats(out), floats(a), floats(b)];
+    for (let m = 0; m < M; m++) {
+      for (let n = 0; n < N; n++) {
+        let sum = 0;
+        for (let k = 0; k < K; k++) {
+          const l = form === "TN" ? left[k * M + m]! : left[m * K + k]!;
+          const r = form === "NT" ? right[n * K + k]! : right[k * N + n]!;
+          sum += l * r;
+        }
+        const i = m * N + n;
+        if (add) sum += floats(add)[i]!;
+        if (relu && sum < 0) sum = 0;
+        if (reluMask && !(floats(reluMask)[i]! > 0)) sum = 0;
+        y[i] = sum;
+      }
+    }
+  }
+
+  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void {
+    const E = out.cols;
+    const D = E / nHead;
+    const [y, x, logSums] = [floats(out), floats(qkv), floats(lse)];
+    (batch as ReferenceBatch).forEachToken((t, position) => {
+      for (let h = 0; h < nHead; h++) {
+        const scores = attentionScores(x, t, t - position, E, D, h);
+        const logSum = logSumExp(scores);
+        logSums[t * nHead + h] = logSum;
+        for (let i = h * D; i < (h + 1) * D; i++) {
+          let sum = 0;
+          for (let s = 0; s <= position; s++) {
+            sum += Math.exp(scores[s]! - logSum) * x[(t - position + s) * 3 * E + 2 * E + i]!;
+          }
+          y[t * E + i] = sum;
+        }
+      }
+    });
+  }
+
+  /** With p = softmax(scores): dV += p · dO, dScore = p · (dO·V − dO·O), dQ and dK through score = q·k / √D. */
+  attentionBackward(
+    dQkv: Tensor,
+    dOut: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    qkv: Tensor,
+    batch: Batch,
+    nHead: number,
+  ): void {
+    const E = out.cols;
+    const D = E / nHead;
+    const [dx, dy, y, x, logSums] = [dQkv, dOut, out, qkv, lse].map(floats) as [
+      Floats,
+      Floats,
+      Floats,
+      Floats,
+      Floats,
+    ];
+    dx.fill(0, 0, dQkv.rows * 3 * E);
+    (batch as ReferenceBatch).forEachToken((t, position) => {
+      for (let h = 0; h < nHead; h++) {
+        const scores = attentionScores(x, t, t - position, E, D, h);
+        let delta = 0;
+        for (let i = h * D; i < (h + 1) * D; i++) delta += dy[t * E + i]! * y[t * E + i]!;
+        for (let s = 0; s <= position; s++) {
+          const row = (t - position + s) * 3 * E;
+          const p = Math.exp(scores[s]! - logSums[t * nHead + h]!);
+          let dp = 0;
+          for (let i = h * D; i < (h + 1) * D; i++) dp += dy[t * E + i]! * x[row + 2 * E + i]!;
+          const dScore = p * (dp - delta) / Math.sqrt(D);
+          for (let i = h * D; i < (h + 1) * D; i++) {
+            dx[t * 3 * E + i]! += dScore * x[row + E + i]!;
+            dx[row + E + i]! += dScore * x[t * 3 * E + i]!;
+            dx[row + 2 * E + i]! += p * dy[t * E + i]!;
+          }
+        }
+      }
+    });
+  }
+
+  crossEntropy(
+    logits: Tensor,
+    losses: Tensor,
+    batch: Batch,
+    firstRow: number,
+    scale: number,
+    control: Tensor,
+  ): void {
+    const V = logits.cols;
+    const x = floats(logits);
+    const { targets } = (batch as ReferenceBatch).documents;
+    const gradientScale = scale * floats(control)[CONTROL.lossScale]!;
+    for (let row = 0; row < logits.rows; row++) {
+      const target = targets[firstRow + row]!;
+      const logSum = logSumExp(x.subarray(row * V, (row + 1) * V));
+      floats(losses)[firstRow + row] = scale * (logSum - x[row * V + target]!);
+      for (let v = 0; v < V; v++) {
+        x[row * V + v] = gradientScale * (Math.exp(x[row * V + v]! - logSum) - (v === target ? 1 : 0));
+      }
+    }
+  }
+
+  sumLoss(metrics: Tensor, slot: number, losses: Tensor, accumulate: boolean): void {
+    let sum = accumulate ? floats(metrics)[slot * metrics.cols + METRIC.loss]! : 0;
+    for (let t = 0; t < losses.rows; t++) sum += floats(losses)[t]!;
+    floats(metrics)[slot * metrics.cols + METRIC.loss] = sum;
+  }
+
+  gradNorm(metrics: Tensor, slot: number, gradients: Tensor, control: Tensor): void {
+    let squares = 0;
+    for (const g of floats(gradients)) squares += g * g;
+    const norm = Math.sqrt(squares) / floats(control)[CONTROL.lossScale]!;
+    floats(metrics)[slot * metrics.cols + METRIC.gradNorm] = norm;
+  }
+
+  adam(state: AdamState, metrics: Tensor, slot: number, hyper: AdamHyper): void {
+    const { learningRate, beta1, beta2, epsilon, weightDecay, gradClip } = hyper;
+    const row = slot * metrics.cols;
+    const [loss, norm] = [floats(metrics)[row + METRIC.loss]!, floats(metrics)[row + METRIC.gradNorm]!];
+    const applied = Number.isFinite(loss) && Number.isFinite(norm);
+    floats(metrics)[row + METRIC.applied] = applied ? 1 : 0;
+    if (!applied) return;
+    const control = floats(state.control);
+    const step = ++control[CONTROL.adamStep]!;
+    const clip = gradClip > 0 && norm > gradClip ? gradClip / norm : 1;
+    const [p, g, m, v] = [state.params, state.gradients, state.m, state.v].map(floats) as [
+      Floats,
+      Floats,
+      Floats,
+      Floats,
+    ];
+    for (let i = 0; i < p.length; i++) {
+      const gradient = g[i]! * clip / control[CONTROL.lossScale]!;
+      m[i] = beta1 * m[i]! + (1 - beta1) * gradient;
+      v[i] = beta2 * v[i]! + (1 - beta2) * gradient * gradient;
+      const mHat = m[i]! / (1 - beta1 ** step);
+      const vHat = v[i]! / (1 - beta2 ** step);
+      p[i]! -= learningRate * (mHat / (Math.sqrt(vHat) + epsilon) + weightDecay * p[i]!);
+    }
+    if (state.work !== state.params) floats(state.work).set(p);
+  }
+
+  attentionCached(
+    out: Tensor,
+    qkv: Tensor,
+    cache: Tensor,
+    rows: DecodeRows,
+    blockSize: number,
+    nHead: number,
+  ): void {
+    const E = out.cols;
+    const D = E / nHead;
+    const [y, x, kv] = [floats(out), floats(qkv), floats(cache)];
+    const [positions, sequences] = [integers(rows.positions), integers(rows.sequences)];
+    const line = (r: number, position: number) => (sequences[r]! * blockSize + position) * 2 * E;
+    for (let r = 0; r < qkv.rows; r++) {
+      kv.set(x.subarray(r * 3 * E + E, (r + 1) * 3 * E), line(r, positions[r]!));
+    }
+    for (let r = 0; r < qkv.rows; r++) {
+      for (let h = 0; h < nHead; h++) {
+        const scores = new Float64Array(positions[r]! + 1);
+        for (let s = 0; s <= positions[r]!; s++) {
+          for (let i = h * D; i < (h + 1) * D; i++) {
+            scores[s]! += x[r * 3 * E + i]! * kv[line(r, s) + i]! / Math.sqrt(D);
+          }
+        }
+        const logSum = logSumExp(scores);
+        for (let i = h * D; i < (h + 1) * D; i++) {
+          let sum = 0;
+          for (let s = 0; s <= positions[r]!; s++) {
+            sum += Math.exp(scores[s]! - logSum) * kv[line(r, s) + E + i]!;
+          }
+          y[r * E + i] = sum;
+        }
+      }
+    }
+  }
+
+  sample(
+    rows: DecodeRows,
+    logits: Tensor,
+    output: Tensor,
+    step: number,
+    seeds: Tensor,
+    sampling: Sampling,
+  ): void {
+    const V = logits.cols;
+    const [tokens, positions, sequences] = [
+      integers(rows.tokens),
+      integers(rows.positions),
+      integers(rows.sequences),
+    ];
+    for (let r = 0; r < logits.rows; r++) {
+      const draw = uniform(integers(seeds)[sequences[r]!]!, positions[r]!);
+      const next = drawToken(Float64Array.from(floats(logits).subarray(r * V, (r + 1) * V)), draw, sampling);
+      integers(output)[step * output.cols + r] = next;
+      tokens[r] = next;
+      positions[r]! += 1;
+    }
+  }
+}
+
+/** q·k / √D of query row t and the keys of rows first … t, of head h. */
+function attentionScores(
+  qkv: Floats,
+  t: number,
+  first: number,
+  E: number,
+  D: number,
+  h: number,
+): Float64Array {
+  const scores = new Float64Array(t - first + 1);
+  for (let s = first; s <= t; s++) {
+    let dot = 0;
+    for (let i = h * D; i < (h + 1) * D; i++) dot += qkv[t * 3 * E + i]! * qkv[s * 3 * E + E + i]!;
+    scores[s - first] = dot / Math.sqrt(D);
+  }
+  return scores;
+}
+
+/** log Σ exp(x), without overflow. */
+function logSumExp(x: Floats): number {
+  let max = -Infinity;
+  for (const value of x) max = Math.max(max, value);
+  let sum = 0;
+  for (const value of x) sum += Math.exp(value - max);
+  return max + Math.log(sum);
+}
+
+/**
+ * The token that a uniform `draw` picks from logits (changed in place): suppressed ids out, top-k, softmax at the temperature, top-p,
+ * then the first id whose cumulative probability exceeds the draw.
+ */
+function drawToken(
+  logits: Float64Array,
+  draw: number,
+  { temperature, topK, topP, suppressed }: Sampling,
+): number {
+  for (const id of suppressed) logits[id] = -Infinity;
+  const greedy = logits.reduce((best, logit, id) => logit > logits[best]! ? id : best, 0);
+  if (temperature <= 0) return greedy;
+  if (topK > 0 && topK < logits.length) {
+    const kth = logits.toSorted()[logits.length - topK]!;
+    for (let id = 0; id < logits.length; id++) if (logits[id]! < kth) logits[id] = -Infinity;
+  }
+  const max = logits[greedy]!;
+  const p = logits.map((logit) => Math.exp((logit - max) / temperature));
+  let total = p.reduce((sum, value) => sum + value, 0);
+  if (topP < 1) {
+    let kept = 0;
+    let threshold = 0;
+    for (const value of p.toSorted().reverse()) {
+      threshold = value;
+      kept += value;
+      if (kept >= topP * total) break;
+    }
+    for (let id = 0; id < p.length; id++) if (p[id]! < threshold) p[id] = 0;
+    total = p.reduce((sum, value) => sum + value, 0);
+  }
+  let cumulative = 0;
+  for (let id = 0; id < p.length; id++) {
+    cumulative += p[id]!;
+    if (p[id]! > 0 && cumulative > draw * total) return id;
+  }
+  return greedy;
+}
