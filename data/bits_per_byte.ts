@@ -1,0 +1,35 @@
+/** Loss in bits per byte of the text, which compares across vocabularies. */
+
+import type { PackedDocuments } from "../model/device.ts";
+import { SPECIAL_TOKENS } from "./documents.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/**
+ * How many bytes of the data each token stands for as a target: its UTF-8 bytes, 1 for `<bos>`, which there ends a
+ * document, and 0 for the other special tokens. The denominator is thus the text's (in chat: the messages') bytes plus
+ * one a document; of a truncated document only what is predicted counts.
+ * @returns [V]
+ */
+export function bytesOfTokens(tokenizer: Tokenizer): Uint32Array {
+  const bytes = Uint32Array.from({ length: tokenizer.vocabSize }, (_, id) => tokenizer.tokenBytes(id).length);
+  for (const token of Object.values(SPECIAL_TOKENS)) {
+    const id = tokenizer.id(token);
+    if (id !== undefined) bytes[id] = token === SPECIAL_TOKENS.bos ? 1 : 0;
+  }
+  return bytes;
+}
+
+/** Bytes that the targets of a batch stand for. */
+export function targetBytes(batch: PackedDocuments, tokenBytes: Uint32Array): number {
+  let sum = 0;
+  for (const id of batch.targets) sum += tokenBytes[id]!;
+  return sum;
+}
+
+/**
+ * @param nats summed negative log-likelihood of all targets
+ * @param bytes that they stand for
+ */
+export function bitsPerByte(nats: number, bytes: number): number {
+  return nats / (Math.LN2 * bytes);
+}

@@ -1,0 +1,145 @@
+/** Token documents: what text and conversations become, and how long they may be. */
+
+import { MicrogptError } from "../model/errors.ts";
+import type { Message } from "./chat.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** Documents end to end. Document d is ids[offsets[d] … offsets[d+1]). */
+export interface TokenDocuments {
+  ids: Uint32Array;
+  /** [documents + 1] */
+  offsets: Uint32Array;
+}
+
+/** The special tokens by their names in `tokenizer.json`. */
+export const SPECIAL_TOKENS = {
+  bos: "<bos>",
+  user: "<user>",
+  assistant: "<assistant>",
+  endTurn: "<end_turn>",
+} as const;
+
+/**
+ * Text documents as tokens: `[<bos>, …tokens…, <bos>]`.
+ * @param documents any text; special-token text in it stays text
+ * @throws {MicrogptError} when the tokenizer has no `<bos>`
+ */
+export function encodeText(documents: string[], tokenizer: Tokenizer): TokenDocuments {
+  const bos = specialId(tokenizer, SPECIAL_TOKENS.bos);
+  const encoded = tokenizer.encode(documents);
+  const ids = new Uint32Array(encoded.ids.length + 2 * documents.length);
+  const offsets = new Uint32Array(documents.length + 1);
+  let at = 0;
+  for (let d = 0; d < documents.length; d++) {
+    ids[at++] = bos;
+    for (let i = encoded.offsets[d]!; i < encoded.offsets[d + 1]!; i++) ids[at++] = encoded.ids[i]!;
+    ids[at++] = bos;
+    offsets[d + 1] = at;
+  }
+  return { ids, offsets };
+}
+
+/**
+ * Conversations as tokens: `[<bos>, (<user>|<assistant>), …tokens…, <end_turn>, …, <bos>]`.
+ * @throws {MicrogptError} when the tokenizer has no chat tokens
+ */
+export function encodeChat(conversations: Message[][], tokenizer: Tokenizer): TokenDocuments {
+  const bos = specialId(tokenizer, SPECIAL_TOKENS.bos);
+  const endTurn = specialId(tokenizer, SPECIAL_TOKENS.endTurn);
+  const role = {
+    user: specialId(tokenizer, SPECIAL_TOKENS.user),
+    assistant: specialId(tokenizer, SPECIAL_TOKENS.assistant),
+  };
+  const contents = conversations.flatMap((messages) => messages.map((message) => message.content));
+  const encoded = tokenizer.encode(contents);
+  const ids = new Uint32Array(encoded.ids.length + 2 * contents.length + 2 * conversations.length);
+  const offsets = new Uint32Array(conversations.length + 1);
+  let at = 0;
+  let turn = 0;
+  conversations.forEach((messages, d) => {
+    ids[at++] = bos;
+    for (const message of messages) {
+      ids[at++] = role[message.role];
+      for (let i = encoded.offsets[turn]!; i < encoded.offsets[turn + 1]!; i++) ids[at++] = encoded.ids[i]!;
+      ids[at++] = endTurn;
+      turn++;
+    }
+    ids[at++] = bos;
+    offsets[d + 1] = at;
+  });
+  return { ids, offsets };
+}
+
+/** Documents that all fit, and what had to be done for it. */
+export interface FittedDocuments extends TokenDocuments {
+  /** the line to print when some were too long */
+  notice?: string;
+}
+
+/**
+ * Makes every document fit a sequence: `blockSize` inputs and the targets that follow them, so at most blockSize + 1
+ * ids, all special tokens counted. A document with more is long; it loses its end, or is dropped.
+ * @param skipLong drop instead of truncating
+ * @param mode names the documents in messages
+ * @throws {MicrogptError} when none is left
+ */
+export function fitDocuments(
+  documents: TokenDocuments,
+  blockSize: number,
+  skipLong: boolean,
+  mode: "text" | "chat",
+): FittedDocuments {
+  const { offsets } = documents;
+  const count = offsets.length - 1;
+  const limit = blockSize + 1;
+  const kept = new Uint32Array(count);
+  let long = 0;
+  let total = 0;
+  for (let d = 0; d < count; d++) {
+    const length = offsets[d + 1]! - offsets[d]!;
+    if (length > limit) long++;
+    kept[d] = length <= limit ? length : skipLong ? 0 : limit;
+    total += kept[d]!;
+  }
+  if (long === 0) return documents;
+  const unit = mode === "chat" ? "conversations" : "documents";
+  if (total === 0) {
+    throw new MicrogptError(
+      `--skip-long: all ${count} ${unit} exceed block_size (${blockSize}), nothing is left to train on`,
+      { hint: "raise --block-size, or train without --skip-long" },
+    );
+  }
+  const fitted = pickPrefixes(documents, kept, total);
+  const notice = skipLong
+    ? `--skip-long: dropped ${long} ${unit} exceeding block_size (${blockSize})`
+    : `warning: ${long} / ${count} docs are longer than block_size (${blockSize}) and will be truncated`;
+  return { ...fitted, notice };
+}
+
+/** The first kept[d] ids of each document, without the documents of which none is kept. */
+function pickPrefixes(documents: TokenDocuments, kept: Uint32Array, total: number): TokenDocuments {
+  const ids = new Uint32Array(total);
+  const offsets = new Uint32Array(kept.length + 1);
+  let at = 0;
+  let count = 0;
+  kept.forEach((length, d) => {
+    if (length === 0) return;
+    const start = documents.offsets[d]!;
+    ids.set(documents.ids.subarray(start, start + length), at);
+    at += length;
+    offsets[++count] = at;
+  });
+  return { ids, offsets: offsets.slice(0, count + 1) };
+}
+
+function specialId(tokenizer: Tokenizer, token: string): number {
+  const id = tokenizer.id(token);
+  if (id === undefined) {
+    throw new MicrogptError(`the tokenizer has no ${token} token`, {
+      hint: token === SPECIAL_TOKENS.bos
+        ? "it was not made for this program; train a new model"
+        : "the model was trained on plain text; train a new one with --chat",
+    });
+  }
+  return id;
+}
