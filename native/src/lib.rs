@@ -4,7 +4,10 @@
 //! its length. Every call that can fail returns a status (`status.rs`), and its message belongs to the
 //! calling thread, so such calls are made synchronously. Change `ABI_VERSION` whenever an export changes.
 
+pub mod handles;
 pub mod status;
+pub mod threads;
+pub mod tokenizer;
 
 /// Version of the set of exports; `native/library.ts` refuses a library with another one.
 pub const ABI_VERSION: u32 = 1;

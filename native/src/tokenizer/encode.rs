@@ -1,0 +1,146 @@
+//! Encodes documents in parallel.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use rayon::prelude::*;
+use tokenizers::Model;
+
+use super::{Documents, Tokenizer, bytes, split};
+
+/// A thread gets at least this many bytes at a time, so that its word cache pays.
+const MIN_GROUP: usize = 1 << 16;
+
+/// The ids of all documents end to end, and the start of each ([documents + 1]).
+pub struct Encoding {
+    pub ids: Vec<u32>,
+    pub offsets: Vec<u32>,
+}
+
+/// Encodes every document by itself. Special tokens do not come of text; bytes that an old tokenizer does not know
+/// are dropped. Call it inside the pool.
+pub fn encode(tokenizer: &Tokenizer, documents: &Documents) -> Result<Encoding, String> {
+    let share = documents.bytes() / (4 * rayon::current_num_threads());
+    let groups = documents.groups(share.max(MIN_GROUP));
+    let parts: Vec<Encoding> = groups
+        .into_par_iter()
+        .map(|group| encode_group(tokenizer, documents, group))
+        .collect::<Result<_, _>>()?;
+    let total: usize = parts.iter().map(|part| part.ids.len()).sum();
+    if u32::try_from(total).is_err() {
+        return Err(format!("{total} tokens are more than 32-bit offsets can address"));
+    }
+    let mut all =
+        Encoding { ids: Vec::with_capacity(total), offsets: Vec::with_capacity(documents.len() + 1) };
+    all.offsets.push(0);
+    for part in parts {
+        let base = all.ids.len() as u32;
+        all.offsets.extend(part.offsets.iter().map(|end| base + end));
+        all.ids.extend_from_slice(&part.ids);
+    }
+    Ok(all)
+}
+
+/// One group's ids, and the end of each of its documents.
+fn encode_group(
+    tokenizer: &Tokenizer,
+    documents: &Documents,
+    group: Range<usize>,
+) -> Result<Encoding, String> {
+    let mut part = Encoding { ids: Vec::new(), offsets: Vec::with_capacity(group.len()) };
+    // A word that was met before is copied from where it was written first.
+    let mut first: HashMap<&str, (u32, u32)> = HashMap::new();
+    let mut chars = String::new();
+    for d in group {
+        for word in split::words(documents.get(d)) {
+            if let Some(&(start, end)) = first.get(word) {
+                part.ids.extend_from_within(start as usize..end as usize);
+                continue;
+            }
+            chars.clear();
+            bytes::append_chars(&mut chars, word);
+            let start = part.ids.len() as u32;
+            let tokens = tokenizer.model.tokenize(&chars).map_err(|error| error.to_string())?;
+            part.ids.extend(tokens.iter().map(|token| token.id));
+            first.insert(word, (start, part.ids.len() as u32));
+        }
+        part.offsets.push(part.ids.len() as u32);
+    }
+    Ok(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::{load, train};
+
+    const TEXT: &str = "the cat, the hat <bos> naïve 🙂\r\n\u{0}\u{7f} it's 2024";
+
+    fn trained(text: &str) -> (Vec<u8>, Tokenizer) {
+        let json = train(&Documents::new(text.as_bytes(), &[0, text.len() as u32]).unwrap(), 280, &["<bos>"])
+            .unwrap();
+        let tokenizer = load(&json).unwrap();
+        (json, tokenizer)
+    }
+
+    fn decode(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<u8> {
+        let (bytes, offsets) = tokenizer.token_bytes();
+        ids.iter()
+            .flat_map(|&id| &bytes[offsets[id as usize] as usize..offsets[id as usize + 1] as usize])
+            .copied()
+            .collect()
+    }
+
+    #[test]
+    fn comes_back_and_agrees_with_the_crate() {
+        let (json, tokenizer) = trained(TEXT);
+        let mut oracle = tokenizers::Tokenizer::from_bytes(&json).unwrap();
+        oracle.set_encode_special_tokens(true);
+        for text in [TEXT, "", "<bos>", "  \n  x", "日本語 hat's"] {
+            let documents = [0, text.len() as u32];
+            let encoding = encode(&tokenizer, &Documents::new(text.as_bytes(), &documents).unwrap()).unwrap();
+            assert_eq!(encoding.offsets, [0, encoding.ids.len() as u32]);
+            assert_eq!(decode(&tokenizer, &encoding.ids), text.as_bytes());
+            assert_eq!(encoding.ids, oracle.encode(text, false).unwrap().get_ids());
+            assert!(!encoding.ids.contains(&0));
+        }
+    }
+
+    #[test]
+    fn many_documents_equal_each_alone() {
+        let (_, tokenizer) = trained(TEXT);
+        let lines: Vec<String> =
+            (0..20_000).map(|i| format!("the {} cat{}", i % 977, "!".repeat(i % 7))).collect();
+        let mut offsets = vec![0u32];
+        for line in &lines {
+            offsets.push(offsets.last().unwrap() + line.len() as u32);
+        }
+        let text = lines.concat();
+        let all = encode(&tokenizer, &Documents::new(text.as_bytes(), &offsets).unwrap()).unwrap();
+        assert_eq!(all.offsets.len(), lines.len() + 1);
+        for d in (0..lines.len()).step_by(501) {
+            let alone = [0, lines[d].len() as u32];
+            let alone = encode(&tokenizer, &Documents::new(lines[d].as_bytes(), &alone).unwrap()).unwrap();
+            assert_eq!(all.ids[all.offsets[d] as usize..all.offsets[d + 1] as usize], alone.ids);
+        }
+    }
+
+    #[test]
+    fn unknown_bytes_are_dropped() {
+        let json = br#"{"added_tokens":[{"id":0,"content":"<bos>","special":true}],
+            "pre_tokenizer":{"type":"ByteLevel"},"decoder":{"type":"ByteLevel"},
+            "model":{"vocab":{"<bos>":0,"a":1,"b":2,"ab":3},"merges":["a b"]}}"#;
+        let tokenizer = load(json).unwrap();
+        let encoding = encode(&tokenizer, &Documents::new(b"axb zb", &[0, 6]).unwrap()).unwrap();
+        assert_eq!(encoding.ids, [3, 2]);
+    }
+
+    #[test]
+    fn bad_offsets_are_refused() {
+        for offsets in [&[][..], &[0], &[1, 3], &[0, 3, 1, 3], &[0, 2, 3], &[0, 9]] {
+            assert!(Documents::new("aé".as_bytes(), offsets).is_err(), "{offsets:?}");
+        }
+        assert!(Documents::new(b"\xff", &[0, 1]).is_err());
+        assert_eq!(Documents::new(b"", &[0]).unwrap().len(), 0);
+    }
+}

@@ -1,0 +1,114 @@
+//! Byte-level BPE: training, loading, and encoding of whole corpora in parallel.
+//!
+//! Training and the merging of a word are the `tokenizers` crate's. Splitting text into words is done here,
+//! because the crate's splitter backtracks, gives up silently on long text, and tracks offsets that nobody here
+//! asks for; and special tokens are kept out of the model that text goes through, so no text can become one.
+
+mod bytes;
+mod encode;
+mod exports;
+mod load;
+mod split;
+mod train;
+
+use tokenizers::models::bpe::BPE;
+
+pub use encode::{Encoding, encode};
+pub use load::load;
+pub use train::{train, training_words};
+
+/// Documents end to end in one UTF-8 buffer. Document d is `text[offsets[d]..offsets[d + 1]]`.
+pub struct Documents<'a> {
+    text: &'a str,
+    offsets: &'a [u32],
+}
+
+impl<'a> Documents<'a> {
+    /// Checks that the text is UTF-8 and that every document begins and ends on a character in order.
+    pub fn new(text: &'a [u8], offsets: &'a [u32]) -> Result<Self, String> {
+        let text = std::str::from_utf8(text).map_err(|error| format!("the text is not UTF-8: {error}"))?;
+        if offsets.first() != Some(&0) || offsets.last().map(|&last| last as usize) != Some(text.len()) {
+            return Err("document offsets must begin at 0 and end at the text's length".into());
+        }
+        for (d, pair) in offsets.windows(2).enumerate() {
+            if text.get(pair[0] as usize..pair[1] as usize).is_none() {
+                return Err(format!("document {d} does not begin and end on a character of the text"));
+            }
+        }
+        Ok(Self { text, offsets })
+    }
+
+    /// How many documents there are.
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Document `d`.
+    pub fn get(&self, d: usize) -> &'a str {
+        &self.text[self.offsets[d] as usize..self.offsets[d + 1] as usize]
+    }
+
+    /// Ranges of neighbouring documents of about `bytes` bytes together, at least one document each.
+    pub fn groups(&self, bytes: usize) -> Vec<std::ops::Range<usize>> {
+        let mut groups = Vec::new();
+        let mut start = 0;
+        for d in 0..self.len() {
+            if (self.offsets[d + 1] - self.offsets[start]) as usize >= bytes || d + 1 == self.len() {
+                groups.push(start..d + 1);
+                start = d + 1;
+            }
+        }
+        groups
+    }
+
+    /// Bytes of all documents.
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+}
+
+/// A loaded tokenizer.
+pub struct Tokenizer {
+    /// The model that text goes through; it does not know the special tokens.
+    model: BPE,
+    /// Every token by its id, special ones included.
+    tokens: Vec<Token>,
+}
+
+/// One entry of the vocabulary.
+struct Token {
+    /// As it is written in tokenizer.json.
+    name: String,
+    special: bool,
+}
+
+impl Tokenizer {
+    /// Number of tokens, special ones included; ids are below it.
+    pub fn vocab_size(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// The id of a token by its name in tokenizer.json.
+    pub fn id(&self, name: &str) -> Option<u32> {
+        self.tokens.iter().position(|token| token.name == name).map(|id| id as u32)
+    }
+
+    /// The bytes of text that each token stands for, none for special tokens: all of them end to end, and the
+    /// start of each ([vocab_size + 1]).
+    pub fn token_bytes(&self) -> (Vec<u8>, Vec<u32>) {
+        let mut all = Vec::new();
+        let mut offsets = vec![0];
+        for token in &self.tokens {
+            if !token.special {
+                bytes::append_token_bytes(&mut all, &token.name);
+            }
+            offsets.push(all.len() as u32);
+        }
+        (all, offsets)
+    }
+}
