@@ -1,0 +1,50 @@
+import type { ModelConfig } from "./config.ts";
+import type { Allocator, Batch, Device, Dtype, ElementType, Tensor } from "./device.ts";
+import type { ParameterLayout } from "./parameters.ts";
+import { allocateTraining, type TrainingData } from "./trainer.ts";
+
+/** Bytes that training takes on the device, by what for. */
+export interface MemoryPlan {
+  weights: number;
+  gradients: number;
+  moments: number;
+  /** when every document of a batch is as long as the longest; a shorter batch touches less */
+  activations: number;
+  total: number;
+}
+
+/** An allocator that only counts: the plan comes from the code that allocates, so the two cannot disagree. */
+class CountingAllocator implements Allocator {
+  readonly plan: MemoryPlan = { weights: 0, gradients: 0, moments: 0, activations: 0, total: 0 };
+  constructor(readonly dtype: Dtype, readonly stepsInFlight: number) {}
+
+  tensor(label: string, rows: number, cols: number, type: ElementType = "f32"): Tensor {
+    const bytes = rows * cols * (type === "work" && this.dtype !== "f32" ? 2 : 4);
+    const part = label.includes("weights")
+      ? "weights"
+      : label === "gradients"
+      ? "gradients"
+      : label.startsWith("moments")
+      ? "moments"
+      : "activations";
+    this.plan[part] += bytes;
+    this.plan.total += bytes;
+    return { type, capacity: rows, cols, rows };
+  }
+
+  createBatch(maxTokens: number, maxDocuments: number): Batch {
+    return { maxTokens, maxDocuments, tokenCount: 0 };
+  }
+}
+
+/** What training a model would allocate, without allocating it. */
+export function memoryPlan(
+  device: Pick<Device, "dtype" | "stepsInFlight">,
+  config: ModelConfig,
+  layout: ParameterLayout,
+  data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
+): MemoryPlan {
+  const allocator = new CountingAllocator(device.dtype, device.stepsInFlight);
+  allocateTraining(allocator, config, layout, data);
+  return allocator.plan;
+}

@@ -1,0 +1,365 @@
+/** The training loop: queues steps on a device, a few ahead of what it reads back, and tells what happened. */
+import { setImmediate } from "node:timers/promises";
+import type { ModelConfig } from "./config.ts";
+import {
+  type AdamState,
+  type Allocator,
+  type Batch,
+  CONTROL,
+  type Device,
+  METRIC,
+  type PackedDocuments,
+  type Tensor,
+} from "./device.ts";
+import { MicrogptError } from "./errors.ts";
+import { type Activations, allocateActivations, forward, forwardBackward } from "./gpt.ts";
+import { flatTensor, type ParameterLayout, type Weights, weightViews } from "./parameters.ts";
+
+/** Where batches come from. What a call returns may be overwritten by the next. */
+export interface TrainingData {
+  /** most tokens and documents of any batch, of both kinds */
+  maxTokens: number;
+  maxDocuments: number;
+  /** Training batch `number`, counted from 0. */
+  batch(number: number): PackedDocuments;
+  /** All held-out documents; none when validation is off. */
+  validation(): Iterable<PackedDocuments>;
+  /** bytes of text that the held-out targets stand for */
+  validationBytes: number;
+}
+
+/** How to train. */
+export interface Recipe {
+  /** S: the step at which the learning rate reaches 0 */
+  totalSteps: number;
+  learningRate: number;
+  warmupSteps: number;
+  weightDecay: number;
+  /** 0 = off */
+  gradClip: number;
+  /** batches a step */
+  gradAccum: number;
+  /** steps between evaluations; 0 = never */
+  evalEvery: number;
+}
+
+/** A training run at rest: all that the next step depends on. Arrays are in the parameter layout. */
+export interface TrainingState {
+  /** steps done */
+  step: number;
+  /** updates applied: steps done less the skipped ones */
+  adamStep: number;
+  params: Float32Array;
+  m: Float32Array;
+  v: Float32Array;
+}
+
+/** A step was done. */
+export interface StepEvent {
+  type: "step";
+  /** counts from 1 */
+  step: number;
+  /** mean negative log-likelihood a token, in nats */
+  loss: number;
+  learningRate: number;
+  /** before clipping */
+  gradNorm: number;
+  /** real tokens */
+  tokens: number;
+  milliseconds: number;
+  /** false when loss or gradient was not finite, and the step therefore changed nothing */
+  applied: boolean;
+}
+
+/** The held-out documents were measured. */
+export interface EvaluationEvent {
+  type: "evaluation";
+  step: number;
+  /** nats a token */
+  loss: number;
+  bitsPerByte: number;
+}
+
+/** Too many steps in a row were not finite: the run went back. */
+export interface RecoveryEvent {
+  type: "recovery";
+  /** the step it went on from */
+  step: number;
+  /** the halved base rate */
+  learningRate: number;
+}
+
+export type TrainingEvent = StepEvent | EvaluationEvent | RecoveryEvent;
+
+/** Adam's constants. */
+const ADAM = { beta1: 0.85, beta2: 0.99, epsilon: 1e-8 };
+
+/** So many skipped steps in a row are no accident. */
+const MAX_SKIPPED = 10;
+
+/** The event loop gets a turn at least this often, for signals and the terminal. */
+const BREATHE_MS = 25;
+
+/** Learning rate of step s, from 0, of S: linear warmup over w steps, then linear decay to 0. */
+export function learningRate(s: number, { learningRate: lr, totalSteps: S, warmupSteps }: Recipe): number {
+  const w = Math.min(warmupSteps, S);
+  return s < w ? lr * (s + 1) / w : lr * (1 - (s - w) / (S - w));
+}
+
+/** All memory that training takes on a device. */
+interface TrainingMemory {
+  adam: AdamState;
+  activations: Activations;
+  batch: Batch;
+  /** [ring, 4] a row a step in flight, see METRIC */
+  metrics: Tensor;
+  /** [1, 4] for evaluations */
+  validation: Tensor;
+}
+
+/** Allocates everything, or counts it when `allocator` is a counter. */
+export function allocateTraining(
+  allocator: Allocator & Pick<Device, "dtype" | "stepsInFlight">,
+  config: ModelConfig,
+  layout: ParameterLayout,
+  data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
+): TrainingMemory {
+  const params = flatTensor(allocator, "weights", layout, "f32");
+  const adam = {
+    params,
+    work: allocator.dtype === "f32" ? params : flatTensor(allocator, "working weights", layout, "work"),
+    gradients: flatTensor(allocator, "gradients", layout, "f32"),
+    m: flatTensor(allocator, "moments m", layout, "f32"),
+    v: flatTensor(allocator, "moments v", layout, "f32"),
+    control: allocator.tensor("control", 1, 4),
+  };
+  return {
+    adam,
+    activations: allocateActivations(allocator, config, data.maxTokens),
+    batch: allocator.createBatch(data.maxTokens, data.maxDocuments),
+    metrics: allocator.tensor("metrics", 2 * allocator.stepsInFlight, 4),
+    validation: allocator.tensor("validation metrics", 1, 4),
+  };
+}
+
+/** Steps that were queued together and are read back together. */
+interface Window {
+  steps: { step: number; learningRate: number; tokens: number }[];
+  metrics: Promise<Float32Array | Uint32Array>;
+}
+
+export class Trainer {
+  /** The working weights on the device, for sampling between steps. */
+  readonly weights: Weights;
+  readonly #gradients: Weights;
+  readonly #device: Device;
+  readonly #config: ModelConfig;
+  readonly #data: TrainingData;
+  readonly #memory: TrainingMemory;
+  readonly #recipe: Recipe;
+  #step = 0;
+  #skippedInARow = 0;
+  #recovered: boolean;
+
+  /**
+   * @param recovered the run already went back once with half the learning rate
+   * @throws {MicrogptError} when the device's memory is short
+   */
+  constructor(
+    device: Device,
+    config: ModelConfig,
+    layout: ParameterLayout,
+    data: TrainingData,
+    recipe: Recipe,
+    recovered = false,
+  ) {
+    this.#device = device;
+    this.#config = config;
+    this.#data = data;
+    this.#recipe = { ...recipe };
+    this.#recovered = recovered;
+    this.#memory = allocateTraining(device, config, layout, data);
+    this.weights = weightViews(device, this.#memory.adam.work, layout, config.n_layer);
+    this.#gradients = weightViews(device, this.#memory.adam.gradients, layout, config.n_layer);
+  }
+
+  /** Steps done, of which the last may still be in flight. */
+  get step(): number {
+    return this.#step;
+  }
+
+  /** The base rate, halved when the run went back. */
+  get learningRate(): number {
+    return this.#recipe.learningRate;
+  }
+
+  /** Whether the run went back to an earlier state with half the learning rate. */
+  get recovered(): boolean {
+    return this.#recovered;
+  }
+
+  /** Goes on from a state. */
+  load(state: TrainingState): void {
+    const { adam } = this.#memory;
+    this.#device.write(adam.params, state.params);
+    if (adam.work !== adam.params) this.#device.write(adam.work, state.params);
+    this.#device.write(adam.m, state.m);
+    this.#device.write(adam.v, state.v);
+    const control = new Float32Array(4);
+    control[CONTROL.adamStep] = state.adamStep;
+    control[CONTROL.lossScale] = this.#device.dtype === "f16" ? 2 ** 15 : 1;
+    this.#device.write(adam.control, control);
+    this.#step = state.step;
+  }
+
+  /** A copy of the state after the last step that was queued. */
+  async snapshot(): Promise<TrainingState> {
+    const { params, m, v, control } = this.#memory.adam;
+    const [p, mCopy, vCopy, c] = await Promise.all([params, m, v, control].map((t) => this.#device.read(t)));
+    return {
+      step: this.#step,
+      adamStep: c![CONTROL.adamStep]!,
+      params: p as Float32Array,
+      m: mCopy as Float32Array,
+      v: vCopy as Float32Array,
+    };
+  }
+
+  /**
+   * Trains up to step `until`. Between two events nothing runs ahead at a step that `pauseAt` names: there, and when the
+   * generator ends, `snapshot` gives the state after the last step reported.
+   * @param options.pauseAt whether to let the device catch up after a step; evaluations do in any case
+   * @param options.signal ends the run after the steps in flight
+   * @param options.lastGood the state to go back to when too many steps in a row are not finite
+   * @throws {MicrogptError} when they are not finite a second time
+   */
+  async *run(until: number, options: {
+    pauseAt?: (step: number) => boolean;
+    signal?: AbortSignal;
+    lastGood: () => Promise<TrainingState>;
+  }): AsyncGenerator<TrainingEvent, void, void> {
+    const { pauseAt = () => false, signal, lastGood } = options;
+    const device = this.#device;
+    let inFlight: Window | undefined;
+    let breathed = performance.now();
+    let reported = breathed;
+    const report = async (window: Window): Promise<StepEvent[]> => {
+      const events = this.#events(window, await window.metrics);
+      const now = performance.now();
+      for (const event of events) event.milliseconds = (now - reported) / events.length;
+      reported = now;
+      return events;
+    };
+    while (this.#step < until && !signal?.aborted) {
+      const window: Window = { steps: [], metrics: Promise.resolve(new Float32Array()) };
+      let paused = false;
+      while (window.steps.length < device.stepsInFlight && this.#step < until && !paused) {
+        window.steps.push(this.#queueStep());
+        paused = pauseAt(this.#step) || this.#evaluatesAt(this.#step);
+      }
+      window.metrics = device.read(this.#memory.metrics);
+      if (inFlight) yield* await report(inFlight);
+      inFlight = window;
+      if (paused || device.stepsInFlight === 1) {
+        yield* await report(window);
+        inFlight = undefined;
+      }
+      if (this.#skippedInARow >= MAX_SKIPPED) {
+        inFlight = undefined;
+        yield this.#goBack(await lastGood());
+      } else if (paused && this.#evaluatesAt(this.#step)) {
+        yield await this.evaluate();
+        reported = performance.now();
+      }
+      if (performance.now() - breathed > BREATHE_MS) {
+        await setImmediate();
+        breathed = performance.now();
+      }
+    }
+    if (inFlight) yield* await report(inFlight);
+  }
+
+  /** Mean loss of the held-out documents under the current weights. */
+  async evaluate(): Promise<EvaluationEvent> {
+    const device = this.#device;
+    const { activations, batch, validation, adam } = this.#memory;
+    let tokens = 0;
+    for (const documents of this.#data.validation()) {
+      device.loadBatch(batch, documents);
+      forward(device, this.#config, this.weights, activations, batch, 1, adam.control);
+      device.sumLoss(validation, 0, activations.losses, tokens > 0);
+      device.submit();
+      tokens += batch.tokenCount;
+    }
+    const nats = (await device.read(validation))[METRIC.loss]!;
+    return {
+      type: "evaluation",
+      step: this.#step,
+      loss: nats / tokens,
+      bitsPerByte: nats / (Math.LN2 * this.#data.validationBytes),
+    };
+  }
+
+  #evaluatesAt(step: number): boolean {
+    const { evalEvery } = this.#recipe;
+    return this.#data.validationBytes > 0 && evalEvery > 0 && step % evalEvery === 0;
+  }
+
+  /** One step: gradients of all its batches, their norm, Adam. */
+  #queueStep(): Window["steps"][number] {
+    const device = this.#device;
+    const { gradAccum, weightDecay, gradClip } = this.#recipe;
+    const { adam, activations, batch, metrics } = this.#memory;
+    const slot = this.#step % metrics.rows;
+    const first = this.#step * gradAccum;
+    let tokens = 0;
+    for (let i = 0; i < gradAccum; i++) tokens += this.#data.batch(first + i).targets.length;
+    for (let i = 0; i < gradAccum; i++) {
+      device.loadBatch(batch, this.#data.batch(first + i));
+      forwardBackward(
+        device,
+        this.#config,
+        this.weights,
+        this.#gradients,
+        activations,
+        batch,
+        1 / tokens,
+        adam.control,
+        i > 0,
+      );
+      device.sumLoss(metrics, slot, activations.losses, i > 0);
+    }
+    device.gradNorm(metrics, slot, adam.gradients, adam.control);
+    const rate = learningRate(this.#step, this.#recipe);
+    device.adam(adam, metrics, slot, { ...ADAM, learningRate: rate, weightDecay, gradClip });
+    device.submit();
+    this.#step++;
+    return { step: this.#step, learningRate: rate, tokens };
+  }
+
+  #events(window: Window, metrics: Float32Array | Uint32Array): StepEvent[] {
+    const cols = this.#memory.metrics.cols;
+    return window.steps.map(({ step, learningRate, tokens }) => {
+      const row = ((step - 1) % this.#memory.metrics.rows) * cols;
+      const applied = metrics[row + METRIC.applied] === 1;
+      this.#skippedInARow = applied ? 0 : this.#skippedInARow + 1;
+      const [loss, gradNorm] = [metrics[row + METRIC.loss]!, metrics[row + METRIC.gradNorm]!];
+      return { type: "step", step, loss, learningRate, gradNorm, tokens, milliseconds: 0, applied };
+    });
+  }
+
+  #goBack(state: TrainingState): RecoveryEvent {
+    if (this.#recovered) {
+      throw new MicrogptError(
+        `training stopped at step ${this.#step}: loss or gradient was not finite ${MAX_SKIPPED} steps in a row, ` +
+          `again after going back with half the learning rate (now ${this.#recipe.learningRate})`,
+        { hint: "lower --lr further, set --grad-clip, or use --dtype f32" },
+      );
+    }
+    this.#recovered = true;
+    this.#skippedInARow = 0;
+    this.#recipe.learningRate /= 2;
+    this.load(state);
+    return { type: "recovery", step: state.step, learningRate: this.#recipe.learningRate };
+  }
+}
