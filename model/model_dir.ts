@@ -35,6 +35,12 @@ const COMMITTED = ".saved";
 /** An empty file in `.saved`: what it replaces is another run's model and goes to DIR.old instead of nowhere. */
 const KEEP_OLD = "keep-old";
 
+/** At most 60 characters of what a file holds, fit for an error message: one line, nothing a terminal would obey. */
+export function printable(text: string): string {
+  const line = text.slice(0, 400).replace(/[\p{C}\p{Z}]+/gu, " ");
+  return line.length > 60 ? `${line.slice(0, 60)}…` : line;
+}
+
 /** True for failures of the file system, false for mistakes in this program. */
 function isSystemError(error: unknown): error is Error {
   return error instanceof Error && ("code" in error || error instanceof Deno.errors.NotCapable);

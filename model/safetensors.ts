@@ -5,6 +5,7 @@
  */
 import { MicrogptError } from "./errors.ts";
 import { CHUNK_BYTES, type FileDigest, readFull, writeHashed } from "./file_digest.ts";
+import { printable } from "./model_dir.ts";
 import type { ParameterEntry, ParameterLayout } from "./parameters.ts";
 
 /** Element types that are read. Others exist in the format, but not in a model of this program. */
@@ -138,18 +139,20 @@ function unescaped(literal: string): string {
 
 /** One entry of the header, checked alone. `offset` still counts from the start of the data. */
 function tensorInfo(name: string, value: unknown, path: string): TensorInfo {
-  const fail = (what: string) => new MicrogptError(`${path}: tensor ${clip(name)} ${what}`);
+  const fail = (what: string) => new MicrogptError(`${path}: tensor ${printable(name)} ${what}`);
   if (!isObject(value)) throw fail("has no dtype, shape and data_offsets");
   const { dtype, shape, data_offsets: offsets } = value;
   if (typeof dtype !== "string" || !Object.hasOwn(ITEM_BYTES, dtype)) {
-    throw fail(`has dtype ${clip(JSON.stringify(dtype) ?? "none")}; F32, BF16 and F16 are read`);
+    throw fail(`has dtype ${printable(JSON.stringify(dtype) ?? "none")}; F32, BF16 and F16 are read`);
   }
   const isCount = (n: unknown) => Number.isSafeInteger(n) && (n as number) >= 0;
   if (!Array.isArray(shape) || !shape.every(isCount)) {
-    throw fail(`has shape ${clip(JSON.stringify(shape) ?? "none")}, which is no list of lengths`);
+    throw fail(`has shape ${printable(JSON.stringify(shape) ?? "none")}, which is no list of lengths`);
   }
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount) || offsets[0] > offsets[1]) {
-    throw fail(`has data_offsets ${clip(JSON.stringify(offsets) ?? "none")}, which are no range of bytes`);
+    throw fail(
+      `has data_offsets ${printable(JSON.stringify(offsets) ?? "none")}, which are no range of bytes`,
+    );
   }
   const [begin, end] = offsets as [number, number];
   const bytes = shape.reduce((product, n) => product * n, 1) * ITEM_BYTES[dtype as FileDtype];
@@ -159,14 +162,8 @@ function tensorInfo(name: string, value: unknown, path: string): TensorInfo {
   return { name, dtype: dtype as FileDtype, shape, offset: begin, bytes };
 }
 
-/** At most 60 characters of a hostile name, on one line. */
-function clip(text: string): string {
-  const printable = text.replace(/[\p{C}\p{Z}]+/gu, " ");
-  return printable.length > 60 ? `${printable.slice(0, 60)}…` : printable;
-}
-
 function shapeText(shape: number[]): string {
-  return clip(`[${shape.join(", ")}]`);
+  return printable(`[${shape.join(", ")}]`);
 }
 
 /** Every byte of the data must belong to exactly one tensor. */
@@ -175,7 +172,9 @@ function checkCoverage(tensors: TensorInfo[], dataBytes: number, path: string): 
   for (const { name, offset, bytes } of tensors) {
     if (offset !== end) {
       const what = offset > end ? "leaves a hole before it" : "overlaps the one before it";
-      throw new MicrogptError(`${path}: tensor ${clip(name)} ${what} (at byte ${offset}, expected ${end})`);
+      throw new MicrogptError(
+        `${path}: tensor ${printable(name)} ${what} (at byte ${offset}, expected ${end})`,
+      );
     }
     end += bytes;
   }
@@ -194,7 +193,9 @@ export function checkTensors(tensors: TensorInfo[], layout: ParameterLayout, pat
   const hint = "the files come from different models; copy the whole directory";
   for (const { name, shape } of tensors) {
     const entry = layout.byName.get(name);
-    if (!entry) throw new MicrogptError(`${path}: tensor ${clip(name)} is no part of this model`, { hint });
+    if (!entry) {
+      throw new MicrogptError(`${path}: tensor ${printable(name)} is no part of this model`, { hint });
+    }
     if (shape.length !== 2 || shape[0] !== entry.rows || shape[1] !== entry.cols) {
       throw new MicrogptError(
         `${path}: tensor ${name} has shape ${
