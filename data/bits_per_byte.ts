@@ -1,8 +1,7 @@
 /** Loss in bits per byte of the text, which compares across vocabularies. */
 
 import type { PackedDocuments } from "../model/device.ts";
-import { SPECIAL_TOKENS } from "./documents.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import { SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
 
 /**
  * How many bytes of the data each token stands for as a target: its UTF-8 bytes, 1 for `<bos>`, which there ends a
@@ -12,10 +11,8 @@ import type { Tokenizer } from "./tokenizer.ts";
  */
 export function bytesOfTokens(tokenizer: Tokenizer): Uint32Array {
   const bytes = Uint32Array.from({ length: tokenizer.vocabSize }, (_, id) => tokenizer.tokenBytes(id).length);
-  for (const token of Object.values(SPECIAL_TOKENS)) {
-    const id = tokenizer.id(token);
-    if (id !== undefined) bytes[id] = token === SPECIAL_TOKENS.bos ? 1 : 0;
-  }
+  const bos = tokenizer.id(SPECIAL_TOKENS.bos);
+  if (bos !== undefined) bytes[bos] = 1;
   return bytes;
 }
 

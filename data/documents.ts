@@ -2,7 +2,7 @@
 
 import { MicrogptError } from "../model/errors.ts";
 import type { Message } from "./chat.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import { SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
 
 /** Documents end to end. Document d is ids[offsets[d] … offsets[d+1]). */
 export interface TokenDocuments {
@@ -10,14 +10,6 @@ export interface TokenDocuments {
   /** [documents + 1] */
   offsets: Uint32Array;
 }
-
-/** The special tokens by their names in `tokenizer.json`. */
-export const SPECIAL_TOKENS = {
-  bos: "<bos>",
-  user: "<user>",
-  assistant: "<assistant>",
-  endTurn: "<end_turn>",
-} as const;
 
 /**
  * Text documents as tokens: `[<bos>, …tokens…, <bos>]`.

@@ -12,6 +12,9 @@ const BASE_SYMBOLS = {
 
 const HOW_TO_GET = "build it with `deno task build` (needs Rust's cargo), or set MICROGPT_NATIVE to its path";
 
+/** The native library cannot be had: missing, damaged, of another version, or not allowed. */
+export class NativeLibraryError extends MicrogptError {}
+
 interface Base {
   path: string;
   symbols: Deno.DynamicLibrary<typeof BASE_SYMBOLS>["symbols"];
@@ -29,7 +32,7 @@ export function libraryFileName(os: typeof Deno.build.os = Deno.build.os): strin
  * Opens the native library with the given symbols; the file is found and its version checked once a process.
  * @param symbols what to bind, as for `Deno.dlopen`
  * @returns the bound functions; the library stays open until the process ends
- * @throws {MicrogptError} when the library is missing, damaged, of another version, or not allowed
+ * @throws {NativeLibraryError} when the library is missing, damaged, of another version, or not allowed
  */
 export function openLibrary<const S extends Deno.ForeignLibraryInterface>(
   symbols: S,
@@ -74,7 +77,9 @@ function findLibrary(): string {
   const chosen = environment("MICROGPT_NATIVE");
   if (chosen !== undefined && chosen !== "") {
     if (!isFile(chosen)) {
-      throw new MicrogptError(`MICROGPT_NATIVE names ${chosen}, which is not a file`, { hint: HOW_TO_GET });
+      throw new NativeLibraryError(`MICROGPT_NATIVE names ${chosen}, which is not a file`, {
+        hint: HOW_TO_GET,
+      });
     }
     return chosen;
   }
@@ -82,7 +87,7 @@ function findLibrary(): string {
     ? undefined
     : `${import.meta.dirname}/target/release/${libraryFileName()}`;
   if (built !== undefined && isFile(built)) return built;
-  throw new MicrogptError(`the native library is missing (${built ?? libraryFileName()})`, {
+  throw new NativeLibraryError(`the native library is missing (${built ?? libraryFileName()})`, {
     hint: HOW_TO_GET,
   });
 }
@@ -92,7 +97,7 @@ function openBase(path: string): Base {
   const { symbols } = open(path, BASE_SYMBOLS);
   const version = symbols.mg_abi_version();
   if (version !== ABI_VERSION) {
-    throw new MicrogptError(
+    throw new NativeLibraryError(
       `the native library ${path} has interface version ${version}, this program needs ${ABI_VERSION}`,
       { hint: HOW_TO_GET },
     );
@@ -108,13 +113,13 @@ function open<const S extends Deno.ForeignLibraryInterface>(
     return Deno.dlopen(path, symbols);
   } catch (cause) {
     if (cause instanceof Deno.errors.NotCapable) {
-      throw new MicrogptError(`not allowed to open the native library ${path}`, {
+      throw new NativeLibraryError(`not allowed to open the native library ${path}`, {
         hint: "run Deno with --allow-ffi",
         cause,
       });
     }
     const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new MicrogptError(`cannot open the native library ${path}: ${reason.split("\n")[0]}`, {
+    throw new NativeLibraryError(`cannot open the native library ${path}: ${reason.split("\n")[0]}`, {
       hint: HOW_TO_GET,
       cause,
     });
@@ -132,7 +137,7 @@ function checkWholeElf(path: string): void {
   using file = Deno.openSync(path);
   const header = readAt(file, 0, 64);
   const damaged = (why: string) =>
-    new MicrogptError(`the native library ${path} is damaged: ${why}`, { hint: HOW_TO_GET });
+    new NativeLibraryError(`the native library ${path} is damaged: ${why}`, { hint: HOW_TO_GET });
   const magic = header.byteLength === 64 ? header.getUint32(0) : 0;
   if (magic !== 0x7f454c46) throw damaged("not an ELF file");
   if (header.getUint8(4) !== 2 || header.getUint8(5) !== 1) throw damaged("not 64-bit little-endian");
@@ -175,7 +180,7 @@ function isFile(path: string): boolean {
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return false;
     if (error instanceof Deno.errors.NotCapable) {
-      throw new MicrogptError(`not allowed to look for the native library ${path}`, {
+      throw new NativeLibraryError(`not allowed to look for the native library ${path}`, {
         hint: "run Deno with --allow-read --allow-ffi",
         cause: error,
       });
