@@ -41,15 +41,19 @@ export function printable(text: string): string {
   return line.length > 60 ? `${line.slice(0, 60)}…` : line;
 }
 
+/** How Deno ends the operating system's words; the rarer errors have no class and no code. */
+const OS_ERROR = / \(os error \d+\)[^]*$/;
+
 /** True for failures of the file system, false for mistakes in this program. */
 function isSystemError(error: unknown): error is Error {
-  return error instanceof Error && ("code" in error || error instanceof Deno.errors.NotCapable);
+  if (!(error instanceof Error)) return false;
+  return "code" in error || error instanceof Deno.errors.NotCapable || OS_ERROR.test(error.message);
 }
 
 /** `what` and the operating system's own words as a user's error; errors that are no file system's stay as they are. */
 export function fileError(what: string, error: unknown, hint?: string): unknown {
   if (!isSystemError(error)) return error;
-  const reason = error.message.replace(/ \(os error[^]*$/, "");
+  const reason = error.message.replace(OS_ERROR, "");
   return new MicrogptError(`${what}: ${reason}`, { cause: error, ...(hint ? { hint } : {}) });
 }
 

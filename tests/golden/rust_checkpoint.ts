@@ -73,7 +73,7 @@ function bits(value: number, dtype: RustDtype): number {
   return (word >>> 31) << 15 | ((word >>> 23 & 255) - 127 + 15) << 10 | (word >>> 13 & 1023);
 }
 
-function safetensors(vocabulary: number, dtype: RustDtype, scale: number): Uint8Array {
+function safetensors(vocabulary: number, dtype: RustDtype, scaled: (value: number) => number): Uint8Array {
   const size = dtype === "F32" ? 4 : 2;
   let end = 0;
   const fields = shapes(vocabulary).map(([name, rows, cols]) => {
@@ -89,7 +89,7 @@ function safetensors(vocabulary: number, dtype: RustDtype, scale: number): Uint8
   let at = 8 + header.length;
   shapes(vocabulary).forEach(([, rows, cols], n) => {
     for (let i = 0; i < rows * cols; i++, at += size) {
-      const word = bits(scale * rustValue(n, i), dtype);
+      const word = bits(scaled(rustValue(n, i)), dtype);
       if (size === 4) file.setUint32(at, word, true);
       else file.setUint16(at, word, true);
     }
@@ -120,9 +120,9 @@ export async function writeRustCheckpoint(dir: string, dtype: RustDtype, chat = 
   await text("meta.json", chat ? { ...meta, special_tokens: CHAT_TOKENS } : meta);
   await text("tokenizer.json", json);
   await text("train_state.json", state);
-  await Deno.writeFile(join(dir, "weights.safetensors"), safetensors(vocabulary, dtype, 1));
-  await Deno.writeFile(join(dir, "optimizer_m.safetensors"), safetensors(vocabulary, "F32", 1 / 64));
-  await Deno.writeFile(join(dir, "optimizer_v.safetensors"), safetensors(vocabulary, "F32", 0));
+  await Deno.writeFile(join(dir, "weights.safetensors"), safetensors(vocabulary, dtype, (w) => w));
+  await Deno.writeFile(join(dir, "optimizer_m.safetensors"), safetensors(vocabulary, "F32", (w) => w / 64));
+  await Deno.writeFile(join(dir, "optimizer_v.safetensors"), safetensors(vocabulary, "F32", (w) => w * w));
 }
 
 if (import.meta.main) {
