@@ -117,3 +117,8 @@ export function withLeadingBos(tokenizerJson: string, bos: number): object {
     },
   };
 }
+
+/** The tokenizer as it was before `withLeadingBos`, as text. */
+export function withoutLeadingBos(tokenizerJson: string): string {
+  return JSON.stringify({ ...parseObject(tokenizerJson, "tokenizer.json"), post_processor: null });
+}

@@ -442,7 +442,7 @@ function logSumExp(x: Floats): number {
  * The token that a uniform `draw` picks from logits (changed in place): suppressed ids out, top-k, softmax at the temperature, top-p,
  * then the first id whose cumulative probability exceeds the draw.
  */
-function drawToken(
+export function drawToken(
   logits: Float64Array,
   draw: number,
   { temperature, topK, topP, suppressed }: Sampling,

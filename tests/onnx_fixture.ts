@@ -1,6 +1,7 @@
 /** A tiny random model with a tokenizer, and its network once more, as naive as can be: the oracle of the ONNX tests. */
 import type { ModelConfig } from "../model/config.ts";
-import type { OnnxSource } from "../model/onnx_export.ts";
+import { exportOnnx, type OnnxSource } from "../model/onnx_export.ts";
+import type { PromptLogits } from "../model/onnx_verify.ts";
 import { initialParameters, type ParameterLayout, parameterLayout } from "../model/parameters.ts";
 
 const MERGES = ["a n", "i n", "e r", "t h", "th e", "Ġ the", "an d", "o u", "l l", "Ġ w"];
@@ -119,4 +120,28 @@ export function naiveGreedy(
     if (next === stop) break;
   }
   return sequence;
+}
+
+/** The naive network as reference logits. */
+export function naive(
+  { config, layout }: Pick<OnnxSource, "config" | "layout">,
+  params: Float32Array,
+): PromptLogits {
+  return (ids) => Promise.resolve(Float32Array.from(naiveLogits(config, layout, params, ids).flat()));
+}
+
+/** The naive network as `exportOnnx` wants it. */
+export const referenceOf =
+  (source: OnnxSource) => (params: Float32Array, run: (logits: PromptLogits) => Promise<number>) =>
+    run(naive(source, params));
+
+/** Runs `use` with the path of an exported model, then removes it. */
+export async function withExport(source: OnnxSource, use: (folder: string) => Promise<void>): Promise<void> {
+  const parent = await Deno.makeTempDir({ prefix: "microgpt-test-" });
+  try {
+    await exportOnnx(`${parent}/exported`, source, { reference: referenceOf(source) });
+    await use(`${parent}/exported`);
+  } finally {
+    await Deno.remove(parent, { recursive: true });
+  }
 }

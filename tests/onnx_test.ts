@@ -1,35 +1,12 @@
 import assert from "node:assert/strict";
-import type { OnnxSource } from "../model/onnx_export.ts";
-import { exportOnnx } from "../model/onnx_export.ts";
+import { basename, dirname } from "node:path";
+import { exportOnnx, type OnnxSource } from "../model/onnx_export.ts";
 import { buildOnnx, roundToHalf } from "../model/onnx.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { type PromptLogits, verifyOnnx, withPromptLogits } from "../model/onnx_verify.ts";
 import { initialParameters, parameterLayout } from "../model/parameters.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
-import { naiveGreedy, naiveLogits, tinyModel } from "./onnx_fixture.ts";
-
-/** The naive network as reference logits. */
-function naive({ config, layout }: OnnxSource, params: Float32Array): PromptLogits {
-  return (ids) => Promise.resolve(Float32Array.from(naiveLogits(config, layout, params, ids).flat()));
-}
-
-const referenceOf =
-  (source: OnnxSource) => (params: Float32Array, run: (logits: PromptLogits) => Promise<number>) =>
-    run(naive(source, params));
-
-/** Runs `use` with the path of an exported model, then removes it. */
-async function withExport(
-  source: OnnxSource,
-  use: (parent: string, name: string) => Promise<void>,
-): Promise<void> {
-  const parent = await Deno.makeTempDir({ prefix: "microgpt-test-" });
-  try {
-    await exportOnnx(`${parent}/exported`, source, { reference: referenceOf(source) });
-    await use(parent, "exported");
-  } finally {
-    await Deno.remove(parent, { recursive: true });
-  }
-}
+import { naive, naiveGreedy, referenceOf, tinyModel, withExport } from "./onnx_fixture.ts";
 
 Deno.test("an exported graph computes the network, at once, step by step and padded in a batch", async () => {
   for (
@@ -92,12 +69,12 @@ async function withTransformers(
   use: (tokenizer: any, model: any) => Promise<void>,
 ): Promise<void> {
   const { env, AutoModelForCausalLM, AutoTokenizer } = await import("npm:@huggingface/transformers@4.3.1");
-  await withExport(source, async (parent, name) => {
+  await withExport(source, async (folder) => {
     env.allowRemoteModels = false;
-    env.localModelPath = `${parent}/`;
-    const model = await AutoModelForCausalLM.from_pretrained(name, { subfolder: "" });
+    env.localModelPath = dirname(folder);
+    const model = await AutoModelForCausalLM.from_pretrained(basename(folder), { subfolder: "" });
     try {
-      await use(await AutoTokenizer.from_pretrained(name), model);
+      await use(await AutoTokenizer.from_pretrained(basename(folder)), model);
     } finally {
       await model.dispose();
     }
@@ -150,8 +127,7 @@ Deno.test("transformers.js writes a conversation as trained and never samples wh
 
 Deno.test("an export replaces an earlier one, and nothing else", async () => {
   const source = tinyModel(false);
-  await withExport(source, async (parent, name) => {
-    const directory = `${parent}/${name}`;
+  await withExport(source, async (directory) => {
     const size = (await Deno.stat(`${directory}/model.onnx`)).size;
     const result = await exportOnnx(directory, source, { half: true, reference: referenceOf(source) });
     assert(result.maxDifference < 1e-4);
