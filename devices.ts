@@ -1,4 +1,5 @@
 /** Opens devices and tokenizers: the one place that knows the implementations behind the interfaces. */
+import { checkVocabSize, type Tokenizer } from "./data/tokenizer.ts";
 import { MicrogptError } from "./model/errors.ts";
 import type { Device, Dtype } from "./model/device.ts";
 import { ReferenceDevice } from "./model/reference_device.ts";
@@ -45,4 +46,34 @@ export async function openDevice({ device = "cpu", dtype, threads }: DeviceOptio
 async function openGpu(dtype: Dtype): Promise<Device> {
   const { openGpuDevice } = await import("./gpu/device.ts");
   return await openGpuDevice({ dtype });
+}
+
+/**
+ * Trains a tokenizer on documents. Needs the native library.
+ * @param options.vocabSize most tokens it may have
+ * @param options.chat with the special tokens of a chat
+ * @throws {MicrogptError} when the vocabulary is smaller than the alphabet, or the library is not there
+ */
+export async function trainTokenizer(
+  documents: string[],
+  options: { vocabSize: number; chat: boolean },
+): Promise<Tokenizer> {
+  checkVocabSize(options.vocabSize, options.chat);
+  const { NativeTokenizer } = await import("./native/tokenizer.ts");
+  return NativeTokenizer.train(documents, options);
+}
+
+/**
+ * Opens a saved tokenizer: natively, or in JavaScript where native libraries may not be loaded or none is there.
+ * @param json the text of tokenizer.json
+ * @throws {MicrogptError} when it is no tokenizer of this program
+ */
+export async function openTokenizer(json: string): Promise<Tokenizer> {
+  const { nativeLibraryIsThere } = await import("./native/library.ts");
+  if (nativeLibraryIsThere()) {
+    const { NativeTokenizer } = await import("./native/tokenizer.ts");
+    return NativeTokenizer.fromJson(json);
+  }
+  const { HfTokenizer } = await import("./data/hf_tokenizer.ts");
+  return await HfTokenizer.fromJson(json);
 }

@@ -53,6 +53,9 @@ export function parameterLayout(config: ModelConfig): ParameterLayout {
   return { entries, byName: new Map(entries.map((entry) => [entry.name, entry])), length, count };
 }
 
+/** Standard deviation of a new model's weights, chosen by experiment (docs/log.md). */
+const INITIAL_STD = 0.02;
+
 /**
  * Draws initial weights: normal with standard deviation `std`, and std / sqrt(2L) for the two projections of a layer
  * that add to the residual stream (Radford et al. 2019).
@@ -60,9 +63,9 @@ export function parameterLayout(config: ModelConfig): ParameterLayout {
  */
 export function initialParameters(
   layout: ParameterLayout,
-  nLayer: number,
-  std: number,
+  { n_layer: nLayer }: ModelConfig,
   seed: number,
+  std = INITIAL_STD,
 ): Float32Array {
   const flat = new Float32Array(layout.length);
   const mixed = mixSeed(seed);

@@ -74,6 +74,24 @@ function errorMessage(): string {
  * program made by `deno compile --include`, the embedded copy of it. A module imported by URL has neither.
  */
 function findLibrary(): string {
+  const path = locateLibrary();
+  if (path !== undefined) return path;
+  const built = `native/target/release/${libraryFileName()}`;
+  throw new NativeLibraryError(`the native library is missing (${built})`, { hint: HOW_TO_GET });
+}
+
+/**
+ * Whether there is a native library and it may be opened; whoever can do without it asks this first. A library that is
+ * there but damaged counts as there.
+ * @throws {MicrogptError} when MICROGPT_NATIVE names no file
+ */
+export function nativeLibraryIsThere(): boolean {
+  if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return false;
+  if (Deno.permissions.querySync({ name: "read" }).state !== "granted") return false;
+  return locateLibrary() !== undefined;
+}
+
+function locateLibrary(): string | undefined {
   const chosen = environment("MICROGPT_NATIVE");
   if (chosen !== undefined && chosen !== "") {
     if (!isFile(chosen)) {
@@ -86,10 +104,7 @@ function findLibrary(): string {
   const built = import.meta.dirname === undefined
     ? undefined
     : `${import.meta.dirname}/target/release/${libraryFileName()}`;
-  if (built !== undefined && isFile(built)) return built;
-  throw new NativeLibraryError(`the native library is missing (${built ?? libraryFileName()})`, {
-    hint: HOW_TO_GET,
-  });
+  return built !== undefined && isFile(built) ? built : undefined;
 }
 
 function openBase(path: string): Base {

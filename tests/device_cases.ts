@@ -328,7 +328,7 @@ const TINY: ModelConfig = { vocab_size: 97, n_embd: 12, n_head: 3, n_layer: 2, b
 function tinyModel(d: Device, config: ModelConfig) {
   const layout = parameterLayout(config);
   const params = flatTensor(d, "weights", layout, "work");
-  d.write(params, initialParameters(layout, config.n_layer, 0.3, 7));
+  d.write(params, initialParameters(layout, config, 7, 0.3));
   return { layout, weights: weightViews(d, params, layout, config.n_layer) };
 }
 

@@ -16,7 +16,7 @@ for (const config of CONFIGS) {
     const d = new ReferenceDevice("f64");
     const layout = parameterLayout(config);
     const flat = flatTensor(d, "weights", layout, "f32");
-    const initial = initialParameters(layout, config.n_layer, 0.4, 1);
+    const initial = initialParameters(layout, config, 1, 0.4);
     d.write(flat, initial);
     const weights = weightViews(d, flat, layout, config.n_layer);
     const gradients = flatTensor(d, "gradients", layout, "f32");

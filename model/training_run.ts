@@ -1,0 +1,242 @@
+/** A training run and its files: the trainer's events, logged and saved as checkpoints on the way. */
+import { type Checkpoint, readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import type { ModelConfig } from "./config.ts";
+import type { Device } from "./device.ts";
+import { MicrogptError } from "./errors.ts";
+import { keepCheckpoint } from "./kept_checkpoints.ts";
+import { MetricsLog } from "./metrics_log.ts";
+import { prepareOutput } from "./model_dir.ts";
+import type { ParameterLayout } from "./parameters.ts";
+import type { TrainState } from "./train_state.ts";
+import {
+  type EvaluationEvent,
+  type Recipe,
+  Trainer,
+  type TrainingData,
+  type TrainingEvent,
+  type TrainingState,
+} from "./trainer.ts";
+
+/** A whole checkpoint is on disk. */
+export interface CheckpointEvent {
+  type: "checkpoint";
+  step: number;
+  directory: string;
+  /** the run has done all its steps */
+  final: boolean;
+}
+
+/** Something a person should know. */
+export interface NoticeEvent {
+  type: "notice";
+  message: string;
+}
+
+export type RunEvent = TrainingEvent | CheckpointEvent | NoticeEvent;
+
+/** The fields of `train_state.json` that do not change during a run. */
+export type RunRecord = Omit<TrainState, "step" | "adam_step" | "learning_rate">;
+
+export interface RunOptions {
+  device: Device;
+  config: ModelConfig;
+  layout: ParameterLayout;
+  chat: boolean;
+  tokenizerJson: string;
+  data: TrainingData;
+  recipe: Recipe;
+  initial: () => TrainingState;
+  /** directory of the checkpoints */
+  output: string;
+  /** directory that the run goes on from */
+  resumed: string | undefined;
+  /** 0 = only at the end */
+  checkpointEvery: number;
+  /** earlier checkpoints to keep; 0 = none */
+  keep: number;
+  bestValLoss: number | undefined;
+  bestValStep: number | undefined;
+  skippedSteps: number;
+  recovered: boolean;
+  record: RunRecord;
+}
+
+export class TrainingRun {
+  readonly trainer: Trainer;
+  readonly output: string;
+  readonly #options: RunOptions;
+  readonly #startStep: number;
+  #skipped: number;
+  #best: { loss: number; step: number } | undefined;
+  /** where a good state can be read back from; undefined = the initial one */
+  #saved: string | undefined;
+  /** a save that goes on while steps do */
+  #saving: Promise<RunEvent> | undefined;
+
+  /** @throws {MicrogptError} when the device's memory is short */
+  constructor(options: RunOptions) {
+    const { device, config, layout, data, recipe, recovered, bestValLoss, bestValStep } = options;
+    this.#options = options;
+    this.output = options.output;
+    this.#skipped = options.skippedSteps;
+    if (bestValLoss !== undefined && bestValStep !== undefined) {
+      this.#best = { loss: bestValLoss, step: bestValStep };
+    }
+    this.trainer = new Trainer(device, config, layout, data, recipe, recovered);
+    const initial = options.initial();
+    this.#startStep = initial.step;
+    this.trainer.load(initial);
+  }
+
+  /** steps whose loss or gradient was not finite */
+  get skippedSteps(): number {
+    return this.#skipped;
+  }
+
+  /** S: the step the run ends with */
+  get totalSteps(): number {
+    return this.#options.recipe.totalSteps;
+  }
+
+  /** the step it started from */
+  get startStep(): number {
+    return this.#startStep;
+  }
+
+  /**
+   * Trains to the end, or until `signal`, and saves then in any case.
+   * @throws {MicrogptError} when the output directory cannot be written, or training fails
+   */
+  async *events(signal?: AbortSignal): AsyncGenerator<RunEvent, void, void> {
+    const { checkpointEvery, resumed, output, data, recipe } = this.#options;
+    const keepOld = await this.#replacesOther();
+    if (keepOld) {
+      const message =
+        `${output} holds a model: it stays until this run's first checkpoint, then moves to ${output}.old`;
+      yield { type: "notice", message };
+    }
+    const log = await MetricsLog.open(
+      output,
+      resumed === undefined ? undefined : { dir: resumed, step: this.#startStep },
+    );
+    try {
+      const savesAt = (step: number) =>
+        checkpointEvery > 0 && step % checkpointEvery === 0 && step < this.totalSteps;
+      const evaluatesAt = (step: number) =>
+        data.validationBytes > 0 && recipe.evalEvery > 0 && step % recipe.evalEvery === 0;
+      let evaluated = -1;
+      const options = { pauseAt: savesAt, lastGood: () => this.#lastGood(), ...(signal ? { signal } : {}) };
+      for await (const event of this.trainer.run(this.totalSteps, options)) {
+        this.#record(event, log);
+        yield event;
+        if (event.type === "evaluation") evaluated = event.step;
+        const complete = event.type === (evaluatesAt(event.step) ? "evaluation" : "step");
+        if (complete && savesAt(event.step)) {
+          if (this.#saving) yield await this.#saving;
+          this.#saving = this.#savePeriodic(await this.#checkpoint(log), keepOld);
+        }
+      }
+      if (data.validationBytes > 0 && evaluated !== this.trainer.step) {
+        const event = await this.trainer.evaluate();
+        this.#record(event, log);
+        yield event;
+      }
+      if (this.#saving) yield await this.#saving;
+      yield await this.#save(await this.#checkpoint(log), keepOld && this.#saved === undefined);
+    } finally {
+      await this.#saving;
+      await log.close();
+    }
+  }
+
+  /** Frees the device. */
+  close(): void {
+    this.#options.device.destroy();
+  }
+
+  async #replacesOther(): Promise<boolean> {
+    const { output, resumed } = this.#options;
+    const { holdsModel } = await prepareOutput(output);
+    if (resumed !== undefined && await sameDirectory(resumed, output)) return false;
+    return holdsModel;
+  }
+
+  #record(event: TrainingEvent, log: MetricsLog): void {
+    if (event.type === "step") {
+      const { step, loss, learningRate: lr, gradNorm: grad_norm, tokens, milliseconds, applied } = event;
+      log.append({ step, loss, lr, grad_norm, tokens, ms: Math.round(milliseconds * 1000) / 1000 });
+      if (!applied) this.#skipped++;
+    } else if (event.type === "evaluation") {
+      log.append({ step: event.step, val_loss: event.loss, val_bits_per_byte: event.bitsPerByte });
+      this.#noteBest(event);
+    }
+  }
+
+  #noteBest({ loss, step }: EvaluationEvent): void {
+    if (Number.isFinite(loss) && (this.#best === undefined || loss < this.#best.loss)) {
+      this.#best = { loss, step };
+    }
+  }
+
+  /** The state now, with everything that is saved beside it. */
+  async #checkpoint(log: MetricsLog): Promise<Checkpoint> {
+    const { config, chat, tokenizerJson, record, recipe } = this.#options;
+    const { step, adamStep, params, m, v } = await this.trainer.snapshot();
+    const trainState: TrainState = {
+      ...record,
+      step,
+      adam_step: adamStep,
+      learning_rate: this.trainer.learningRate,
+      start_step: this.#startStep,
+      steps_total: recipe.totalSteps,
+      warmup_steps: recipe.warmupSteps,
+      weight_decay: recipe.weightDecay,
+      grad_clip: recipe.gradClip,
+      grad_accum: recipe.gradAccum,
+      eval_every: recipe.evalEvery,
+      ...(this.#best ? { best_val_loss: this.#best.loss, best_val_step: this.#best.step } : {}),
+      skipped_steps: this.#skipped,
+      lr_halved: this.trainer.recovered,
+      final: step >= recipe.totalSteps,
+    };
+    return { config, chat, tokenizerJson, params, m, v, trainState, metrics: log.snapshot() };
+  }
+
+  async #save(checkpoint: Checkpoint, keepOld: boolean): Promise<CheckpointEvent> {
+    const { output, keep } = this.#options;
+    const { step, final = false } = checkpoint.trainState;
+    await saveCheckpoint(output, checkpoint, { keepOld: keepOld && this.#saved === undefined });
+    this.#saved = output;
+    if (keep > 0) await keepCheckpoint(output, step, keep, this.#best?.step === step);
+    return { type: "checkpoint", step, directory: output, final };
+  }
+
+  /** A checkpoint on the way that cannot be saved costs no run: it is told, and the next one tries again. */
+  async #savePeriodic(checkpoint: Checkpoint, keepOld: boolean): Promise<RunEvent> {
+    try {
+      return await this.#save(checkpoint, keepOld);
+    } catch (error) {
+      if (!(error instanceof MicrogptError)) throw error;
+      return {
+        type: "notice",
+        message: `warning: checkpoint of step ${checkpoint.trainState.step}: ${error.message}`,
+      };
+    }
+  }
+
+  async #lastGood(): Promise<TrainingState> {
+    await this.#saving;
+    if (this.#saved === undefined) return this.#options.initial();
+    const { params, m, v, trainState } = await readCheckpoint(this.#saved);
+    return { step: trainState.step, adamStep: trainState.adam_step, params, m, v };
+  }
+}
+
+async function sameDirectory(a: string, b: string): Promise<boolean> {
+  try {
+    return await Deno.realPath(a) === await Deno.realPath(b);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}

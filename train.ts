@@ -1,0 +1,357 @@
+/**
+ * Training from data to checkpoint: what `microgpt train` does, for programs. Reads the data, makes or takes the
+ * tokenizer, opens the device, trains, and saves.
+ */
+import { bytesOfTokens, targetBytes } from "./data/bits_per_byte.ts";
+import { batchesInOrder, BatchSampler, longestInput } from "./data/batches.ts";
+import { type ChatData, cleanupNotice, loadChat, type Message } from "./data/chat.ts";
+import { encodeChat, encodeText, fitDocuments, type TokenDocuments } from "./data/documents.ts";
+import { type LengthStatistics, lengthStatistics } from "./data/lengths.ts";
+import { splitDocuments } from "./data/split.ts";
+import { loadText, type TextData } from "./data/text.ts";
+import type { Tokenizer } from "./data/tokenizer.ts";
+import { type DeviceName, openDevice, openTokenizer, trainTokenizer } from "./devices.ts";
+import { type LoadedCheckpoint, readCheckpoint } from "./model/checkpoint.ts";
+import { checkConfig, type ModelConfig } from "./model/config.ts";
+import type { Device, Dtype } from "./model/device.ts";
+import { MicrogptError } from "./model/errors.ts";
+import { type MemoryPlan, memoryPlan } from "./model/memory_plan.ts";
+import { initialParameters, type ParameterLayout, parameterLayout } from "./model/parameters.ts";
+import {
+  checkSettings,
+  DEFAULTS,
+  type PresetName,
+  PRESETS,
+  SETTING_RULES,
+  type Settings,
+} from "./model/presets.ts";
+import type { Recipe, TrainingData, TrainingState } from "./model/trainer.ts";
+import { type RunEvent, TrainingRun } from "./model/training_run.ts";
+
+/** Options of a training run; every setting that is not given comes from the checkpoint, the preset or the defaults. */
+export interface TrainOptions extends Partial<Settings> {
+  /** a file; "-" is standard input. One of `input`, `documents`, `conversations` unless resuming */
+  input?: string;
+  /** texts to train on, in place of a file */
+  documents?: string[];
+  /** conversations to train a chat model on, in place of a file */
+  conversations?: Message[][];
+  /** `input` is JSONL of conversations */
+  chat?: boolean;
+  /** directory of the checkpoint; default: the resumed one, or "output" */
+  output?: string;
+  /** goes on from this checkpoint */
+  resume?: string;
+  preset?: PresetName;
+  device?: DeviceName;
+  dtype?: Dtype;
+  /** CPU threads; default: all */
+  threads?: number;
+  /** keep the last so many checkpoints and the best under DIR/checkpoints; 0 = none */
+  keep?: number;
+  /** ends the run after the step in hand, with a checkpoint */
+  signal?: AbortSignal;
+}
+
+/** A run that is ready to start. */
+export interface PreparedRun {
+  run: TrainingRun;
+  config: ModelConfig;
+  settings: Settings;
+  mode: "text" | "chat";
+  dataPath: string;
+  device: Device;
+  tokenizer: Tokenizer;
+  parameters: number;
+  /** of all documents, before any is truncated */
+  lengths: LengthStatistics;
+  trainingDocuments: number;
+  validationDocuments: number;
+  memory: MemoryPlan;
+  /** what a person should know: warnings, cleanup, truncation */
+  notices: string[];
+}
+
+/** Trains, and tells each step: `for await (const event of train({ input: "names.txt" })) …` */
+export async function* train(options: TrainOptions): AsyncGenerator<RunEvent, void, void> {
+  const { run, notices } = await prepareRun(options);
+  try {
+    for (const message of notices) yield { type: "notice", message };
+    yield* run.events(options.signal);
+  } finally {
+    run.close();
+  }
+}
+
+/**
+ * Does everything up to the first step.
+ * @throws {MicrogptError} for options out of range, unusable data, a checkpoint that does not load, a device that is not there
+ */
+export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
+  checkSettings(options);
+  const notices: string[] = [];
+  const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
+  const settings = resolveSettings(options, checkpoint, notices);
+  const data = await loadData(options, checkpoint, notices);
+  const texts = data.mode === "chat" ? data.conversations.flat().map((turn) => turn.content) : data.documents;
+  if (!checkpoint) {
+    // before the tokenizer, which takes a while
+    checkConfig(modelConfig(settings, settings.vocabSize), flagOf);
+  }
+  const tokenizer = checkpoint
+    ? await openTokenizer(checkpoint.tokenizerJson)
+    : await trainTokenizer(texts, { vocabSize: settings.vocabSize, chat: data.mode === "chat" });
+  const config = checkpoint?.config ?? modelConfig(settings, tokenizer.vocabSize);
+  const layout = checkpoint?.layout ?? parameterLayout(config);
+
+  const all = data.mode === "chat"
+    ? encodeChat(data.conversations, tokenizer)
+    : encodeText(data.documents, tokenizer);
+  const fitted = fitDocuments(all, config.block_size, settings.skipLong, data.mode);
+  if (fitted.notice) notices.push(fitted.notice);
+  const split = splitDocuments(fitted.offsets.length - 1, settings.valFraction, settings.seed);
+  if (split.notice) notices.push(split.notice);
+  const trainingData = batches(fitted, split, settings, tokenizer);
+
+  const device = await openDevice({
+    device: options.device ?? "cpu",
+    ...(options.dtype === undefined ? {} : { dtype: options.dtype }),
+    ...(options.threads === undefined ? {} : { threads: options.threads }),
+  });
+  const state = checkpoint ? resumedState(checkpoint) : freshState(config, layout, settings.seed);
+  const recipe = resolveRecipe(settings, checkpoint?.trainState.step ?? 0);
+  const run = new TrainingRun({
+    device,
+    config,
+    layout,
+    chat: data.mode === "chat",
+    tokenizerJson: tokenizer.toJSON(),
+    data: trainingData,
+    recipe,
+    initial: state,
+    output: options.output ?? options.resume ?? "output",
+    resumed: options.resume,
+    checkpointEvery: settings.checkpointEvery,
+    keep: options.keep ?? 0,
+    bestValLoss: checkpoint?.trainState.best_val_loss,
+    bestValStep: checkpoint?.trainState.best_val_step,
+    skippedSteps: checkpoint?.trainState.skipped_steps ?? 0,
+    recovered: checkpoint?.trainState.lr_halved ?? false,
+    record: {
+      batch_size: settings.batchSize,
+      dataset_path: data.path,
+      dataset_mode: data.mode,
+      dtype: device.dtype,
+      seed: settings.seed,
+      ...presetOf(options, checkpoint),
+      device: device.name,
+      ...(options.threads === undefined ? {} : { threads: options.threads }),
+      skip_long: settings.skipLong,
+      dataset_sha256: data.hash,
+      val_fraction: settings.valFraction,
+      val_documents: split.validation.length,
+    },
+  });
+  return {
+    run,
+    config,
+    settings,
+    mode: data.mode,
+    dataPath: data.path,
+    device,
+    tokenizer,
+    parameters: layout.count,
+    lengths: lengthStatistics(all),
+    trainingDocuments: split.training.length,
+    validationDocuments: split.validation.length,
+    memory: memoryPlan(device, config, layout, trainingData),
+    notices,
+  };
+}
+
+/** Explicit options, then the checkpoint, then the preset, then the defaults. Says where an option changes a resumed run. */
+function resolveSettings(
+  options: TrainOptions,
+  checkpoint: LoadedCheckpoint | undefined,
+  notices: string[],
+): Settings {
+  const given = Object.fromEntries(
+    Object.keys(DEFAULTS).filter((name) => options[name as keyof Settings] !== undefined)
+      .map((name) => [name, options[name as keyof Settings]]),
+  ) as Partial<Settings>;
+  if (!checkpoint) return { ...DEFAULTS, ...(options.preset ? PRESETS[options.preset] : {}), ...given };
+
+  const saved = savedSettings(checkpoint);
+  const fixed: (keyof Settings)[] = [
+    "nEmbd",
+    "nHead",
+    "nLayer",
+    "blockSize",
+    "vocabSize",
+    "seed",
+    "valFraction",
+  ];
+  for (const name of fixed) {
+    if (given[name] === undefined || saved[name] === undefined) continue;
+    if (given[name] !== saved[name]) {
+      notices.push(
+        `warning: ${SETTING_RULES[name].flag} ${given[name]} is ignored, the checkpoint has ${saved[name]}`,
+      );
+    }
+    delete given[name];
+  }
+  for (const name of ["learningRate", "batchSize"] as const) {
+    if (given[name] === undefined || given[name] === saved[name]) continue;
+    notices.push(`warning: ${SETTING_RULES[name].flag} changes from ${saved[name]} to ${given[name]}`);
+  }
+  const { step, steps_total: total } = checkpoint.trainState;
+  const remaining = total !== undefined && total > step ? { steps: total - step } : {};
+  return { ...DEFAULTS, ...saved, ...remaining, ...given };
+}
+
+/** The settings that a checkpoint holds. */
+function savedSettings({ config, trainState: state }: LoadedCheckpoint): Partial<Settings> {
+  const saved: Record<keyof Settings, number | boolean | undefined> = {
+    steps: undefined,
+    learningRate: state.learning_rate,
+    warmupSteps: state.warmup_steps,
+    seed: state.seed,
+    nEmbd: config.n_embd,
+    nHead: config.n_head,
+    nLayer: config.n_layer,
+    blockSize: config.block_size,
+    batchSize: state.batch_size,
+    vocabSize: config.vocab_size,
+    gradClip: state.grad_clip,
+    gradAccum: state.grad_accum,
+    weightDecay: state.weight_decay,
+    valFraction: state.val_fraction,
+    evalEvery: state.eval_every,
+    checkpointEvery: undefined,
+    skipLong: state.skip_long,
+  };
+  return Object.fromEntries(Object.entries(saved).filter(([, value]) => value !== undefined));
+}
+
+async function loadData(
+  options: TrainOptions,
+  checkpoint: LoadedCheckpoint | undefined,
+  notices: string[],
+): Promise<TextData | ChatData> {
+  const saved = checkpoint?.trainState;
+  const data = await readData(options, saved?.dataset_mode, saved?.dataset_path);
+  if (data.mode === "chat") {
+    const cleanup = cleanupNotice(data);
+    if (cleanup) notices.push(cleanup);
+  }
+  if (!saved) return data;
+  if (options.input !== undefined && options.input !== saved.dataset_path) {
+    notices.push(`warning: --input changes from ${saved.dataset_path} to ${options.input}`);
+  }
+  if (saved.dataset_sha256 !== undefined && saved.dataset_sha256 !== data.hash) {
+    notices.push(
+      `warning: the data changed since the checkpoint: ${saved.dataset_path} was ${
+        saved.dataset_sha256.slice(0, 12)
+      }…, ` +
+        `${data.path} is ${data.hash.slice(0, 12)}…`,
+    );
+  }
+  return data;
+}
+
+async function readData(
+  options: TrainOptions,
+  savedMode: "text" | "chat" | undefined,
+  savedPath: string | undefined,
+): Promise<TextData | ChatData> {
+  const { documents, conversations } = options;
+  if (documents) return { mode: "text", path: "(memory)", hash: "", documents };
+  if (conversations) {
+    return { mode: "chat", path: "(memory)", hash: "", conversations, trimmed: 0, skipped: 0 };
+  }
+  const path = options.input ?? savedPath;
+  if (path === undefined) {
+    throw new MicrogptError("--input is required", {
+      hint: "name a text file with one document a line, or JSONL with --chat",
+      usage: true,
+    });
+  }
+  if (path === "-" && options.input === undefined || path === "(memory)") {
+    throw new MicrogptError(
+      "the run was trained on data that came from no file, which cannot be read again",
+      {
+        hint: "give the same data with --input",
+      },
+    );
+  }
+  const mode = savedMode ?? (options.chat ? "chat" : "text");
+  if (options.chat && mode === "text") {
+    throw new MicrogptError("--chat: the checkpoint was trained on plain text", { usage: true });
+  }
+  return mode === "chat" ? await loadChat(path) : await loadText(path);
+}
+
+function modelConfig(settings: Settings, vocabSize: number): ModelConfig {
+  return {
+    vocab_size: vocabSize,
+    n_embd: settings.nEmbd,
+    n_head: settings.nHead,
+    n_layer: settings.nLayer,
+    block_size: settings.blockSize,
+  };
+}
+
+/** The flag that sets a field of the architecture. */
+function flagOf(field: keyof ModelConfig): string {
+  return `--${field.replace("_", "-")}`;
+}
+
+/** Token documents as the trainer wants them. */
+function batches(
+  documents: TokenDocuments,
+  split: { training: Uint32Array; validation: Uint32Array },
+  settings: Settings,
+  tokenizer: Tokenizer,
+): TrainingData {
+  const sampler = new BatchSampler(documents, split.training, settings.batchSize, settings.seed);
+  const held = split.validation;
+  const maxTokens = Math.max(sampler.maxTokens, held.length > 0 ? longestInput(documents, held) : 0);
+  const maxDocuments = Math.max(settings.batchSize, Math.min(held.length, 64));
+  const validation = () => batchesInOrder(documents, held, maxTokens, maxDocuments);
+  const tokenBytes = bytesOfTokens(tokenizer);
+  let validationBytes = 0;
+  for (const batch of validation()) validationBytes += targetBytes(batch, tokenBytes);
+  return { maxTokens, maxDocuments, batch: (number) => sampler.batch(number), validation, validationBytes };
+}
+
+function freshState(config: ModelConfig, layout: ParameterLayout, seed: number): () => TrainingState {
+  return () => ({
+    step: 0,
+    adamStep: 0,
+    params: initialParameters(layout, config, seed),
+    m: new Float32Array(layout.length),
+    v: new Float32Array(layout.length),
+  });
+}
+
+function resumedState(checkpoint: LoadedCheckpoint): () => TrainingState {
+  const { params, m, v, trainState } = checkpoint;
+  return () => ({ step: trainState.step, adamStep: trainState.adam_step, params, m, v });
+}
+
+function resolveRecipe(settings: Settings, start: number): Recipe {
+  return {
+    totalSteps: start + settings.steps,
+    learningRate: settings.learningRate,
+    warmupSteps: settings.warmupSteps,
+    weightDecay: settings.weightDecay,
+    gradClip: settings.gradClip,
+    gradAccum: settings.gradAccum,
+    evalEvery: settings.evalEvery,
+  };
+}
+
+function presetOf(options: TrainOptions, checkpoint: LoadedCheckpoint | undefined): { preset?: string } {
+  const preset = options.preset ?? checkpoint?.trainState.preset;
+  return preset === undefined ? {} : { preset };
+}
