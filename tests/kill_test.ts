@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { hash32 } from "../model/random.ts";
 import { loadedStep, namesIn, withDirectory } from "./checkpoint_fixture.ts";
 
-const KILLS = 50;
+const KILLS = 200;
 
 /** Runs the writer until it has saved once, then kills it `delay` milliseconds later. @returns its last reported step */
 async function saveUntilKilled(dir: string, metrics: string, first: number, delay: number): Promise<number> {
@@ -14,7 +14,7 @@ async function saveUntilKilled(dir: string, metrics: string, first: number, dela
     stdout: "piped",
   }).spawn();
   let said = "";
-  let timer: number | undefined;
+  let timer: ReturnType<typeof setTimeout> | undefined;
   for await (const chunk of writer.stdout.pipeThrough(new TextDecoderStream())) {
     said += chunk;
     timer ??= setTimeout(() => writer.kill("SIGKILL"), delay);
@@ -36,11 +36,9 @@ Deno.test({
         step = await loadedStep(dir);
         // the save that was under way may be complete too
         assert(step === reported || step === reported + 1, `step ${step} after ${reported} was saved`);
-        for (const name of await namesIn(join(dir, "checkpoints")).catch(() => [])) {
-          if (name !== "best") continue;
-          const entries = await namesIn(join(dir, "checkpoints/best"));
-          if (entries.some((entry) => entry !== ".saving")) await loadedStep(join(dir, "checkpoints/best"));
-        }
+        const best = join(dir, "checkpoints/best");
+        const entries = await namesIn(best).catch(() => []);
+        if (entries.some((name) => name !== ".saving")) await loadedStep(best);
       }
     }),
 });
