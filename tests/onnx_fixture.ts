@@ -56,7 +56,7 @@ export function tinyModel(chat: boolean, seed = 1): OnnxSource {
     block_size: 32,
   };
   const layout = parameterLayout(config);
-  const params = initialParameters(layout, config.n_layer, 0.3, seed);
+  const params = initialParameters(layout, config, seed, 0.3);
   return { config, layout, params, tokenizerJson: tinyTokenizerJson(chat) };
 }
 

@@ -17,7 +17,7 @@ Deno.test("an exported graph computes the network, at once, step by step and pad
     ]
   ) {
     const layout = parameterLayout(config);
-    const params = initialParameters(layout, config.n_layer, 0.3, 11);
+    const params = initialParameters(layout, config, 11, 0.3);
     const source = { config, layout, params, tokenizerJson: "" };
     const difference = await verifyOnnx(buildOnnx(config, layout, params), config, naive(source, params));
     assert(difference < 1e-4, `difference ${difference} for ${JSON.stringify(config)}`);
