@@ -1,0 +1,95 @@
+/** A trained model, loaded and ready to generate or to chat: what `generate` and `chat` do, for programs. */
+import type { Tokenizer } from "./data/tokenizer.ts";
+import { type DeviceOptions, openDevice, openTokenizer } from "./devices.ts";
+import { type ChatOptions, ChatSession } from "./model/chat.ts";
+import { type ModelDescription, readModel } from "./model/checkpoint.ts";
+import type { ModelConfig } from "./model/config.ts";
+import type { Device } from "./model/device.ts";
+import { MicrogptError } from "./model/errors.ts";
+import { type GenerateOptions, generateSamples, type SamplePiece, wholeSamples } from "./model/generation.ts";
+import {
+  flatTensor,
+  type ParameterLayout,
+  parameterLayout,
+  type Weights,
+  weightViews,
+} from "./model/parameters.ts";
+
+/**
+ * Loads a model.
+ * @param directory with `weights.safetensors`, `tokenizer.json` and `meta.json`
+ * @param options where to compute; default: cpu with all cores
+ * @throws {MicrogptError} when it does not load or the device is not there
+ */
+export async function loadModel(directory: string, options: DeviceOptions = {}): Promise<LanguageModel> {
+  const model = await readModel(directory);
+  return new LanguageModel(
+    model,
+    model.params,
+    await openTokenizer(model.tokenizerJson),
+    await openDevice(options),
+  );
+}
+
+/** A model on a device. `close` it, or declare it with `using`. */
+export class LanguageModel implements Disposable {
+  readonly config: ModelConfig;
+  /** it was trained on conversations */
+  readonly chat: boolean;
+  readonly tokenizer: Tokenizer;
+  readonly device: Device;
+  readonly layout: ParameterLayout;
+  readonly #weights: Weights;
+
+  /** @param params the weights, in the parameter layout */
+  constructor(description: ModelDescription, params: Float32Array, tokenizer: Tokenizer, device: Device) {
+    this.config = description.config;
+    this.chat = description.chat;
+    this.tokenizer = tokenizer;
+    this.device = device;
+    this.layout = parameterLayout(this.config);
+    const flat = flatTensor(device, "weights", this.layout, "work");
+    device.write(flat, params);
+    this.#weights = weightViews(device, flat, this.layout, this.config.n_layer);
+  }
+
+  /**
+   * Generates samples and tells their text as it grows; pieces of different samples are interleaved.
+   * @throws {MicrogptError} for options out of range
+   */
+  generate(options: GenerateOptions = {}): AsyncGenerator<SamplePiece, void, void> {
+    return generateSamples(this.#generationModel(), options);
+  }
+
+  /** Generates whole samples, in order. */
+  async samples(options: GenerateOptions = {}): Promise<string[]> {
+    return await Array.fromAsync(wholeSamples(this.generate(options)));
+  }
+
+  /**
+   * Starts a conversation.
+   * @throws {MicrogptError} when the model was not trained on conversations
+   */
+  startChat(options: ChatOptions = {}): ChatSession {
+    if (!this.chat) {
+      throw new MicrogptError("the model has no chat tokens: it was trained on plain text", {
+        hint: "train a model on conversations with `microgpt train --chat`",
+      });
+    }
+    return new ChatSession(this.#generationModel(), options);
+  }
+
+  /** Frees the device. */
+  close(): void {
+    this.device.destroy();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #generationModel() {
+    const { device, config, tokenizer, chat } = this;
+    return { device, config, weights: this.#weights, tokenizer, chat };
+  }
+}

@@ -1,0 +1,165 @@
+/** Text from a model: prompts in, pieces of text out as they are drawn. */
+import { SPECIAL_TOKENS, StreamDecoder, type Tokenizer } from "../data/tokenizer.ts";
+import type { ModelConfig } from "./config.ts";
+import { Decoder, type Start } from "./decoder.ts";
+import type { Device } from "./device.ts";
+import { MicrogptError } from "./errors.ts";
+import type { Weights } from "./parameters.ts";
+
+/** How to generate. */
+export interface GenerateOptions {
+  /** default 20 */
+  numSamples?: number;
+  /** default 0.5; ≤ 0 takes the most probable token always */
+  temperature?: number;
+  /** default 42; sample i uses seed + i */
+  seed?: number;
+  /** text that every sample begins with, or the first message of a chat model's conversation */
+  prompt?: string;
+  /** keep the k most probable tokens; default 0 = all */
+  topK?: number;
+  /** keep the most probable tokens that reach this mass; default 1 = all */
+  topP?: number;
+  /** tokens a sample gets at most; default: what the context holds */
+  maxTokens?: number;
+  signal?: AbortSignal;
+}
+
+/** A piece of a sample. */
+export interface SamplePiece {
+  /** which sample, from 0 */
+  index: number;
+  /** whole characters; may be empty */
+  text: string;
+  /** tokens it came from */
+  tokens: number;
+  /** the sample is complete */
+  done: boolean;
+}
+
+/** What generation works on. */
+export interface GenerationModel {
+  device: Device;
+  config: ModelConfig;
+  weights: Weights;
+  tokenizer: Tokenizer;
+  chat: boolean;
+}
+
+/** Caches of one batch of samples take at most so many bytes. */
+const CACHE_BYTES = 256 << 20;
+const MAX_BATCH = 256;
+
+/** Ids of the special tokens that a model has. */
+export function specialIds(
+  tokenizer: Tokenizer,
+): { bos: number; user?: number; assistant?: number; endTurn?: number } {
+  const bos = tokenizer.id(SPECIAL_TOKENS.bos);
+  if (bos === undefined) throw new MicrogptError(`the tokenizer has no ${SPECIAL_TOKENS.bos} token`);
+  const ids = {
+    user: tokenizer.id(SPECIAL_TOKENS.user),
+    assistant: tokenizer.id(SPECIAL_TOKENS.assistant),
+    endTurn: tokenizer.id(SPECIAL_TOKENS.endTurn),
+  };
+  return { bos, ...Object.fromEntries(Object.entries(ids).filter(([, id]) => id !== undefined)) };
+}
+
+/**
+ * Checks what a person may have mistyped.
+ * @throws {MicrogptError} naming the option, its range and what was got
+ */
+export function checkGenerateOptions(options: GenerateOptions): void {
+  const check = (flag: string, value: number | undefined, min: number, max: number, whole: boolean) => {
+    if (value === undefined) return;
+    if (Number.isFinite(value) && value >= min && value <= max && (!whole || Number.isInteger(value))) return;
+    const noun = whole ? "a whole number" : "a number";
+    throw new MicrogptError(`${flag} must be ${noun} from ${min} to ${max}, got ${value}`, { usage: true });
+  };
+  check("--num-samples", options.numSamples, 1, 1e7, true);
+  check("--temperature", options.temperature, -1000, 1000, false);
+  check("--seed", options.seed, 0, Number.MAX_SAFE_INTEGER - 1e7, true);
+  check("--top-k", options.topK, 0, 1e9, true);
+  check("--top-p", options.topP, 0, 1, false);
+  check("--max-tokens", options.maxTokens, 1, 1e9, true);
+}
+
+/**
+ * Generates samples, many at a time as one batch, and tells their text as it grows. Pieces of different samples
+ * are interleaved; those of one sample are in order.
+ * @throws {MicrogptError} for options out of range, or a prompt that fills the context
+ */
+export async function* generateSamples(
+  model: GenerationModel,
+  options: GenerateOptions = {},
+): AsyncGenerator<SamplePiece, void, void> {
+  checkGenerateOptions(options);
+  const { device, config, weights, tokenizer } = model;
+  const { numSamples = 20, seed = 42, temperature = 0.5, topK = 0, topP = 1, signal } = options;
+  const { ids: prompt, stopToken } = promptIds(model, options.prompt ?? "");
+  if (prompt.length >= config.block_size) {
+    throw new MicrogptError(
+      `the prompt has ${prompt.length} tokens, the model's context ${config.block_size} has room for ${
+        config.block_size - 1
+      }`,
+      { hint: "shorten the prompt" },
+    );
+  }
+  const maxTokens = Math.min(options.maxTokens ?? Infinity, config.block_size - prompt.length + 1);
+  const context = Math.min(config.block_size, prompt.length + maxTokens);
+  const lineBytes = context * 2 * config.n_embd * config.n_layer * 4;
+  const batch = Math.max(1, Math.min(numSamples, MAX_BATCH, Math.floor(CACHE_BYTES / lineBytes)));
+  const decoder = new Decoder(device, config, weights, batch, context);
+  try {
+    for (let first = 0; first < numSamples && !signal?.aborted; first += batch) {
+      const n = Math.min(batch, numSamples - first);
+      const starts: Start[] = [];
+      for (let sequence = 0; sequence < n; sequence++) {
+        decoder.feed(sequence, prompt.slice(0, -1), 0);
+        const [token, position] = [prompt.at(-1)!, prompt.length - 1];
+        starts.push({ sequence, token, position, seed: seed + first + sequence });
+      }
+      const streams = starts.map(() => new StreamDecoder(tokenizer));
+      const drawing = {
+        temperature,
+        topK,
+        topP,
+        suppressed: [],
+        stopToken,
+        maxTokens,
+        ...(signal ? { signal } : {}),
+      };
+      for await (const events of decoder.decode(starts, drawing)) {
+        for (const { sequence, tokens, done } of events) {
+          const stream = streams[sequence]!;
+          const text = tokens.map((id) => stream.push(id)).join("") + (done ? stream.flush() : "");
+          yield { index: first + sequence, text, tokens: tokens.length, done };
+        }
+      }
+    }
+  } finally {
+    decoder.close();
+  }
+}
+
+/** The ids to start from, and the token that ends a sample: in a chat model a prompt is a user's message. */
+function promptIds(
+  { tokenizer, chat }: GenerationModel,
+  prompt: string,
+): { ids: number[]; stopToken: number } {
+  const { bos, user, assistant, endTurn } = specialIds(tokenizer);
+  if (!chat || prompt === "") return { ids: [bos, ...tokenizer.encodeOne(prompt)], stopToken: bos };
+  const ids = [bos, user!, ...tokenizer.encodeOne(prompt), endTurn!, assistant!];
+  return { ids, stopToken: endTurn! };
+}
+
+/** Whole samples, in their order, each as soon as it and all before it are complete. */
+export async function* wholeSamples(pieces: AsyncIterable<SamplePiece>): AsyncGenerator<string, void, void> {
+  const texts: string[] = [];
+  const complete: boolean[] = [];
+  let next = 0;
+  for await (const { index, text, done } of pieces) {
+    texts[index] = (texts[index] ?? "") + text;
+    complete[index] = done;
+    for (; complete[next]; next++) yield texts[next]!;
+  }
+}
