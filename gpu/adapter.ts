@@ -1,0 +1,142 @@
+/** Finding a GPU: adapter, features, limits, and what to say when there is none. */
+import { MicrogptError } from "../model/errors.ts";
+import type { Dtype } from "../model/device.ts";
+import type { AdapterClass } from "./tiles.ts";
+
+/** What is known of the adapter before anything runs on it. */
+export interface AdapterDescription {
+  /** the hardware's own name */
+  name: string;
+  vendor: string;
+  architecture: string;
+  /** computes on the CPU: correct, and slow */
+  software: boolean;
+  /** features that matter here; `subgroups` is there when asking for it works, listed or not */
+  features: string[];
+  /** limits that matter here, in their own units */
+  limits: Record<string, number>;
+}
+
+/** An opened adapter and device. */
+export interface OpenedAdapter {
+  gpu: GPUDevice;
+  description: AdapterDescription;
+  adapterClass: AdapterClass;
+}
+
+const WANTED_FEATURES: GPUFeatureName[] = ["shader-f16", "timestamp-query"];
+
+/** Limits asked for at the adapter's best; the defaults are far below what hardware has. */
+const WANTED_LIMITS = [
+  "maxBufferSize",
+  "maxStorageBufferBindingSize",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeInvocationsPerWorkgroup",
+  "maxComputeWorkgroupSizeX",
+  "maxStorageBuffersPerShaderStage",
+] as const;
+
+function noAdapter(cause?: unknown): MicrogptError {
+  return new MicrogptError("no GPU that WebGPU can use was found", {
+    hint: "install the GPU's driver (on Linux its Vulkan driver), or use --device cpu",
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+async function requestAdapter(): Promise<GPUAdapter> {
+  let adapter: GPUAdapter | null | undefined;
+  try {
+    adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
+  } catch (error) {
+    throw noAdapter(error);
+  }
+  if (!adapter) throw noAdapter();
+  return adapter;
+}
+
+/** Vendors by their PCI numbers, for drivers that name none. */
+function vendorOf(info: GPUAdapterInfo): string {
+  const known: Record<string, string> = {
+    "4318": "nvidia",
+    "4098": "amd",
+    "32902": "intel",
+    "4203": "apple",
+    "65541": "mesa",
+  };
+  return known[info.vendor] ?? info.vendor;
+}
+
+function nameOf(info: GPUAdapterInfo): string {
+  return info.description || info.device || info.architecture || "unnamed GPU";
+}
+
+function classOf(description: AdapterDescription): AdapterClass {
+  if (description.software) return "software";
+  const text = `${description.vendor} ${description.name}`.toLowerCase();
+  if (/apple/.test(text) || Deno.build.os === "darwin") return "apple";
+  return /nvidia|geforce|quadro|tesla|rtx/.test(text) ? "nvidia" : "other";
+}
+
+function describe(adapter: GPUAdapter, features: string[]): AdapterDescription {
+  const { info } = adapter;
+  const limits = Object.fromEntries(WANTED_LIMITS.map((name) => [name, Number(adapter.limits[name])]));
+  return {
+    name: nameOf(info),
+    vendor: vendorOf(info),
+    architecture: info.architecture,
+    software: info.isFallbackAdapter || /llvmpipe|swiftshader|software|basic render/i.test(nameOf(info)),
+    features,
+    limits: { ...limits, subgroupMinSize: info.subgroupMinSize, subgroupMaxSize: info.subgroupMaxSize },
+  };
+}
+
+/**
+ * Opens the fastest adapter with all that it offers. Deno offers subgroups where the hardware has them without listing them:
+ * asking is the only way to know.
+ * @param subgroups false does not ask for them
+ * @throws {MicrogptError} when there is no adapter, it gives no device, or it lacks what the dtype needs
+ */
+export async function openAdapter(dtype: Dtype, subgroups: boolean): Promise<OpenedAdapter> {
+  const open = async (extra: string[]): Promise<OpenedAdapter> => {
+    const adapter = await requestAdapter();
+    const offered = WANTED_FEATURES.filter((name) => adapter.features.has(name));
+    const features = [...offered, ...extra];
+    const gpu = await adapter.requestDevice({
+      requiredFeatures: features as GPUFeatureName[],
+      requiredLimits: Object.fromEntries(WANTED_LIMITS.map((name) => [name, Number(adapter.limits[name])])),
+    });
+    const description = describe(adapter, features);
+    return { gpu, description, adapterClass: classOf(description) };
+  };
+  let opened: OpenedAdapter | undefined;
+  // A refusal here only means that this adapter has no subgroups: the second request, without them, decides.
+  if (subgroups) opened = await open(["subgroups"]).catch(() => undefined);
+  if (!opened) {
+    opened = await open([]).catch((error) => {
+      if (error instanceof MicrogptError) throw error;
+      throw new MicrogptError(`the GPU gives no device: ${(error as Error).message}`, {
+        hint: "update its driver, or use --device cpu",
+        cause: error,
+      });
+    });
+  }
+  if (dtype === "f16" && !opened.description.features.includes("shader-f16")) {
+    const { name } = opened.description;
+    opened.gpu.destroy();
+    throw new MicrogptError(`${name} cannot compute in f16 (WebGPU feature shader-f16)`, {
+      hint: "use --dtype bf16 or f32",
+      usage: true,
+    });
+  }
+  return opened;
+}
+
+/**
+ * What `microgpt doctor` prints of the GPU.
+ * @throws {MicrogptError} when there is none
+ */
+export async function describeAdapter(): Promise<AdapterDescription> {
+  const { gpu, description } = await openAdapter("f32", true);
+  gpu.destroy();
+  return description;
+}

@@ -1,0 +1,207 @@
+/** Attention on the GPU: forward, backward, and of a decoding step. */
+import { MicrogptError } from "../model/errors.ts";
+import type { GpuBatch } from "./batch.ts";
+import type { GpuTensor } from "./buffers.ts";
+import type { KernelRunner } from "./kernel_runner.ts";
+import attentionSource from "./kernels/attention.wgsl" with { type: "text" };
+import backwardSource from "./kernels/attention_backward.wgsl" with { type: "text" };
+import cachedSource from "./kernels/attention_cached.wgsl" with { type: "text" };
+import reduceSource from "./kernels/reduce.wgsl" with { type: "text" };
+import type { BindingSpec } from "./shader_source.ts";
+
+/** What attention needs from its device. */
+export interface AttentionContext {
+  runner: KernelRunner;
+  subgroups: boolean;
+  /** an f32 tensor of at least so many elements, good until the next call that asks for the same purpose */
+  scratch(elements: number, purpose: string): GpuTensor;
+}
+
+/** Vec4 of keys, or of values, that a workgroup keeps at a time: 4 KiB each. */
+const TILE_QUADS = 256;
+/** Vec4 of partial sums of a decoding workgroup: 16 KiB. */
+const PARTIAL_QUADS = 1024;
+
+/** A query and its sum live in registers. */
+const MAX_HEAD_DIM = 128;
+
+/** Width of a head, checked. */
+function headDim(E: number, nHead: number, format: string): number {
+  const D = E / nHead;
+  if (!Number.isInteger(D)) throw new RangeError(`${nHead} heads do not divide ${E}`);
+  if (D > MAX_HEAD_DIM) {
+    throw new MicrogptError(
+      `a head of ${D} numbers is too wide for the GPU kernels, which hold at most ${MAX_HEAD_DIM}`,
+      {
+        hint: "choose a larger --n-head, or use --device cpu",
+        usage: true,
+      },
+    );
+  }
+  if (format === "bf16" && D % 2 === 1) {
+    throw new MicrogptError(
+      `a head of ${D} numbers cannot be stored in bf16 on the GPU, which packs two in a word`,
+      {
+        hint: "choose --n-head so that n_embd / n_head is even, or use --dtype f32",
+        usage: true,
+      },
+    );
+  }
+  return D;
+}
+
+/** Rows of keys (or queries) in a tile: a multiple of 4 that fills the workgroup memory, at most 32. */
+function tileRows(quads: number): number {
+  return Math.max(4, Math.min(32, Math.floor(TILE_QUADS / quads / 4) * 4));
+}
+
+function isAligned(D: number, ...tensors: GpuTensor[]): boolean {
+  return D % 4 === 0 && tensors.every((tensor) => tensor.offset % 4 === 0);
+}
+
+const U32: BindingSpec = { format: "u32", access: "read", aligned: false };
+const F32_READ: BindingSpec = { format: "f32", access: "read", aligned: false };
+const F32_WRITE: BindingSpec = { format: "f32", access: "write", aligned: false };
+
+/** See `Device.attention`. */
+export function attention(
+  { runner }: AttentionContext,
+  out: GpuTensor,
+  lse: GpuTensor,
+  qkv: GpuTensor,
+  batch: GpuBatch,
+  nHead: number,
+): void {
+  const E = out.cols;
+  const D = headDim(E, nHead, qkv.format);
+  const quads = Math.ceil(D / 4);
+  const aligned = isAligned(D, out, qkv);
+  runner.run(
+    `attention ${qkv.format} ${aligned} D=${D}`,
+    () => ({
+      source: attentionSource,
+      constants: { D, QUADS: quads, KEYS: tileRows(quads) },
+      params: { E: "u32", H: "u32", scale: "f32" },
+      bindings: {
+        qkv: { format: qkv.format, access: "read", aligned },
+        out: { format: out.format, access: "write", aligned },
+        lse: F32_WRITE,
+        items: U32,
+      },
+    }),
+    [qkv, out, lse, batch.sections.forwardItems],
+    [E, nHead, 1 / Math.sqrt(D)],
+    batch.itemCount,
+    nHead,
+  );
+}
+
+/** See `Device.attentionBackward`. */
+export function attentionBackward(
+  { runner, scratch }: AttentionContext,
+  dQkv: GpuTensor,
+  dOut: GpuTensor,
+  out: GpuTensor,
+  lse: GpuTensor,
+  qkv: GpuTensor,
+  batch: GpuBatch,
+  nHead: number,
+): void {
+  const E = out.cols;
+  const D = headDim(E, nHead, qkv.format);
+  const quads = Math.ceil(D / 4);
+  const aligned = isAligned(D, dQkv, dOut, out, qkv);
+  const delta = scratch(qkv.rows * nHead, "attention");
+  const read = ({ format }: GpuTensor): BindingSpec => ({ format, access: "read", aligned });
+  const shared = { qkv: read(qkv), d_out: read(dOut) };
+  const dqkv: BindingSpec = { format: dQkv.format, access: "write", aligned };
+  const constants = { D, QUADS: quads, ROWS: tileRows(quads) };
+  const params = { E: "u32", H: "u32", scale: "f32" } as const;
+  const values = [E, nHead, 1 / Math.sqrt(D)];
+  runner.run(
+    `attention backward, queries ${qkv.format} ${aligned} D=${D}`,
+    () => ({
+      source: backwardSource,
+      constants: { ...constants, QUERIES: true },
+      params,
+      bindings: { ...shared, out: read(out), lse: F32_READ, items: U32, dqkv, delta: F32_WRITE },
+    }),
+    [qkv, dOut, out, lse, batch.sections.forwardItems, dQkv, delta],
+    values,
+    batch.itemCount,
+    nHead,
+  );
+  runner.run(
+    `attention backward, keys ${qkv.format} ${aligned} D=${D}`,
+    () => ({
+      source: backwardSource,
+      constants: { ...constants, QUERIES: false },
+      params,
+      bindings: { ...shared, lse: F32_READ, delta: F32_READ, items: U32, dqkv },
+    }),
+    [qkv, dOut, lse, delta, batch.sections.backwardItems, dQkv],
+    values,
+    batch.itemCount,
+    nHead,
+  );
+}
+
+/** Rows of a decoding step, as tensors of this device. */
+export interface GpuDecodeRows {
+  tokens: GpuTensor;
+  positions: GpuTensor;
+  sequences: GpuTensor;
+}
+
+/** See `Device.attentionCached`. */
+export function attentionCached(
+  { runner, subgroups }: AttentionContext,
+  out: GpuTensor,
+  qkv: GpuTensor,
+  cache: GpuTensor,
+  rows: GpuDecodeRows,
+  blockSize: number,
+  nHead: number,
+): void {
+  const E = out.cols;
+  const D = headDim(E, nHead, qkv.format);
+  const quads = Math.ceil(D / 4);
+  const aligned = isAligned(D, out, qkv, cache);
+  const N = qkv.rows;
+  const bindings: Record<string, BindingSpec> = {
+    qkv: { format: qkv.format, access: "read", aligned },
+    positions: U32,
+    sequences: U32,
+  };
+  runner.run(
+    `attention cached, store ${qkv.format} ${aligned}`,
+    () => ({
+      source: cachedSource,
+      constants: { STORE: true },
+      params: { N: "u32", E: "u32", B: "u32" },
+      bindings: { ...bindings, cache: { format: cache.format, access: "write", aligned } },
+    }),
+    [qkv, rows.positions, rows.sequences, cache],
+    [N, E, blockSize],
+    Math.min(N, 65535),
+    Math.ceil(N / 65535),
+  );
+  const threads = Math.max(16, Math.min(128, 2 ** Math.floor(Math.log2(PARTIAL_QUADS / quads))));
+  runner.run(
+    `attention cached ${qkv.format} ${aligned} D=${D}`,
+    () => ({
+      source: reduceSource + cachedSource,
+      constants: { STORE: false, D, QUADS: quads, THREADS: threads, SUBGROUPS: subgroups },
+      params: { E: "u32", B: "u32", scale: "f32" },
+      bindings: {
+        ...bindings,
+        cache: { format: cache.format, access: "read", aligned },
+        out: { format: out.format, access: "write", aligned },
+      },
+    }),
+    [qkv, rows.positions, rows.sequences, cache, out],
+    [E, blockSize, 1 / Math.sqrt(D)],
+    N,
+    nHead,
+  );
+}

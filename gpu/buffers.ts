@@ -1,0 +1,129 @@
+/** Memory on the GPU: tensors, the pool of buffers for reading back, and the count of what is allocated. */
+import { MicrogptError } from "../model/errors.ts";
+import type { Dtype, ElementType, Tensor } from "../model/device.ts";
+import type { StorageFormat } from "./shader_source.ts";
+
+/** A GPUBuffer with what caches and error messages need to know of it. */
+export interface Memory {
+  readonly id: number;
+  readonly label: string;
+  readonly gpu: GPUBuffer;
+  readonly bytes: number;
+  freed: boolean;
+}
+
+/** A tensor of the WebGPU device: a window of a buffer. */
+export class GpuTensor implements Tensor {
+  rows: number;
+  constructor(
+    readonly memory: Memory,
+    readonly type: ElementType,
+    readonly format: StorageFormat,
+    /** first element in the buffer */
+    readonly offset: number,
+    readonly capacity: number,
+    readonly cols: number,
+  ) {
+    this.rows = capacity;
+  }
+}
+
+/** Bytes of an element. */
+export function elementBytes(format: StorageFormat): number {
+  return format === "bf16" || format === "f16" ? 2 : 4;
+}
+
+/** How a tensor's elements are stored on a device of this dtype. */
+export function storageFormat(type: ElementType, dtype: Dtype): StorageFormat {
+  return type === "work" ? dtype : type;
+}
+
+/** The flag that makes the tensor with this label smaller. */
+function shrinkingFlag(label: string): string {
+  if (/^(activations|batch|scratch)/.test(label)) return "--batch-size or --block-size";
+  if (/^(decoding|key-value cache)/.test(label)) return "--num-samples or --block-size";
+  return "--n-embd, --n-layer or --vocab-size";
+}
+
+/** The error for memory that the device does not have. */
+function outOfMemory(label: string, bytes: number, allocated: number, reason: string): MicrogptError {
+  const mb = (n: number) => `${(n / 2 ** 20).toFixed(n < 2 ** 20 ? 2 : 0)} MB`;
+  return new MicrogptError(
+    `GPU memory: no room for "${label}" (${mb(bytes)}; ${mb(allocated)} are in use): ${reason}`,
+    { hint: `make it smaller with ${shrinkingFlag(label)}, or use --device cpu` },
+  );
+}
+
+/** Gives out buffers and counts them. Errors that the driver reports late go to `fail`. */
+export class BufferPool {
+  /** bytes of all buffers alive, staging included */
+  allocatedBytes = 0;
+  /** number of buffers alive */
+  bufferCount = 0;
+  #alive = new Set<Memory>();
+  #nextId = 1;
+  #idleStaging = new Map<number, Memory[]>();
+
+  constructor(readonly gpu: GPUDevice, readonly fail: (error: MicrogptError) => void) {}
+
+  /**
+   * A zeroed buffer of at least `bytes`, rounded up to 16.
+   * @throws {MicrogptError} at once when it is larger than the device allows; a driver that is out of memory says so later, through `fail`
+   */
+  allocate(label: string, bytes: number, usage: GPUBufferUsageFlags): Memory {
+    const size = Math.max(16, Math.ceil(bytes / 16) * 16);
+    const largest = this.gpu.limits.maxBufferSize;
+    if (size > largest) {
+      throw outOfMemory(
+        label,
+        size,
+        this.allocatedBytes,
+        `one buffer holds at most ${Math.floor(largest / 2 ** 20)} MB here`,
+      );
+    }
+    this.gpu.pushErrorScope("out-of-memory");
+    const buffer = this.gpu.createBuffer({ label, size, usage });
+    const before = this.allocatedBytes;
+    this.gpu.popErrorScope().then((error) => {
+      if (error) {
+        this.fail(outOfMemory(label, size, before, error.message.trim() || "the driver is out of memory"));
+      }
+    });
+    const memory: Memory = { id: this.#nextId++, label, gpu: buffer, bytes: size, freed: false };
+    this.#alive.add(memory);
+    this.allocatedBytes += size;
+    this.bufferCount++;
+    return memory;
+  }
+
+  /** Gives a buffer back to the driver now. */
+  release(memory: Memory): void {
+    if (memory.freed) return;
+    memory.freed = true;
+    memory.gpu.destroy();
+    this.#alive.delete(memory);
+    this.allocatedBytes -= memory.bytes;
+    this.bufferCount--;
+  }
+
+  /** A buffer that the host can map, of a power of two bytes; goes back with `returnStaging`. */
+  takeStaging(bytes: number): Memory {
+    const size = 2 ** Math.ceil(Math.log2(Math.max(bytes, 256)));
+    return this.#idleStaging.get(size)?.pop() ??
+      this.allocate("staging", size, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
+  }
+
+  /** Keeps an unmapped staging buffer for the next reading. Large ones are given back: they are read once. */
+  returnStaging(memory: Memory): void {
+    if (memory.bytes > 1 << 20) return this.release(memory);
+    const idle = this.#idleStaging.get(memory.bytes);
+    if (idle) idle.push(memory);
+    else this.#idleStaging.set(memory.bytes, [memory]);
+  }
+
+  /** Releases every buffer. */
+  releaseAll(): void {
+    for (const memory of [...this.#alive]) this.release(memory);
+    this.#idleStaging.clear();
+  }
+}

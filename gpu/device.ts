@@ -1,0 +1,353 @@
+/**
+ * The WebGPU device: `Device` on WGSL kernels. Calls encode; `submit` sends; nothing waits but `read`.
+ */
+import type {
+  AdamHyper,
+  AdamState,
+  Batch,
+  DecodeRows,
+  Device,
+  Dtype,
+  ElementType,
+  MatmulForm,
+  MatmulFusion,
+  PackedDocuments,
+  Sampling,
+  Tensor,
+} from "../model/device.ts";
+import { MicrogptError } from "../model/errors.ts";
+import { type AdapterDescription, openAdapter, type OpenedAdapter } from "./adapter.ts";
+import * as attention from "./attention.ts";
+import { GpuBatch } from "./batch.ts";
+import { BufferPool, elementBytes, GpuTensor, type Memory, storageFormat } from "./buffers.ts";
+import { KernelRunner } from "./kernel_runner.ts";
+import { matmul } from "./matmul.ts";
+import { fromHalves, toHalves } from "./number_formats.ts";
+import * as optimizer from "./optimizer.ts";
+import * as rows from "./rows.ts";
+import { selfTest } from "./self_test.ts";
+import { subgroupsHelp } from "./subgroups.ts";
+
+/** How to open the GPU. */
+export interface GpuDeviceOptions {
+  dtype: Dtype;
+  /** reductions by subgroup operations: `auto` (default) where a probe finds them right and faster */
+  subgroups?: "auto" | "on" | "off";
+}
+
+const g = (tensor: Tensor) => tensor as GpuTensor;
+
+/** Tensors and kernels on one GPU. Opened by {@link openGpuDevice}. */
+export class GpuDevice implements Device {
+  readonly kind = "webgpu";
+  readonly stepsInFlight = 16;
+  readonly name: string;
+  /** for people: what makes this device slower or less than one would expect */
+  readonly warnings: string[] = [];
+  readonly description: AdapterDescription;
+  readonly runner: KernelRunner;
+  readonly adapterClass;
+  readonly maxBinding: number;
+  readonly #gpu: GPUDevice;
+  readonly #pool: BufferPool;
+  readonly #scratch = new Map<string, GpuTensor>();
+  #failure: Error | undefined;
+  #destroyed = false;
+
+  constructor(
+    { gpu, description, adapterClass }: OpenedAdapter,
+    readonly dtype: Dtype,
+    readonly subgroups: boolean,
+  ) {
+    this.#gpu = gpu;
+    this.description = description;
+    this.adapterClass = adapterClass;
+    this.name = description.name;
+    this.maxBinding = gpu.limits.maxStorageBufferBindingSize;
+    if (description.software) {
+      this.warnings.push(`${description.name} is a software renderer: correct, but slower than --device cpu`);
+    }
+    const fail = (error: Error) => this.#failure ??= error;
+    gpu.addEventListener("uncapturederror", (event) => {
+      fail(new Error(`WebGPU: ${(event as GPUUncapturedErrorEvent).error.message.trim()}`));
+    });
+    gpu.lost.then(({ reason, message }) => {
+      if (!this.#destroyed) fail(lostError(description.name, reason, message));
+    });
+    this.#pool = new BufferPool(gpu, fail);
+    this.runner = new KernelRunner(gpu, this.#pool, fail);
+  }
+
+  /** Bytes of all buffers alive, scratch and read-back buffers included. */
+  get allocatedBytes(): number {
+    return this.#pool.allocatedBytes;
+  }
+
+  /** Number of buffers alive. */
+  get bufferCount(): number {
+    return this.#pool.bufferCount;
+  }
+
+  /** An f32 tensor of at least so many elements for what kernels leave each other; grows, and is kept for the next call. */
+  readonly scratch = (elements: number, purpose = "parts"): GpuTensor => {
+    const kept = this.#scratch.get(purpose);
+    if (kept && kept.cols >= elements) return kept;
+    if (kept) this.free(kept);
+    const grown = g(this.tensor(`scratch ${purpose}`, 1, Math.ceil(elements * 1.25)));
+    this.#scratch.set(purpose, grown);
+    return grown;
+  };
+
+  tensor(label: string, tensorRows: number, cols: number, type: ElementType = "f32"): Tensor {
+    this.#check();
+    const format = storageFormat(type, this.dtype);
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
+    const memory = this.#pool.allocate(label, tensorRows * cols * elementBytes(format), usage);
+    return new GpuTensor(memory, type, format, 0, tensorRows, cols);
+  }
+
+  createBatch(maxTokens: number, maxDocuments: number): Batch {
+    this.#check();
+    return new GpuBatch(this.#pool, maxTokens, maxDocuments);
+  }
+
+  view(tensor: Tensor, offset: number, viewRows: number, cols: number): Tensor {
+    const { memory, type, format, offset: start } = g(tensor);
+    if ((start + offset + viewRows * cols) * elementBytes(format) > memory.bytes) {
+      throw new RangeError(`a view reaches beyond "${memory.label}"`);
+    }
+    return new GpuTensor(memory, type, format, start + offset, viewRows, cols);
+  }
+
+  free(tensor: Tensor): void {
+    const { memory } = g(tensor);
+    this.runner.flush();
+    this.runner.forget(memory);
+    this.#pool.release(memory);
+  }
+
+  write(tensor: Tensor, data: Float32Array | Uint32Array, offset = 0): void {
+    this.#check();
+    const { memory, format, offset: start, capacity, cols, type } = g(tensor);
+    if (offset + data.length > capacity * cols) throw new RangeError(`data reaches beyond "${memory.label}"`);
+    if ((data instanceof Uint32Array) !== (type === "u32")) {
+      throw new TypeError(`"${memory.label}" is ${type}, the data is ${data.constructor.name}`);
+    }
+    const bytes = (start + offset) * elementBytes(format);
+    if (bytes % 4 !== 0) {
+      throw new RangeError(`"${memory.label}": 16-bit data is written from an even element on`);
+    }
+    // A write takes effect before what is submitted after it: what is queued must go first.
+    this.runner.flush();
+    const stored = format === "bf16" || format === "f16" ? toHalves(data as Float32Array, format) : data;
+    if (stored.byteLength > 0) {
+      this.#gpu.queue.writeBuffer(memory.gpu, bytes, stored as Float32Array<ArrayBuffer>);
+    }
+  }
+
+  /**
+   * Copies at this point of the queue, sends the queue and asks for the copy. Asking blocks until the GPU is done
+   * (Deno polls it), and the promise takes a timer of 10 ms more: queue the next steps before awaiting it.
+   */
+  read(tensor: Tensor): Promise<Float32Array | Uint32Array> {
+    this.#check();
+    const { memory, format, offset, cols } = g(tensor);
+    const count = tensor.rows * cols;
+    const start = offset * elementBytes(format);
+    if (start % 4 !== 0) {
+      throw new RangeError(`"${memory.label}": 16-bit data is read from an even element on`);
+    }
+    const bytes = Math.ceil(count * elementBytes(format) / 4) * 4;
+    const staging = this.#pool.takeStaging(bytes);
+    this.runner.encode((encoder) => {
+      if (bytes > 0) encoder.copyBufferToBuffer(memory.gpu, start, staging.gpu, 0, bytes);
+    });
+    this.runner.flush();
+    const mapped = staging.gpu.mapAsync(GPUMapMode.READ, 0, Math.max(4, bytes));
+    return this.#finishRead(mapped, staging, bytes, count, g(tensor));
+  }
+
+  async #finishRead(
+    mapped: Promise<unknown>,
+    staging: Memory,
+    bytes: number,
+    count: number,
+    { type, format }: GpuTensor,
+  ): Promise<Float32Array | Uint32Array> {
+    try {
+      await mapped;
+    } catch (error) {
+      this.#check();
+      throw error;
+    }
+    this.#check();
+    const copy = staging.gpu.getMappedRange(0, Math.max(4, bytes)).slice(0, bytes);
+    staging.gpu.unmap();
+    this.#pool.returnStaging(staging);
+    if (type === "u32") return new Uint32Array(copy, 0, count);
+    if (format === "bf16" || format === "f16") return fromHalves(new Uint16Array(copy), count, format);
+    return new Float32Array(copy, 0, count);
+  }
+
+  zero(tensor: Tensor): void {
+    this.#check();
+    const { memory, format, offset, cols } = g(tensor);
+    const [start, bytes] = [offset, tensor.rows * cols].map((n) => n * elementBytes(format)) as [
+      number,
+      number,
+    ];
+    const whole = offset === 0 && tensor.rows === tensor.capacity;
+    if (start % 4 !== 0 || (bytes % 4 !== 0 && !whole)) {
+      throw new RangeError(`"${memory.label}": 16-bit data is zeroed in pairs`);
+    }
+    this.runner.encode((encoder) => encoder.clearBuffer(memory.gpu, start, Math.ceil(bytes / 4) * 4));
+  }
+
+  loadBatch(batch: Batch, documents: PackedDocuments): void {
+    this.#check();
+    const gpuBatch = batch as GpuBatch;
+    const contents = gpuBatch.fill(documents);
+    this.runner.flush();
+    this.#gpu.queue.writeBuffer(gpuBatch.memory.gpu, 0, contents as Uint32Array<ArrayBuffer>);
+  }
+
+  submit(): void {
+    this.#check();
+    this.runner.flush();
+  }
+
+  destroy(): void {
+    if (this.#destroyed) return;
+    this.#destroyed = true;
+    this.#failure ??= new Error("the device was destroyed");
+    this.#pool.releaseAll();
+    this.#gpu.destroy();
+  }
+
+  embed(x: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void {
+    const { sections, tokenCount } = batch as GpuBatch;
+    rows.embed(this, g(x), sections.tokens, sections.positions, tokenCount, g(wte), g(wpe));
+  }
+
+  embedBackward(dWte: Tensor, dWpe: Tensor, dx: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void {
+    rows.embedBackward(this, g(dWte), g(dWpe), g(dx), batch as GpuBatch, g(wte), g(wpe));
+  }
+
+  rmsNorm(out: Tensor, x: Tensor): void {
+    rows.rmsNorm(this, g(out), g(x));
+  }
+
+  rmsNormBackward(dx: Tensor, dy: Tensor, x: Tensor): void {
+    rows.rmsNormBackward(this, g(dx), g(dy), g(x));
+  }
+
+  matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion?: MatmulFusion): void {
+    matmul(this, g(out), g(a), g(b), form, fusion);
+  }
+
+  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void {
+    attention.attention(this, g(out), g(lse), g(qkv), batch as GpuBatch, nHead);
+  }
+
+  attentionBackward(
+    dQkv: Tensor,
+    dOut: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    qkv: Tensor,
+    batch: Batch,
+    nHead: number,
+  ): void {
+    attention.attentionBackward(this, g(dQkv), g(dOut), g(out), g(lse), g(qkv), batch as GpuBatch, nHead);
+  }
+
+  crossEntropy(
+    logits: Tensor,
+    losses: Tensor,
+    batch: Batch,
+    firstRow: number,
+    scale: number,
+    control: Tensor,
+  ): void {
+    rows.crossEntropy(this, g(logits), g(losses), batch as GpuBatch, firstRow, scale, g(control));
+  }
+
+  sumLoss(metrics: Tensor, slot: number, losses: Tensor, accumulate: boolean): void {
+    optimizer.sumLoss(this, g(metrics), slot, g(losses), accumulate);
+  }
+
+  gradNorm(metrics: Tensor, slot: number, gradients: Tensor, control: Tensor): void {
+    optimizer.gradNorm(this, g(metrics), slot, g(gradients), g(control));
+  }
+
+  adam(state: AdamState, metrics: Tensor, slot: number, hyper: AdamHyper): void {
+    optimizer.adam(this, state as unknown as optimizer.GpuAdamState, g(metrics), slot, hyper);
+  }
+
+  embedRows(x: Tensor, decodeRows: DecodeRows, wte: Tensor, wpe: Tensor): void {
+    const { tokens, positions } = decodeRows;
+    rows.embed(this, g(x), g(tokens), g(positions), tokens.rows, g(wte), g(wpe));
+  }
+
+  attentionCached(
+    out: Tensor,
+    qkv: Tensor,
+    cache: Tensor,
+    decodeRows: DecodeRows,
+    blockSize: number,
+    nHead: number,
+  ): void {
+    const gpuRows = decodeRows as unknown as attention.GpuDecodeRows;
+    attention.attentionCached(this, g(out), g(qkv), g(cache), gpuRows, blockSize, nHead);
+  }
+
+  sample(
+    decodeRows: DecodeRows,
+    logits: Tensor,
+    output: Tensor,
+    step: number,
+    seeds: Tensor,
+    sampling: Sampling,
+  ): void {
+    const gpuRows = decodeRows as unknown as attention.GpuDecodeRows;
+    rows.sample(this, gpuRows, g(logits), g(output), step, g(seeds), sampling);
+  }
+
+  /** Throws what the driver reported since the last call. */
+  #check(): void {
+    if (this.#failure) throw this.#failure;
+  }
+}
+
+function lostError(name: string, reason: string, message: string): MicrogptError {
+  const cause = [reason, message.trim()].filter(Boolean).join(": ");
+  return new MicrogptError(`the GPU (${name}) was lost${cause ? `: ${cause}` : ""}`, {
+    hint:
+      "its driver was reset, or it is out of memory; resume from the last checkpoint, with a smaller --batch-size or --device cpu",
+  });
+}
+
+/**
+ * Opens the GPU and checks that its driver computes correctly.
+ * @param options dtype of weights and activations; how reductions are done
+ * @throws {MicrogptError} when there is no GPU, it cannot compute in this dtype, or its driver fails the self-test
+ */
+export async function openGpuDevice({ dtype, subgroups = "auto" }: GpuDeviceOptions): Promise<GpuDevice> {
+  const adapter = await openAdapter(dtype, subgroups !== "off");
+  const offered = adapter.description.features.includes("subgroups");
+  if (subgroups === "on" && !offered) {
+    adapter.gpu.destroy();
+    throw new MicrogptError(`${adapter.description.name} has no subgroup operations`, {
+      hint: "open it with subgroups off",
+    });
+  }
+  const use = subgroups === "on" || (subgroups === "auto" && offered && await subgroupsHelp(adapter.gpu));
+  const device = new GpuDevice(adapter, dtype, use);
+  try {
+    await selfTest(device);
+  } catch (error) {
+    device.destroy();
+    throw error;
+  }
+  return device;
+}

@@ -1,0 +1,230 @@
+/**
+ * Compiles kernels when first used and encodes their calls: one compute pass takes as many as come, `flush` sends them.
+ * Steady state creates nothing on the GPU: parameters go through one uniform buffer (written once a flush; the queue
+ * keeps writes and submissions in order, so its slots are free again at once), bind groups are kept by the buffers in them.
+ */
+import type { BufferPool, GpuTensor, Memory } from "./buffers.ts";
+import { elementBytes } from "./buffers.ts";
+import { type KernelSpec, shaderSource } from "./shader_source.ts";
+
+/** Bytes between the parameters of two calls; 256 is the largest alignment a device may ask for. */
+const SLOT_BYTES = 256;
+/** Calls between two flushes; a training step of twelve layers has about 250. */
+const SLOTS = 1024;
+
+/** A kernel ready to run. */
+interface Kernel {
+  pipeline: GPUComputePipeline;
+  layout: GPUBindGroupLayout;
+  /** names the layout in keys of bind groups */
+  signature: string;
+  /** which bindings are written, and which must start at whole quads or pairs */
+  writes: boolean[];
+  multiples: number[];
+  /** which parameters are f32 */
+  floats: boolean[];
+}
+
+/** Workgroups in x for n items, where a dimension holds 65,535: kernels count x + y · (workgroups in x). */
+export function workgroupGrid(n: number): [number, number] {
+  return n <= 65535 ? [n, 1] : [65535, Math.ceil(n / 65535)];
+}
+
+/**
+ * Where a binding starts in its buffer: at 0 as long as one binding can hold all of it (few different bind groups), else at
+ * the last allowed place before the tensor. The remaining elements go to the kernel as `base`.
+ */
+export function bindingStart(byteOffset: number, bufferBytes: number, maxBinding: number): number {
+  return bufferBytes <= maxBinding ? 0 : Math.floor(byteOffset / 256) * 256;
+}
+
+export class KernelRunner {
+  #kernels = new Map<string, Kernel>();
+  #layouts = new Map<string, GPUBindGroupLayout>();
+  #groups = new Map<string, GPUBindGroup>();
+  /** keys of bind groups by the id of a buffer in them */
+  #groupsOf = new Map<number, string[]>();
+  #paramsLayout: GPUBindGroupLayout;
+  #paramsGroup: GPUBindGroup;
+  #paramsMemory: Memory;
+  #u32 = new Uint32Array(SLOTS * SLOT_BYTES / 4);
+  #f32 = new Float32Array(this.#u32.buffer);
+  #slot = 0;
+  #encoder: GPUCommandEncoder | undefined;
+  #pass: GPUComputePassEncoder | undefined;
+  #dynamicOffset = new Uint32Array(1);
+  #maxBinding: number;
+
+  constructor(
+    readonly gpu: GPUDevice,
+    readonly pool: BufferPool,
+    /** `diagnostic(off, …)` and shared functions put in front of each kernel that asks for them */
+    readonly fail: (error: Error) => void,
+  ) {
+    this.#maxBinding = gpu.limits.maxStorageBufferBindingSize;
+    this.#paramsMemory = pool.allocate(
+      "kernel parameters",
+      SLOTS * SLOT_BYTES,
+      GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+    );
+    this.#paramsLayout = gpu.createBindGroupLayout({
+      entries: [{
+        binding: 0,
+        visibility: GPUShaderStage.COMPUTE,
+        buffer: { type: "uniform", hasDynamicOffset: true },
+      }],
+    });
+    this.#paramsGroup = gpu.createBindGroup({
+      layout: this.#paramsLayout,
+      entries: [{ binding: 0, resource: { buffer: this.#paramsMemory.gpu, size: SLOT_BYTES } }],
+    });
+  }
+
+  /** True when calls wait for a flush. */
+  get pending(): boolean {
+    return this.#encoder !== undefined;
+  }
+
+  /**
+   * Queues one call of a kernel.
+   * @param key names the variant; `specify` is called when it is new
+   * @param tensors in the order of the bindings
+   * @param params in the order of the kernel's parameters
+   * @throws {Error} when a written tensor shares its buffer with another one: WebGPU forbids it
+   */
+  run(
+    key: string,
+    specify: () => KernelSpec,
+    tensors: GpuTensor[],
+    params: number[],
+    x: number,
+    y = 1,
+    z = 1,
+  ): void {
+    const kernel = this.#kernels.get(key) ?? this.#compile(key, specify());
+    if (this.#slot === SLOTS) this.flush();
+    const pass = this.#openPass();
+    const group = this.#bind(key, kernel, tensors, params.length);
+    const at = this.#slot * (SLOT_BYTES / 4);
+    for (let i = 0; i < params.length; i++) {
+      if (kernel.floats[i]) this.#f32[at + i] = params[i]!;
+      else this.#u32[at + i] = params[i]!;
+    }
+    this.#dynamicOffset[0] = this.#slot++ * SLOT_BYTES;
+    pass.setPipeline(kernel.pipeline);
+    pass.setBindGroup(0, this.#paramsGroup, this.#dynamicOffset, 0, 1);
+    pass.setBindGroup(1, group);
+    pass.dispatchWorkgroups(x, y, z);
+  }
+
+  /** Queues work that is no kernel: copies and clears. */
+  encode(command: (encoder: GPUCommandEncoder) => void): void {
+    this.#pass?.end();
+    this.#pass = undefined;
+    command(this.#encoder ??= this.gpu.createCommandEncoder());
+  }
+
+  /** Sends all queued calls. */
+  flush(): void {
+    if (!this.#encoder) return;
+    this.#pass?.end();
+    this.#pass = undefined;
+    if (this.#slot > 0) {
+      this.gpu.queue.writeBuffer(this.#paramsMemory.gpu, 0, this.#u32, 0, this.#slot * (SLOT_BYTES / 4));
+    }
+    this.gpu.queue.submit([this.#encoder.finish()]);
+    this.#encoder = undefined;
+    this.#slot = 0;
+  }
+
+  /** Forgets the bind groups that hold a buffer which is about to be freed. */
+  forget(memory: Memory): void {
+    for (const key of this.#groupsOf.get(memory.id) ?? []) this.#groups.delete(key);
+    this.#groupsOf.delete(memory.id);
+  }
+
+  #openPass(): GPUComputePassEncoder {
+    this.#encoder ??= this.gpu.createCommandEncoder();
+    return this.#pass ??= this.#encoder.beginComputePass();
+  }
+
+  /** The bind group of a call, and each tensor's base element in the parameters behind the kernel's own. */
+  #bind(name: string, kernel: Kernel, tensors: GpuTensor[], firstBase: number): GPUBindGroup {
+    let key = kernel.signature;
+    const slot = this.#slot * (SLOT_BYTES / 4) + firstBase;
+    for (let i = 0; i < tensors.length; i++) {
+      const { memory, offset, format } = tensors[i]!;
+      if (memory.freed) throw new Error(`${name}: tensor "${memory.label}" was freed`);
+      if (kernel.writes[i] && tensors.some((other, j) => j !== i && other.memory === memory)) {
+        throw new Error(`${name}: "${memory.label}" is written and used in another place of the same call`);
+      }
+      const bytes = elementBytes(format);
+      const start = bindingStart(offset * bytes, memory.bytes, this.#maxBinding);
+      const base = offset - start / bytes;
+      if (base % kernel.multiples[i]! !== 0) {
+        throw new Error(
+          `${name}: "${memory.label}" at element ${offset} does not start at a multiple of ${
+            kernel.multiples[i]
+          }`,
+        );
+      }
+      this.#u32[slot + i] = base;
+      key += `|${memory.id}:${start}`;
+    }
+    return this.#groups.get(key) ?? this.#createGroup(key, kernel, tensors);
+  }
+
+  #createGroup(key: string, kernel: Kernel, tensors: GpuTensor[]): GPUBindGroup {
+    const entries = tensors.map(({ memory, offset, format }, binding) => {
+      const start = bindingStart(offset * elementBytes(format), memory.bytes, this.#maxBinding);
+      const size = Math.min(memory.bytes - start, this.#maxBinding);
+      return { binding, resource: { buffer: memory.gpu, offset: start, size } };
+    });
+    const group = this.gpu.createBindGroup({ layout: kernel.layout, entries });
+    this.#groups.set(key, group);
+    for (const { memory } of tensors) {
+      const keys = this.#groupsOf.get(memory.id);
+      if (keys) keys.push(key);
+      else this.#groupsOf.set(memory.id, [key]);
+    }
+    return group;
+  }
+
+  #compile(key: string, spec: KernelSpec): Kernel {
+    const bindings = Object.values(spec.bindings);
+    const signature = bindings.map((binding) => binding.access[0]).join("");
+    let layout = this.#layouts.get(signature);
+    if (!layout) {
+      layout = this.gpu.createBindGroupLayout({
+        entries: bindings.map(({ access }, binding) => ({
+          binding,
+          visibility: GPUShaderStage.COMPUTE,
+          buffer: { type: access === "write" ? "storage" : "read-only-storage" },
+        })),
+      });
+      this.#layouts.set(signature, layout);
+    }
+    const code = shaderSource(spec);
+    this.gpu.pushErrorScope("validation");
+    const pipeline = this.gpu.createComputePipeline({
+      label: key,
+      layout: this.gpu.createPipelineLayout({ bindGroupLayouts: [this.#paramsLayout, layout] }),
+      compute: { module: this.gpu.createShaderModule({ label: key, code }), entryPoint: "main" },
+    });
+    this.gpu.popErrorScope().then((error) => {
+      if (error) this.fail(new Error(`kernel ${key} does not compile: ${error.message}`));
+    });
+    const kernel: Kernel = {
+      pipeline,
+      layout,
+      signature,
+      writes: bindings.map(({ access }) => access === "write"),
+      multiples: bindings.map(({ aligned, format }) =>
+        format === "u32" ? 1 : aligned ? 4 : format === "bf16" ? 2 : 1
+      ),
+      floats: Object.values(spec.params).map((type) => type === "f32"),
+    };
+    this.#kernels.set(key, kernel);
+    return kernel;
+  }
+}

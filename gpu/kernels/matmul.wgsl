@@ -1,0 +1,205 @@
+// out = a · b, fused.  out: [M, N]   NT: a [M, K], b [N, K]   NN: a [M, K], b [K, N]   TN: a [K, M], b [K, N]
+//
+// A workgroup makes one BM × BN tile of out. It walks K in steps of 16: the next piece of a and b comes from memory into
+// registers while the present one is multiplied; both lie in workgroup memory as [k][row] and [k][column], so that
+// a thread reads its rows and columns as vec4 and holds (4·GROUPS_M) × (4·GROUPS_N) sums in registers: 64 multiply-adds
+// per 4 vec4 loads with 8 × 8 sums. Workgroup z takes the z-th part of K (SPLIT: its sums go to a scratch matrix of its own,
+// and split_k.wgsl adds them in order).
+//
+// A matrix whose rows run along K is turned by 4 × 4 blocks on the way in. The vec4 of block column k4 lies at index
+// i ^ 2·k4: the eight threads of one store phase then hit eight different banks.
+//
+// Rows and columns beyond the matrix read its last ones and are not stored; k beyond K reads zero.
+//
+// Cost: 2·M·N·K flops; reads (M/BM)·N·K of b and (N/BN)·M·K of a, mostly from cache; writes M·N.
+// Workgroup memory 64·(BM + BN) bytes: 4 KiB for 32 × 32, 8 KiB for 64 × 64, 16 KiB for 128 × 128.
+
+const BK = 16u;
+const COLUMNS_A = BM / 4u;
+const COLUMNS_B = BN / 4u;
+const THREADS_N = BN / (4u * GROUPS_N);
+const THREADS_M = BM / (4u * GROUPS_M);
+
+var<workgroup> tile_a: array<vec4<f32>, BK * COLUMNS_A>;
+var<workgroup> tile_b: array<vec4<f32>, BK * COLUMNS_B>;
+
+// Block (i, k4) of a: four vec4 of rows 4i … 4i+3 of the tile, one for each of k = k0 + 4·k4 … + 3.
+fn fetch_a(row0: u32, k0: u32, k_end: u32, i: u32, k4: u32) -> mat4x4<f32> {
+  let k = k0 + 4u * k4;
+  var m: mat4x4<f32>;
+#if A_ALONG_K
+#for c in 0..4
+  {
+    let start = min(row0 + 4u * i + $cu, p.M - 1u) * p.K;
+    m[$c] = a_quad(start + k, start + k_end);
+  }
+#end
+  return transpose(m);
+#else
+  let column = row0 + 4u * i;
+#for c in 0..4
+  m[$c] = a_quad((k + $cu) * p.M + column, select(0u, (k + $cu + 1u) * p.M, k + $cu < k_end));
+#end
+  return m;
+#end
+}
+
+fn fetch_b(column0: u32, k0: u32, k_end: u32, i: u32, k4: u32) -> mat4x4<f32> {
+  let k = k0 + 4u * k4;
+  var m: mat4x4<f32>;
+#if B_ALONG_K
+#for c in 0..4
+  {
+    let start = min(column0 + 4u * i + $cu, p.N - 1u) * p.K;
+    m[$c] = b_quad(start + k, start + k_end);
+  }
+#end
+  return transpose(m);
+#else
+  let column = column0 + 4u * i;
+#for c in 0..4
+  m[$c] = b_quad((k + $cu) * p.N + column, select(0u, (k + $cu + 1u) * p.N, k + $cu < k_end));
+#end
+  return m;
+#end
+}
+
+fn keep_a(m: mat4x4<f32>, i: u32, k4: u32) {
+#for c in 0..4
+  tile_a[(4u * k4 + $cu) * COLUMNS_A + (i ^ (2u * k4))] = m[$c];
+#end
+}
+
+fn keep_b(m: mat4x4<f32>, i: u32, k4: u32) {
+#for c in 0..4
+  tile_b[(4u * k4 + $cu) * COLUMNS_B + (i ^ (2u * k4))] = m[$c];
+#end
+}
+
+// Adds what is fused to four sums of one row and stores them.
+fn store_row(row: u32, column: u32, part: u32, sums: vec4<f32>) {
+  if (row >= p.M || column >= p.N) { return; }
+  let start = row * p.N;
+#if SPLIT
+  let offset = part * p.M * p.N;
+  out_store_quad(offset + start + column, offset + start + p.N, sums);
+#else
+  var v = sums;
+#if ADD
+  v += add_quad(start + column, start + p.N);
+#end
+#if ACCUMULATE
+  v += out_quad(start + column, start + p.N);
+#end
+  if (p.relu == 1u) { v = max(v, vec4<f32>()); }
+#if MASK
+  v = select(vec4<f32>(), v, mask_quad(start + column, start + p.N) > vec4<f32>());
+#end
+  out_store_quad(start + column, start + p.N, v);
+#end
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let row0 = group.y * BM;
+  let column0 = group.x * BN;
+  let k_begin = group.z * p.part;
+  let k_end = min(k_begin + p.part, p.K);
+  let steps = (k_end - k_begin + BK - 1u) / BK;
+  let tx = thread % THREADS_N;
+  let ty = thread / THREADS_N;
+
+  // Which 4 × 4 block this thread brings in: neighbours in memory go to neighbouring threads.
+#if SHARED_LOAD
+  // Half of the threads bring a, half b.
+  let half = thread % (THREADS / 2u);
+  let loads_a = thread < THREADS / 2u;
+#else
+  let half = thread;
+#end
+#if A_ALONG_K
+  let ia = half / 4u;
+  let ka = half % 4u;
+#else
+  let ia = half % COLUMNS_A;
+  let ka = half / COLUMNS_A;
+#end
+#if B_ALONG_K
+  let ib = half / 4u;
+  let kb = half % 4u;
+#else
+  let ib = half % COLUMNS_B;
+  let kb = half / COLUMNS_B;
+#end
+
+#for h in 0..GROUPS_M
+#for c in x y z w
+#for n in 0..GROUPS_N
+  var sum_$h$c_$n = vec4<f32>();
+#end
+#end
+#end
+
+  var k0 = k_begin;
+#if SHARED_LOAD
+  var next: mat4x4<f32>;
+  if (loads_a) { next = fetch_a(row0, k0, k_end, ia, ka); } else { next = fetch_b(column0, k0, k_end, ib, kb); }
+#else
+  var next_a = fetch_a(row0, k0, k_end, ia, ka);
+  var next_b = fetch_b(column0, k0, k_end, ib, kb);
+#end
+  for (var step = 0u; step < steps; step++) {
+    workgroupBarrier();
+#if SHARED_LOAD
+    if (loads_a) { keep_a(next, ia, ka); } else { keep_b(next, ib, kb); }
+#else
+    keep_a(next_a, ia, ka);
+    keep_b(next_b, ib, kb);
+#end
+    workgroupBarrier();
+    k0 += BK;
+    if (step + 1u < steps) {
+#if SHARED_LOAD
+      if (loads_a) { next = fetch_a(row0, k0, k_end, ia, ka); } else { next = fetch_b(column0, k0, k_end, ib, kb); }
+#else
+      next_a = fetch_a(row0, k0, k_end, ia, ka);
+      next_b = fetch_b(column0, k0, k_end, ib, kb);
+#end
+    }
+    for (var k4 = 0u; k4 < BK / 4u; k4++) {
+      let swizzle = 2u * k4;
+#for k in 0..4
+      {
+        let at_a = (4u * k4 + $ku) * COLUMNS_A;
+        let at_b = (4u * k4 + $ku) * COLUMNS_B;
+#for h in 0..GROUPS_M
+        let a_$h = tile_a[at_a + ((ty + $hu * THREADS_M) ^ swizzle)];
+#end
+#for n in 0..GROUPS_N
+        let b_$n = tile_b[at_b + ((tx + $nu * THREADS_N) ^ swizzle)];
+#end
+#for h in 0..GROUPS_M
+#for c in x y z w
+#for n in 0..GROUPS_N
+        sum_$h$c_$n = fma(vec4(a_$h.$c), b_$n, sum_$h$c_$n);
+#end
+#end
+#end
+      }
+#end
+    }
+  }
+
+#for h in 0..GROUPS_M
+#for n in 0..GROUPS_N
+  {
+    let row = row0 + 4u * (ty + $hu * THREADS_M);
+    let column = column0 + 4u * (tx + $nu * THREADS_N);
+    store_row(row, column, group.z, sum_$hx_$n);
+    store_row(row + 1u, column, group.z, sum_$hy_$n);
+    store_row(row + 2u, column, group.z, sum_$hz_$n);
+    store_row(row + 3u, column, group.z, sum_$hw_$n);
+  }
+#end
+#end
+}

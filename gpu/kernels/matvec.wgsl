@@ -1,0 +1,60 @@
+// out = a · bᵀ, fused, for few rows of a: decoding.  a: [M, K], M ≤ ROWS   b: [N, K]   out: [M, N]
+// LANES neighbouring threads share one row of b: each takes every LANES-th quad of it against the same quads of all
+// rows of a, so that b, by far the most to read, is read once, coalesced. Their sums meet in workgroup memory; then one thread a
+// result adds the LANES of them in order.
+// Cost: 2·M·N·K flops; reads N·K of b and M·K of a for each workgroup (from cache); writes M·N.
+// Workgroup memory 4·ROWS·THREADS bytes (at most 4 KiB).
+
+const THREADS = 128u;
+const LANES = 16u;
+const OUTPUTS = THREADS / LANES;
+
+var<workgroup> sums: array<f32, ROWS * THREADS>;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let lane = thread % LANES;
+  let column = group.x * OUTPUTS + thread / LANES;
+  let b_start = min(column, p.N - 1u) * p.K;
+  let b_end = b_start + p.K;
+#for r in 0..ROWS
+  var sum_$r = vec4<f32>();
+  let a_start_$r = min($ru, p.M - 1u) * p.K;
+#end
+  let steps = (p.K + 4u * LANES - 1u) / (4u * LANES);
+  for (var step = 0u; step < steps; step++) {
+    let k = 4u * (step * LANES + lane);
+    let weights = b_quad(b_start + k, b_end);
+#for r in 0..ROWS
+    sum_$r = fma(weights, a_quad(a_start_$r + k, a_start_$r + p.K), sum_$r);
+#end
+  }
+#for r in 0..ROWS
+  sums[$ru * THREADS + thread] = dot(sum_$r, vec4(1.0));
+#end
+  workgroupBarrier();
+
+  // Four neighbouring columns of one row a thread.
+  let row = thread / (OUTPUTS / 4u);
+  let first = 4u * (thread % (OUTPUTS / 4u));
+  if (row >= p.M || row >= ROWS) { return; }
+  var v = vec4<f32>();
+  for (var i = 0u; i < LANES; i++) {
+    let at = row * THREADS + first * LANES + i;
+    v += vec4(sums[at], sums[at + LANES], sums[at + 2u * LANES], sums[at + 3u * LANES]);
+  }
+  let start = row * p.N;
+  let at = start + group.x * OUTPUTS + first;
+  if (at >= start + p.N) { return; }
+#if ADD
+  v += add_quad(at, start + p.N);
+#end
+#if ACCUMULATE
+  v += out_quad(at, start + p.N);
+#end
+  if (p.relu == 1u) { v = max(v, vec4<f32>()); }
+#if MASK
+  v = select(vec4<f32>(), v, mask_quad(at, start + p.N) > vec4<f32>());
+#end
+  out_store_quad(at, start + p.N, v);
+}

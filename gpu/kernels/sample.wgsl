@@ -1,0 +1,150 @@
+// Draws the next token of each row.  logits: [N, V] f32   tokens, positions, sequences: u32 [N]   seeds: u32 [sequences]   output: u32 [steps, N]
+// One workgroup a row. Suppressed ids never count. Then, as in `Sampling`:
+//   temperature ≤ 0: the largest logit, the lowest id among equals.
+//   top-k: a logit counts when it is at least the k-th largest. Found bit by bit on the logits' bits as ordered integers: the
+//     largest threshold that k logits reach, 32 counts over V, exact, equals included.
+//   top-p: the same search for the largest threshold whose logits together hold the mass asked for: the most probable ones that
+//     reach it, and all equal to the last of them.
+//   The draw: each thread sums a stretch of ids, a scan over the stretches finds the one where the cumulative mass first
+//     exceeds u · total, and its thread the id in it: the first id in order whose cumulative mass exceeds the draw.
+// u is `uniform(seeds[sequence], position)` of model/random.ts, in u32 arithmetic.
+// Cost: reads 2·V, and 32·V from cache for each of top-k and top-p; writes three numbers.
+
+// An order of u32 that is the order of the floats; 0 for what may not be drawn, −0 as 0.
+fn rank(row: u32, id: u32) -> u32 {
+#for s in 0..8
+  if (p.suppressed$s == id) { return 0u; }
+#end
+  let bits = bitcast<u32>(logits_load(row * p.V + id));
+  if (bits == 0x80000000u) { return bits; }
+  return select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
+}
+
+fn rank_value(ranked: u32) -> f32 {
+  return bitcast<f32>(select(~ranked, ranked & 0x7fffffffu, ranked >= 0x80000000u));
+}
+
+// Unnormalised probability of an id, 0 where its rank is below the threshold.
+fn mass(row: u32, id: u32, threshold: u32, largest: f32) -> f32 {
+  let ranked = rank(row, id);
+  if (ranked == 0u || ranked < threshold) { return 0.0; }
+  return exp((rank_value(ranked) - largest) / p.temperature);
+}
+
+fn hash32(value: u32) -> u32 {
+  var x = (value ^ (value >> 16u)) * 0x7feb352du;
+  x = (x ^ (x >> 15u)) * 0x846ca68bu;
+  return x ^ (x >> 16u);
+}
+
+fn uniform_draw(seed: u32, counter: u32) -> f32 {
+  return f32(hash32(seed ^ hash32(counter ^ 0x85ebca6bu)) >> 8u) / 16777216.0;
+}
+
+fn kth_rank(row: u32, thread: u32) -> u32 {
+  var threshold = 0u;
+  for (var bit = 0u; bit < 32u; bit++) {
+    let candidate = threshold | (0x80000000u >> bit);
+    var count = 0u;
+    for (var id = thread; id < p.V; id += THREADS) { count += select(0u, 1u, rank(row, id) >= candidate); }
+    if (workgroup_sum_u32(count, thread) >= p.top_k) { threshold = candidate; }
+  }
+  return threshold;
+}
+
+fn total_mass(row: u32, threshold: u32, largest: f32, thread: u32) -> f32 {
+  var sum = 0.0;
+  for (var id = thread; id < p.V; id += THREADS) { sum += mass(row, id, threshold, largest); }
+  return workgroup_sum_f32(sum, thread);
+}
+
+fn nucleus_rank(row: u32, from_: u32, largest: f32, thread: u32) -> u32 {
+  let wanted = p.top_p * total_mass(row, from_, largest, thread);
+  var threshold = 0u;
+  for (var bit = 0u; bit < 32u; bit++) {
+    let candidate = threshold | (0x80000000u >> bit);
+    if (total_mass(row, max(candidate, from_), largest, thread) >= wanted) { threshold = candidate; }
+  }
+  return max(threshold, from_);
+}
+
+var<workgroup> scan: array<f32, THREADS>;
+var<workgroup> chosen: u32;
+
+// The first id whose cumulative mass exceeds u · total, or `otherwise` where rounding leaves none.
+fn draw(row: u32, threshold: u32, largest: f32, u: f32, otherwise: u32, thread: u32) -> u32 {
+  let stretch = (p.V + THREADS - 1u) / THREADS;
+  let first = min(thread * stretch, p.V);
+  let last = min(first + stretch, p.V);
+  var own = 0.0;
+  for (var id = first; id < last; id++) { own += mass(row, id, threshold, largest); }
+  scan[thread] = own;
+  if (thread == 0u) { chosen = otherwise; }
+  workgroupBarrier();
+  for (var stride = 1u; stride < THREADS; stride *= 2u) {
+    var left = 0.0;
+    if (thread >= stride) { left = scan[thread - stride]; }
+    workgroupBarrier();
+    scan[thread] += left;
+    workgroupBarrier();
+  }
+  let wanted = u * scan[THREADS - 1u];
+  var before = 0.0;
+  if (thread > 0u) { before = scan[thread - 1u]; }
+  if (before <= wanted && wanted < scan[thread]) {
+    var cumulative = before;
+    for (var id = first; id < last; id++) {
+      let m = mass(row, id, threshold, largest);
+      if (m > 0.0) {
+        chosen = id;
+        cumulative += m;
+        if (cumulative > wanted) { break; }
+      }
+    }
+  }
+  workgroupBarrier();
+  return chosen;
+}
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+#if SUBGROUPS
+  @builtin(subgroup_invocation_id) lane_of_subgroup: u32,
+  @builtin(subgroup_id) id_of_subgroup: u32,
+  @builtin(num_subgroups) number_of_subgroups: u32,
+#end
+) {
+#if SUBGROUPS
+  subgroup_lane = lane_of_subgroup;
+  subgroup_index = id_of_subgroup;
+  subgroup_count = number_of_subgroups;
+#end
+  let row = group.x;
+  var best = 0u;
+  var best_id = 0xffffffffu;
+  for (var id = thread; id < p.V; id += THREADS) {
+    let ranked = rank(row, id);
+    if (ranked > best) { best = ranked; best_id = id; }
+  }
+  let top = workgroup_max_u32(best, thread);
+  var next = workgroup_min_u32(select(0xffffffffu, best_id, best == top), thread);
+  // All ids suppressed: id 0, as good as any.
+  if (next == 0xffffffffu) { next = 0u; }
+  let position = positions_load(row);
+  if (p.temperature > 0.0 && top != 0u) {
+    let largest = rank_value(top);
+    var threshold = 1u;
+    if (p.top_k > 0u && p.top_k < p.V) { threshold = max(threshold, kth_rank(row, thread)); }
+    if (p.top_p < 1.0) { threshold = nucleus_rank(row, threshold, largest, thread); }
+    next = draw(row, threshold, largest, uniform_draw(seeds_load(sequences_load(row)), position), next, thread);
+  }
+  // All threads have read the position before it moves on.
+  workgroupBarrier();
+  if (thread == 0u) {
+    tokens_store(row, next);
+    positions_store(row, position + 1u);
+    output_store(p.step * p.stride + row, next);
+  }
+}

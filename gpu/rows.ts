@@ -1,0 +1,260 @@
+/** Kernels that take a row a workgroup: embedding, normalization, cross-entropy, sampling. */
+import type { Sampling } from "../model/device.ts";
+import type { GpuDecodeRows } from "./attention.ts";
+import type { GpuBatch } from "./batch.ts";
+import type { GpuTensor } from "./buffers.ts";
+import { type KernelRunner, workgroupGrid } from "./kernel_runner.ts";
+import crossEntropySource from "./kernels/cross_entropy.wgsl" with { type: "text" };
+import embedSource from "./kernels/embed.wgsl" with { type: "text" };
+import embedGatherSource from "./kernels/embed_gather.wgsl" with { type: "text" };
+import reduceSource from "./kernels/reduce.wgsl" with { type: "text" };
+import rmsNormSource from "./kernels/rmsnorm.wgsl" with { type: "text" };
+import sampleSource from "./kernels/sample.wgsl" with { type: "text" };
+import type { BindingSpec } from "./shader_source.ts";
+
+/** What these kernels need from their device. */
+export interface RowContext {
+  runner: KernelRunner;
+  subgroups: boolean;
+  /** an f32 tensor of at least so many elements, good until the next call that asks for the same purpose */
+  scratch(elements: number, purpose: string): GpuTensor;
+}
+
+/** Threads for a row of E, and for a row of the vocabulary. */
+const ROW_THREADS = 64;
+const VOCABULARY_THREADS = 256;
+
+const U32: BindingSpec = { format: "u32", access: "read", aligned: false };
+const U32_WRITE: BindingSpec = { format: "u32", access: "write", aligned: false };
+const F32: BindingSpec = { format: "f32", access: "read", aligned: false };
+const F32_WRITE: BindingSpec = { format: "f32", access: "write", aligned: false };
+
+/** Rows of `cols` elements are read four at a time when all of them start at a multiple of four. */
+function isAligned(cols: number, ...tensors: GpuTensor[]): boolean {
+  return cols % 4 === 0 && tensors.every((tensor) => tensor.offset % 4 === 0);
+}
+
+function rowBinding(tensor: GpuTensor, access: "read" | "write", aligned: boolean): BindingSpec {
+  return { format: tensor.format, access, aligned };
+}
+
+/** x[t] = rmsnorm(wte[tokens[t]] + wpe[positions[t]]) for the first `count` rows. */
+export function embed(
+  { runner, subgroups }: RowContext,
+  x: GpuTensor,
+  tokens: GpuTensor,
+  positions: GpuTensor,
+  count: number,
+  wte: GpuTensor,
+  wpe: GpuTensor,
+): void {
+  const aligned = isAligned(x.cols, x, wte, wpe);
+  runner.run(
+    `embed ${wte.format} ${aligned}`,
+    () => ({
+      source: reduceSource + embedSource,
+      constants: { BACKWARD: false, THREADS: ROW_THREADS, SUBGROUPS: subgroups },
+      params: { T: "u32", E: "u32" },
+      bindings: {
+        tokens: U32,
+        positions: U32,
+        wte: rowBinding(wte, "read", aligned),
+        wpe: rowBinding(wpe, "read", aligned),
+        x: rowBinding(x, "write", aligned),
+      },
+    }),
+    [tokens, positions, wte, wpe, x],
+    [count, x.cols],
+    ...workgroupGrid(count),
+  );
+}
+
+/** See `Device.embedBackward`: the gradient of each row's sum, then for each id in use the sum over its rows. */
+export function embedBackward(
+  { runner, subgroups, scratch }: RowContext,
+  dWte: GpuTensor,
+  dWpe: GpuTensor,
+  dx: GpuTensor,
+  batch: GpuBatch,
+  wte: GpuTensor,
+  wpe: GpuTensor,
+): void {
+  const E = dx.cols;
+  const T = batch.tokenCount;
+  const { sections } = batch;
+  const ds = scratch(batch.maxTokens * E, "embedding");
+  const aligned = isAligned(E, dx, wte, wpe);
+  runner.run(
+    `embed backward ${wte.format} ${aligned}`,
+    () => ({
+      source: reduceSource + embedSource,
+      constants: { BACKWARD: true, THREADS: ROW_THREADS, SUBGROUPS: subgroups },
+      params: { T: "u32", E: "u32" },
+      bindings: {
+        tokens: U32,
+        positions: U32,
+        wte: rowBinding(wte, "read", aligned),
+        wpe: rowBinding(wpe, "read", aligned),
+        dx: rowBinding(dx, "read", aligned),
+        ds: rowBinding(ds, "write", aligned),
+      },
+    }),
+    [sections.tokens, sections.positions, wte, wpe, dx, ds],
+    [T, E],
+    ...workgroupGrid(T),
+  );
+  gather(runner, dWte, ds, sections.tokenOrder, sections.tokenRuns, batch.tokenRunCount);
+  gather(runner, dWpe, ds, sections.positionOrder, sections.positionRuns, batch.positionRunCount);
+}
+
+function gather(
+  runner: KernelRunner,
+  table: GpuTensor,
+  ds: GpuTensor,
+  order: GpuTensor,
+  runs: GpuTensor,
+  runCount: number,
+): void {
+  const aligned = isAligned(table.cols, table, ds);
+  runner.run(
+    `embed gather ${aligned}`,
+    () => ({
+      source: embedGatherSource,
+      constants: {},
+      params: { runs: "u32", E: "u32" },
+      bindings: {
+        order: U32,
+        runs: U32,
+        ds: rowBinding(ds, "read", aligned),
+        table: rowBinding(table, "write", aligned),
+      },
+    }),
+    [order, runs, ds, table],
+    [runCount, table.cols],
+    ...workgroupGrid(runCount),
+  );
+}
+
+/** See `Device.rmsNorm`. */
+export function rmsNorm({ runner, subgroups }: RowContext, out: GpuTensor, x: GpuTensor): void {
+  const aligned = isAligned(x.cols, out, x);
+  runner.run(
+    `rmsNorm ${x.format} ${out.format} ${aligned}`,
+    () => ({
+      source: reduceSource + rmsNormSource,
+      constants: { BACKWARD: false, THREADS: ROW_THREADS, SUBGROUPS: subgroups },
+      params: { T: "u32", E: "u32" },
+      bindings: { x: rowBinding(x, "read", aligned), out: rowBinding(out, "write", aligned) },
+    }),
+    [x, out],
+    [x.rows, x.cols],
+    ...workgroupGrid(x.rows),
+  );
+}
+
+/** See `Device.rmsNormBackward`. */
+export function rmsNormBackward(
+  { runner, subgroups }: RowContext,
+  dx: GpuTensor,
+  dy: GpuTensor,
+  x: GpuTensor,
+): void {
+  const aligned = isAligned(x.cols, dx, dy, x);
+  runner.run(
+    `rmsNorm backward ${x.format} ${dy.format} ${aligned}`,
+    () => ({
+      source: reduceSource + rmsNormSource,
+      constants: { BACKWARD: true, THREADS: ROW_THREADS, SUBGROUPS: subgroups },
+      params: { T: "u32", E: "u32" },
+      bindings: {
+        x: rowBinding(x, "read", aligned),
+        dy: rowBinding(dy, "read", aligned),
+        dx: rowBinding(dx, "write", aligned),
+      },
+    }),
+    [x, dy, dx],
+    [x.rows, x.cols],
+    ...workgroupGrid(x.rows),
+  );
+}
+
+/** See `Device.crossEntropy`. */
+export function crossEntropy(
+  { runner, subgroups }: RowContext,
+  logits: GpuTensor,
+  losses: GpuTensor,
+  batch: GpuBatch,
+  firstRow: number,
+  scale: number,
+  control: GpuTensor,
+): void {
+  const aligned = isAligned(logits.cols, logits);
+  runner.run(
+    `crossEntropy ${aligned}`,
+    () => ({
+      source: reduceSource + crossEntropySource,
+      constants: { THREADS: VOCABULARY_THREADS, SUBGROUPS: subgroups },
+      params: { rows: "u32", V: "u32", first_row: "u32", scale: "f32" },
+      bindings: {
+        logits: rowBinding(logits, "write", aligned),
+        losses: F32_WRITE,
+        targets: U32,
+        control: F32,
+      },
+    }),
+    [logits, losses, batch.sections.targets, control],
+    [logits.rows, logits.cols, firstRow, scale],
+    ...workgroupGrid(logits.rows),
+  );
+}
+
+/** No id: fills the places of suppressed ids that are not used. */
+const NO_ID = 0xffffffff;
+const MAX_SUPPRESSED = 8;
+
+/**
+ * See `Device.sample`.
+ * @throws {RangeError} when more than 8 ids are suppressed
+ */
+export function sample(
+  { runner, subgroups }: RowContext,
+  rows: GpuDecodeRows,
+  logits: GpuTensor,
+  output: GpuTensor,
+  step: number,
+  seeds: GpuTensor,
+  { temperature, topK, topP, suppressed }: Sampling,
+): void {
+  if (suppressed.length > MAX_SUPPRESSED) {
+    throw new RangeError(`at most ${MAX_SUPPRESSED} ids can be suppressed`);
+  }
+  const ids = Array.from({ length: MAX_SUPPRESSED }, (_, i) => suppressed[i] ?? NO_ID);
+  const idParams = Object.fromEntries(ids.map((_, i) => [`suppressed${i}`, "u32" as const]));
+  runner.run(
+    "sample",
+    () => ({
+      source: reduceSource + sampleSource,
+      constants: { THREADS: VOCABULARY_THREADS, SUBGROUPS: subgroups },
+      params: {
+        V: "u32",
+        stride: "u32",
+        step: "u32",
+        top_k: "u32",
+        temperature: "f32",
+        top_p: "f32",
+        ...idParams,
+      },
+      bindings: {
+        logits: F32,
+        seeds: U32,
+        sequences: U32,
+        tokens: U32_WRITE,
+        positions: U32_WRITE,
+        output: U32_WRITE,
+      },
+    }),
+    [logits, seeds, rows.sequences, rows.tokens, rows.positions, output],
+    [logits.cols, output.cols, step, topK, temperature, topP, ...ids],
+    logits.rows,
+  );
+}

@@ -1,0 +1,3 @@
+export async function subgroupsHelp(_gpu: GPUDevice): Promise<boolean> {
+  return false;
+}
