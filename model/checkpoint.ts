@@ -120,6 +120,7 @@ export async function readTrainState(dir: string): Promise<TrainState | undefine
 export async function readSummary(dir: string): Promise<ModelSummary> {
   await checkDirectory(dir);
   const { config, chat } = await readMeta(dir);
+  const tokenizerJson = await readTokenizer(dir, config, chat);
   const layout = parameterLayout(config);
   using file = await openModelFile(dir, "weights.safetensors");
   const path = join(dir, "weights.safetensors");
@@ -128,7 +129,7 @@ export async function readSummary(dir: string): Promise<ModelSummary> {
   return {
     config,
     chat,
-    tokenizerJson: await readTokenizer(dir, config, chat),
+    tokenizerJson,
     parameters: layout.count,
     fileDtype: dtypeOf(tensors),
     weightsBytes: (await file.stat()).size,
