@@ -1,0 +1,109 @@
+/** The program: subcommands, and from errors to exit codes. Results go to stdout, progress and errors to stderr. */
+import { Command as Commander, CommanderError, Option } from "npm:commander@15.1.0";
+import project from "./deno.json" with { type: "json" };
+import { type Command, type Flag, type FlagValues, parseFlag } from "./cli/command.ts";
+import { printError } from "./cli/terminal.ts";
+import { MicrogptError } from "./model/errors.ts";
+
+/** Each subcommand's module loads when it is called. */
+const COMMANDS: Record<string, { summary: string; load: () => Promise<{ command: Command }> }> = {
+  train: { summary: "train a model on your text or conversations", load: () => import("./cli/train.ts") },
+  generate: { summary: "print samples of a model", load: () => import("./cli/generate.ts") },
+  chat: {
+    summary: "talk with a model that was trained on conversations",
+    load: () => import("./cli/chat.ts"),
+  },
+  info: { summary: "describe a model, or measure a data file", load: () => import("./cli/info.ts") },
+  export: {
+    summary: "write an inference-only model: safetensors or ONNX",
+    load: () => import("./cli/export.ts"),
+  },
+  doctor: { summary: "check and measure this machine's devices", load: () => import("./cli/doctor.ts") },
+  completions: {
+    summary: "print completions for bash, zsh or fish",
+    load: () => import("./cli/completions.ts"),
+  },
+};
+
+/**
+ * Runs the program.
+ * @param args the command line after the program's name
+ * @returns the exit code: 0, 1 for an error, 2 for wrong usage
+ */
+export async function main(args: string[]): Promise<number> {
+  try {
+    return await run(args);
+  } catch (error) {
+    return printError(error);
+  }
+}
+
+async function run(args: string[]): Promise<number> {
+  const program = new Commander("microgpt")
+    .description("Trains small GPTs on your own text, and generates, chats, inspects and exports.")
+    .version(project.version);
+  quiet(program);
+  let exitCode = 0;
+  for (const [name, { summary, load }] of Object.entries(COMMANDS)) {
+    if (!args.some((arg) => arg === name || arg === "help")) {
+      quiet(program.command(name).description(summary));
+      continue;
+    }
+    const { command } = await load();
+    const sub = quiet(program.command(name).description(summary));
+    for (const flag of command.flags) sub.addOption(option(flag));
+    if (command.argument) sub.argument(command.argument.name, command.argument.help);
+    sub.action(async (...called: unknown[]) => {
+      const values = sub.opts() as FlagValues;
+      if (command.argument) values[command.argument.key] = called[0] as string;
+      exitCode = await command.run(values) ?? 0;
+    });
+  }
+  try {
+    await program.parseAsync(args, { from: "user" });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    if (error.exitCode === 0) return 0;
+    if (error.code === "commander.help") return 2;
+    throw usageError(error);
+  }
+  return exitCode;
+}
+
+/** Commander throws instead of exiting, and prints only help. */
+function quiet(command: Commander): Commander {
+  return command.exitOverride().configureOutput({
+    writeErr: (text) => text.startsWith("Usage") && writeHelp(text),
+  });
+}
+
+function writeHelp(text: string): void {
+  Deno.stderr.writeSync(new TextEncoder().encode(text));
+}
+
+function option(flag: Flag): Option {
+  const made = new Option(flag.value ? `${flag.name} <${flag.value}>` : flag.name, help(flag));
+  if (flag.value) made.argParser((text) => parseFlag(flag, text));
+  return made;
+}
+
+function help(flag: Flag): string {
+  const choices = flag.choices ? ` (${flag.choices.join(", ")})` : "";
+  return flag.help + choices + (flag.default === undefined ? "" : `; default ${flag.default}`);
+}
+
+/** Commander's own complaints in our form: "error: unknown option '--stpes'", hint "did you mean --steps?". */
+function usageError({ message }: CommanderError): MicrogptError {
+  const [first, ...rest] = message.replace(/^error: /, "").split("\n");
+  const suggestion = /\(Did you mean (.*)\?\)/.exec(rest.join(" "))?.[1];
+  const hint = suggestion
+    ? `did you mean ${suggestion}?`
+    : "`microgpt help` lists the subcommands, `microgpt help train` their flags";
+  return new MicrogptError(first!, { usage: true, hint });
+}
+
+if (import.meta.main) {
+  const exitCode = await main(Deno.args);
+  // leaves at once: the terminal and worker threads would keep the process for a moment
+  Deno.exit(exitCode);
+}

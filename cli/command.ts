@@ -1,0 +1,67 @@
+/** What a subcommand is: a table of flags and a function. `cli.ts` turns them into the command line. */
+import { MicrogptError } from "../model/errors.ts";
+
+/** A flag of a subcommand. */
+export interface Flag {
+  /** "--steps" */
+  name: string;
+  /** what its value is called in the help, such as "n" or "dir"; a flag without is a switch */
+  value?: string;
+  /** numbers are parsed; text is as typed */
+  type?: "number" | "text";
+  help: string;
+  /** shown in the help; the command itself applies it */
+  default?: string | number;
+  /** the only values it takes */
+  choices?: readonly string[];
+}
+
+/** Values of the flags that were given, by their names in camelCase. */
+export type FlagValues = Record<string, string | number | boolean | undefined>;
+
+export interface Command {
+  name: string;
+  summary: string;
+  flags: Flag[];
+  /** a word after the subcommand; its value is passed on as `key` */
+  argument?: { name: string; key: string; help: string };
+  /** @returns the exit code, 0 when it returns nothing */
+  run(values: FlagValues): Promise<number | void>;
+}
+
+/**
+ * A flag's text as its value.
+ * @throws {MicrogptError} when it is no number, or none of the choices
+ */
+export function parseFlag(flag: Flag, text: string): string | number {
+  if (flag.choices && !flag.choices.includes(text)) {
+    throw new MicrogptError(
+      `${flag.name} must be one of ${flag.choices.join(", ")}, got ${JSON.stringify(text)}`,
+      {
+        usage: true,
+      },
+    );
+  }
+  if (flag.type !== "number") return text;
+  const value = Number(text);
+  if (text.trim() !== "" && !Number.isNaN(value)) return value;
+  throw new MicrogptError(`${flag.name} must be a number, got ${JSON.stringify(text)}`, { usage: true });
+}
+
+/** The flags that say where to compute. */
+export const DEVICE_FLAGS: Flag[] = [
+  {
+    name: "--device",
+    value: "name",
+    help: "where to compute",
+    choices: ["cpu", "metal", "webgpu", "auto", "reference"],
+    default: "cpu",
+  },
+  {
+    name: "--dtype",
+    value: "type",
+    help: "type of working weights and activations (default bf16 on metal, f32 otherwise)",
+    choices: ["f32", "bf16", "f16"],
+  },
+  { name: "--threads", value: "n", type: "number", help: "CPU threads (default: all)" },
+];

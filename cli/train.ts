@@ -1,0 +1,342 @@
+import { renderLengths } from "../data/lengths.ts";
+import { MicrogptError } from "../model/errors.ts";
+import { generateSamples, wholeSamples } from "../model/generation.ts";
+import { DEFAULTS, PRESETS, SETTING_RULES } from "../model/presets.ts";
+import type { EvaluationEvent, StepEvent } from "../model/trainer.ts";
+import { type PreparedRun, prepareRun, type TrainOptions } from "../train.ts";
+import { type Command, DEVICE_FLAGS, type Flag, type FlagValues } from "./command.ts";
+import {
+  bar,
+  columns,
+  type CurvePoint,
+  duration,
+  harmless,
+  isTerminal,
+  LiveLine,
+  lossCurve,
+  print,
+  say,
+  sayNotice,
+  styled,
+} from "./terminal.ts";
+
+/** What each setting's flag does; names and ranges stand in model/presets.ts. */
+const SETTING_HELP: Record<keyof typeof SETTING_RULES, string> = {
+  steps: "steps to train; with --resume so many more",
+  learningRate: "peak learning rate",
+  warmupSteps: "steps of linear warmup before the linear decay",
+  seed: "seed of weights, batches and validation split",
+  nEmbd: "width of the embedding",
+  nHead: "attention heads, a divisor of --n-embd",
+  nLayer: "layers",
+  blockSize: "longest context in tokens",
+  batchSize: "documents a batch",
+  vocabSize: "most tokens of the tokenizer",
+  gradClip: "largest global gradient norm; 0 = off",
+  gradAccum: "batches a step, one after the other in the same memory",
+  weightDecay: "decoupled weight decay",
+  valFraction: "share of documents held out; 0 = none",
+  evalEvery: "steps between evaluations; 0 = only at the end",
+  checkpointEvery: "steps between checkpoints; 0 = only at the end",
+  skipLong: "drop documents longer than the block instead of truncating them",
+};
+
+const settingFlags = (Object.keys(SETTING_RULES) as (keyof typeof SETTING_RULES)[]).map((name): Flag => {
+  const { flag, kind } = SETTING_RULES[name];
+  if (kind === "switch") return { name: flag, help: SETTING_HELP[name] };
+  return {
+    name: flag,
+    value: "n",
+    type: "number",
+    help: SETTING_HELP[name],
+    default: DEFAULTS[name] as number,
+  };
+});
+
+export const command: Command = {
+  name: "train",
+  summary: "train a model on your text or conversations",
+  flags: [
+    {
+      name: "--input",
+      value: "file",
+      help: "text, one document a line, or JSONL with --chat; - is standard input",
+    },
+    { name: "--output", value: "dir", help: "where the model goes", default: "output" },
+    { name: "--chat", help: "the input is conversations: JSONL of [{role, content}, …]" },
+    { name: "--preset", value: "name", help: "settings to start from", choices: Object.keys(PRESETS) },
+    { name: "--resume", value: "dir", help: "go on from this checkpoint" },
+    ...settingFlags,
+    ...DEVICE_FLAGS,
+    {
+      name: "--keep",
+      value: "n",
+      type: "number",
+      help: "keep the last n checkpoints, and the best, under DIR/checkpoints",
+    },
+    {
+      name: "--sample-every",
+      value: "n",
+      type: "number",
+      help: "print three samples every n steps; 0 = never",
+      default: 0,
+    },
+    { name: "--dry-run", help: "stop before the first step: show configuration, memory plan and lengths" },
+  ],
+  run: runTrain,
+};
+
+async function runTrain(values: FlagValues): Promise<number> {
+  const { dryRun, sampleEvery = 0, lr, ...rest } = values as FlagValues & { sampleEvery?: number };
+  checkCount("--sample-every", sampleEvery);
+  checkCount("--keep", values.keep as number | undefined);
+  const options = { ...rest, ...(lr === undefined ? {} : { learningRate: lr }) } as TrainOptions;
+  const prepared = await prepareRun(options);
+  describe(prepared);
+  if (dryRun) {
+    prepared.run.close();
+    return 0;
+  }
+  const interrupt = new AbortController();
+  const stopListening = onInterrupt(() => {
+    say("\nstopping after this step and saving; Ctrl-C again stops at once");
+    interrupt.abort();
+  });
+  try {
+    const report = await follow(prepared, interrupt.signal, sampleEvery);
+    await finish(prepared, report);
+    return interrupt.signal.aborted ? 130 : 0;
+  } finally {
+    stopListening();
+    prepared.run.close();
+  }
+}
+
+function checkCount(flag: string, value: number | undefined): void {
+  if (value === undefined || (Number.isInteger(value) && value >= 0 && value <= 1e9)) return;
+  throw new MicrogptError(`${flag} must be a whole number from 0 to 1000000000, got ${value}`, {
+    usage: true,
+  });
+}
+
+/** Calls `first` at the first Ctrl-C; the second ends the program at once. */
+function onInterrupt(first: () => void): () => void {
+  let seen = false;
+  const listener = () => {
+    if (seen) Deno.exit(130);
+    seen = true;
+    first();
+  };
+  const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
+  for (const signal of signals) Deno.addSignalListener(signal, listener);
+  return () => signals.forEach((signal) => Deno.removeSignalListener(signal, listener));
+}
+
+/** Configuration, device, data, memory. */
+function describe(prepared: PreparedRun): void {
+  const { config, settings, device, memory, run } = prepared;
+  const unit = prepared.mode === "chat" ? "conversations" : "documents";
+  const mb = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
+  const clip = settings.gradClip > 0 ? `clip ${settings.gradClip}` : "no clipping";
+  const batch = settings.gradAccum > 1
+    ? `${settings.batchSize} × ${settings.gradAccum}`
+    : `${settings.batchSize}`;
+  const row = (label: string, text: string) => say(`${styled("dim", label.padEnd(8))} ${text}`);
+  row(
+    "model",
+    `${config.n_layer} layers, ${config.n_head} heads, width ${config.n_embd}, context ${config.block_size}, ` +
+      `vocabulary ${config.vocab_size}: ${prepared.parameters.toLocaleString("en")} parameters`,
+  );
+  row(
+    "data",
+    `${prepared.dataPath}: ${prepared.trainingDocuments} ${unit} to train on, ${prepared.validationDocuments} held out`,
+  );
+  row(
+    "training",
+    `steps ${run.startStep} … ${run.totalSteps}, batch ${batch}, lr ${settings.learningRate}, ` +
+      `warmup ${settings.warmupSteps}, ${clip}, seed ${settings.seed}`,
+  );
+  row("device", `${device.name}, ${device.dtype}`);
+  row(
+    "memory",
+    `${mb(memory.total)}: weights ${mb(memory.weights)}, gradients ${mb(memory.gradients)}, ` +
+      `moments ${mb(memory.moments)}, activations at most ${mb(memory.activations)}`,
+  );
+  for (const line of renderLengths(prepared.lengths, unit)) say(line);
+  for (const notice of prepared.notices) sayNotice(notice);
+}
+
+/** What is remembered of a run for its end. */
+interface Report {
+  training: CurvePoint[];
+  validation: EvaluationEvent[];
+  smoothed: number;
+  tokens: number;
+  seconds: number;
+}
+
+/** Runs to the end and shows how it goes. */
+async function follow(prepared: PreparedRun, signal: AbortSignal, sampleEvery: number): Promise<Report> {
+  const { run } = prepared;
+  const report: Report = { training: [], validation: [], smoothed: NaN, tokens: 0, seconds: 0 };
+  const live = new LiveLine();
+  const progress = isTerminal() ? new LiveProgress(run.totalSteps, live) : new LineProgress(run.totalSteps);
+  const started = performance.now();
+  for await (const event of run.events(signal)) {
+    switch (event.type) {
+      case "step":
+        remember(report, event);
+        progress.step(event, report.smoothed);
+        if (!event.applied) {
+          live.clear();
+          sayNotice(
+            `warning: step ${event.step} skipped: loss ${event.loss}, gradient norm ${event.gradNorm}`,
+          );
+        }
+        if (sampleEvery > 0 && event.step % sampleEvery === 0) {
+          live.clear();
+          await showSamples(prepared, 3, (text, i) => say(`  sample ${i + 1}: ${text}`));
+        }
+        break;
+      case "evaluation":
+        report.validation.push(event);
+        live.clear();
+        say(`step ${event.step}: held out ${lossAndBits(event)}`);
+        break;
+      case "recovery":
+        live.clear();
+        sayNotice(
+          `warning: too many steps were not finite: back to step ${event.step}, learning rate now ${event.learningRate}`,
+        );
+        break;
+      case "checkpoint":
+        live.clear();
+        if (!event.final && !signal.aborted) {
+          say(`step ${event.step}: checkpoint saved to ${event.directory}`);
+        }
+        break;
+      case "notice":
+        live.clear();
+        sayNotice(event.message);
+    }
+  }
+  live.clear();
+  report.seconds = (performance.now() - started) / 1000;
+  return report;
+}
+
+function lossAndBits({ loss, bitsPerByte }: EvaluationEvent): string {
+  return `loss ${loss.toFixed(4)}, ${bitsPerByte.toFixed(4)} bits per byte`;
+}
+
+/** Smooths the loss over about 50 steps, fewer at the start. */
+function remember(report: Report, { step, loss, tokens }: StepEvent): void {
+  report.training.push({ step, loss });
+  report.tokens += tokens;
+  if (!Number.isFinite(loss)) return;
+  const weight = Math.max(1 / report.training.length, 0.02);
+  report.smoothed = Number.isNaN(report.smoothed)
+    ? loss
+    : report.smoothed + weight * (loss - report.smoothed);
+}
+
+/** One live line, for a terminal. */
+class LiveProgress {
+  readonly #pace = new Pace();
+  constructor(readonly totalSteps: number, readonly live: LiveLine) {}
+
+  step(event: StepEvent, smoothed: number): void {
+    this.#pace.add(event);
+    const { step, learningRate } = event;
+    const left = duration((this.totalSteps - step) * this.#pace.milliseconds / 1000);
+    const text =
+      ` ${step}/${this.totalSteps}  loss ${smoothed.toFixed(4)}  lr ${learningRate.toPrecision(3)}  ` +
+      `${Math.round(this.#pace.tokensPerSecond).toLocaleString("en")} tok/s  ${
+        this.#pace.milliseconds.toFixed(1)
+      } ms  ETA ${left}`;
+    const room = Math.max(5, Math.min(30, columns() - text.length - 2));
+    this.live.update(bar(step / this.totalSteps, room) + text);
+  }
+}
+
+/** Plain lines, for a file or a pipe: the first step, then one a while, the last. */
+class LineProgress {
+  readonly #pace = new Pace();
+  #next = 0;
+  constructor(readonly totalSteps: number) {}
+
+  step(event: StepEvent, _smoothed: number): void {
+    this.#pace.add(event);
+    const { step, tokens, loss } = event;
+    const now = performance.now();
+    if (now < this.#next && step !== this.totalSteps) return;
+    this.#next = now + 2000;
+    const seconds = this.#pace.milliseconds / 1000;
+    say(
+      `step ${step} / ${this.totalSteps} | len ${tokens} | loss ${loss.toFixed(4)} | ${
+        seconds.toPrecision(3)
+      }s/step | ` +
+        `eta ${duration((this.totalSteps - step) * seconds)}`,
+    );
+  }
+}
+
+/** Speed over the last while. */
+class Pace {
+  milliseconds = NaN;
+  #tokens = NaN;
+
+  add({ milliseconds, tokens }: StepEvent): void {
+    const smooth = (old: number, value: number) => Number.isNaN(old) ? value : old + 0.05 * (value - old);
+    this.milliseconds = smooth(this.milliseconds, milliseconds);
+    this.#tokens = smooth(this.#tokens, tokens);
+  }
+
+  get tokensPerSecond(): number {
+    return this.#tokens / this.milliseconds * 1000;
+  }
+}
+
+async function showSamples(
+  { run, device, config, tokenizer, mode }: PreparedRun,
+  numSamples: number,
+  show: (text: string, index: number) => void,
+): Promise<void> {
+  const model = { device, config, tokenizer, chat: mode === "chat", weights: run.trainer.weights };
+  let index = 0;
+  for await (const text of wholeSamples(generateSamples(model, { numSamples, maxTokens: 200 }))) {
+    show(harmless(text).trim(), index++);
+  }
+}
+
+/** Losses, curve, samples, and what to do next. */
+async function finish(prepared: PreparedRun, report: Report): Promise<void> {
+  const { run, mode } = prepared;
+  const { step } = run.trainer;
+  for (const line of lossCurve(report.training, report.validation)) say(line);
+  const rate = Math.round(report.tokens / report.seconds).toLocaleString("en");
+  say(
+    `trained to step ${step} in ${duration(report.seconds)}: ${
+      report.tokens.toLocaleString("en")
+    } tokens, ${rate} a second`,
+  );
+  const held = report.validation.at(-1);
+  say(`training loss ${report.smoothed.toFixed(4)}` + (held ? `, held out ${lossAndBits(held)}` : ""));
+  if (run.skippedSteps > 0) {
+    sayNotice(`warning: ${run.skippedSteps} steps were skipped, their loss or gradient was not finite`);
+  }
+  say(`model in ${run.output}`);
+  if (step < run.totalSteps) {
+    say(`resume with: ${programName()} train --resume ${run.output}`);
+    return;
+  }
+  say(`next: ${programName()} ${mode === "chat" ? "chat" : "generate"} --model-dir ${run.output}`);
+  if (mode === "text") {
+    await showSamples(prepared, 5, (text, i) => print(`sample ${String(i + 1).padStart(2)}: ${text}`));
+  }
+}
+
+/** How a person calls this program. */
+function programName(): string {
+  return Deno.build.standalone ? "microgpt" : "deno task microgpt";
+}
