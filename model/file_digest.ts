@@ -8,8 +8,8 @@ export interface FileDigest {
   sha256: string;
 }
 
-/** Bytes moved at a time: hashing so many takes about half a millisecond, so training goes on between chunks. */
-export const CHUNK_BYTES = 1 << 20;
+/** Bytes moved at a time: copying and hashing so many takes a few milliseconds, so training goes on between. */
+export const CHUNK_BYTES = 2 << 20;
 
 /** A new file that is hashed while it is written. Call `finish` or `abandon`. */
 export class HashedFile {
