@@ -1,6 +1,5 @@
 /** What the program shows a person: errors, one live line, the loss curve. All of it on stderr. */
 import { stripVTControlCharacters, styleText } from "node:util";
-import asciichart from "npm:asciichart@1.5.25";
 import { MicrogptError } from "../model/errors.ts";
 
 const encoder = new TextEncoder();
@@ -99,13 +98,9 @@ export class LiveLine {
   }
 }
 
-/** Width of the terminal. */
+/** Width of the terminal; 80 where there is none, or one that does not say. */
 export function columns(): number {
-  try {
-    return Deno.consoleSize().columns;
-  } catch {
-    return 80; // not a terminal
-  }
+  return isTerminal() && Deno.consoleSize().columns || 80;
 }
 
 /** A bar of `width` characters, filled to `fraction`. */
@@ -129,43 +124,48 @@ export interface CurvePoint {
   loss: number;
 }
 
-/** The loss curve as lines of text: training loss averaged over each column, and the held-out loss where it was measured. */
+const CURVE_ROWS = 10;
+
+/** The loss curve as lines of text: the training loss, averaged over each column, and the held-out loss where it was measured. */
 export function lossCurve(training: CurvePoint[], validation: CurvePoint[]): string[] {
-  const finite = training.filter(({ loss }) => Number.isFinite(loss));
-  if (finite.length < 2) return [];
-  const first = finite[0]!.step;
-  const last = finite.at(-1)!.step;
-  const width = Math.min(columns() - 12, 72, finite.length);
-  const column = (step: number) =>
-    Math.min(width - 1, Math.floor((step - first) / (last - first + 1) * width));
+  const points = training.filter(({ loss }) => Number.isFinite(loss));
+  if (points.length < 2) return [];
+  const first = points[0]!.step;
+  const span = points.at(-1)!.step - first + 1;
+  const width = Math.min(columns() - 12, 72, points.length);
+  const column = (step: number) => Math.min(width - 1, Math.floor((step - first) / span * width));
+  const curve = columnMeans(points, width, column);
+  const held = validation.filter(({ step, loss }) => step >= first && Number.isFinite(loss));
+  const all = [...curve, ...held.map(({ loss }) => loss)];
+  const [min, max] = [Math.min(...all), Math.max(...all)];
+  const row = (loss: number) => Math.round((max - loss) / (max - min || 1) * (CURVE_ROWS - 1));
+
+  const grid = Array.from({ length: CURVE_ROWS }, () => new Array<string>(width).fill(" "));
+  curve.forEach((loss, x) => {
+    const [from, to] = [row(curve[x - 1] ?? loss), row(loss)];
+    for (let y = Math.min(from, to) + 1; y < Math.max(from, to); y++) grid[y]![x] = "│";
+    grid[to]![x] = "─";
+    if (from !== to) grid[from]![x] = from < to ? "╮" : "╯";
+    if (from !== to) grid[to]![x] = from < to ? "╰" : "╭";
+  });
+  for (const { step, loss } of held) grid[row(loss)]![column(step)] = styled("yellow", "●");
+  const label = (y: number) => (max - y * (max - min) / (CURVE_ROWS - 1)).toFixed(2).padStart(7);
+  return [
+    `loss: ─ training${held.length > 0 ? `, ${styled("yellow", "●")} held out` : ""}`,
+    ...grid.map((cells, y) => `${label(y)} ┤${cells.join("")}`),
+    `${" ".repeat(8)}└${"─".repeat(width)}`,
+    `${" ".repeat(9)}${first}${String(first + span - 1).padStart(width - String(first).length)}`,
+  ];
+}
+
+/** The mean loss of each column's steps; a column without steps repeats the one before. */
+function columnMeans(points: CurvePoint[], width: number, column: (step: number) => number): number[] {
   const sums = Array.from({ length: width }, () => ({ sum: 0, count: 0 }));
-  for (const { step, loss } of finite) {
+  for (const { step, loss } of points) {
     const at = sums[column(step)]!;
     at.sum += loss;
     at.count++;
   }
-  let previous = finite[0]!.loss;
-  const curve = sums.map(({ sum, count }) => previous = count > 0 ? sum / count : previous);
-  const held: number[] = new Array(width).fill(NaN);
-  for (const { step, loss } of validation) {
-    if (step >= first && Number.isFinite(loss)) held[column(step)] = loss;
-  }
-  const series = validation.length > 0 ? [curve, filled(held)] : [curve];
-  const colors = Deno.noColor || !isTerminal() ? {} : { colors: [asciichart.blue, asciichart.yellow] };
-  const chart = asciichart.plot(series, { height: 10, ...colors });
-  const legend = validation.length > 0 ? "loss (blue: training, yellow: held out)" : "loss";
-  const title = isTerminal() && !Deno.noColor ? legend : legend.replace(/ \(.*/, ", training and held out");
-  return [title, ...chart.split("\n"), `         step ${first} … ${last}`];
-}
-
-/** Straight lines between the values that are there; asciichart leaves NaN out. */
-function filled(values: number[]): number[] {
-  const known = values.flatMap((value, i) => Number.isNaN(value) ? [] : [i]);
-  return values.map((value, i) => {
-    if (!Number.isNaN(value)) return value;
-    const right = known.find((k) => k > i);
-    const left = known.findLast((k) => k < i);
-    if (right === undefined || left === undefined) return NaN;
-    return values[left]! + (values[right]! - values[left]!) * (i - left) / (right - left);
-  });
+  let mean = points[0]!.loss;
+  return sums.map(({ sum, count }) => mean = count > 0 ? sum / count : mean);
 }
