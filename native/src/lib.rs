@@ -4,8 +4,12 @@
 //! its length. Every call that can fail returns a status (`status.rs`), and its message belongs to the
 //! calling thread, so such calls are made synchronously. Change `ABI_VERSION` whenever an export changes.
 
+pub mod device;
 pub mod handles;
+pub mod kernels;
+pub mod pool;
 pub mod status;
+pub mod tensors;
 pub mod threads;
 pub mod tokenizer;
 

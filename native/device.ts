@@ -1,0 +1,570 @@
+/**
+ * The CPU device: the kernels of the native library behind the `Device` interface. Each call is one synchronous native
+ * call with numbers only; the library checks every range, this file checks shapes.
+ */
+import type {
+  AdamHyper,
+  AdamState,
+  Batch,
+  DecodeRows,
+  Device,
+  Dtype,
+  ElementType,
+  MatmulForm,
+  MatmulFusion,
+  PackedDocuments,
+  Sampling,
+  Tensor,
+} from "../model/device.ts";
+import { MicrogptError } from "../model/errors.ts";
+import { openKernels } from "./kernels.ts";
+import { check } from "./library.ts";
+
+/** What `openCpuDevice` accepts. */
+export interface CpuDeviceOptions {
+  /** threads that compute, this one included; 0 or absent: one for each core */
+  threads?: number;
+  /** f32 is the only one */
+  dtype?: Dtype;
+}
+
+/** More threads than this are taken for a mistake. */
+const MAX_THREADS = 1024;
+/** The handle that stands for "memory is short". */
+const NO_MEMORY = 0xffff_ffff;
+/** As numbered in native/src/kernels/matmul.rs. */
+const FORMS: Record<MatmulForm, number> = { NT: 0, NN: 1, TN: 2 };
+const ADD_OUT = 1, ADD_MATRIX = 2, RELU = 4, MASK = 8;
+
+class CpuTensor implements Tensor {
+  rows: number;
+  constructor(
+    readonly type: ElementType,
+    readonly capacity: number,
+    readonly cols: number,
+    /** number of the memory in the library */
+    readonly handle: number,
+    /** first element in it */
+    readonly offset: number,
+  ) {
+    this.rows = capacity;
+  }
+}
+
+class CpuBatch implements Batch {
+  tokenCount = 0;
+  constructor(readonly maxTokens: number, readonly maxDocuments: number, readonly handle: number) {}
+}
+
+/**
+ * Opens the CPU device.
+ * @throws {MicrogptError} when the native library cannot be opened, for another dtype than f32, and for a number of threads out of range
+ */
+export function openCpuDevice(options: CpuDeviceOptions = {}): CpuDevice {
+  return new CpuDevice(options);
+}
+
+/** The processor and its memory as a device; made by {@link openCpuDevice}. */
+export class CpuDevice implements Device {
+  readonly kind = "cpu";
+  readonly dtype = "f32";
+  readonly stepsInFlight = 1;
+  readonly name: string;
+  /** threads that compute, the caller's included */
+  readonly threads: number;
+  readonly #device: number;
+  readonly #native: ReturnType<typeof openKernels>;
+  /** where the library writes handles */
+  readonly #handle = new Uint32Array(1);
+
+  constructor({ threads = 0, dtype = "f32" }: CpuDeviceOptions) {
+    if (dtype !== "f32") {
+      throw new MicrogptError(`--device cpu computes in f32, not in ${dtype}`, {
+        hint: "use --dtype f32, or --device webgpu",
+        usage: true,
+      });
+    }
+    if (!Number.isInteger(threads) || threads < 0 || threads > MAX_THREADS) {
+      throw new MicrogptError(`--threads must be a whole number from 0 to ${MAX_THREADS}, got ${threads}`, {
+        usage: true,
+      });
+    }
+    this.threads = threads || navigator.hardwareConcurrency;
+    this.#native = openKernels();
+    check(this.#native.mg_cpu_open(this.threads, this.#handle, 1));
+    this.#device = this.#handle[0]!;
+    this.name = `${this.#processor()}, ${this.threads} ${this.threads === 1 ? "thread" : "threads"}`;
+  }
+
+  #processor(): string {
+    const bytes = new Uint8Array(256);
+    const length = this.#native.mg_cpu_name(bytes, bytes.length);
+    check(length);
+    return new TextDecoder().decode(bytes.subarray(0, length));
+  }
+
+  tensor(label: string, rows: number, cols: number, type: ElementType = "f32"): Tensor {
+    check(this.#native.mg_cpu_allocate(this.#device, rows * cols, this.#handle, 1));
+    if (this.#handle[0] === NO_MEMORY) {
+      const megabytes = Math.ceil(rows * cols * 4 / 1e6).toLocaleString("en-US");
+      throw new MicrogptError(`not enough memory for ${label}: ${megabytes} MB`, {
+        hint: "make the model or the batch smaller: --n-embd, --block-size or --batch-size",
+      });
+    }
+    return new CpuTensor(type, rows, cols, this.#handle[0]!, 0);
+  }
+
+  createBatch(maxTokens: number, maxDocuments: number): Batch {
+    check(this.#native.mg_cpu_create_batch(this.#device, this.#handle, 1));
+    return new CpuBatch(maxTokens, maxDocuments, this.#handle[0]!);
+  }
+
+  view(tensor: Tensor, offset: number, rows: number, cols: number): Tensor {
+    const parent = tensor as CpuTensor;
+    if (offset < 0 || offset + rows * cols > parent.capacity * parent.cols) {
+      throw new RangeError("view reaches beyond its tensor");
+    }
+    return new CpuTensor(parent.type, rows, cols, parent.handle, parent.offset + offset);
+  }
+
+  free(tensor: Tensor): void {
+    check(this.#native.mg_cpu_free(this.#device, (tensor as CpuTensor).handle));
+  }
+
+  write(tensor: Tensor, data: Float32Array | Uint32Array, offset = 0): void {
+    const t = tensor as CpuTensor;
+    if ((t.type === "u32") !== (data instanceof Uint32Array)) {
+      throw new TypeError(`a ${t.type} tensor cannot be written from a ${data.constructor.name}`);
+    }
+    if (offset < 0 || offset + data.length > t.capacity * t.cols) {
+      throw new RangeError("write reaches beyond its tensor");
+    }
+    check(this.#native.mg_cpu_write(this.#device, t.handle, t.offset + offset, data, data.length));
+  }
+
+  read(tensor: Tensor): Promise<Float32Array | Uint32Array> {
+    const t = tensor as CpuTensor;
+    const length = t.rows * t.cols;
+    const data = t.type === "u32" ? new Uint32Array(length) : new Float32Array(length);
+    check(this.#native.mg_cpu_read(this.#device, t.handle, t.offset, data, length));
+    return Promise.resolve(data);
+  }
+
+  zero(tensor: Tensor): void {
+    const t = tensor as CpuTensor;
+    check(this.#native.mg_cpu_zero(this.#device, t.handle, t.offset, t.rows * t.cols));
+  }
+
+  loadBatch(batch: Batch, { tokens, targets, starts }: PackedDocuments): void {
+    if (tokens.length > batch.maxTokens || starts.length - 1 > batch.maxDocuments) {
+      throw new RangeError("more tokens or documents than the batch has room for");
+    }
+    const { handle } = batch as CpuBatch;
+    check(
+      this.#native.mg_cpu_load_batch(
+        this.#device,
+        handle,
+        tokens,
+        tokens.length,
+        targets,
+        targets.length,
+        starts,
+        starts.length,
+      ),
+    );
+    batch.tokenCount = tokens.length;
+  }
+
+  /** Nothing is queued: every call has done its work when it returns. */
+  submit(): void {}
+
+  destroy(): void {
+    check(this.#native.mg_cpu_close(this.#device));
+  }
+
+  embed(x: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void {
+    sameShape(x, batch.tokenCount, wte.cols);
+    sameShape(wpe, wpe.rows, wte.cols);
+    const [o, t, p] = [x, wte, wpe] as [CpuTensor, CpuTensor, CpuTensor];
+    check(
+      this.#native.mg_cpu_embed(
+        this.#device,
+        o.handle,
+        o.offset,
+        (batch as CpuBatch).handle,
+        t.handle,
+        t.offset,
+        p.handle,
+        p.offset,
+        o.rows,
+        o.cols,
+        t.rows,
+        p.rows,
+      ),
+    );
+  }
+
+  embedBackward(dWte: Tensor, dWpe: Tensor, dx: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void {
+    sameShape(dx, batch.tokenCount, wte.cols);
+    sameShape(wpe, wpe.rows, wte.cols);
+    sameShape(dWte, wte.rows, wte.cols);
+    sameShape(dWpe, wpe.rows, wpe.cols);
+    const [dt, dp, y, t, p] = [dWte, dWpe, dx, wte, wpe] as CpuTensor[] as FiveTensors;
+    check(
+      this.#native.mg_cpu_embed_backward(
+        this.#device,
+        dt.handle,
+        dt.offset,
+        dp.handle,
+        dp.offset,
+        y.handle,
+        y.offset,
+        (batch as CpuBatch).handle,
+        t.handle,
+        t.offset,
+        p.handle,
+        p.offset,
+        y.rows,
+        y.cols,
+        t.rows,
+        p.rows,
+      ),
+    );
+  }
+
+  rmsNorm(out: Tensor, x: Tensor): void {
+    sameShape(out, x.rows, x.cols);
+    const [o, i] = [out as CpuTensor, x as CpuTensor];
+    check(this.#native.mg_cpu_rms_norm(this.#device, o.handle, o.offset, i.handle, i.offset, i.rows, i.cols));
+  }
+
+  rmsNormBackward(dx: Tensor, dy: Tensor, x: Tensor): void {
+    sameShape(dx, x.rows, x.cols);
+    sameShape(dy, x.rows, x.cols);
+    const [o, y, i] = [dx as CpuTensor, dy as CpuTensor, x as CpuTensor];
+    check(
+      this.#native.mg_cpu_rms_norm_backward(
+        this.#device,
+        o.handle,
+        o.offset,
+        y.handle,
+        y.offset,
+        i.handle,
+        i.offset,
+        i.rows,
+        i.cols,
+      ),
+    );
+  }
+
+  matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion: MatmulFusion = {}): void {
+    const { add = out, relu = false, reluMask = out } = fusion;
+    const K = form === "TN" ? a.rows : a.cols;
+    sameShape(out, form === "TN" ? a.cols : a.rows, form === "NT" ? b.rows : b.cols);
+    sameShape(b, form === "NT" ? b.rows : K, form === "NT" ? K : b.cols);
+    sameShape(add, out.rows, out.cols);
+    sameShape(reluMask, out.rows, out.cols);
+    const [o, l, r, s, m] = [out, a, b, add, reluMask] as CpuTensor[] as FiveTensors;
+    const adds = fusion.add === undefined
+      ? 0
+      : s.handle === o.handle && s.offset === o.offset
+      ? ADD_OUT
+      : ADD_MATRIX;
+    const flags = adds | (relu ? RELU : 0) | (fusion.reluMask === undefined ? 0 : MASK);
+    check(
+      this.#native.mg_cpu_matmul(
+        this.#device,
+        o.handle,
+        o.offset,
+        l.handle,
+        l.offset,
+        r.handle,
+        r.offset,
+        s.handle,
+        s.offset,
+        m.handle,
+        m.offset,
+        FORMS[form],
+        flags,
+        o.rows,
+        o.cols,
+        K,
+      ),
+    );
+  }
+
+  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void {
+    sameShape(out, batch.tokenCount, out.cols);
+    sameShape(lse, out.rows, nHead);
+    sameShape(qkv, out.rows, 3 * out.cols);
+    const [o, l, x] = [out as CpuTensor, lse as CpuTensor, qkv as CpuTensor];
+    check(
+      this.#native.mg_cpu_attention(
+        this.#device,
+        o.handle,
+        o.offset,
+        l.handle,
+        l.offset,
+        x.handle,
+        x.offset,
+        (batch as CpuBatch).handle,
+        o.rows,
+        o.cols,
+        nHead,
+      ),
+    );
+  }
+
+  attentionBackward(
+    dQkv: Tensor,
+    dOut: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    qkv: Tensor,
+    batch: Batch,
+    nHead: number,
+  ): void {
+    sameShape(out, batch.tokenCount, out.cols);
+    sameShape(dOut, out.rows, out.cols);
+    sameShape(lse, out.rows, nHead);
+    sameShape(qkv, out.rows, 3 * out.cols);
+    sameShape(dQkv, out.rows, 3 * out.cols);
+    const [dx, dy, y, l, x] = [dQkv, dOut, out, lse, qkv] as CpuTensor[] as FiveTensors;
+    check(
+      this.#native.mg_cpu_attention_backward(
+        this.#device,
+        dx.handle,
+        dx.offset,
+        dy.handle,
+        dy.offset,
+        y.handle,
+        y.offset,
+        l.handle,
+        l.offset,
+        x.handle,
+        x.offset,
+        (batch as CpuBatch).handle,
+        y.rows,
+        y.cols,
+        nHead,
+      ),
+    );
+  }
+
+  crossEntropy(
+    logits: Tensor,
+    losses: Tensor,
+    batch: Batch,
+    firstRow: number,
+    scale: number,
+    control: Tensor,
+  ): void {
+    if (firstRow + logits.rows > losses.rows * losses.cols) throw new RangeError("more logits than losses");
+    sameShape(control, 1, 4);
+    const [x, l, c] = [logits as CpuTensor, losses as CpuTensor, control as CpuTensor];
+    check(
+      this.#native.mg_cpu_cross_entropy(
+        this.#device,
+        x.handle,
+        x.offset,
+        l.handle,
+        l.offset,
+        c.handle,
+        c.offset,
+        (batch as CpuBatch).handle,
+        firstRow,
+        x.rows,
+        x.cols,
+        scale,
+      ),
+    );
+  }
+
+  sumLoss(metrics: Tensor, slot: number, losses: Tensor, accumulate: boolean): void {
+    const [m, l] = [metrics as CpuTensor, losses as CpuTensor];
+    check(
+      this.#native.mg_cpu_sum_loss(
+        this.#device,
+        m.handle,
+        metricsRow(m, slot),
+        l.handle,
+        l.offset,
+        l.rows * l.cols,
+        accumulate ? 1 : 0,
+      ),
+    );
+  }
+
+  gradNorm(metrics: Tensor, slot: number, gradients: Tensor, control: Tensor): void {
+    sameShape(control, 1, 4);
+    const [m, g, c] = [metrics as CpuTensor, gradients as CpuTensor, control as CpuTensor];
+    check(
+      this.#native.mg_cpu_grad_norm(
+        this.#device,
+        m.handle,
+        metricsRow(m, slot),
+        g.handle,
+        g.offset,
+        g.rows * g.cols,
+        c.handle,
+        c.offset,
+      ),
+    );
+  }
+
+  adam(state: AdamState, metrics: Tensor, slot: number, hyper: AdamHyper): void {
+    const { params, gradients } = state;
+    for (const tensor of [gradients, state.m, state.v]) sameShape(tensor, params.rows, params.cols);
+    sameShape(state.control, 1, 4);
+    const [p, g, m, v, c] = [
+      params,
+      gradients,
+      state.m,
+      state.v,
+      state.control,
+    ] as CpuTensor[] as FiveTensors;
+    check(
+      this.#native.mg_cpu_adam(
+        this.#device,
+        p.handle,
+        p.offset,
+        m.handle,
+        m.offset,
+        v.handle,
+        v.offset,
+        g.handle,
+        g.offset,
+        p.rows * p.cols,
+        c.handle,
+        c.offset,
+        (metrics as CpuTensor).handle,
+        metricsRow(metrics as CpuTensor, slot),
+        hyper.learningRate,
+        hyper.beta1,
+        hyper.beta2,
+        hyper.epsilon,
+        hyper.weightDecay,
+        hyper.gradClip,
+      ),
+    );
+  }
+
+  embedRows(x: Tensor, rows: DecodeRows, wte: Tensor, wpe: Tensor): void {
+    sameShape(x, rows.tokens.rows, wte.cols);
+    sameShape(rows.positions, x.rows, 1);
+    sameShape(wpe, wpe.rows, wte.cols);
+    const [o, i, s, t, p] = [x, rows.tokens, rows.positions, wte, wpe] as CpuTensor[] as FiveTensors;
+    check(
+      this.#native.mg_cpu_embed_rows(
+        this.#device,
+        o.handle,
+        o.offset,
+        i.handle,
+        i.offset,
+        s.handle,
+        s.offset,
+        t.handle,
+        t.offset,
+        p.handle,
+        p.offset,
+        o.rows,
+        o.cols,
+        t.rows,
+        p.rows,
+      ),
+    );
+  }
+
+  attentionCached(
+    out: Tensor,
+    qkv: Tensor,
+    cache: Tensor,
+    rows: DecodeRows,
+    blockSize: number,
+    nHead: number,
+  ): void {
+    sameShape(qkv, out.rows, 3 * out.cols);
+    sameShape(cache, cache.rows, 2 * out.cols);
+    sameShape(rows.positions, out.rows, 1);
+    sameShape(rows.sequences, out.rows, 1);
+    const [o, x, c, p, s] = [out, qkv, cache, rows.positions, rows.sequences] as CpuTensor[] as FiveTensors;
+    check(
+      this.#native.mg_cpu_attention_cached(
+        this.#device,
+        o.handle,
+        o.offset,
+        x.handle,
+        x.offset,
+        c.handle,
+        c.offset,
+        p.handle,
+        p.offset,
+        s.handle,
+        s.offset,
+        o.rows,
+        o.cols,
+        c.rows,
+        blockSize,
+        nHead,
+      ),
+    );
+  }
+
+  sample(
+    rows: DecodeRows,
+    logits: Tensor,
+    output: Tensor,
+    step: number,
+    seeds: Tensor,
+    sampling: Sampling,
+  ): void {
+    sameShape(rows.tokens, logits.rows, 1);
+    sameShape(rows.positions, logits.rows, 1);
+    sameShape(rows.sequences, logits.rows, 1);
+    if (step < 0 || step >= output.rows || logits.rows > output.cols) {
+      throw new RangeError(`output has no step ${step} of ${logits.rows} rows`);
+    }
+    const [t, p, s, x] = [rows.tokens, rows.positions, rows.sequences, logits] as CpuTensor[] as FiveTensors;
+    const [o, u] = [output as CpuTensor, seeds as CpuTensor];
+    const suppressed = Uint32Array.from(sampling.suppressed);
+    check(
+      this.#native.mg_cpu_sample(
+        this.#device,
+        t.handle,
+        t.offset,
+        p.handle,
+        p.offset,
+        s.handle,
+        s.offset,
+        x.handle,
+        x.offset,
+        o.handle,
+        o.offset + step * o.cols,
+        u.handle,
+        u.offset,
+        x.rows,
+        x.cols,
+        u.rows,
+        sampling.temperature,
+        sampling.topK,
+        sampling.topP,
+        suppressed,
+        suppressed.length,
+      ),
+    );
+  }
+}
+
+type FiveTensors = [CpuTensor, CpuTensor, CpuTensor, CpuTensor, CpuTensor];
+
+function sameShape(tensor: Tensor, rows: number, cols: number): void {
+  if (tensor.rows !== rows || tensor.cols !== cols) {
+    throw new RangeError(`a matrix is [${tensor.rows}, ${tensor.cols}] where [${rows}, ${cols}] is needed`);
+  }
+}
+
+/** First element of a row of metrics. */
+function metricsRow(metrics: CpuTensor, slot: number): number {
+  if (slot < 0 || slot >= metrics.rows || metrics.cols !== 4) throw new RangeError(`no metrics row ${slot}`);
+  return metrics.offset + slot * 4;
+}

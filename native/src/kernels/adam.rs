@@ -1,0 +1,253 @@
+//! What happens to all parameters at once: the sum of the losses, the norm of the gradients, and Adam.
+//! All arrays have n elements, in one layout.
+//!
+//! Sums go over blocks of fixed size, vectors within a block, f64 over blocks: the same bits for any number of threads.
+//! The norm reads n elements; Adam is one pass that reads 4n and writes 3n, with a root and a division for each.
+
+use super::shared::{Shared, part_of};
+use super::simd::{Simd, dot, map_vectors, simd};
+use super::{GRAIN, chunks_for, span};
+use crate::device::with_device;
+use crate::pool::Pool;
+
+/// Elements of a block of a sum.
+const BLOCK: usize = 4096;
+
+#[inline(always)]
+fn squares<S: Simd>(simd: S, values: &[f32]) -> f32 {
+    dot(simd, values, values)
+}
+
+/// Σ g²
+fn sum_of_squares(pool: &mut Pool, gradients: &[f32]) -> f64 {
+    let blocks = gradients.len().div_ceil(BLOCK);
+    let mut sums = vec![0f32; blocks];
+    let chunks = chunks_for(pool, gradients.len(), 2 * GRAIN);
+    let shared = Shared::new(&mut sums);
+    pool.run(chunks, |i| {
+        for block in part_of(blocks, 1, chunks, i) {
+            let values = &gradients[block * BLOCK..((block + 1) * BLOCK).min(gradients.len())];
+            // SAFETY: blocks of different chunks differ.
+            unsafe { shared.part(block..block + 1)[0] = simd!(squares(values)) };
+        }
+    });
+    sums.iter().map(|&sum| f64::from(sum)).sum()
+}
+
+/// The numbers of one update, the same for all elements.
+#[derive(Clone, Copy)]
+struct Update {
+    /// on the gradient: clipping, and the loss scale undone
+    gradient: f32,
+    beta1: f32,
+    /// 1 − beta1, and what it becomes after the subtraction in f64
+    rest1: f32,
+    beta2: f32,
+    rest2: f32,
+    /// learning rate / (1 − beta1^step)
+    rate: f32,
+    /// 1 / sqrt(1 − beta2^step)
+    root: f32,
+    epsilon: f32,
+    /// learning rate · weight decay
+    decay: f32,
+}
+
+/// m = β1·m + (1 − β1)·g   v = β2·v + (1 − β2)·g²   p −= rate · m / (sqrt(v) · root + ε) + decay · p
+#[inline(always)]
+fn adam_part<S: Simd>(simd: S, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], u: Update) {
+    let c = |value: f32| simd.splat_f32s(value);
+    let scaled = |g| simd.mul_f32s(g, c(u.gradient));
+    map_vectors(simd, m, [g], |m, [g]| {
+        simd.mul_add_e_f32s(m, c(u.beta1), simd.mul_f32s(scaled(g), c(u.rest1)))
+    });
+    map_vectors(simd, v, [g], |v, [g]| {
+        let g = scaled(g);
+        simd.mul_add_e_f32s(v, c(u.beta2), simd.mul_f32s(simd.mul_f32s(g, g), c(u.rest2)))
+    });
+    map_vectors(simd, p, [m, v], |p, [m, v]| {
+        let divisor = simd.mul_add_e_f32s(simd.sqrt_f32s(v), c(u.root), c(u.epsilon));
+        let step = simd.div_f32s(simd.mul_f32s(m, c(u.rate)), divisor);
+        simd.sub_f32s(simd.mul_add_e_f32s(p, c(-u.decay), p), step)
+    });
+}
+
+/// The whole update, in pieces that stay in the first cache between the three passes of `adam_part`.
+fn adam(pool: &mut Pool, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], update: Update) {
+    const PIECE: usize = 1024;
+    let n = p.len();
+    let chunks = chunks_for(pool, n, GRAIN / 2);
+    let (p, m, v) = (Shared::new(p), Shared::new(m), Shared::new(v));
+    pool.run(chunks, |i| {
+        let part = part_of(n, PIECE, chunks, i);
+        for start in part.clone().step_by(PIECE) {
+            let piece = start..(start + PIECE).min(part.end);
+            // SAFETY: parts of different chunks do not overlap.
+            let (p, m, v) = unsafe { (p.part(piece.clone()), m.part(piece.clone()), v.part(piece.clone())) };
+            let g = &g[piece];
+            simd!(adam_part(p, m, v, g, update));
+        }
+    });
+}
+
+/// Columns of a row of metrics, of `control` (see model/device.ts).
+const LOSS: usize = 0;
+const NORM: usize = 1;
+const APPLIED: usize = 2;
+const ADAM_STEP: usize = 0;
+const LOSS_SCALE: usize = 1;
+
+/// metrics.loss = Σ losses, or += with `accumulate`; `metrics` names a row of four.
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_cpu_sum_loss(
+    device: u32,
+    metrics: u32,
+    metrics_at: f64,
+    losses: u32,
+    losses_at: f64,
+    rows: u32,
+    accumulate: u32,
+) -> i32 {
+    with_device(device, |d| {
+        let ([metrics], [losses]) =
+            d.tensors.operands([span(metrics, metrics_at, 1, 4)], [span(losses, losses_at, rows, 1)])?;
+        let start = if accumulate != 0 { f64::from(metrics[LOSS]) } else { 0.0 };
+        metrics[LOSS] = losses.iter().fold(start, |sum, &loss| sum + f64::from(loss)) as f32;
+        Ok(())
+    })
+}
+
+/// metrics.gradNorm = sqrt(Σ g²) / lossScale over gradients [1, len].
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_cpu_grad_norm(
+    device: u32,
+    metrics: u32,
+    metrics_at: f64,
+    gradients: u32,
+    gradients_at: f64,
+    len: f64,
+    control: u32,
+    control_at: f64,
+) -> i32 {
+    with_device(device, |d| {
+        let ([metrics], [gradients, control]) = d.tensors.operands(
+            [span(metrics, metrics_at, 1, 4)],
+            [flat(gradients, gradients_at, len), span(control, control_at, 1, 4)],
+        )?;
+        let norm = sum_of_squares(&mut d.pool, gradients).sqrt() / f64::from(control[LOSS_SCALE]);
+        metrics[NORM] = norm as f32;
+        Ok(())
+    })
+}
+
+fn flat(handle: u32, offset: f64, len: f64) -> crate::tensors::Span {
+    crate::tensors::Span { handle, offset, len: len as usize }
+}
+
+/// One update of params, m and v [1, len], unless the loss or norm in `metrics` is not finite.
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_cpu_adam(
+    device: u32,
+    params: u32,
+    params_at: f64,
+    m: u32,
+    m_at: f64,
+    v: u32,
+    v_at: f64,
+    gradients: u32,
+    gradients_at: f64,
+    len: f64,
+    control: u32,
+    control_at: f64,
+    metrics: u32,
+    metrics_at: f64,
+    learning_rate: f64,
+    beta1: f64,
+    beta2: f64,
+    epsilon: f64,
+    weight_decay: f64,
+    grad_clip: f64,
+) -> i32 {
+    with_device(device, |d| {
+        let ([p, m, v, control, metrics], [g]) = d.tensors.operands(
+            [
+                flat(params, params_at, len),
+                flat(m, m_at, len),
+                flat(v, v_at, len),
+                span(control, control_at, 1, 4),
+                span(metrics, metrics_at, 1, 4),
+            ],
+            [flat(gradients, gradients_at, len)],
+        )?;
+        let applied = metrics[LOSS].is_finite() && metrics[NORM].is_finite();
+        metrics[APPLIED] = f32::from(applied);
+        if !applied {
+            return Ok(());
+        }
+        control[ADAM_STEP] += 1.0;
+        let (step, norm) = (f64::from(control[ADAM_STEP]), f64::from(metrics[NORM]));
+        let clip = if grad_clip > 0.0 && norm > grad_clip { grad_clip / norm } else { 1.0 };
+        let update = Update {
+            gradient: (clip / f64::from(control[LOSS_SCALE])) as f32,
+            beta1: beta1 as f32,
+            rest1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            rest2: (1.0 - beta2) as f32,
+            rate: (learning_rate / (1.0 - beta1.powf(step))) as f32,
+            root: (1.0 / (1.0 - beta2.powf(step)).sqrt()) as f32,
+            epsilon: epsilon as f32,
+            decay: (learning_rate * weight_decay) as f32,
+        };
+        adam(&mut d.pool, p, m, v, g, update);
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(len: usize, salt: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i + salt) * 7919 % 1009) as f32 / 300.0 - 1.7).collect()
+    }
+
+    #[test]
+    fn sums_do_not_depend_on_the_threads() {
+        for len in [0, 1, 97, 4096, 100_001] {
+            let g = noise(len, 3);
+            let expected: f64 = g.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
+            let one = sum_of_squares(&mut Pool::new(1).unwrap(), &g);
+            assert!((one - expected).abs() <= 1e-6 * expected);
+            assert_eq!(one.to_bits(), sum_of_squares(&mut Pool::new(3).unwrap(), &g).to_bits());
+        }
+    }
+
+    #[test]
+    fn adam_agrees_with_the_formula() {
+        for len in [1, 17, 50_003] {
+            let (p, m, g) = (noise(len, 1), noise(len, 2), noise(len, 3));
+            let v: Vec<f32> = noise(len, 4).iter().map(|v| v * v).collect();
+            let update = Update {
+                gradient: 0.5,
+                beta1: 0.85,
+                rest1: 0.15,
+                beta2: 0.99,
+                rest2: 0.01,
+                rate: 0.02,
+                root: 3.0,
+                epsilon: 1e-8,
+                decay: 0.001,
+            };
+            let (mut p2, mut m2, mut v2) = (p.clone(), m.clone(), v.clone());
+            adam(&mut Pool::new(2).unwrap(), &mut p2, &mut m2, &mut v2, &g, update);
+            for i in 0..len {
+                let g = 0.5 * g[i];
+                let new_m = 0.85 * m[i] + 0.15 * g;
+                let new_v = 0.99 * v[i] + 0.01 * g * g;
+                let expected = p[i] - 0.001 * p[i] - 0.02 * new_m / (3.0 * new_v.sqrt() + 1e-8);
+                assert!((m2[i] - new_m).abs() < 1e-6 && (v2[i] - new_v).abs() < 1e-6);
+                assert!((p2[i] - expected).abs() < 1e-5 * (1.0 + expected.abs()), "{} {expected}", p2[i]);
+            }
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Causal attention within each document, forward.
+//! out: [T, E]   lse: [T, H]   qkv: [T, 3E], a row holds the queries, the keys and the values of all heads
+//!
+//! A work item is (document, head, 32 queries); keys come in blocks with a running softmax (Dao et al. 2022). Scores
+//! are computed transposed, Sᵀ [keys, 32] = K · Qᵀ, with a query in each lane: only Q is packed, the maximum and
+//! the sum of a softmax run down the lanes without any horizontal step, and keys and values are read where they lie.
+//! About 2 · T² · E flops a document (half of the square, two products), and T² / 2 · H exponentials.
+
+use super::batch::{Batch, QUERY_BLOCK, QueryBlock};
+use super::shared::Shared;
+use super::simd::{Simd, exp, load, map_vectors, simd, store};
+use super::span;
+use super::tile::{Strided, product};
+use crate::device::with_device;
+use crate::pool::Pool;
+use std::cell::RefCell;
+
+/// Keys handled together: their scores [KEY_BLOCK, QUERY_BLOCK] stay in the first cache.
+pub const KEY_BLOCK: usize = 128;
+/// Multiplications that are worth a thread's while.
+pub const FLOP_GRAIN: usize = 200_000;
+
+/// Sizes and places of one attention call.
+#[derive(Clone, Copy)]
+pub struct Heads<'a> {
+    pub qkv: &'a [f32],
+    pub width: usize,
+    pub heads: usize,
+}
+
+impl Heads<'_> {
+    pub fn head_dim(&self) -> usize {
+        self.width / self.heads
+    }
+
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.head_dim() as f32).sqrt()
+    }
+
+    /// Part `part` (0 queries, 1 keys, 2 values) of row `t` for head `h`, and of the rows below.
+    #[inline(always)]
+    pub fn at(&self, part: usize, t: usize, h: usize) -> Strided {
+        let at = &raw const self.qkv[t * 3 * self.width + part * self.width + h * self.head_dim()];
+        Strided { at, row: 3 * self.width, col: 1 }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends this thread's scratch memory, with any content.
+pub fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        body(&mut scratch[..len])
+    })
+}
+
+/// packed [D, QUERY_BLOCK] = the transpose of `count` rows of `rows`, times `factor`; zeros beyond them.
+#[inline(always)]
+pub fn pack_transposed(packed: &mut [f32], rows: Strided, count: usize, factor: f32) {
+    for (d, lane) in packed.chunks_exact_mut(QUERY_BLOCK).enumerate() {
+        for (i, value) in lane.iter_mut().enumerate() {
+            // SAFETY: row i < count of the block, column d < D of the head.
+            *value = if i < count { unsafe { *rows.at.add(i * rows.row + d) * factor } } else { 0.0 };
+        }
+    }
+}
+
+/// One query block of one head, from scores to output.
+#[inline(always)]
+fn forward_block<S: Simd>(
+    simd: S,
+    out: Shared<f32>,
+    lse: Shared<f32>,
+    x: Heads,
+    block: QueryBlock,
+    h: usize,
+    scratch: &mut [f32],
+) {
+    let (d, lanes) = (x.head_dim(), S::F32_LANES);
+    let QueryBlock { start, first, count } = block;
+    let (packed, rest) = scratch.split_at_mut(d * QUERY_BLOCK);
+    let (scores, rest) = rest.split_at_mut(KEY_BLOCK * QUERY_BLOCK);
+    let (sums, rest) = rest.split_at_mut(d * QUERY_BLOCK); // [count, D], not yet divided
+    let mut max = [f32::NEG_INFINITY; QUERY_BLOCK];
+    let mut total = [0f32; QUERY_BLOCK];
+    let rescale = &mut rest[..QUERY_BLOCK];
+    pack_transposed(packed, x.at(0, start + first, h), count, x.scale());
+    let used = count.next_multiple_of(lanes);
+    let end = first + count;
+    for key in (0..end).step_by(KEY_BLOCK) {
+        let keys = KEY_BLOCK.min(end - key);
+        // SAFETY: `keys` rows of K and V from start + key on, [keys, used] scores, [count, D] sums.
+        unsafe {
+            let k = x.at(1, start + key, h);
+            product::<S, false>(
+                simd,
+                (keys, used, d),
+                k,
+                packed.as_ptr(),
+                QUERY_BLOCK,
+                scores.as_mut_ptr(),
+                QUERY_BLOCK,
+            );
+            hide_later_keys(scores, key, keys, first, f32::NEG_INFINITY);
+            for lane in (0..used).step_by(lanes) {
+                soften(
+                    simd,
+                    &mut scores[lane..],
+                    keys,
+                    &mut max[lane..],
+                    &mut total[lane..],
+                    &mut rescale[lane..],
+                );
+            }
+            let p = Strided { at: scores.as_ptr(), row: 1, col: QUERY_BLOCK };
+            let v = x.at(2, start + key, h);
+            if key == 0 {
+                product::<S, false>(simd, (count, d, keys), p, v.at, v.row, sums.as_mut_ptr(), d);
+            } else {
+                for (sums, &factor) in sums.chunks_exact_mut(d).zip(&rescale[..count]) {
+                    let factor = simd.splat_f32s(factor);
+                    map_vectors(simd, sums, [], |s, []| simd.mul_f32s(s, factor));
+                }
+                product::<S, true>(simd, (count, d, keys), p, v.at, v.row, sums.as_mut_ptr(), d);
+            }
+        }
+    }
+    for (i, sums) in sums.chunks_exact(d).enumerate().take(count) {
+        let t = start + first + i;
+        // SAFETY: row t and head h belong to this work item alone.
+        let (out, lse) = unsafe {
+            (
+                out.part(t * x.width + h * d..t * x.width + (h + 1) * d),
+                lse.part(t * x.heads + h..t * x.heads + h + 1),
+            )
+        };
+        let factor = simd.splat_f32s(1.0 / total[i]);
+        map_vectors(simd, out, [sums], |_, [s]| simd.mul_f32s(s, factor));
+        lse[0] = max[i] + total[i].ln();
+    }
+}
+
+/// Overwrites the scores of keys that lie after their query. Rows of `scores` are keys from `key` on, lanes are
+/// queries from `first` on.
+#[inline(always)]
+pub fn hide_later_keys(scores: &mut [f32], key: usize, keys: usize, first: usize, value: f32) {
+    for j in (first + 1).max(key)..key + keys {
+        scores[(j - key) * QUERY_BLOCK..][..(j - first).min(QUERY_BLOCK)].fill(value);
+    }
+}
+
+/// One vector of queries: scores become exp(score − maximum), maximum and total take the new keys in, and `rescale` is what
+/// earlier sums must be multiplied with.
+#[inline(always)]
+fn soften<S: Simd>(
+    simd: S,
+    scores: &mut [f32],
+    keys: usize,
+    max: &mut [f32],
+    total: &mut [f32],
+    rescale: &mut [f32],
+) {
+    let lanes = S::F32_LANES;
+    assert!(scores.len() >= (keys - 1) * QUERY_BLOCK + lanes);
+    assert!(max.len() >= lanes && total.len() >= lanes && rescale.len() >= lanes);
+    // SAFETY: the lengths were just checked.
+    unsafe {
+        let row = |j: usize| scores.as_ptr().add(j * QUERY_BLOCK);
+        let old = load(simd, max.as_ptr());
+        let mut highs = [old; 4];
+        for j in 0..keys {
+            highs[j % 4] = simd.max_f32s(highs[j % 4], load(simd, row(j)));
+        }
+        let high = simd.max_f32s(simd.max_f32s(highs[0], highs[1]), simd.max_f32s(highs[2], highs[3]));
+        let mut sums = [simd.splat_f32s(0.0); 2];
+        for j in 0..keys {
+            let p = exp(simd, simd.sub_f32s(load(simd, row(j)), high));
+            store(simd, row(j).cast_mut(), p);
+            sums[j % 2] = simd.add_f32s(sums[j % 2], p);
+        }
+        let factor = exp(simd, simd.sub_f32s(old, high));
+        let sum = simd.mul_add_e_f32s(load(simd, total.as_ptr()), factor, simd.add_f32s(sums[0], sums[1]));
+        store(simd, total.as_mut_ptr(), sum);
+        store(simd, rescale.as_mut_ptr(), factor);
+        store(simd, max.as_mut_ptr(), high);
+    }
+}
+
+/// The whole kernel.
+fn attention(pool: &mut Pool, out: &mut [f32], lse: &mut [f32], x: Heads, batch: &Batch) {
+    let items = batch.query_blocks.len() * x.heads;
+    let scratch = 2 * x.head_dim() * QUERY_BLOCK + (KEY_BLOCK + 1) * QUERY_BLOCK;
+    let (out, lse) = (Shared::new(out), Shared::new(lse));
+    for_items(pool, items, batch, x.width, |item| {
+        let (block, h) = (batch.query_blocks[item / x.heads], item % x.heads);
+        with_scratch(scratch, |scratch| simd!(forward_block(out, lse, x, block, h, scratch)));
+    });
+}
+
+/// Calls `body` for each of the items, which are sorted by falling cost: chunk i of n takes items i, i + n, i + 2n, …
+pub fn for_items(pool: &mut Pool, items: usize, batch: &Batch, width: usize, body: impl Fn(usize) + Sync) {
+    let work: usize = batch.documents.iter().map(|document| document.len * document.len * width).sum();
+    let chunks = if pool.threads() == 1 { 1 } else { (work / FLOP_GRAIN).clamp(1, 8 * pool.threads()) };
+    let chunks = chunks.min(items);
+    pool.run(chunks, |i| (i..items).step_by(chunks).for_each(&body));
+}
+
+/// Refuses sizes that do not belong together.
+pub fn check_sizes(batch: &Batch, rows: u32, cols: u32, heads: u32) -> Result<(), String> {
+    if batch.tokens.len() != rows as usize {
+        return Err(format!("a batch of {} tokens for {rows} rows", batch.tokens.len()));
+    }
+    if heads == 0 || !cols.is_multiple_of(heads) || cols == 0 {
+        return Err(format!("{heads} heads do not divide a width of {cols}"));
+    }
+    Ok(())
+}
+
+/// out [rows, cols] and lse [rows, heads] from qkv [rows, 3 · cols].
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_cpu_attention(
+    device: u32,
+    out: u32,
+    out_at: f64,
+    lse: u32,
+    lse_at: f64,
+    qkv: u32,
+    qkv_at: f64,
+    batch: u32,
+    rows: u32,
+    cols: u32,
+    heads: u32,
+) -> i32 {
+    with_device(device, |d| {
+        let batch = d.batches.get(batch as usize).ok_or("there is no such batch")?;
+        check_sizes(batch, rows, cols, heads)?;
+        let ([out, lse], [qkv]) = d.tensors.operands(
+            [span(out, out_at, rows, cols), span(lse, lse_at, rows, heads)],
+            [span(qkv, qkv_at, rows, 3 * cols)],
+        )?;
+        let x = Heads { qkv, width: cols as usize, heads: heads as usize };
+        attention(&mut d.pool, out, lse, x, batch);
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::kernels::batch::batch_of;
+
+    /// Numbers around zero, without a pattern that the sizes share.
+    pub fn noise(len: usize, salt: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i + salt) * 7919 % 1009) as f32 / 300.0 - 1.7).collect()
+    }
+
+    /// Probabilities of keys 0 … t of the document at `start`, for query `start + t`, in f64, and their log-sum-exp.
+    pub fn naive_probabilities(x: Heads, start: usize, t: usize, h: usize) -> (Vec<f64>, f64) {
+        let d = x.head_dim();
+        let value =
+            |part: usize, t: usize, i: usize| f64::from(x.qkv[t * 3 * x.width + part * x.width + h * d + i]);
+        let scores: Vec<f64> = (0..=t)
+            .map(|s| {
+                (0..d).map(|i| value(0, start + t, i) * value(1, start + s, i)).sum::<f64>()
+                    / (d as f64).sqrt()
+            })
+            .collect();
+        let max = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
+        let lse = max + scores.iter().map(|s| (s - max).exp()).sum::<f64>().ln();
+        (scores.iter().map(|s| (s - lse).exp()).collect(), lse)
+    }
+
+    #[test]
+    fn agrees_with_the_formula() {
+        for (width, heads) in [(12, 1), (12, 3), (64, 4), (96, 2), (5, 5)] {
+            for lengths in [&[1][..], &[33, 1, 2], &[300, 5]] {
+                let batch = batch_of(lengths, 97);
+                let t = batch.tokens.len();
+                let qkv = noise(t * 3 * width, 1);
+                let x = Heads { qkv: &qkv, width, heads };
+                let (mut out, mut lse) = (vec![0.0; t * width], vec![0.0; t * heads]);
+                attention(&mut Pool::new(2).unwrap(), &mut out, &mut lse, x, &batch);
+                let d = width / heads;
+                for document in &batch.documents {
+                    for (t, h) in (0..document.len).flat_map(|t| (0..heads).map(move |h| (t, h))) {
+                        let (p, expected_lse) = naive_probabilities(x, document.start, t, h);
+                        let row = document.start + t;
+                        assert!((f64::from(lse[row * heads + h]) - expected_lse).abs() < 2e-5);
+                        for i in 0..d {
+                            let v = |s: usize| {
+                                f64::from(qkv[(document.start + s) * 3 * width + 2 * width + h * d + i])
+                            };
+                            let expected: f64 = p.iter().enumerate().map(|(s, p)| p * v(s)).sum();
+                            assert!((f64::from(out[row * width + h * d + i]) - expected).abs() < 2e-5);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Attention of single tokens over cached keys and values, for decoding.
+//! out: [N, E]   qkv: [N, 3E]   cache: [sequences · B, 2E], row s · B + p holds key then value of position p
+//!
+//! All rows first store their key and value; then each (row, head) is a work item: a dot product with each key,
+//! a softmax, a weighted sum of values. Reads 2 · D elements for each position: limited by memory.
+
+use super::attention::with_scratch;
+use super::shared::Shared;
+use super::simd::{Simd, dot, exp, for_each_vector, map_vectors, simd};
+use super::span;
+use super::tile::{Strided, product};
+use crate::device::with_device;
+use crate::pool::Pool;
+use crate::tensors::as_u32s;
+
+/// Elements of the cache that are worth a thread's while.
+const GRAIN: usize = 8 * 1024;
+
+/// out [D] = softmax(q · keys · scale) · values over `scores.len()` rows of `lines`, each [2E], key and value at the head's columns.
+#[inline(always)]
+fn attend<S: Simd>(
+    simd: S,
+    out: &mut [f32],
+    q: &[f32],
+    lines: &[f32],
+    column: usize,
+    width: usize,
+    scores: &mut [f32],
+) {
+    let (d, count) = (out.len(), scores.len());
+    let scale = 1.0 / (d as f32).sqrt();
+    for (score, line) in scores.iter_mut().zip(lines.chunks_exact(2 * width)) {
+        *score = dot(simd, q, &line[column..column + d]) * scale;
+    }
+    let mut max = simd.splat_f32s(f32::NEG_INFINITY);
+    for_each_vector(simd, scores, f32::NEG_INFINITY, |s| max = simd.max_f32s(max, s));
+    let max = simd.splat_f32s(simd.reduce_max_f32s(max));
+    map_vectors(simd, scores, [], |s, []| exp(simd, simd.sub_f32s(s, max)));
+    let mut total = simd.splat_f32s(0.0);
+    for_each_vector(simd, scores, 0.0, |p| total = simd.add_f32s(total, p));
+    let factor = simd.splat_f32s(1.0 / simd.reduce_sum_f32s(total));
+    let p = Strided { at: scores.as_ptr(), row: count, col: 1 };
+    let values = &lines[width + column..];
+    assert!(values.len() >= (count - 1) * 2 * width + d);
+    // SAFETY: `count` rows of values, D columns each.
+    unsafe { product::<S, false>(simd, (1, d, count), p, values.as_ptr(), 2 * width, out.as_mut_ptr(), d) };
+    map_vectors(simd, out, [], |x, []| simd.mul_f32s(x, factor));
+}
+
+/// The whole kernel.
+#[allow(clippy::too_many_arguments)]
+fn attention_cached(
+    pool: &mut Pool,
+    out: &mut [f32],
+    cache: &mut [f32],
+    qkv: &[f32],
+    positions: &[u32],
+    sequences: &[u32],
+    block_size: usize,
+    heads: usize,
+) -> Result<(), String> {
+    let n = positions.len();
+    let (width, lines) = (out.len() / n, cache.len() / (2 * out.len() / n));
+    let first_line = |row: usize| sequences[row] as usize * block_size;
+    for row in 0..n {
+        let (position, line) = (positions[row] as usize, first_line(row) + positions[row] as usize);
+        if position >= block_size || line >= lines {
+            return Err(format!("position {position} of sequence {} is not in the cache", sequences[row]));
+        }
+        cache[line * 2 * width..(line + 1) * 2 * width]
+            .copy_from_slice(&qkv[row * 3 * width + width..][..2 * width]);
+    }
+    let (d, cache) = (width / heads, &*cache);
+    let work: usize = positions.iter().map(|&position| (position as usize + 1) * 2 * width).sum();
+    let items = n * heads;
+    let chunks = super::chunks_for(pool, work, GRAIN).min(items);
+    let out = Shared::new(out);
+    pool.run(chunks, |chunk| {
+        for item in super::shared::part_of(items, 1, chunks, chunk) {
+            let (row, h) = (item / heads, item % heads);
+            // SAFETY: columns h · D … of a row belong to one item.
+            let out = unsafe { out.part(row * width + h * d..row * width + (h + 1) * d) };
+            let (count, q) = (positions[row] as usize + 1, &qkv[row * 3 * width + h * d..][..d]);
+            let lines = &cache[first_line(row) * 2 * width..][..count * 2 * width];
+            with_scratch(count, |scores| simd!(attend(out, q, lines, h * d, width, scores)));
+        }
+    });
+    Ok(())
+}
+
+/// out [rows, cols] from qkv [rows, 3 · cols] and cache [lines, 2 · cols]; positions and sequences are u32 [rows].
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_cpu_attention_cached(
+    device: u32,
+    out: u32,
+    out_at: f64,
+    qkv: u32,
+    qkv_at: f64,
+    cache: u32,
+    cache_at: f64,
+    positions: u32,
+    positions_at: f64,
+    sequences: u32,
+    sequences_at: f64,
+    rows: u32,
+    cols: u32,
+    lines: u32,
+    block_size: u32,
+    heads: u32,
+) -> i32 {
+    with_device(device, |d| {
+        if heads == 0 || cols == 0 || !cols.is_multiple_of(heads) {
+            return Err(format!("{heads} heads do not divide a width of {cols}"));
+        }
+        let ([out, cache], [qkv, positions, sequences]) = d.tensors.operands(
+            [span(out, out_at, rows, cols), span(cache, cache_at, lines, 2 * cols)],
+            [
+                span(qkv, qkv_at, rows, 3 * cols),
+                span(positions, positions_at, rows, 1),
+                span(sequences, sequences_at, rows, 1),
+            ],
+        )?;
+        if rows == 0 {
+            return Ok(());
+        }
+        let (positions, sequences) = (as_u32s(positions), as_u32s(sequences));
+        let (block_size, heads) = (block_size as usize, heads as usize);
+        attention_cached(&mut d.pool, out, cache, qkv, positions, sequences, block_size, heads)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::attention::tests::noise;
+
+    #[test]
+    fn agrees_with_the_formula() {
+        let (block, rows) = (50, 4);
+        for (width, heads) in [(12, 1), (12, 4), (64, 2), (96, 3)] {
+            let d = width / heads;
+            let mut cache = noise(2 * block * 2 * width, 1);
+            let qkv = noise(rows * 3 * width, 2);
+            let (positions, sequences) = ([0, 3, 4, 49], [0, 1, 1, 0]);
+            let mut out = vec![0.0; rows * width];
+            let mut pool = Pool::new(2).unwrap();
+            attention_cached(&mut pool, &mut out, &mut cache, &qkv, &positions, &sequences, block, heads)
+                .unwrap();
+            for (row, h) in (0..rows).flat_map(|row| (0..heads).map(move |h| (row, h))) {
+                let line = |p: usize| (sequences[row] as usize * block + p) * 2 * width + h * d;
+                assert_eq!(
+                    cache[line(positions[row] as usize)..][..d],
+                    qkv[row * 3 * width + width + h * d..][..d]
+                );
+                let scores: Vec<f64> = (0..=positions[row] as usize)
+                    .map(|p| {
+                        let products = (0..d).map(|i| qkv[row * 3 * width + h * d + i] * cache[line(p) + i]);
+                        products.map(f64::from).sum::<f64>() / (d as f64).sqrt()
+                    })
+                    .collect();
+                let total: f64 = scores.iter().map(|s| s.exp()).sum();
+                for i in 0..d {
+                    let weighted = scores
+                        .iter()
+                        .enumerate()
+                        .map(|(p, s)| s.exp() * f64::from(cache[line(p) + width + i]));
+                    let expected = weighted.sum::<f64>() / total;
+                    assert!((f64::from(out[row * width + h * d + i]) - expected).abs() < 2e-5);
+                }
+            }
+            assert!(
+                attention_cached(&mut pool, &mut out, &mut cache, &qkv, &[50; 4], &[0; 4], block, heads)
+                    .is_err()
+            );
+            assert!(
+                attention_cached(&mut pool, &mut out, &mut cache, &qkv, &[0; 4], &[2; 4], block, heads)
+                    .is_err()
+            );
+        }
+    }
+}

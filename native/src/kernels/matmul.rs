@@ -1,0 +1,284 @@
+//! Matrix products: out [M, N] = a · b with K summed over, in the three forms of training.
+//! NT: a [M, K], b [N, K]   NN: a [M, K], b [K, N]   TN: a [K, M], b [K, N]
+//! Then, in this order: + add, max(0, ·), zero where `mask` is not positive.
+//!
+//! The `gemm` crate does the work, one call a part of the output; the parts are shared out among the threads, so that K is
+//! never split. A part is small enough that what is done to it afterwards finds it in the second cache. A few
+//! rows times a matrix (decoding) is limited by memory and has its own kernel in `thin.rs`.
+
+use super::shared::{Shared, part_of};
+use super::simd::{Simd, map_vectors, simd};
+use super::{span, thin};
+use crate::device::with_device;
+use crate::pool::Pool;
+
+/// Which operands are transposed, as numbered by native/device.ts.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Form {
+    NT,
+    NN,
+    TN,
+}
+
+/// Where the summand comes from.
+#[derive(Clone, Copy)]
+enum Add<'a> {
+    Nothing,
+    /// out itself
+    Out,
+    Matrix(&'a [f32]),
+}
+
+#[derive(Clone, Copy)]
+struct Fusion<'a> {
+    add: Add<'a>,
+    relu: bool,
+    mask: Option<&'a [f32]>,
+}
+
+/// Multiplications that are worth a thread's while.
+const PART_FLOPS: usize = 300_000;
+/// Elements of a part of the output: 512 KiB.
+const PART_ELEMENTS: usize = 128 * 1024;
+
+/// Sizes and strides of a product; element (i, k) of a lies at i · a_row + k · a_col, (k, j) of b at k · b_row + j · b_col.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+    n: usize,
+    k: usize,
+    a_row: usize,
+    a_col: usize,
+    b_row: usize,
+    b_col: usize,
+}
+
+impl<'a> Product<'a> {
+    fn new(form: Form, a: &'a [f32], b: &'a [f32], m: usize, n: usize, k: usize) -> Self {
+        assert!(a.len() == m * k && b.len() == n * k);
+        let (a_row, a_col) = if form == Form::TN { (1, m) } else { (k, 1) };
+        let (b_row, b_col) = if form == Form::NT { (1, k) } else { (n, 1) };
+        Product { a, b, n, k, a_row, a_col, b_row, b_col }
+    }
+
+    /// Rows × columns of the output, through the gemm crate.
+    ///
+    /// # Safety
+    /// `out` is the whole output [M, N], rows and columns lie within it, and nobody else touches that part.
+    unsafe fn part(
+        &self,
+        out: *mut f32,
+        rows: &std::ops::Range<usize>,
+        cols: &std::ops::Range<usize>,
+        add: bool,
+    ) {
+        // SAFETY: the sizes were checked in `new`.
+        unsafe {
+            gemm::gemm(
+                rows.len(),
+                cols.len(),
+                self.k,
+                out.add(rows.start * self.n + cols.start),
+                1,
+                self.n as isize,
+                add,
+                self.a.as_ptr().add(rows.start * self.a_row),
+                self.a_col as isize,
+                self.a_row as isize,
+                self.b.as_ptr().add(cols.start * self.b_col),
+                self.b_col as isize,
+                self.b_row as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    }
+}
+
+/// How many parts the rows and the columns of the output are cut into.
+fn parts_of(form: Form, threads: usize, m: usize, n: usize, k: usize) -> (usize, usize) {
+    let useful = (2 * m * n * k / PART_FLOPS).max(1);
+    let wanted =
+        (m * n).div_ceil(PART_ELEMENTS).max(threads).min(useful).next_multiple_of(threads.min(useful));
+    match form {
+        // Weight gradients: tall products with a small output, faster in narrow slabs of columns.
+        Form::TN if n >= 64 * wanted => (1, wanted),
+        _ if n > 4 * m => (1, wanted),
+        _ => (wanted, 1),
+    }
+}
+
+/// The whole kernel.
+fn matmul(
+    pool: &mut Pool,
+    out: &mut [f32],
+    form: Form,
+    a: &[f32],
+    b: &[f32],
+    [m, n, k]: [usize; 3],
+    fusion: Fusion,
+) {
+    if form == Form::NT && m <= thin::MAX_ROWS && fusion.mask.is_none() {
+        if let Add::Matrix(add) = fusion.add {
+            out.copy_from_slice(add);
+        }
+        let add = !matches!(fusion.add, Add::Nothing);
+        return thin::thin_product(pool, out, a, b, [m, n, k], add, fusion.relu);
+    }
+    let product = Product::new(form, a, b, m, n, k);
+    let (row_parts, col_parts) = parts_of(form, pool.threads(), m, n, k);
+    let out = Shared::new(out);
+    pool.run(row_parts * col_parts, |i| {
+        let rows = part_of(m, 16, row_parts, i / col_parts);
+        let cols = part_of(n, 16, col_parts, i % col_parts);
+        // SAFETY: parts of different chunks do not overlap.
+        let row_of = |row: usize| unsafe { out.part(row * n + cols.start..row * n + cols.end) };
+        if let Add::Matrix(add) = fusion.add {
+            rows.clone().for_each(|row| row_of(row).copy_from_slice(&add[row * n..][cols.clone()]));
+        }
+        // SAFETY: as above.
+        unsafe { product.part(out.as_mut_ptr(), &rows, &cols, !matches!(fusion.add, Add::Nothing)) };
+        if fusion.relu {
+            rows.clone().for_each(|row| {
+                let row = row_of(row);
+                simd!(relu(row));
+            });
+        }
+        if let Some(mask) = fusion.mask {
+            rows.clone().for_each(|row| {
+                let (mask, row) = (&mask[row * n..][cols.clone()], row_of(row));
+                simd!(apply_mask(row, mask));
+            });
+        }
+    });
+}
+
+#[inline(always)]
+fn relu<S: Simd>(simd: S, row: &mut [f32]) {
+    let zero = simd.splat_f32s(0.0);
+    // A comparison lets NaN through, a maximum might not.
+    map_vectors(simd, row, [], |x, []| simd.select_f32s(simd.less_than_f32s(x, zero), zero, x));
+}
+
+#[inline(always)]
+fn apply_mask<S: Simd>(simd: S, row: &mut [f32], mask: &[f32]) {
+    let zero = simd.splat_f32s(0.0);
+    map_vectors(simd, row, [mask], |x, [mask]| simd.select_f32s(simd.greater_than_f32s(mask, zero), x, zero));
+}
+
+/// Bits of `flags`.
+const ADD_OUT: u32 = 1;
+const ADD_MATRIX: u32 = 2;
+const RELU: u32 = 4;
+const MASK: u32 = 8;
+
+/// out [m, n] = a · b. `form` is 0 for NT, 1 for NN, 2 for TN. `flags` says whether out is added to, `add` [m, n] is
+/// added, relu, and `mask` [m, n] apply; operands that do not are ignored.
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_cpu_matmul(
+    device: u32,
+    out: u32,
+    out_at: f64,
+    a: u32,
+    a_at: f64,
+    b: u32,
+    b_at: f64,
+    add: u32,
+    add_at: f64,
+    mask: u32,
+    mask_at: f64,
+    form: u32,
+    flags: u32,
+    m: u32,
+    n: u32,
+    k: u32,
+) -> i32 {
+    with_device(device, |d| {
+        let form =
+            *[Form::NT, Form::NN, Form::TN].get(form as usize).ok_or("there are three forms of product")?;
+        let if_set = |flag: u32, handle: u32, at: f64, fallback: u32, fallback_at: f64| {
+            if flags & flag != 0 { span(handle, at, m, n) } else { span(fallback, fallback_at, 0, 0) }
+        };
+        let ([out], [a, b, add, mask]) = d.tensors.operands(
+            [span(out, out_at, m, n)],
+            [
+                span(a, a_at, m, k),
+                span(b, b_at, n, k),
+                if_set(ADD_MATRIX, add, add_at, out, out_at),
+                if_set(MASK, mask, mask_at, out, out_at),
+            ],
+        )?;
+        let fusion = Fusion {
+            add: match flags & (ADD_OUT | ADD_MATRIX) {
+                0 => Add::Nothing,
+                ADD_OUT => Add::Out,
+                _ => Add::Matrix(add),
+            },
+            relu: flags & RELU != 0,
+            mask: (flags & MASK != 0).then_some(mask),
+        };
+        matmul(&mut d.pool, out, form, a, b, [m, n, k].map(|size| size as usize), fusion);
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn naive(form: Form, a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Vec<f32> {
+        let mut out = vec![0.0; m * n];
+        for i in 0..m {
+            for j in 0..n {
+                for p in 0..k {
+                    let left = if form == Form::TN { a[p * m + i] } else { a[i * k + p] };
+                    let right = if form == Form::NT { b[j * k + p] } else { b[p * n + j] };
+                    out[i * n + j] += left * right;
+                }
+            }
+        }
+        out
+    }
+
+    /// Small whole numbers: sums are exact in any order.
+    fn values(len: usize, salt: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i + salt) * 7919 % 9) as f32 - 4.0).collect()
+    }
+
+    #[test]
+    fn every_form_and_fusion() {
+        let sizes =
+            [[1, 1, 1], [3, 97, 12], [8, 130, 70], [9, 64, 64], [24, 300, 64], [130, 65, 129], [700, 40, 33]];
+        for (threads, [m, n, k]) in [1, 2, 3].into_iter().flat_map(|t| sizes.map(|size| (t, size))) {
+            let mut pool = Pool::new(threads).unwrap();
+            for form in [Form::NT, Form::NN, Form::TN] {
+                let (a, b, other) = (values(m * k, 1), values(n * k, 2), values(m * n, 3));
+                let plain = naive(form, &a, &b, m, n, k);
+                for (add, relu, mask) in
+                    (0..3).flat_map(|add| [(add, false, false), (add, true, false), (add, false, true)])
+                {
+                    let mut out = values(m * n, 4);
+                    let expected: Vec<f32> = (0..m * n)
+                        .map(|i| {
+                            let sum = plain[i] + [0.0, out[i], other[i]][add];
+                            let keep = (!relu || sum > 0.0) && (!mask || other[i] > 0.0);
+                            if keep { sum } else { 0.0 }
+                        })
+                        .collect();
+                    let fusion = Fusion {
+                        add: [Add::Nothing, Add::Out, Add::Matrix(&other)][add],
+                        relu,
+                        mask: mask.then_some(&other[..]),
+                    };
+                    matmul(&mut pool, &mut out, form, &a, &b, [m, n, k], fusion);
+                    assert_eq!(out, expected, "{form:?} {m} {n} {k}, add {add}, relu {relu}, mask {mask}");
+                }
+            }
+        }
+    }
+}

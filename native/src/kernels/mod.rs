@@ -1,0 +1,63 @@
+//! The kernels of the CPU device. Each file states the shapes, the algorithm and what it costs, holds its exports,
+//! and compares itself with a naive version in its tests.
+//!
+//! Letters in shapes: T tokens of all documents of a batch, end to end; E width; H heads; D = E / H; V vocabulary;
+//! B block size; N rows of a decoding step. Results do not depend on which thread does what: threads share out
+//! outputs, never a sum.
+
+pub mod adam;
+pub mod attention;
+pub mod attention_backward;
+pub mod attention_cached;
+pub mod batch;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod matmul;
+pub mod norm;
+pub mod sample;
+pub mod shared;
+pub mod simd;
+pub mod thin;
+pub mod tile;
+
+use crate::pool::Pool;
+use crate::tensors::Span;
+use shared::{Shared, part_of};
+
+/// Elements of simple arithmetic that are worth a thread's while: about two microseconds.
+pub const GRAIN: usize = 16 * 1024;
+
+/// A contiguous matrix as an export receives it: tensor, first element, rows and columns.
+pub fn span(handle: u32, offset: f64, rows: u32, cols: u32) -> Span {
+    Span { handle, offset, len: rows as usize * cols as usize }
+}
+
+/// Into how many chunks to cut `work` elements: one where more do not pay, else a few for each thread, so that
+/// a thread that was held up leaves its share to the others.
+pub fn chunks_for(pool: &Pool, work: usize, grain: usize) -> usize {
+    if pool.threads() == 1 { 1 } else { (work / grain).clamp(1, 4 * pool.threads()) }
+}
+
+/// Calls `body(first row, rows)` for parts of `out` [rows, cols], in parallel.
+pub fn for_rows<T: Send>(
+    pool: &mut Pool,
+    out: &mut [T],
+    cols: usize,
+    work: usize,
+    body: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let rows = out.len() / cols.max(1);
+    let chunks = chunks_for(pool, work, GRAIN).min(rows);
+    let out = Shared::new(out);
+    pool.run(chunks, |i| {
+        let part = part_of(rows, 1, chunks, i);
+        // SAFETY: parts of different chunks do not overlap.
+        body(part.start, unsafe { out.part(part.start * cols..part.end * cols) });
+    });
+}
+
+/// Sets everything to zero.
+pub fn zero(pool: &mut Pool, values: &mut [f32]) {
+    let work = values.len() / 4;
+    for_rows(pool, values, 1, work, |_, part| part.fill(0.0));
+}

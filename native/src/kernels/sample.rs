@@ -1,0 +1,240 @@
+//! Draws the next token of each row.  logits: [N, V]
+//!
+//! Suppressed ids out; top-k; softmax at the temperature; top-p; then the first id, in the order of ids, whose cumulative
+//! probability exceeds the draw. Rows are shared out among the threads. V exponentials a row; top-k selects, top-p
+//! sorts the few probabilities that can belong to the nucleus.
+
+use super::attention::with_scratch;
+use super::shared::{Shared, part_of};
+use super::simd::{Simd, exp, for_each_vector, map_vectors, simd};
+use super::{chunks_for, span};
+use crate::device::with_device;
+use crate::tensors::{as_u32s, as_u32s_mut};
+
+/// Mixes 32 bits (the `lowbias32` finaliser, as in model/random.ts).
+fn hash32(mut x: u32) -> u32 {
+    x = (x ^ x >> 16).wrapping_mul(0x7feb_352d);
+    x = (x ^ x >> 15).wrapping_mul(0x846c_a68b);
+    x ^ x >> 16
+}
+
+/// Draw number `counter` of a mixed seed, uniform in [0, 1); bit for bit that of model/random.ts.
+fn uniform(mixed_seed: u32, counter: u32) -> f64 {
+    f64::from(hash32(mixed_seed ^ hash32(counter ^ 0x85eb_ca6b)) >> 8) / f64::from(1 << 24)
+}
+
+#[derive(Clone, Copy)]
+struct Sampling {
+    temperature: f32,
+    top_k: usize,
+    top_p: f64,
+}
+
+/// p = exp((p − max) / temperature), in place.
+#[inline(always)]
+fn soften<S: Simd>(simd: S, p: &mut [f32], max: f32, temperature: f32) {
+    let (max, factor) = (simd.splat_f32s(max), simd.splat_f32s(1.0 / temperature));
+    map_vectors(simd, p, [], |x, []| exp(simd, simd.mul_f32s(simd.sub_f32s(x, max), factor)));
+}
+
+#[inline(always)]
+fn maximum<S: Simd>(simd: S, values: &[f32]) -> f32 {
+    let mut max = simd.splat_f32s(f32::NEG_INFINITY);
+    for_each_vector(simd, values, f32::NEG_INFINITY, |x| max = simd.max_f32s(max, x));
+    simd.reduce_max_f32s(max)
+}
+
+/// Probabilities are summed in blocks of this many, so that only one block is walked through element by element.
+const BLOCK: usize = 64;
+
+/// The token that `draw` in [0, 1) picks. Changes `p`, which holds logits; `spare` has as many elements.
+fn draw_token(p: &mut [f32], spare: &mut [f32], suppressed: &[u32], draw: f64, sampling: Sampling) -> usize {
+    for &id in suppressed {
+        if let Some(logit) = p.get_mut(id as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+    let max = simd!(maximum(p));
+    let greedy = p.iter().position(|&logit| logit == max).unwrap_or(0);
+    if sampling.temperature <= 0.0 {
+        return greedy;
+    }
+    if sampling.top_k > 0 && sampling.top_k < p.len() {
+        spare.copy_from_slice(p);
+        let (_, &mut kth, _) = spare.select_nth_unstable_by(sampling.top_k - 1, |a, b| b.total_cmp(a));
+        p.iter_mut().filter(|logit| **logit < kth).for_each(|logit| *logit = f32::NEG_INFINITY);
+    }
+    simd!(soften(p, max, sampling.temperature));
+    if sampling.top_p < 1.0 {
+        keep_nucleus(p, spare, sampling.top_p);
+    }
+    let sum = |p: &[f32]| p.iter().map(|&p| f64::from(p)).sum::<f64>();
+    let total: f64 = p.chunks(BLOCK).map(sum).sum();
+    let (threshold, mut cumulative) = (draw * total, 0.0);
+    for (block, p) in p.chunks(BLOCK).enumerate() {
+        let after = cumulative + sum(p);
+        if after > threshold {
+            let mut last = greedy;
+            for (i, &p) in p.iter().enumerate().filter(|(_, p)| **p > 0.0) {
+                last = block * BLOCK + i;
+                cumulative += f64::from(p);
+                if cumulative > threshold {
+                    break;
+                }
+            }
+            return last;
+        }
+        cumulative = after;
+    }
+    greedy
+}
+
+/// Sets to 0 what is smaller than the last of the largest values that together reach `top_p` of the sum.
+fn keep_nucleus(p: &mut [f32], spare: &mut [f32], top_p: f64) {
+    let total: f64 = p.iter().map(|&p| f64::from(p)).sum();
+    // All values below this together are less than the 1 − top_p that may be left out, so the nucleus ends above it.
+    let least = ((1.0 - top_p) * total / p.len() as f64) as f32 * 0.999;
+    let mut count = 0;
+    for &value in p.iter().filter(|p| **p >= least) {
+        spare[count] = value;
+        count += 1;
+    }
+    let candidates = &mut spare[..count];
+    candidates.sort_unstable_by(|a, b| b.total_cmp(a));
+    let (mut kept, mut threshold) = (0.0, 0.0);
+    for &value in &*candidates {
+        threshold = value;
+        kept += f64::from(value);
+        if kept >= top_p * total {
+            break;
+        }
+    }
+    p.iter_mut().filter(|p| **p < threshold).for_each(|p| *p = 0.0);
+}
+
+/// tokens[r] and output[r] become the draw of row r of logits [rows, cols], positions[r] grows by one. `seeds` is u32
+/// [sequences], `output` names the row of a step. The ids at `suppressed` (u32, `suppressed_len`) are not drawn.
+///
+/// # Safety
+/// `suppressed` points to `suppressed_len` values.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mg_cpu_sample(
+    device: u32,
+    tokens: u32,
+    tokens_at: f64,
+    positions: u32,
+    positions_at: f64,
+    sequences: u32,
+    sequences_at: f64,
+    logits: u32,
+    logits_at: f64,
+    output: u32,
+    output_at: f64,
+    seeds: u32,
+    seeds_at: f64,
+    rows: u32,
+    cols: u32,
+    seed_count: u32,
+    temperature: f64,
+    top_k: f64,
+    top_p: f64,
+    suppressed: *const u32,
+    suppressed_len: u32,
+) -> i32 {
+    with_device(device, |d| {
+        // SAFETY: as promised by the caller.
+        let suppressed = unsafe { crate::status::input(suppressed, suppressed_len as usize, "suppressed") }?;
+        let ([tokens, positions, output], [sequences, logits, seeds]) = d.tensors.operands(
+            [
+                span(tokens, tokens_at, rows, 1),
+                span(positions, positions_at, rows, 1),
+                span(output, output_at, rows, 1),
+            ],
+            [
+                span(sequences, sequences_at, rows, 1),
+                span(logits, logits_at, rows, cols),
+                span(seeds, seeds_at, seed_count, 1),
+            ],
+        )?;
+        let (rows, cols) = (rows as usize, cols as usize);
+        let (sequences, seeds) = (as_u32s(sequences), as_u32s(seeds));
+        if cols == 0 || sequences.iter().any(|&sequence| sequence >= seed_count) {
+            return Err("sampling needs logits, and a seed for each sequence".into());
+        }
+        let sampling = Sampling { temperature: temperature as f32, top_k: top_k as usize, top_p };
+        let (tokens, positions) = (as_u32s_mut(tokens), as_u32s_mut(positions));
+        let chunks = chunks_for(&d.pool, rows * cols, 4 * 1024).min(rows);
+        let drawn = Shared::new(as_u32s_mut(output));
+        d.pool.run(chunks, |i| {
+            for row in part_of(rows, 1, chunks, i) {
+                let draw = uniform(seeds[sequences[row] as usize], positions[row]);
+                let next = with_scratch(2 * cols, |scratch| {
+                    let (p, spare) = scratch.split_at_mut(cols);
+                    p.copy_from_slice(&logits[row * cols..][..cols]);
+                    draw_token(p, spare, suppressed, draw, sampling)
+                });
+                // SAFETY: rows of different chunks differ.
+                unsafe { drawn.part(row..row + 1)[0] = next as u32 };
+            }
+        });
+        // SAFETY: the job is over; nobody else holds a part.
+        tokens.copy_from_slice(unsafe { drawn.part(0..rows) });
+        positions.iter_mut().for_each(|position| *position += 1);
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draw(
+        logits: &[f32],
+        draw: f64,
+        temperature: f32,
+        top_k: usize,
+        top_p: f64,
+        suppressed: &[u32],
+    ) -> usize {
+        let mut spare = vec![0.0; logits.len()];
+        draw_token(&mut logits.to_vec(), &mut spare, suppressed, draw, Sampling { temperature, top_k, top_p })
+    }
+
+    #[test]
+    fn random_numbers_are_those_of_the_typescript_side() {
+        // From model/random.ts.
+        assert_eq!(hash32(1), 1_753_845_952);
+        assert_eq!(uniform(12345, 67), 1_625_867.0 / f64::from(1 << 24));
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_among_equals() {
+        assert_eq!(draw(&[1.0, 3.0, 3.0, 2.0], 0.9, 0.0, 0, 1.0, &[]), 1);
+        assert_eq!(draw(&[1.0, 3.0, 3.0, 2.0], 0.9, 0.0, 0, 1.0, &[1]), 2);
+    }
+
+    #[test]
+    fn draws_follow_the_cumulative_probabilities() {
+        // Probabilities 1/7, 2/7, 4/7.
+        let logits = [0.0, 2f32.ln(), 4f32.ln()];
+        for (u, expected) in [(0.0, 0), (0.14, 0), (0.15, 1), (0.42, 1), (0.43, 2), (0.999_999, 2)] {
+            assert_eq!(draw(&logits, u, 1.0, 0, 1.0, &[]), expected, "{u}");
+        }
+        assert_eq!(draw(&logits, 0.5, 1.0, 0, 1.0, &[2]), 1);
+    }
+
+    #[test]
+    fn thresholds_keep_ties() {
+        let logits = [0.0, 5.0, 5.0, 1.0, 5.0];
+        let reached = |top_k, top_p| {
+            let mut ids: Vec<usize> =
+                (0..2000).map(|i| draw(&logits, f64::from(i) / 2000.0, 1.0, top_k, top_p, &[])).collect();
+            ids.dedup();
+            ids
+        };
+        assert_eq!(reached(1, 1.0), [1, 2, 4]);
+        assert_eq!(reached(4, 1.0), [1, 2, 3, 4]);
+        assert_eq!(reached(0, 0.1), [1, 2, 4]);
+        assert_eq!(reached(0, 0.999), [1, 2, 3, 4]);
+    }
+}

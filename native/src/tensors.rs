@@ -1,0 +1,172 @@
+//! The memory of a device: matrices of 32-bit elements, known to the caller by number.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+
+/// Tensors start at a cache line, and no two share one.
+const ALIGNMENT: usize = 64;
+
+/// Zeroed 32-bit elements. Memory that was never touched costs nothing: the system hands out its zero pages lazily.
+struct Buffer {
+    allocation: NonNull<u8>,
+    layout: Layout,
+    data: NonNull<u32>,
+    len: usize,
+}
+
+// SAFETY: a Buffer owns its memory; `Tensors` hands it out under Rust's borrowing rules.
+unsafe impl Send for Buffer {}
+
+impl Buffer {
+    /// None when memory is short.
+    fn new(len: usize) -> Option<Buffer> {
+        // Asking the allocator for 64 would make it write the zeros itself and so touch every page.
+        let layout = Layout::array::<u32>(len.checked_add(2 * ALIGNMENT / 4)?).ok()?.align_to(16).ok()?;
+        // SAFETY: the layout is not empty.
+        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let skip = allocation.align_offset(ALIGNMENT);
+        // SAFETY: skip < ALIGNMENT, and that much was added to the layout.
+        let data = unsafe { allocation.add(skip) }.cast();
+        Some(Buffer { allocation, layout, data, len })
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
+    }
+}
+
+/// Part of a tensor as the caller names it: elements `offset … offset + len` of tensor `handle`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Span {
+    pub handle: u32,
+    pub offset: f64,
+    pub len: usize,
+}
+
+/// All tensors of a device. Numbers of freed tensors are not given out again.
+#[derive(Default)]
+pub struct Tensors {
+    buffers: Vec<Option<Buffer>>,
+}
+
+impl Tensors {
+    /// A zeroed tensor of `len` elements; None when memory is short.
+    pub fn allocate(&mut self, len: f64) -> Option<u32> {
+        let buffer = Buffer::new(as_index(len)?)?;
+        self.buffers.push(Some(buffer));
+        Some(self.buffers.len() as u32 - 1)
+    }
+
+    /// Gives the memory back.
+    pub fn free(&mut self, handle: u32) -> Result<(), String> {
+        let slot = self.buffers.get_mut(handle as usize);
+        slot.and_then(Option::take).map(drop).ok_or_else(|| format!("there is no tensor {handle} to free"))
+    }
+
+    fn locate(&self, span: Span) -> Result<NonNull<u32>, String> {
+        let buffer = self.buffers.get(span.handle as usize).and_then(Option::as_ref);
+        let buffer = buffer.ok_or_else(|| format!("there is no tensor {}", span.handle))?;
+        let offset = as_index(span.offset).filter(|&offset| offset.saturating_add(span.len) <= buffer.len);
+        let offset = offset.ok_or_else(|| {
+            format!("{} elements from {} of a tensor of {}", span.len, span.offset, buffer.len)
+        })?;
+        // SAFETY: within the buffer.
+        Ok(unsafe { buffer.data.add(offset) })
+    }
+
+    /// The operands of a kernel: those it writes, which must overlap no other, and those it only reads.
+    #[allow(clippy::type_complexity)]
+    pub fn operands<const W: usize, const R: usize>(
+        &mut self,
+        writes: [Span; W],
+        reads: [Span; R],
+    ) -> Result<([&mut [f32]; W], [&[f32]; R]), String> {
+        let mut w = [NonNull::dangling(); W];
+        let mut r = [NonNull::dangling(); R];
+        for (start, span) in w.iter_mut().zip(writes).chain(r.iter_mut().zip(reads)) {
+            *start = self.locate(span)?;
+        }
+        let range = |start: NonNull<u32>, span: Span| (start.addr().get(), start.addr().get() + 4 * span.len);
+        for i in 0..W {
+            let (from, to) = range(w[i], writes[i]);
+            let others = w.iter().zip(writes).skip(i + 1).chain(r.iter().zip(reads));
+            if let Some((_, other)) = others.into_iter().find(|&(&start, span)| {
+                let (a, b) = range(start, span);
+                from < b && a < to
+            }) {
+                return Err(format!("a kernel would write {:?} and use {other:?}, which overlap", writes[i]));
+            }
+        }
+        // SAFETY: within their buffers, which `self` keeps; what is written overlaps nothing else.
+        Ok(unsafe {
+            (
+                std::array::from_fn(|i| std::slice::from_raw_parts_mut(w[i].cast().as_ptr(), writes[i].len)),
+                std::array::from_fn(|i| std::slice::from_raw_parts(r[i].cast().as_ptr(), reads[i].len)),
+            )
+        })
+    }
+}
+
+/// The same memory as integers.
+pub fn as_u32s(values: &[f32]) -> &[u32] {
+    // SAFETY: same size and alignment, every bit pattern is valid.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
+/// The same memory as integers, to write.
+pub fn as_u32s_mut(values: &mut [f32]) -> &mut [u32] {
+    // SAFETY: same size and alignment, every bit pattern is valid.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
+}
+
+/// A whole number that JavaScript sent as a double; None when it is none or too large to be one.
+fn as_index(value: f64) -> Option<usize> {
+    (value >= 0.0 && value <= 2f64.powi(53) && value.fract() == 0.0).then_some(value as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(handle: u32, offset: f64, len: usize) -> Span {
+        Span { handle, offset, len }
+    }
+
+    #[test]
+    fn spans_are_checked() {
+        let mut tensors = Tensors::default();
+        let a = tensors.allocate(10.0).unwrap();
+        let ([], [whole]) = tensors.operands([], [span(a, 0.0, 10)]).unwrap();
+        assert_eq!(whole, [0.0; 10]);
+        assert!(whole.as_ptr().cast::<u8>().addr().is_multiple_of(64));
+        for (offset, len) in [(5.0, 6), (-1.0, 1), (0.5, 1), (f64::NAN, 0), (1e300, 0), (0.0, usize::MAX)] {
+            assert!(tensors.operands([], [span(a, offset, len)]).is_err(), "{offset} {len}");
+        }
+        assert!(tensors.operands([], [span(7, 0.0, 1)]).is_err());
+        tensors.free(a).unwrap();
+        assert!(tensors.free(a).is_err());
+        assert!(tensors.operands([], [span(a, 0.0, 1)]).is_err());
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused() {
+        let mut tensors = Tensors::default();
+        for len in [1e300, f64::NAN, -1.0, 2f64.powi(50), 2f64.powi(53)] {
+            assert_eq!(tensors.allocate(len), None);
+        }
+    }
+
+    #[test]
+    fn what_is_written_overlaps_nothing() {
+        let mut tensors = Tensors::default();
+        let a = tensors.allocate(10.0).unwrap();
+        assert!(tensors.operands([span(a, 0.0, 5)], [span(a, 5.0, 5)]).is_ok());
+        assert!(tensors.operands([span(a, 0.0, 6)], [span(a, 5.0, 5)]).is_err());
+        assert!(tensors.operands([], [span(a, 0.0, 6), span(a, 5.0, 5)]).is_ok());
+        assert!(tensors.operands([span(a, 0.0, 3), span(a, 2.0, 2)], []).is_err());
+        assert!(tensors.operands([span(a, 0.0, 2), span(a, 3.0, 2)], [span(a, 1.0, 1)]).is_err());
+    }
+}
