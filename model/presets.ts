@@ -52,7 +52,17 @@ export const DEFAULTS: Settings = {
 };
 
 export const PRESETS = {
-  names: { nEmbd: 64, nHead: 4, nLayer: 2, blockSize: 256, learningRate: 0.01, steps: 5000, batchSize: 8 },
+  // tuned, see docs/log.md: short words in short documents want a small vocabulary and a large batch
+  names: {
+    nEmbd: 64,
+    nHead: 4,
+    nLayer: 2,
+    blockSize: 256,
+    learningRate: 0.004,
+    steps: 2500,
+    batchSize: 64,
+    vocabSize: 512,
+  },
   "chat-small": {
     nEmbd: 128,
     nHead: 4,
