@@ -4,8 +4,11 @@ import { MicrogptError } from "./model/errors.ts";
 import type { Device, Dtype } from "./model/device.ts";
 import { ReferenceDevice } from "./model/reference_device.ts";
 
-/** What `--device` takes. `metal` is `webgpu` on a Mac; `reference` is the plain TypeScript device. */
-export type DeviceName = "cpu" | "metal" | "webgpu" | "reference";
+/**
+ * What `--device` takes. `metal` is `webgpu` on a Mac, `reference` the plain TypeScript device; `auto` measures a moment of
+ * the work to be done and takes the faster of GPU and CPU.
+ */
+export type DeviceName = "cpu" | "metal" | "webgpu" | "auto" | "reference";
 
 export interface DeviceOptions {
   device?: DeviceName;
@@ -15,12 +18,19 @@ export interface DeviceOptions {
   threads?: number;
 }
 
+/** Does a moment of the work that the device is for. @returns the milliseconds it took, compiling and allocating left out */
+export type Trial = (device: Device) => Promise<number>;
+
 /**
  * Opens a device.
+ * @param trial what `auto` measures; without one it takes the GPU where there is one
  * @throws {MicrogptError} when it is not there, or cannot compute in `dtype`
  */
-export async function openDevice({ device = "cpu", dtype, threads }: DeviceOptions = {}): Promise<Device> {
+export async function openDevice(options: DeviceOptions = {}, trial?: Trial): Promise<Device> {
+  const { device = "cpu", dtype, threads } = options;
   switch (device) {
+    case "auto":
+      return await openFaster(options, trial);
     case "cpu": {
       const { openCpuDevice } = await import("./native/device.ts");
       return openCpuDevice({ dtype: dtype ?? "f32", ...(threads === undefined ? {} : { threads }) });
@@ -41,6 +51,25 @@ export async function openDevice({ device = "cpu", dtype, threads }: DeviceOptio
       }
       return new ReferenceDevice("f32");
   }
+}
+
+/** The GPU where there is a real one and it is faster than the CPU at `trial`, else the CPU. */
+async function openFaster(options: DeviceOptions, trial: Trial | undefined): Promise<Device> {
+  const gpuName = Deno.build.os === "darwin" ? "metal" : "webgpu";
+  const names: DeviceName[] = options.dtype && options.dtype !== "f32" ? [gpuName] : [gpuName, "cpu"];
+  const adapter = await navigator.gpu?.requestAdapter();
+  if ((!adapter || adapter.info.isFallbackAdapter) && names.length > 1) names.shift();
+  if (names.length === 1 || !trial) return await openDevice({ ...options, device: names[0]! });
+  const milliseconds: number[] = [];
+  for (const device of names) {
+    const opened = await openDevice({ ...options, device });
+    milliseconds.push(await trial(opened));
+    opened.destroy();
+  }
+  return await openDevice({
+    ...options,
+    device: milliseconds[0]! < milliseconds[1]! ? names[0]! : names[1]!,
+  });
 }
 
 async function openGpu(dtype: Dtype): Promise<Device> {

@@ -25,7 +25,7 @@ import {
   SETTING_RULES,
   type Settings,
 } from "./model/presets.ts";
-import type { Recipe, TrainingData, TrainingState } from "./model/trainer.ts";
+import { type Recipe, Trainer, type TrainingData, type TrainingState } from "./model/trainer.ts";
 import { type RunEvent, TrainingRun } from "./model/training_run.ts";
 
 /** Options of a training run; every setting that is not given comes from the checkpoint, the preset or the defaults. */
@@ -113,13 +113,17 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   if (split.notice) notices.push(split.notice);
   const trainingData = batches(fitted, split, settings, tokenizer);
 
-  const device = await openDevice({
-    device: options.device ?? "cpu",
-    ...(options.dtype === undefined ? {} : { dtype: options.dtype }),
-    ...(options.threads === undefined ? {} : { threads: options.threads }),
-  });
   const state = checkpoint ? resumedState(checkpoint) : freshState(config, layout, settings.seed);
   const recipe = resolveRecipe(settings, checkpoint?.trainState.step ?? 0);
+  const device = await openDevice(
+    {
+      device: options.device ?? "cpu",
+      ...(options.dtype === undefined ? {} : { dtype: options.dtype }),
+      ...(options.threads === undefined ? {} : { threads: options.threads }),
+    },
+    (candidate) => timeSteps(candidate, config, layout, trainingData, recipe, state()),
+  );
+  notices.push(...device.warnings.map((warning) => `warning: ${warning}`));
   const run = new TrainingRun({
     device,
     config,
@@ -349,6 +353,25 @@ function resolveRecipe(settings: Settings, start: number): Recipe {
     gradAccum: settings.gradAccum,
     evalEvery: settings.evalEvery,
   };
+}
+
+/** Times a few training steps, for `--device auto`; what they change is thrown away with the device. */
+async function timeSteps(
+  device: Device,
+  config: ModelConfig,
+  layout: ParameterLayout,
+  data: TrainingData,
+  recipe: Recipe,
+  state: TrainingState,
+): Promise<number> {
+  const trainer = new Trainer(device, config, layout, { ...data, validationBytes: 0 }, recipe);
+  trainer.load(state);
+  const run = (steps: number) =>
+    Array.fromAsync(trainer.run(trainer.step + steps, { lastGood: () => Promise.resolve(state) }));
+  await run(2);
+  const started = performance.now();
+  await run(8);
+  return performance.now() - started;
 }
 
 function presetOf(options: TrainOptions, checkpoint: LoadedCheckpoint | undefined): { preset?: string } {

@@ -130,6 +130,8 @@ export interface Device extends Allocator {
   /** The hardware's own name, for people. */
   readonly name: string;
   readonly dtype: Dtype;
+  /** What a person should know before computing on it. */
+  readonly warnings: readonly string[];
   /** How many steps the host may queue before it reads metrics; 1 where a read costs nothing. */
   readonly stepsInFlight: number;
 

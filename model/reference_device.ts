@@ -74,6 +74,7 @@ export class ReferenceDevice implements Device {
   readonly kind = "reference";
   readonly dtype = "f32";
   readonly stepsInFlight = 1;
+  readonly warnings = ["the reference device is plain TypeScript: correct, but very slow"];
   readonly name: string;
   readonly #Floats: Float32ArrayConstructor | Float64ArrayConstructor;
 

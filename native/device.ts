@@ -69,6 +69,7 @@ export class CpuDevice implements Device {
   readonly kind = "cpu";
   readonly dtype = "f32";
   readonly stepsInFlight = 1;
+  readonly warnings: string[] = [];
   readonly name: string;
   /** threads that compute, the caller's included */
   readonly threads: number;
