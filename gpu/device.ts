@@ -89,7 +89,7 @@ export class GpuDevice implements Device {
   }
 
   /** An f32 tensor of at least so many elements for what kernels leave each other; grows, and is kept for the next call. */
-  readonly scratch = (elements: number, purpose = "parts"): GpuTensor => {
+  readonly scratch = (elements: number, purpose: string): GpuTensor => {
     const kept = this.#scratch.get(purpose);
     if (kept && kept.cols >= elements) return kept;
     if (kept) this.free(kept);
@@ -101,6 +101,15 @@ export class GpuDevice implements Device {
   tensor(label: string, tensorRows: number, cols: number, type: ElementType = "f32"): Tensor {
     this.#check();
     const format = storageFormat(type, this.dtype);
+    if (format === "bf16" && tensorRows > 1 && cols % 2 === 1) {
+      throw new MicrogptError(
+        `"${label}" has rows of ${cols} numbers: bf16 on the GPU packs two in a word and needs an even number`,
+        {
+          hint: "choose an even --n-embd, or use --dtype f32",
+          usage: true,
+        },
+      );
+    }
     const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
     const memory = this.#pool.allocate(label, tensorRows * cols * elementBytes(format), usage);
     return new GpuTensor(memory, type, format, 0, tensorRows, cols);
@@ -109,6 +118,11 @@ export class GpuDevice implements Device {
   createBatch(maxTokens: number, maxDocuments: number): Batch {
     this.#check();
     return new GpuBatch(this.#pool, maxTokens, maxDocuments);
+  }
+
+  /** Gives the memory of a batch back now. */
+  freeBatch(batch: Batch): void {
+    this.free((batch as GpuBatch).sections.tokens);
   }
 
   view(tensor: Tensor, offset: number, viewRows: number, cols: number): Tensor {

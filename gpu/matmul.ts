@@ -12,8 +12,8 @@ import { type AdapterClass, MATVEC_ROWS, planTiles, type TilePlan } from "./tile
 export interface MatmulContext {
   runner: KernelRunner;
   adapterClass: AdapterClass;
-  /** an f32 tensor of at least so many elements, good until the next call that asks for it */
-  scratch(elements: number): GpuTensor;
+  /** an f32 tensor of at least so many elements, good until the next call that asks for the same purpose */
+  scratch(elements: number, purpose: string): GpuTensor;
 }
 
 /** One product, its operands and its variant. */
@@ -40,30 +40,30 @@ function operand(tensor: GpuTensor, length: number, access: "read" | "write" = "
   return { format: tensor.format, access, aligned: isAligned(tensor, length) };
 }
 
-/** The part of a variant's key that a binding accounts for. */
-function variant({ format, aligned }: BindingSpec): string {
-  return aligned ? `${format}x4` : format;
+/** What of an operand decides the variant of a kernel, as a part of its key. */
+function variant(tensor: GpuTensor | undefined, length: number): string {
+  if (!tensor) return "-";
+  return isAligned(tensor, length) ? tensor.format : `${tensor.format}/1`;
 }
 
-/** Bindings and tensors of what is fused, in the order in which the kernels declare them. */
-function fusedBindings(
-  { add, mask, N }: Product,
-): { bindings: Record<string, BindingSpec>; tensors: GpuTensor[] } {
-  return {
-    bindings: { ...(add && { add: operand(add, N) }), ...(mask && { mask: operand(mask, N) }) },
-    tensors: [...(add ? [add] : []), ...(mask ? [mask] : [])],
-  };
+/** Key of the variant of what is fused. */
+function fusedVariant({ add, mask, accumulate, N }: Product): string {
+  return `${accumulate ? "accumulate" : variant(add, N)} ${variant(mask, N)}`;
 }
 
-function describe(
-  bindings: Record<string, BindingSpec>,
-  constants: Record<string, number | boolean>,
-): string {
-  const parts = Object.entries(bindings).map(([name, binding]) => `${name}:${variant(binding)}`);
-  const flags = Object.entries(constants).map(([name, value]) =>
-    value === true ? name : value ? `${name}=${value}` : ""
-  );
-  return [...parts, ...flags.filter(Boolean)].join(" ");
+/** The bindings of what is fused, in the order of `withFused`. */
+function fusedBindings({ add, mask, N }: Product): Record<string, BindingSpec> {
+  return { ...(add && { add: operand(add, N) }), ...(mask && { mask: operand(mask, N) }) };
+}
+
+function withFused(tensors: GpuTensor[], { add, mask }: Product): GpuTensor[] {
+  if (add) tensors.push(add);
+  if (mask) tensors.push(mask);
+  return tensors;
+}
+
+function fusedConstants({ add, mask, accumulate }: Product) {
+  return { ADD: add !== undefined, ACCUMULATE: accumulate, MASK: mask !== undefined };
 }
 
 /**
@@ -107,115 +107,90 @@ export function matmul(
 }
 
 function runMatvec({ runner }: MatmulContext, product: Product): void {
-  const { out, a, b, M, N, K, accumulate, relu, mask, add } = product;
-  const fused = fusedBindings(product);
-  const bindings = {
-    a: operand(a, K),
-    b: operand(b, K),
-    out: operand(out, N, "write"),
-    ...fused.bindings,
-  };
+  const { out, a, b, M, N, K, relu } = product;
   const rows = M <= 2 ? M : M <= 4 ? 4 : 8;
-  const constants = { ROWS: rows, ADD: add !== undefined, ACCUMULATE: accumulate, MASK: mask !== undefined };
   runner.run(
-    `matvec ${describe(bindings, constants)}`,
+    `matvec ${rows} ${variant(a, K)} ${variant(b, K)} ${variant(out, N)} ${fusedVariant(product)}`,
     () => ({
       source: matvecSource,
-      constants,
+      constants: { ROWS: rows, ...fusedConstants(product) },
       params: { M: "u32", N: "u32", K: "u32", relu: "u32" },
-      bindings,
+      bindings: {
+        a: operand(a, K),
+        b: operand(b, K),
+        out: operand(out, N, "write"),
+        ...fusedBindings(product),
+      },
     }),
-    [a, b, out, ...fused.tensors],
+    withFused([a, b, out], product),
     [M, N, K, Number(relu)],
     Math.ceil(N / 8),
   );
 }
 
-function tileConstants({ form, accumulate, add, mask }: Product, { tile }: TilePlan) {
-  return {
-    BM: tile.bm,
-    BN: tile.bn,
-    GROUPS_M: tile.groupsM,
-    GROUPS_N: tile.groupsN,
-    THREADS: tile.threads,
-    SHARED_LOAD: tile.sharedLoad,
-    A_ALONG_K: form !== "TN",
-    B_ALONG_K: form === "NT",
-    SPLIT: false,
-    ADD: add !== undefined,
-    ACCUMULATE: accumulate,
-    MASK: mask !== undefined,
-  };
-}
-
+/** matmul.wgsl on a product whose `out` may be scratch memory for parts of K. */
 function runTiles({ runner }: MatmulContext, product: Product, plan: TilePlan): void {
   const { out, a, b, M, N, K, form, relu } = product;
-  const fused = fusedBindings(product);
-  const bindings = {
-    a: operand(a, form === "TN" ? M : K),
-    b: operand(b, form === "NT" ? K : N),
-    out: operand(out, N, "write"),
-    ...fused.bindings,
-  };
-  const constants = tileConstants(product, plan);
+  const { tile, part, parts } = plan;
+  const lengthA = form === "TN" ? M : K;
+  const lengthB = form === "NT" ? K : N;
+  const fused = fusedVariant(product);
+  const split = parts > 1;
   runner.run(
-    `matmul ${describe(bindings, constants)}`,
+    `matmul ${form} ${tile.name} ${split} ${variant(a, lengthA)} ${variant(b, lengthB)} ${
+      variant(out, N)
+    } ${fused}`,
     () => ({
       source: matmulSource,
-      constants,
+      constants: {
+        BM: tile.bm,
+        BN: tile.bn,
+        GROUPS_M: tile.groupsM,
+        GROUPS_N: tile.groupsN,
+        THREADS: tile.threads,
+        SHARED_LOAD: tile.sharedLoad,
+        A_ALONG_K: form !== "TN",
+        B_ALONG_K: form === "NT",
+        SPLIT: split,
+        ...fusedConstants(product),
+      },
       params: { M: "u32", N: "u32", K: "u32", part: "u32", relu: "u32" },
-      bindings,
+      bindings: {
+        a: operand(a, lengthA),
+        b: operand(b, lengthB),
+        out: operand(out, N, "write"),
+        ...fusedBindings(product),
+      },
     }),
-    [a, b, out, ...fused.tensors],
-    [M, N, K, plan.part, Number(relu)],
+    withFused([a, b, out], product),
+    [M, N, K, part, Number(relu)],
     plan.tilesN,
     plan.tilesM,
-    plan.parts,
+    parts,
   );
 }
 
 /** Each part of K into scratch memory, then their sum with what is fused. */
 function runSplit(context: MatmulContext, product: Product, plan: TilePlan): void {
-  const { out, a, b, M, N, K, form, accumulate, relu, add, mask } = product;
-  const parts = context.scratch(plan.parts * M * N);
-  const bindings = {
-    a: operand(a, form === "TN" ? M : K),
-    b: operand(b, form === "NT" ? K : N),
-    out: operand(parts, N, "write"),
-  };
-  const constants = {
-    ...tileConstants(product, plan),
-    SPLIT: true,
-    ADD: false,
-    ACCUMULATE: false,
-    MASK: false,
-  };
+  const { out, M, N, relu } = product;
+  const sums = context.scratch(plan.parts * M * N, "parts of a product");
+  runTiles(context, {
+    ...product,
+    out: sums,
+    add: undefined,
+    mask: undefined,
+    accumulate: false,
+    relu: false,
+  }, plan);
   context.runner.run(
-    `matmul ${describe(bindings, constants)}`,
-    () => ({
-      source: matmulSource,
-      constants,
-      params: { M: "u32", N: "u32", K: "u32", part: "u32", relu: "u32" },
-      bindings,
-    }),
-    [a, b, parts],
-    [M, N, K, plan.part, 0],
-    plan.tilesN,
-    plan.tilesM,
-    plan.parts,
-  );
-  const fused = fusedBindings(product);
-  const sumBindings = { parts: operand(parts, N), out: operand(out, N, "write"), ...fused.bindings };
-  const sumConstants = { ADD: add !== undefined, ACCUMULATE: accumulate, MASK: mask !== undefined };
-  context.runner.run(
-    `split_k ${describe(sumBindings, sumConstants)}`,
+    `split_k ${variant(sums, N)} ${variant(out, N)} ${fusedVariant(product)}`,
     () => ({
       source: splitKSource,
-      constants: sumConstants,
+      constants: fusedConstants(product),
       params: { M: "u32", N: "u32", parts: "u32", relu: "u32" },
-      bindings: sumBindings,
+      bindings: { parts: operand(sums, N), out: operand(out, N, "write"), ...fusedBindings(product) },
     }),
-    [parts, out, ...fused.tensors],
+    withFused([sums, out], product),
     [M, N, plan.parts, Number(relu)],
     Math.ceil(N / 256),
     M,

@@ -150,7 +150,7 @@ fn ${name}_or_zero(i: u32, end: u32) -> f32 { if (i < end) { return ${name}_load
         functions: `${scalar} return f32(${at}]); }\n${quad}\n${store(storeEach("f16($)"))}`,
       };
     case "bf16": {
-      const word = `${name}[(p.${name}_base + i) >> 1u`;
+      const word = `${name}[((p.${name}_base + i) >> 1u)`;
       // A row has an even number of elements, so a pair never straddles `end` unless it is the buffer's padding.
       const pairs = [
         "  if (i < end) { WORD] = bf16_pack(quad.x, quad.y); }",

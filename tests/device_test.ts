@@ -1,29 +1,10 @@
 /** One body of tests over every device: each kernel, forward and backward, against the reference in f64. */
-import assert from "node:assert/strict";
 import { openDevice } from "../devices.ts";
 import type { Device } from "../model/device.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
+import { assertClose } from "./assert_close.ts";
 import { DEVICE_CASES } from "./device_cases.ts";
 import { openTestGpu } from "./test_gpu.ts";
-
-/** Asserts |actual − expected| ≤ tolerance · (1 + |expected|) for every element; NaN and ∞ must be the same. */
-export function assertClose(
-  actual: ArrayLike<number>,
-  expected: ArrayLike<number>,
-  tolerance: number,
-  what: string,
-): void {
-  assert.equal(actual.length, expected.length, `${what}: number of elements`);
-  for (let i = 0; i < actual.length; i++) {
-    if (Object.is(actual[i], expected[i])) continue;
-    const difference = Math.abs(actual[i]! - expected[i]!);
-    const allowed = tolerance * (1 + Math.abs(expected[i]!));
-    assert(
-      difference <= allowed,
-      `${what}[${i}]: ${actual[i]}, expected ${expected[i]}, ${difference} apart, ${allowed} allowed`,
-    );
-  }
-}
 
 const oracle = new ReferenceDevice("f64");
 

@@ -1,0 +1,452 @@
+/** What only the WebGPU device has: dtypes, subgroups, tiles for real hardware, reading back, memory, errors. */
+import assert from "node:assert/strict";
+import { openAdapter } from "../gpu/adapter.ts";
+import { BufferPool, type GpuTensor } from "../gpu/buffers.ts";
+import { GpuDevice, openGpuDevice } from "../gpu/device.ts";
+import { matmul } from "../gpu/matmul.ts";
+import { checkSelfTest, selfTest } from "../gpu/self_test.ts";
+import { type AdapterClass, planTiles } from "../gpu/tiles.ts";
+import { fromHalves, toHalves } from "../gpu/number_formats.ts";
+import type { Device, Dtype, ElementType, Tensor } from "../model/device.ts";
+import { MicrogptError } from "../model/errors.ts";
+import { allocateActivations, forwardBackward } from "../model/gpt.ts";
+import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { ReferenceDevice } from "../model/reference_device.ts";
+import { assertClose } from "./assert_close.ts";
+import { DEVICE_CASES, gaussian, randomDocuments } from "./device_cases.ts";
+import { openTestGpu } from "./test_gpu.ts";
+
+/** True where there is a GPU, or one is required; otherwise `openTestGpu` says once that its tests are skipped. */
+async function hasGpu(): Promise<boolean> {
+  if (Deno.env.get("MICROGPT_REQUIRE_GPU") === "1" || await navigator.gpu?.requestAdapter()) return true;
+  return await openTestGpu({ dtype: "f32" }) !== undefined;
+}
+
+/** Runs a test where there is a GPU. */
+function gpuTest(name: string, fn: (t: Deno.TestContext) => Promise<void>): void {
+  Deno.test({
+    name,
+    sanitizeResources: false,
+    async fn(t) {
+      if (await hasGpu()) await fn(t);
+    },
+  });
+}
+
+const shared = new Map<string, GpuDevice>();
+
+/** Runs `use` on a device that tests share: opening one compiles kernels. */
+async function withGpu(dtype: Dtype, use: (d: GpuDevice) => Promise<void>, subgroups: "on" | "off" = "off") {
+  const key = `${dtype} ${subgroups}`;
+  const device = shared.get(key) ?? await openGpuDevice({ dtype, subgroups });
+  shared.set(key, device);
+  await use(device);
+}
+
+/** The f64 reference, given the numbers that a device of a 16-bit dtype is given: all that differs then is rounding inside. */
+class RoundedReference extends ReferenceDevice {
+  constructor(readonly rounding: Dtype) {
+    super("f64");
+  }
+  override write(tensor: Tensor, data: Float32Array | Uint32Array, offset = 0): void {
+    const { rounding } = this;
+    if (tensor.type !== "work" || rounding === "f32") return super.write(tensor, data, offset);
+    const halves = toHalves(data as Float32Array, rounding);
+    super.write(tensor, fromHalves(halves, data.length, rounding), offset);
+  }
+}
+
+/**
+ * Largest error of a 16-bit device against the f64 reference. `kernel`: |difference| / (1 + |expected|) of each element; a result
+ * rounded once is off by 2⁻⁹ (bf16) or 2⁻¹² (f16), and attention's gradient is made of three such results. `model`: ‖difference‖ / ‖expected‖
+ * of a two-layer model, which rounds some twenty times; single gradients behind a relu that switches may differ more.
+ */
+const TOLERANCE: Record<"bf16" | "f16", { kernel: number; model: number }> = {
+  bf16: { kernel: 1.6e-2, model: 3e-2 },
+  f16: { kernel: 2e-3, model: 4e-3 },
+};
+
+/** Cases whose working tensors have rows, or heads, of an odd number of elements: bf16 cannot hold them. */
+const ODD_FOR_BF16 = /\[33, 12\] over 97|\[1, 97\]|\[5, 1\]|E = 12, 4 heads/;
+/** Of each kernel a case whose rows are read by vectors; for bf16, where scalars share words, the others too. */
+const SIXTEEN_BIT_CASES = {
+  f16:
+    /embed.*E = 64.*33|rmsNorm.*\[7, 64\]|matmul.*\[24, 64\]|attention.*E = 64.*130|attentionCached.*64|forwardBackward|decoding/,
+  bf16:
+    /embed.*33|rmsNorm|matmul.*(over 12,|over 64|over 97)|attention.*(33|130)|attentionCached|forwardBackward|decoding/,
+};
+
+function assertNear(
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  tolerance: number,
+  what: string,
+): void {
+  let [squares, total] = [0, 0];
+  for (let i = 0; i < expected.length; i++) {
+    squares += (actual[i]! - expected[i]!) ** 2;
+    total += expected[i]! ** 2;
+  }
+  const error = Math.sqrt(squares / total);
+  assert(error <= tolerance, `${what}: relative error ${error}, ${tolerance} allowed`);
+}
+
+for (const dtype of ["bf16", "f16"] as const) {
+  gpuTest(`kernels in ${dtype}`, async (t) => {
+    await withGpu(dtype, async (d) => {
+      for (const { name, run } of DEVICE_CASES.filter(({ name }) => SIXTEEN_BIT_CASES[dtype].test(name))) {
+        await t.step(name, async () => {
+          const expected = await run(new RoundedReference(dtype));
+          let actual;
+          try {
+            actual = await run(d);
+          } catch (error) {
+            assert(
+              error instanceof MicrogptError && /packs two in a word/.test(error.message),
+              String(error),
+            );
+            assert(dtype === "bf16" && ODD_FOR_BF16.test(name), error.message);
+            return;
+          }
+          const [near, tolerance] = /forwardBackward|decoding/.test(name)
+            ? [assertNear, TOLERANCE[dtype].model]
+            : [assertClose, TOLERANCE[dtype].kernel];
+          for (const key of Object.keys(expected)) near(actual[key]!, expected[key]!, tolerance, key);
+        });
+      }
+    });
+  });
+}
+
+for (const subgroups of ["on", "off"] as const) {
+  gpuTest(`reductions with subgroups ${subgroups}`, async (t) => {
+    const { gpu, description } = await openAdapter("f32", true);
+    gpu.destroy();
+    if (subgroups === "on" && !description.features.includes("subgroups")) {
+      console.error(`skipped: ${description.name} has no subgroups`);
+      return;
+    }
+    await withGpu("f32", async (d) => {
+      assert.equal(d.subgroups, subgroups === "on");
+      const reductions = /embed|rmsNorm|crossEntropy|gradNorm|attentionCached|sample/;
+      for (const { name, tolerance, run } of DEVICE_CASES.filter(({ name }) => reductions.test(name))) {
+        await t.step(name, async () => {
+          const [expected, actual] = [await run(new ReferenceDevice("f64")), await run(d)];
+          for (const key of Object.keys(expected)) assertClose(actual[key]!, expected[key]!, tolerance, key);
+        });
+      }
+    }, subgroups);
+  });
+}
+
+function filled(d: Device, rows: number, cols: number, seed: number, type: ElementType = "f32"): Tensor {
+  const tensor = d.tensor(`test ${seed}`, rows, cols, type);
+  d.write(tensor, gaussian(rows * cols, seed));
+  return tensor;
+}
+
+gpuTest("matrix products with the tiles of real hardware", async (t) => {
+  const cases: [AdapterClass, "NT" | "NN" | "TN", number, number, number, string, number][] = [
+    ["apple", "NT", 1025, 1156, 20, "large", 1],
+    ["apple", "TN", 1156, 1025, 17, "large", 1],
+    ["nvidia", "NN", 260, 516, 33, "medium", 1],
+    ["nvidia", "TN", 64, 52, 601, "small", 2],
+    ["apple", "TN", 260, 253, 1030, "medium", 4],
+    ["other", "NT", 40, 36, 1024, "small", 4],
+  ];
+  await withGpu("f32", async (d) => {
+    for (const [adapterClass, form, M, N, K, tile, parts] of cases) {
+      await t.step(
+        `${form} [${M}, ${N}] over ${K} on ${adapterClass}: ${tile} tile, ${parts} parts`,
+        async () => {
+          const plan = planTiles(M, N, K, adapterClass);
+          assert.deepEqual([plan.tile.name, plan.parts], [tile, parts]);
+          const product = async (device: Device, multiply: typeof device.matmul) => {
+            const a = form === "TN" ? filled(device, K, M, 1) : filled(device, M, K, 1);
+            const b = form === "NT" ? filled(device, N, K, 2) : filled(device, K, N, 2);
+            const out = filled(device, M, N, 3);
+            multiply(out, a, b, form, { add: out, relu: true });
+            const result = await device.read(out);
+            for (const tensor of [a, b, out]) device.free(tensor);
+            return result;
+          };
+          const context = { runner: d.runner, adapterClass, scratch: d.scratch };
+          const actual = await product(d, (out, a, b, form, fusion) => {
+            matmul(context, out as GpuTensor, a as GpuTensor, b as GpuTensor, form, fusion);
+          });
+          const reference = new ReferenceDevice("f32");
+          const expected = await product(reference, (...args) => reference.matmul(...args));
+          assertClose(actual, expected, 1e-4, "product");
+        },
+      );
+    }
+  });
+});
+
+gpuTest("reads see their point of the queue, several in flight", async () => {
+  await withGpu("f32", async (d) => {
+    const x = d.tensor("x", 1, 8);
+    const doubled = d.tensor("doubled", 1, 8);
+    const two = d.tensor("two", 8, 8);
+    d.write(two, Float32Array.from({ length: 64 }, (_, i) => i % 9 === 0 ? 2 : 0));
+    const reads: Promise<ArrayLike<number>>[] = [];
+    for (let i = 1; i <= 5; i++) {
+      d.write(x, new Float32Array(8).fill(i));
+      d.matmul(doubled, x, two, "NT");
+      // This write comes after the product in the queue and must not reach it.
+      d.write(x, new Float32Array(8).fill(-1));
+      reads.push(d.read(doubled), d.read(x));
+    }
+    const results = (await Promise.all(reads)).map((values) => values[7]);
+    assert.deepEqual(results, [2, -1, 4, -1, 6, -1, 8, -1, 10, -1]);
+    d.zero(x);
+    assert.deepEqual([...await d.read(x)], new Array(8).fill(0));
+  });
+});
+
+/** A model small enough for thousands of steps, and one step of it. */
+function tinyTraining(d: Device) {
+  const config = { vocab_size: 32, n_embd: 16, n_head: 2, n_layer: 1, block_size: 64 };
+  const layout = parameterLayout(config);
+  const initial = initialParameters(layout, config, 1);
+  const params = flatTensor(d, "params", layout, "f32");
+  d.write(params, initial);
+  const work = d.dtype === "f32" ? params : flatTensor(d, "work", layout, "work");
+  if (work !== params) d.write(work, initial);
+  const [gradients, m, v] = ["gradients", "m", "v"].map((label) => flatTensor(d, label, layout, "f32")) as [
+    Tensor,
+    Tensor,
+    Tensor,
+  ];
+  const [weights, g] = [work, gradients].map((flat) => weightViews(d, flat, layout, config.n_layer)) as [
+    ReturnType<typeof weightViews>,
+    ReturnType<typeof weightViews>,
+  ];
+  const control = d.tensor("control", 1, 4);
+  d.write(control, new Float32Array([0, 1, 0, 0]));
+  const metrics = d.tensor("metrics", 16, 4);
+  const activations = allocateActivations(d, config, 80);
+  const batch = d.createBatch(80, 4);
+  const hyper = {
+    learningRate: 0.01,
+    beta1: 0.85,
+    beta2: 0.99,
+    epsilon: 1e-8,
+    weightDecay: 0,
+    gradClip: 1,
+  };
+  const state = { params, work, gradients, m, v, control };
+  const step = (s: number) => {
+    const documents = randomDocuments([3 + s % 7, 1 + s % 60], config.vocab_size, s % 5);
+    d.loadBatch(batch, documents);
+    const scale = 1 / documents.tokens.length;
+    forwardBackward(d, config, weights, g, activations, batch, scale, control, false);
+    d.sumLoss(metrics, s % 16, activations.losses, false);
+    d.gradNorm(metrics, s % 16, gradients, control);
+    d.adam(state, metrics, s % 16, hyper);
+    d.submit();
+  };
+  return { step, metrics, state };
+}
+
+gpuTest("training allocates nothing after its first steps, and destroy gives all back", async () => {
+  const d = await openGpuDevice({ dtype: "f32", subgroups: "off" });
+  const { step, metrics } = tinyTraining(d);
+  const sizes: [number, number][] = [];
+  for (let s = 0; s < 320; s++) {
+    step(s);
+    if (s % 64 === 63) {
+      const ring = await d.read(metrics);
+      assert.equal(ring[2], 1, "a step was not applied");
+      sizes.push([d.bufferCount, d.allocatedBytes]);
+    }
+  }
+  assert.deepEqual(sizes.slice(1), new Array(4).fill(sizes[0]));
+  const before = d.bufferCount;
+  const extra = d.tensor("extra", 10, 10);
+  assert.equal(d.bufferCount, before + 1);
+  d.free(extra);
+  assert.equal(d.bufferCount, before);
+  d.destroy();
+  assert.deepEqual([d.bufferCount, d.allocatedBytes], [0, 0]);
+  assert.throws(() => d.tensor("late", 1, 1), /destroyed/);
+});
+
+gpuTest("training twice gives the same bits", async () => {
+  const runs: ArrayLike<number>[] = [];
+  for (let i = 0; i < 2; i++) {
+    await withGpu("bf16", async (d) => {
+      const { step, state } = tinyTraining(d);
+      for (let s = 0; s < 20; s++) step(s);
+      runs.push(await d.read(state.params));
+    });
+  }
+  assert.deepEqual(runs[0], runs[1]);
+});
+
+gpuTest(
+  "the loss scale of f16 halves on a gradient that is not finite and doubles after 2000 steps",
+  async () => {
+    await withGpu("f16", async (d) => {
+      const { state, metrics } = tinyTraining(d);
+      const hyper = {
+        learningRate: 0.01,
+        beta1: 0.9,
+        beta2: 0.99,
+        epsilon: 1e-8,
+        weightDecay: 0,
+        gradClip: 0,
+      };
+      const update = async (control: number[], gradient: number) => {
+        d.write(state.control, new Float32Array(control));
+        d.write(state.gradients, new Float32Array([gradient, 0]));
+        const before = (await d.read(state.params))[0];
+        d.gradNorm(metrics, 0, state.gradients, state.control);
+        d.adam(state, metrics, 0, hyper);
+        const after = [...await d.read(state.control)].slice(0, 3);
+        return { after, moved: (await d.read(state.params))[0] !== before, norm: (await d.read(metrics))[1] };
+      };
+      assert.deepEqual(await update([5, 1024, 7, 0], 4096), { after: [6, 1024, 8], moved: true, norm: 4 });
+      assert.deepEqual(await update([5, 1024, 7, 0], Infinity), {
+        after: [5, 512, 0],
+        moved: false,
+        norm: Infinity,
+      });
+      assert.deepEqual((await update([5, 1024, 1999, 0], 4096)).after, [6, 2048, 0]);
+      assert.deepEqual((await update([5, 1, 3, 0], Infinity)).after, [5, 1, 0]);
+    });
+  },
+);
+
+gpuTest("a tensor that the GPU cannot hold is an error with its name, size and flag", async () => {
+  await withGpu("f32", (d) => {
+    const { maxBufferSize } = d.description.limits;
+    const rows = Math.ceil(maxBufferSize! / 4096) + 1;
+    assert.throws(() => d.tensor("activations layer0.fc1", rows, 1024), (error: unknown) => {
+      assert(error instanceof MicrogptError);
+      assert.match(error.message, /no room for "activations layer0.fc1" \(\d+ MB; /);
+      assert.match(error.hint!, /--batch-size/);
+      return true;
+    });
+    return Promise.resolve();
+  });
+});
+
+Deno.test("a driver that runs out of memory is an error with the tensor's name", async () => {
+  const failures: MicrogptError[] = [];
+  const gpu = {
+    limits: { maxBufferSize: 2 ** 30 },
+    pushErrorScope() {},
+    createBuffer: () => ({ destroy() {} }),
+    popErrorScope: () => Promise.resolve({ message: "Not enough memory left." }),
+  };
+  const pool = new BufferPool(gpu as unknown as GPUDevice, (error) => failures.push(error));
+  pool.allocate("key-value cache of layer 3", 5 * 2 ** 20, 0);
+  await Promise.resolve();
+  await Promise.resolve();
+  assert.equal(failures.length, 1);
+  assert.match(failures[0]!.message, /"key-value cache of layer 3" \(5 MB; .*Not enough memory left/);
+  assert.match(failures[0]!.hint!, /--num-samples/);
+});
+
+/** Runs `use` while `navigator.gpu` is something else. */
+async function withNavigatorGpu(gpu: unknown, use: () => Promise<void>): Promise<void> {
+  const own = Object.getOwnPropertyDescriptor(navigator, "gpu");
+  Object.defineProperty(navigator, "gpu", { value: gpu, configurable: true });
+  try {
+    await use();
+  } finally {
+    if (own) Object.defineProperty(navigator, "gpu", own);
+    else delete (navigator as unknown as Record<string, unknown>).gpu;
+  }
+}
+
+Deno.test("no adapter is an error that says what to do", async () => {
+  const isClear = (error: unknown) =>
+    error instanceof MicrogptError && /no GPU/.test(error.message) && /--device cpu/.test(error.hint!);
+  for (const gpu of [undefined, { requestAdapter: () => Promise.resolve(null) }]) {
+    await withNavigatorGpu(gpu, () => assert.rejects(openGpuDevice({ dtype: "f32" }), isClear));
+  }
+});
+
+Deno.test("f16 on an adapter without it is an error that says what to use", async () => {
+  let destroyed = 0;
+  const adapter = {
+    features: new Set(),
+    limits: {},
+    info: { vendor: "test", architecture: "", device: "", description: "Test GPU", isFallbackAdapter: false },
+    requestDevice: () => Promise.resolve({ destroy: () => destroyed++ }),
+  };
+  await withNavigatorGpu({ requestAdapter: () => Promise.resolve(adapter) }, async () => {
+    await assert.rejects(openGpuDevice({ dtype: "f16" }), (error) => {
+      assert(error instanceof MicrogptError && error.usage);
+      assert.match(error.message, /Test GPU cannot compute in f16/);
+      assert.match(error.hint!, /bf16/);
+      return true;
+    });
+  });
+  assert.equal(destroyed, 1);
+});
+
+gpuTest("a lost GPU is an error at the next call", async () => {
+  const adapter = await openAdapter("f32", false);
+  const device = new GpuDevice(adapter, "f32", false);
+  const x = device.tensor("x", 1, 1);
+  adapter.gpu.destroy();
+  await adapter.gpu.lost;
+  await Promise.resolve();
+  const isLost = (error: unknown) => error instanceof MicrogptError && /was lost/.test(error.message);
+  assert.throws(() => device.submit(), isLost);
+  assert.throws(() => device.read(x), isLost);
+});
+
+gpuTest("a software adapter carries a warning", async () => {
+  await withGpu("f32", (d) => {
+    assert.equal(d.warnings.length, d.description.software ? 1 : 0);
+    if (d.description.software) assert.match(d.warnings[0]!, /software renderer: correct, but slower/);
+    return Promise.resolve();
+  });
+});
+
+gpuTest("the self-test finds a driver that computes nothing, or wrong", async () => {
+  await withGpu("f32", async (d) => {
+    const broken = Object.create(d, { matmul: { value() {} } }) as GpuDevice;
+    for (
+      const name of [
+        "tensor",
+        "write",
+        "read",
+        "free",
+        "createBatch",
+        "loadBatch",
+        "crossEntropy",
+        "freeBatch",
+      ] as const
+    ) {
+      Object.defineProperty(broken, name, { value: d[name].bind(d) });
+    }
+    await assert.rejects(selfTest(broken), (error) => {
+      assert(error instanceof MicrogptError);
+      assert.match(error.message, /computes wrong numbers: a matrix product on .* gave 0 instead of/);
+      assert.match(error.hint!, /driver/);
+      return true;
+    });
+  });
+  const result = { what: "a softmax", expected: [0.5], actual: [NaN], tolerance: 1e-4 };
+  assert.throws(() => checkSelfTest("Test GPU", result), /a softmax on Test GPU gave NaN instead of 0.5/);
+});
+
+gpuTest("a written tensor may not appear twice in a call", async () => {
+  await withGpu("f32", (d) => {
+    const x = d.tensor("twice", 4, 8);
+    assert.throws(() => d.rmsNorm(x, x), /"twice" is written and used in another place/);
+    d.free(x);
+    assert.throws(() => d.rmsNorm(d.tensor("y", 4, 8), x), /"twice" was freed/);
+    return Promise.resolve();
+  });
+});
+
+gpuTest("the devices that these tests shared end", () => {
+  for (const device of shared.values()) device.destroy();
+  return Promise.resolve();
+});
