@@ -5,7 +5,6 @@ import { type ChatOptions, ChatSession } from "./model/chat.ts";
 import { type ModelDescription, readModel } from "./model/checkpoint.ts";
 import type { ModelConfig } from "./model/config.ts";
 import type { Device } from "./model/device.ts";
-import { MicrogptError } from "./model/errors.ts";
 import { type GenerateOptions, generateSamples, type SamplePiece, wholeSamples } from "./model/generation.ts";
 import {
   flatTensor,
@@ -14,6 +13,7 @@ import {
   type Weights,
   weightViews,
 } from "./model/parameters.ts";
+import { noChatTokens } from "./model/prompt.ts";
 
 /**
  * Loads a model.
@@ -23,12 +23,18 @@ import {
  */
 export async function loadModel(directory: string, options: DeviceOptions = {}): Promise<LanguageModel> {
   const model = await readModel(directory);
-  return new LanguageModel(
-    model,
-    model.params,
-    await openTokenizer(model.tokenizerJson),
-    await openDevice(options),
-  );
+  const tokenizer = await openTokenizer(model.tokenizerJson);
+  const on = (device: Device) => new LanguageModel(model, model.params, tokenizer, device);
+  return on(await openDevice(options, (candidate) => timeDecoding(on(candidate))));
+}
+
+/** Times a few tokens, for `--device auto`. */
+async function timeDecoding(model: LanguageModel): Promise<number> {
+  const run = () => model.samples({ numSamples: 1, maxTokens: 32, temperature: 1 });
+  await run();
+  const started = performance.now();
+  await run();
+  return performance.now() - started;
 }
 
 /** A model on a device. `close` it, or declare it with `using`. */
@@ -71,11 +77,7 @@ export class LanguageModel implements Disposable {
    * @throws {MicrogptError} when the model was not trained on conversations
    */
   startChat(options: ChatOptions = {}): ChatSession {
-    if (!this.chat) {
-      throw new MicrogptError("the model has no chat tokens: it was trained on plain text", {
-        hint: "train a model on conversations with `microgpt train --chat`",
-      });
-    }
+    if (!this.chat) throw noChatTokens();
     return new ChatSession(this.#generationModel(), options);
   }
 

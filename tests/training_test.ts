@@ -1,0 +1,334 @@
+/** Whole runs: resumed as uninterrupted, steps that are not finite, what a resumed run takes from where, two devices. */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import type { Device } from "../model/device.ts";
+import { parameterLayout } from "../model/parameters.ts";
+import { initialParameters } from "../model/parameters.ts";
+import { ReferenceDevice } from "../model/reference_device.ts";
+import {
+  learningRate,
+  type Recipe,
+  Trainer,
+  type TrainingData,
+  type TrainingEvent,
+} from "../model/trainer.ts";
+import { prepareRun, train, type TrainOptions } from "../train.ts";
+import { randomDocuments } from "./device_cases.ts";
+import { openTestGpu } from "./test_gpu.ts";
+
+const ROOT = new URL("..", import.meta.url).pathname;
+const NAMES = join(ROOT, "data/samples/names.txt");
+
+async function inTemporaryDirectory(use: (dir: string) => Promise<void>): Promise<void> {
+  const dir = await Deno.makeTempDir();
+  try {
+    await use(dir);
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
+}
+
+/** SHA-256 of every file that must not depend on whether the run was interrupted. */
+async function hashes(dir: string): Promise<Record<string, string>> {
+  const names = [
+    "weights.safetensors",
+    "optimizer_m.safetensors",
+    "optimizer_v.safetensors",
+    "tokenizer.json",
+    "meta.json",
+  ];
+  const entries = names.map(async (name) => {
+    const bytes = await Deno.readFile(join(dir, name));
+    return [name, createHash("sha256").update(bytes).digest("hex")];
+  });
+  return Object.fromEntries(await Promise.all(entries));
+}
+
+async function gpuIsThere(): Promise<boolean> {
+  const device = await openTestGpu({ dtype: "f32" });
+  device?.destroy();
+  return device !== undefined;
+}
+
+/** Starts the program, interrupts it when it has trained for a while, and waits for it to save. */
+async function interruptedRun(args: string[], milliseconds: number): Promise<string> {
+  const process = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", join(ROOT, "cli.ts"), "train", ...args],
+    stderr: "piped",
+    stdout: "null",
+  }).spawn();
+  let text = "";
+  const reading = (async () => {
+    for await (const piece of process.stderr.pipeThrough(new TextDecoderStream())) {
+      const before = text.includes("step 1 /");
+      text += piece;
+      if (!before && text.includes("step 1 /")) setTimeout(() => process.kill("SIGINT"), milliseconds);
+    }
+  })();
+  const { code } = await process.status;
+  await reading;
+  assert.equal(code, 130, text);
+  return text;
+}
+
+for (const device of ["cpu", "webgpu"]) {
+  Deno.test(`a run that is interrupted anywhere and resumed ends with the same bits: ${device}`, async () => {
+    if (device === "webgpu" && !(await gpuIsThere())) return;
+    await inTemporaryDirectory(async (dir) => {
+      const steps = device === "cpu" ? 1500 : 120;
+      const settings = [
+        "--device",
+        device,
+        "--threads",
+        "2",
+        "--vocab-size",
+        "300",
+        "--n-embd",
+        "24",
+        "--n-head",
+        "2",
+      ];
+      const common = [
+        "--input",
+        NAMES,
+        "--steps",
+        `${steps}`,
+        "--eval-every",
+        "40",
+        "--grad-accum",
+        "2",
+        ...settings,
+      ];
+      const whole = join(dir, "whole");
+      const options = {
+        input: NAMES,
+        steps,
+        evalEvery: 40,
+        gradAccum: 2,
+        device: device as "cpu" | "webgpu",
+        threads: 2,
+        vocabSize: 300,
+        nEmbd: 24,
+        nHead: 2,
+      };
+      await Array.fromAsync(train({ ...options, output: whole }));
+      const broken = join(dir, "broken");
+      const said = await interruptedRun([...common, "--output", broken], 30 + Math.random() * 200);
+      const at = JSON.parse(await Deno.readTextFile(join(broken, "train_state.json"))).step;
+      assert(at > 0 && at < steps, `interrupted at step ${at} of ${steps}`);
+      assert.match(said, new RegExp(`resume with: .*train --resume ${broken}`));
+      await Array.fromAsync(train({ resume: broken, device: options.device, threads: 2 }));
+      assert.deepEqual(await hashes(broken), await hashes(whole), `interrupted at step ${at}`);
+    });
+  });
+}
+
+Deno.test("the learning rate warms up, then falls to zero", () => {
+  const recipe: Recipe = {
+    totalSteps: 1000,
+    learningRate: 0.01,
+    warmupSteps: 200,
+    weightDecay: 0,
+    gradClip: 0,
+    gradAccum: 1,
+    evalEvery: 0,
+  };
+  assert.equal(learningRate(0, recipe), 0.01 / 200);
+  assert.equal(learningRate(199, recipe), 0.01);
+  assert.equal(learningRate(200, recipe), 0.01);
+  assert.equal(learningRate(600, recipe), 0.005);
+  assert.equal(learningRate(0, { ...recipe, totalSteps: 2 }), 0.005);
+});
+
+/** A reference device whose loss is not a number at chosen steps of its life, counted from 1. */
+function deviceWithBadSteps(isBad: (step: number) => boolean): Device {
+  let step = 1;
+  class Faulty extends ReferenceDevice {
+    override sumLoss(...args: Parameters<ReferenceDevice["sumLoss"]>): void {
+      super.sumLoss(...args);
+      const [metrics, slot] = args;
+      if (isBad(step)) this.write(metrics, new Float32Array([NaN]), slot * metrics.cols);
+    }
+    override submit(): void {
+      step++;
+    }
+  }
+  return new Faulty();
+}
+
+const CONFIG = { vocab_size: 20, n_embd: 8, n_head: 2, n_layer: 1, block_size: 8 };
+const RECIPE: Recipe = {
+  totalSteps: 60,
+  learningRate: 0.01,
+  warmupSteps: 5,
+  weightDecay: 0,
+  gradClip: 1,
+  gradAccum: 1,
+  evalEvery: 0,
+};
+
+function trainerOn(device: Device): { trainer: Trainer; run: () => AsyncGenerator<TrainingEvent> } {
+  const layout = parameterLayout(CONFIG);
+  const data: TrainingData = {
+    maxTokens: 16,
+    maxDocuments: 2,
+    batch: (number) => randomDocuments([5, 3], 20, number),
+    validation: () => [],
+    validationBytes: 0,
+  };
+  const initial = () => ({
+    step: 0,
+    adamStep: 0,
+    params: initialParameters(layout, CONFIG, 1),
+    m: new Float32Array(layout.length),
+    v: new Float32Array(layout.length),
+  });
+  const trainer = new Trainer(device, CONFIG, layout, data, RECIPE);
+  trainer.load(initial());
+  return { trainer, run: () => trainer.run(60, { lastGood: () => Promise.resolve(initial()) }) };
+}
+
+Deno.test("a step that is not finite is skipped, said and counted, and changes nothing", async () => {
+  const { trainer, run } = trainerOn(deviceWithBadSteps((step) => step === 7 || step === 20));
+  let previous = await trainer.snapshot();
+  const skipped: number[] = [];
+  for await (const event of run()) {
+    assert(event.type === "step");
+    const now = await trainer.snapshot();
+    if (!event.applied) {
+      skipped.push(event.step);
+      assert(Number.isNaN(event.loss));
+      assert.deepEqual({ ...now, step: 0 }, { ...previous, step: 0 });
+    }
+    previous = now;
+  }
+  assert.deepEqual(skipped, [7, 20]);
+  assert.equal(previous.adamStep, 58);
+});
+
+Deno.test("ten such steps in a row send the run back once, with half the learning rate", async () => {
+  const { trainer, run } = trainerOn(deviceWithBadSteps((step) => step >= 30 && step < 40));
+  const events = await Array.fromAsync(run());
+  const recovery = events.find((event) => event.type === "recovery");
+  assert.deepEqual(recovery, { type: "recovery", step: 0, learningRate: 0.005 });
+  assert.equal(events.filter((event) => event.type === "step").length, 39 + 60);
+  assert.equal(trainer.learningRate, 0.005);
+  assert(trainer.recovered);
+});
+
+Deno.test("the second time the run stops with the cause", async () => {
+  const { run } = trainerOn(deviceWithBadSteps((step) => step >= 30));
+  await assert.rejects(
+    Array.fromAsync(run()),
+    /not finite 10 steps in a row, again .* half the learning rate \(now 0.005\)/,
+  );
+});
+
+const TINY: TrainOptions = {
+  documents: ["anna", "bob", "carla", "dora", "emil", "frida", "gustav", "hanna", "ida", "jonas"],
+  device: "cpu",
+  vocabSize: 260,
+  nEmbd: 8,
+  nHead: 2,
+  nLayer: 1,
+  blockSize: 16,
+  batchSize: 4,
+  steps: 12,
+};
+
+Deno.test("accumulating four batches of one document equals a batch of four", async () => {
+  await inTemporaryDirectory(async (output) => {
+    const losses = async (options: TrainOptions) => {
+      const events = await Array.fromAsync(train({ ...TINY, ...options, output }));
+      return events.flatMap((event) => event.type === "step" ? [event.loss] : []);
+    };
+    const [one, four] = [await losses({}), await losses({ batchSize: 1, gradAccum: 4 })];
+    one.forEach((loss, i) =>
+      assert(Math.abs(loss - four[i]!) < 1e-5, `step ${i + 1}: ${loss} and ${four[i]}`)
+    );
+  });
+});
+
+Deno.test("a resumed run says which option changes it, which is ignored, and that the data changed", async () => {
+  await inTemporaryDirectory(async (dir) => {
+    const output = join(dir, "model");
+    const input = join(dir, "a.txt");
+    await Deno.writeTextFile(input, TINY.documents!.join("\n"));
+    const { documents: _, ...settings } = TINY;
+    await Array.fromAsync(train({ ...settings, input, output }));
+    await Deno.writeTextFile(input, TINY.documents!.join("\n") + "\nkarl");
+    const { notices, run, settings: resumed } = await prepareRun({
+      resume: output,
+      learningRate: 0.002,
+      batchSize: 2,
+      nEmbd: 16,
+      steps: 3,
+    });
+    run.close();
+    assert.deepEqual(notices.slice(0, 3), [
+      "warning: --n-embd 16 is ignored, the checkpoint has 8",
+      "warning: --lr changes from 0.01 to 0.002",
+      "warning: --batch-size changes from 4 to 2",
+    ]);
+    assert.match(
+      notices[3]!,
+      /^warning: the data changed since the checkpoint: .*a.txt was \w{12}…, .*a.txt is \w{12}…$/,
+    );
+    assert.equal(resumed.nEmbd, 8);
+    assert.equal(run.totalSteps, 15);
+  });
+});
+
+Deno.test("--keep keeps the last checkpoints and the best", async () => {
+  await inTemporaryDirectory(async (output) => {
+    await Array.fromAsync(
+      train({ ...TINY, output, checkpointEvery: 2, evalEvery: 2, keep: 2, valFraction: 0.2 }),
+    );
+    const kept = await Array.fromAsync(Deno.readDir(join(output, "checkpoints")), (entry) => entry.name);
+    assert.deepEqual(kept.sort(), ["best", "step-000010", "step-000012"]);
+    const { best_val_step } = JSON.parse(await Deno.readTextFile(join(output, "train_state.json")));
+    const best = JSON.parse(await Deno.readTextFile(join(output, "checkpoints/best/train_state.json")));
+    assert.equal(best.step, best_val_step);
+  });
+});
+
+Deno.test("a fresh run keeps the old model as DIR.old", async () => {
+  await inTemporaryDirectory(async (dir) => {
+    const output = join(dir, "model");
+    await Array.fromAsync(train({ ...TINY, output }));
+    const first = await hashes(output);
+    const events = await Array.fromAsync(train({ ...TINY, output, seed: 1 }));
+    assert(events.some((event) => event.type === "notice" && event.message.includes("holds a model")));
+    assert.deepEqual(await hashes(`${output}.old`), first);
+    assert.notDeepEqual(await hashes(output), first);
+  });
+});
+
+Deno.test("names on webgpu: the loss of the first 50 of 200 steps is that of cpu", async () => {
+  if (!(await gpuIsThere())) return;
+  await inTemporaryDirectory(async (output) => {
+    const losses = async (device: "cpu" | "webgpu") => {
+      const losses: number[] = [];
+      const stop = new AbortController();
+      for await (
+        const event of train({
+          input: NAMES,
+          steps: 200,
+          vocabSize: 512,
+          device,
+          output,
+          signal: stop.signal,
+        })
+      ) {
+        if (event.type === "step") losses.push(event.loss);
+        if (losses.length === 50) stop.abort();
+      }
+      return losses;
+    };
+    const [cpu, gpu] = [await losses("cpu"), await losses("webgpu")];
+    for (let i = 0; i < 50; i++) {
+      assert(Math.abs(cpu[i]! - gpu[i]!) < 1e-3, `step ${i + 1}: ${cpu[i]} on cpu, ${gpu[i]} on webgpu`);
+    }
+  });
+});
