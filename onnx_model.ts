@@ -1,22 +1,18 @@
 /** Generates text from an exported ONNX model in onnxruntime-web: without FFI, without a GPU, without our own kernels. */
 import { fileURLToPath, pathToFileURL } from "node:url";
-import type { Message } from "./data/chat.ts";
-import { StreamDecoder, type Tokenizer } from "./data/tokenizer.ts";
+import type { Tokenizer } from "./data/tokenizer.ts";
 import { checkConfig, type ModelConfig } from "./model/config.ts";
 import type { Sampling } from "./model/device.ts";
 import { MicrogptError } from "./model/errors.ts";
 import { fileError, parseObject } from "./model/model_dir.ts";
 import { type SpecialTokens, specialTokens, withoutLeadingBos } from "./model/onnx_config.ts";
 import { type OnnxCache, OnnxSession } from "./model/onnx_session.ts";
+import { buildPrompt, type PromptOptions, sampleText } from "./model/prompt.ts";
 import { mixSeed, uniform } from "./model/random.ts";
 import { drawToken } from "./model/reference_device.ts";
 
 /** How to generate; what is left out is as in `microgpt generate`. */
-export interface OnnxGenerateOptions {
-  /** text to continue; "" starts a new one */
-  prompt?: string;
-  /** a conversation to answer, instead of a prompt; chat models only */
-  messages?: Message[];
+export interface OnnxGenerateOptions extends PromptOptions {
   /** 0.5; at most 0 takes the most probable token */
   temperature?: number;
   /** keep only the k most probable tokens; 0 = all */
@@ -84,13 +80,11 @@ export class OnnxModel {
    * @throws {MicrogptError} when the prompt fills the context, or messages are given to a model without chat tokens
    */
   async *generate(options: OnnxGenerateOptions = {}): AsyncGenerator<string, void, void> {
-    const { bos, chat } = this.special;
     const { temperature = 0.5, topK = 0, topP = 1, seed = 42, maxTokens = Infinity, signal } = options;
-    const stop = chat?.endTurn ?? bos;
-    const suppressed = chat ? [bos, chat.user, chat.assistant] : [];
+    const prompt = buildPrompt(this.tokenizer, this.isChat, this.config.block_size, options);
     const mixedSeed = mixSeed(seed);
-    const text = new StreamDecoder(this.tokenizer);
-    let feed = this.#promptIds(options);
+    const text = sampleText(this.tokenizer, prompt);
+    let feed = prompt.ids;
     let position = 0;
     let cache: OnnxCache | undefined;
     for (let n = 0; n < maxTokens && !signal?.aborted && position < this.config.block_size; n++) {
@@ -103,50 +97,21 @@ export class OnnxModel {
       cache = step.cache;
       position += feed.length;
       const logits = Float64Array.from(step.logits.subarray(-this.config.vocab_size));
-      const sampling: Sampling = {
-        temperature,
-        topK,
-        topP,
-        suppressed: n || !chat ? suppressed : [...suppressed, stop],
-      };
+      const suppressed = n < prompt.minTokens ? [...prompt.suppressed, prompt.stopToken] : prompt.suppressed;
+      const sampling: Sampling = { temperature, topK, topP, suppressed };
       const token = drawToken(logits, uniform(mixedSeed, position - 1), sampling);
-      if (token === stop) break;
-      const piece = text.push(token);
+      if (token === prompt.stopToken) break;
+      const piece = text([token], false);
       if (piece) yield piece;
       feed = [token];
     }
-    const rest = text.flush();
+    const rest = text([], true);
     if (rest) yield rest;
   }
 
   /** Frees the memory of the model. */
   async close(): Promise<void> {
     await this.session.close();
-  }
-
-  #promptIds({ prompt = "", messages }: OnnxGenerateOptions): number[] {
-    const { bos, chat } = this.special;
-    const ids = [bos];
-    if (messages) {
-      if (!chat) {
-        throw new MicrogptError("this model has no chat tokens, it cannot answer messages", {
-          hint: "give a prompt, or export a model that was trained with --chat",
-        });
-      }
-      for (const { role, content } of messages) {
-        ids.push(chat[role], ...this.tokenizer.encodeOne(content), chat.endTurn);
-      }
-      ids.push(chat.assistant);
-    } else {
-      ids.push(...this.tokenizer.encodeOne(prompt));
-    }
-    if (ids.length > this.config.block_size) {
-      throw new MicrogptError(
-        `the prompt has ${ids.length} tokens, the model's context is ${this.config.block_size}`,
-        { hint: "shorten it, or leave out earlier messages" },
-      );
-    }
-    return ids;
   }
 }
 

@@ -68,8 +68,9 @@ export function cleanupNotice(data: ChatData): string | undefined {
 /**
  * One line as messages, unchanged.
  * @param where names file and line in errors
+ * @throws {MicrogptError} when it is no conversation
  */
-function parseConversation(line: string, where: string): Message[] {
+export function parseConversation(line: string, where: string): Message[] {
   let value: unknown;
   try {
     value = JSON.parse(line);

@@ -1,21 +1,20 @@
 /** Text from a model: prompts in, pieces of text out as they are drawn. */
-import { SPECIAL_TOKENS, StreamDecoder, type Tokenizer } from "../data/tokenizer.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
 import type { ModelConfig } from "./config.ts";
 import { Decoder, type Start } from "./decoder.ts";
 import type { Device } from "./device.ts";
 import { MicrogptError } from "./errors.ts";
 import type { Weights } from "./parameters.ts";
+import { buildPrompt, type PromptOptions, sampleText } from "./prompt.ts";
 
 /** How to generate. */
-export interface GenerateOptions {
+export interface GenerateOptions extends PromptOptions {
   /** default 20 */
   numSamples?: number;
   /** default 0.5; ≤ 0 takes the most probable token always */
   temperature?: number;
   /** default 42; sample i uses seed + i */
   seed?: number;
-  /** text that every sample begins with, or the first message of a chat model's conversation */
-  prompt?: string;
   /** keep the k most probable tokens; default 0 = all */
   topK?: number;
   /** keep the most probable tokens that reach this mass; default 1 = all */
@@ -50,20 +49,6 @@ export interface GenerationModel {
 const CACHE_BYTES = 256 << 20;
 const MAX_BATCH = 256;
 
-/** Ids of the special tokens that a model has. */
-export function specialIds(
-  tokenizer: Tokenizer,
-): { bos: number; user?: number; assistant?: number; endTurn?: number } {
-  const bos = tokenizer.id(SPECIAL_TOKENS.bos);
-  if (bos === undefined) throw new MicrogptError(`the tokenizer has no ${SPECIAL_TOKENS.bos} token`);
-  const ids = {
-    user: tokenizer.id(SPECIAL_TOKENS.user),
-    assistant: tokenizer.id(SPECIAL_TOKENS.assistant),
-    endTurn: tokenizer.id(SPECIAL_TOKENS.endTurn),
-  };
-  return { bos, ...Object.fromEntries(Object.entries(ids).filter(([, id]) => id !== undefined)) };
-}
-
 /**
  * Checks what a person may have mistyped.
  * @throws {MicrogptError} naming the option, its range and what was got
@@ -86,7 +71,7 @@ export function checkGenerateOptions(options: GenerateOptions): void {
 /**
  * Generates samples, many at a time as one batch, and tells their text as it grows. Pieces of different samples
  * are interleaved; those of one sample are in order.
- * @throws {MicrogptError} for options out of range, or a prompt that fills the context
+ * @throws {MicrogptError} for options out of range, a prompt that fills the context, messages without chat tokens
  */
 export async function* generateSamples(
   model: GenerationModel,
@@ -95,15 +80,8 @@ export async function* generateSamples(
   checkGenerateOptions(options);
   const { device, config, weights, tokenizer } = model;
   const { numSamples = 20, seed = 42, temperature = 0.5, topK = 0, topP = 1, signal } = options;
-  const { ids: prompt, stopToken } = promptIds(model, options.prompt ?? "");
-  if (prompt.length >= config.block_size) {
-    throw new MicrogptError(
-      `the prompt has ${prompt.length} tokens, the model's context ${config.block_size} has room for ${
-        config.block_size - 1
-      }`,
-      { hint: "shorten the prompt" },
-    );
-  }
+  const start = buildPrompt(tokenizer, model.chat, config.block_size, options);
+  const prompt = start.ids;
   const maxTokens = Math.min(options.maxTokens ?? Infinity, config.block_size - prompt.length + 1);
   const context = Math.min(config.block_size, prompt.length + maxTokens);
   const lineBytes = context * 2 * config.n_embd * config.n_layer * 4;
@@ -118,20 +96,21 @@ export async function* generateSamples(
         const [token, position] = [prompt.at(-1)!, prompt.length - 1];
         starts.push({ sequence, token, position, seed: seed + first + sequence });
       }
-      const streams = starts.map(() => new StreamDecoder(tokenizer));
+      const streams = starts.map(() => sampleText(tokenizer, start));
       const drawing = {
         temperature,
         topK,
         topP,
-        suppressed: [],
-        stopToken,
+        suppressed: start.suppressed,
+        stopToken: start.stopToken,
+        minTokens: start.minTokens,
         maxTokens,
         ...(signal ? { signal } : {}),
       };
       for await (const events of decoder.decode(starts, drawing)) {
         for (const { sequence, tokens, done } of events) {
           const stream = streams[sequence]!;
-          const text = tokens.map((id) => stream.push(id)).join("") + (done ? stream.flush() : "");
+          const text = stream(tokens, done);
           yield { index: first + sequence, text, tokens: tokens.length, done };
         }
       }
@@ -139,17 +118,6 @@ export async function* generateSamples(
   } finally {
     decoder.close();
   }
-}
-
-/** The ids to start from, and the token that ends a sample: in a chat model a prompt is a user's message. */
-function promptIds(
-  { tokenizer, chat }: GenerationModel,
-  prompt: string,
-): { ids: number[]; stopToken: number } {
-  const { bos, user, assistant, endTurn } = specialIds(tokenizer);
-  if (!chat || prompt === "") return { ids: [bos, ...tokenizer.encodeOne(prompt)], stopToken: bos };
-  const ids = [bos, user!, ...tokenizer.encodeOne(prompt), endTurn!, assistant!];
-  return { ids, stopToken: endTurn! };
 }
 
 /** Whole samples, in their order, each as soon as it and all before it are complete. */
