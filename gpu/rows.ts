@@ -20,9 +20,13 @@ export interface RowContext {
   scratch(elements: number, purpose: string): GpuTensor;
 }
 
-/** Threads for a row of E, and for a row of the vocabulary. */
+/** Threads for a row of E. */
 const ROW_THREADS = 64;
-const VOCABULARY_THREADS = 256;
+
+/** Threads for a row of the vocabulary: with few elements each, waiting for each other would take longest. */
+function vocabularyThreads(V: number): number {
+  return V <= 1024 ? 64 : 256;
+}
 
 const U32: BindingSpec = { format: "u32", access: "read", aligned: false };
 const U32_WRITE: BindingSpec = { format: "u32", access: "write", aligned: false };
@@ -189,11 +193,12 @@ export function crossEntropy(
   control: GpuTensor,
 ): void {
   const aligned = isAligned(logits.cols, logits);
+  const threads = vocabularyThreads(logits.cols);
   runner.run(
-    `crossEntropy ${aligned}`,
+    `crossEntropy ${threads} ${aligned}`,
     () => ({
       source: reduceSource + crossEntropySource,
-      constants: { THREADS: VOCABULARY_THREADS, SUBGROUPS: subgroups },
+      constants: { THREADS: threads, SUBGROUPS: subgroups },
       params: { rows: "u32", V: "u32", first_row: "u32", scale: "f32" },
       bindings: {
         logits: rowBinding(logits, "write", aligned),
@@ -230,11 +235,12 @@ export function sample(
   }
   const ids = Array.from({ length: MAX_SUPPRESSED }, (_, i) => suppressed[i] ?? NO_ID);
   const idParams = Object.fromEntries(ids.map((_, i) => [`suppressed${i}`, "u32" as const]));
+  const threads = vocabularyThreads(logits.cols);
   runner.run(
-    "sample",
+    `sample ${threads}`,
     () => ({
       source: reduceSource + sampleSource,
-      constants: { THREADS: VOCABULARY_THREADS, SUBGROUPS: subgroups },
+      constants: { THREADS: threads, SUBGROUPS: subgroups },
       params: {
         V: "u32",
         stride: "u32",

@@ -37,14 +37,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
   let last = min(first + BLOCK, end);
   for (var tile = begin; tile < last; tile += KEYS) {
+    // A document of a few tokens does not pay for a whole tile; the last quad of keys may hold old ones, which are masked.
+    let count = min(KEYS, last - tile);
     workgroupBarrier();
-    for (var i = thread; i < KEYS * QUADS; i += BLOCK) {
-      let row = min(tile + i / QUADS, end - 1u);
+    for (var i = thread; i < count * QUADS; i += BLOCK) {
+      let row = tile + i / QUADS;
       keys[i] = head_quad(row, 1u, head, i % QUADS);
       values[i] = head_quad(row, 2u, head, i % QUADS);
     }
     workgroupBarrier();
-    for (var j = 0u; j < KEYS; j += 4u) {
+    for (var j = 0u; j < count; j += 4u) {
       let at = j * QUADS;
       var s = vec4<f32>();
 #for d in 0..QUADS

@@ -44,14 +44,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
   let last = min(first + BLOCK, end);
   for (var tile = begin; tile < last; tile += ROWS) {
+    let count = min(ROWS, last - tile);
     workgroupBarrier();
-    for (var i = thread; i < ROWS * QUADS; i += BLOCK) {
-      let row = min(tile + i / QUADS, end - 1u);
+    for (var i = thread; i < count * QUADS; i += BLOCK) {
+      let row = tile + i / QUADS;
       left[i] = head_quad(row, 1u, head, i % QUADS);
       left[ROWS * QUADS + i] = head_quad(row, 2u, head, i % QUADS);
     }
     workgroupBarrier();
-    for (var j = 0u; j < ROWS; j += 4u) {
+    for (var j = 0u; j < count; j += 4u) {
       let at = j * QUADS;
       let at_v = ROWS * QUADS + at;
       var s = vec4<f32>();
@@ -101,18 +102,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let summand = select(ROWS * QUADS, 0u, sums_dk);
 
   for (var tile = first; tile < end; tile += ROWS) {
+    let count = min(ROWS, end - tile);
     workgroupBarrier();
-    for (var i = thread; i < ROWS * QUADS; i += 2u * BLOCK) {
-      let row = min(tile + i / QUADS, end - 1u);
+    for (var i = thread; i < count * QUADS; i += 2u * BLOCK) {
+      let row = tile + i / QUADS;
       left[i] = head_quad(row, 0u, head, i % QUADS);
       left[ROWS * QUADS + i] = d_out_head_quad(row, head, i % QUADS);
     }
-    if (thread < ROWS) {
-      let at = min(tile + thread, end - 1u) * p.H + head;
+    if (thread < count) {
+      let at = (tile + thread) * p.H + head;
       stats[thread] = vec2(lse_load(at), delta_load(at));
     }
     workgroupBarrier();
-    for (var j = 0u; j < ROWS; j += 4u) {
+    for (var j = 0u; j < count; j += 4u) {
       let at = j * QUADS;
       let at_g = ROWS * QUADS + at;
       var s = vec4<f32>();
