@@ -1,7 +1,7 @@
 /** Decoding with a key-value cache: all sequences of a call are one batch, and tokens are drawn on the device. */
-import { setImmediate } from "node:timers/promises";
 import type { ModelConfig } from "./config.ts";
 import type { DecodeRows, Device, Sampling, Tensor } from "./device.ts";
+import { EventLoopTurns } from "./event_loop.ts";
 import { allocateDecodeMemory, type DecodeMemory, decodeStep } from "./gpt.ts";
 import type { Weights } from "./parameters.ts";
 import { mixSeed } from "./random.ts";
@@ -122,7 +122,7 @@ export class Decoder {
     const seeds = new Uint32Array(this.sequences);
     for (const { sequence, seed } of active) seeds[sequence] = mixSeed(seed);
     device.write(this.#seeds, seeds);
-    let breathed = performance.now();
+    const turns = new EventLoopTurns(BREATHE_MS);
     let changed = true;
     while (active.length > 0 && !signal?.aborted) {
       if (changed) this.#writeRows(active);
@@ -143,10 +143,7 @@ export class Decoder {
       changed = alive.length < active.length;
       active = alive;
       yield events;
-      if (performance.now() - breathed > BREATHE_MS) {
-        await setImmediate();
-        breathed = performance.now();
-      }
+      if (turns.due) await turns.take();
     }
   }
 

@@ -1,5 +1,4 @@
 /** The training loop: queues steps on a device, a few ahead of what it reads back, and tells what happened. */
-import { setImmediate } from "node:timers/promises";
 import type { ModelConfig } from "./config.ts";
 import {
   type AdamState,
@@ -12,6 +11,7 @@ import {
   type Tensor,
 } from "./device.ts";
 import { MicrogptError } from "./errors.ts";
+import { EventLoopTurns } from "./event_loop.ts";
 import { type Activations, allocateActivations, forward, forwardBackward } from "./gpt.ts";
 import { flatTensor, type ParameterLayout, type Weights, weightViews } from "./parameters.ts";
 
@@ -241,8 +241,8 @@ export class Trainer {
     const { pauseAt = () => false, signal, lastGood } = options;
     const device = this.#device;
     let inFlight: Window | undefined;
-    let breathed = performance.now();
-    let reported = breathed;
+    const turns = new EventLoopTurns(BREATHE_MS);
+    let reported = performance.now();
     const report = async (window: Window): Promise<StepEvent[]> => {
       const events = this.#events(window, await window.metrics);
       const now = performance.now();
@@ -271,10 +271,7 @@ export class Trainer {
         yield await this.evaluate();
         reported = performance.now();
       }
-      if (performance.now() - breathed > BREATHE_MS) {
-        await setImmediate();
-        breathed = performance.now();
-      }
+      if (turns.due) await turns.take();
     }
     if (inFlight) yield* await report(inFlight);
   }
