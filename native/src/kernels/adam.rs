@@ -5,7 +5,7 @@
 //! The norm reads n elements; Adam is one pass that reads 4n and writes 3n, with a root and a division for each.
 
 use super::shared::{Shared, part_of};
-use super::simd::{Simd, dot, map_vectors, simd};
+use super::simd::{Simd, dispatched, dot, load, store};
 use super::{GRAIN, chunks_for, span};
 use crate::device::with_device;
 use crate::pool::Pool;
@@ -17,6 +17,7 @@ const BLOCK: usize = 4096;
 fn squares<S: Simd>(simd: S, values: &[f32]) -> f32 {
     dot(simd, values, values)
 }
+dispatched!(squares(values: &[f32]) -> f32);
 
 /// Σ g²
 fn sum_of_squares(pool: &mut Pool, gradients: &[f32]) -> f64 {
@@ -28,7 +29,7 @@ fn sum_of_squares(pool: &mut Pool, gradients: &[f32]) -> f64 {
         for block in part_of(blocks, 1, chunks, i) {
             let values = &gradients[block * BLOCK..((block + 1) * BLOCK).min(gradients.len())];
             // SAFETY: blocks of different chunks differ.
-            unsafe { shared.part(block..block + 1)[0] = simd!(squares(values)) };
+            unsafe { shared.part(block..block + 1)[0] = squares::dispatch(values) };
         }
     });
     sums.iter().map(|&sum| f64::from(sum)).sum()
@@ -55,38 +56,61 @@ struct Update {
 
 /// m = β1·m + (1 − β1)·g   v = β2·v + (1 − β2)·g²   p −= rate · m / (sqrt(v) · root + ε) + decay · p
 #[inline(always)]
-fn adam_part<S: Simd>(simd: S, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], u: Update) {
-    let c = |value: f32| simd.splat_f32s(value);
-    let scaled = |g| simd.mul_f32s(g, c(u.gradient));
-    map_vectors(simd, m, [g], |m, [g]| {
-        simd.mul_add_e_f32s(m, c(u.beta1), simd.mul_f32s(scaled(g), c(u.rest1)))
-    });
-    map_vectors(simd, v, [g], |v, [g]| {
-        let g = scaled(g);
-        simd.mul_add_e_f32s(v, c(u.beta2), simd.mul_f32s(simd.mul_f32s(g, g), c(u.rest2)))
-    });
-    map_vectors(simd, p, [m, v], |p, [m, v]| {
-        let divisor = simd.mul_add_e_f32s(simd.sqrt_f32s(v), c(u.root), c(u.epsilon));
-        let step = simd.div_f32s(simd.mul_f32s(m, c(u.rate)), divisor);
-        simd.sub_f32s(simd.mul_add_e_f32s(p, c(-u.decay), p), step)
-    });
+fn adam_vector<S: Simd>(simd: S, [p, m, v, g]: [S::f32s; 4], u: &Update) -> [S::f32s; 3] {
+    let g = simd.mul_f32s(g, simd.splat_f32s(u.gradient));
+    let m = simd.mul_add_e_f32s(m, simd.splat_f32s(u.beta1), simd.mul_f32s(g, simd.splat_f32s(u.rest1)));
+    let squares = simd.mul_f32s(simd.mul_f32s(g, g), simd.splat_f32s(u.rest2));
+    let v = simd.mul_add_e_f32s(v, simd.splat_f32s(u.beta2), squares);
+    let divisor = simd.mul_add_e_f32s(simd.sqrt_f32s(v), simd.splat_f32s(u.root), simd.splat_f32s(u.epsilon));
+    let step = simd.div_f32s(simd.mul_f32s(m, simd.splat_f32s(u.rate)), divisor);
+    let p = simd.mul_add_e_f32s(p, simd.splat_f32s(-u.decay), p);
+    [simd.sub_f32s(p, step), m, v]
 }
 
-/// The whole update, in pieces that stay in the first cache between the three passes of `adam_part`.
+#[inline(always)]
+fn adam_part<S: Simd>(simd: S, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], u: &Update) {
+    let n = p.len();
+    assert!(m.len() == n && v.len() == n && g.len() == n);
+    let mut i = 0;
+    while i + S::F32_LANES <= n {
+        // SAFETY: a vector that ends at n or before.
+        unsafe {
+            let (at_p, at_m, at_v) = (p.as_mut_ptr().add(i), m.as_mut_ptr().add(i), v.as_mut_ptr().add(i));
+            let old = [load(simd, at_p), load(simd, at_m), load(simd, at_v), load(simd, g.as_ptr().add(i))];
+            let [new_p, new_m, new_v] = adam_vector(simd, old, u);
+            store(simd, at_p, new_p);
+            store(simd, at_m, new_m);
+            store(simd, at_v, new_v);
+        }
+        i += S::F32_LANES;
+    }
+    if i < n {
+        let (p, m, v, g) = (&mut p[i..], &mut m[i..], &mut v[i..], &g[i..]);
+        let old = [
+            simd.partial_load_f32s(p),
+            simd.partial_load_f32s(m),
+            simd.partial_load_f32s(v),
+            simd.partial_load_f32s(g),
+        ];
+        let [new_p, new_m, new_v] = adam_vector(simd, old, u);
+        simd.partial_store_f32s(p, new_p);
+        simd.partial_store_f32s(m, new_m);
+        simd.partial_store_f32s(v, new_v);
+    }
+}
+dispatched!(adam_part(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], u: &Update));
+
+/// The whole update.
 fn adam(pool: &mut Pool, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], update: Update) {
-    const PIECE: usize = 1024;
     let n = p.len();
     let chunks = chunks_for(pool, n, GRAIN / 2);
     let (p, m, v) = (Shared::new(p), Shared::new(m), Shared::new(v));
     pool.run(chunks, |i| {
-        let part = part_of(n, PIECE, chunks, i);
-        for start in part.clone().step_by(PIECE) {
-            let piece = start..(start + PIECE).min(part.end);
-            // SAFETY: parts of different chunks do not overlap.
-            let (p, m, v) = unsafe { (p.part(piece.clone()), m.part(piece.clone()), v.part(piece.clone())) };
-            let g = &g[piece];
-            simd!(adam_part(p, m, v, g, update));
-        }
+        let part = part_of(n, 64, chunks, i);
+        // SAFETY: parts of different chunks do not overlap.
+        let (p, m, v) = unsafe { (p.part(part.clone()), m.part(part.clone()), v.part(part.clone())) };
+        let g = &g[part];
+        adam_part::dispatch(p, m, v, g, &update);
     });
 }
 

@@ -8,7 +8,7 @@
 
 use super::batch::{Batch, QUERY_BLOCK, QueryBlock};
 use super::shared::Shared;
-use super::simd::{Simd, exp, load, map_vectors, simd, store};
+use super::simd::{Simd, dispatched, exp, load, map_vectors, store};
 use super::span;
 use super::tile::{Strided, product};
 use crate::device::with_device;
@@ -124,7 +124,13 @@ fn forward_block<S: Simd>(
             } else {
                 for (sums, &factor) in sums.chunks_exact_mut(d).zip(&rescale[..count]) {
                     let factor = simd.splat_f32s(factor);
-                    map_vectors(simd, sums, [], |s, []| simd.mul_f32s(s, factor));
+                    map_vectors(
+                        simd,
+                        sums,
+                        [],
+                        #[inline(always)]
+                        |s, []| simd.mul_f32s(s, factor),
+                    );
                 }
                 product::<S, true>(simd, (count, d, keys), p, v.at, v.row, sums.as_mut_ptr(), d);
             }
@@ -140,10 +146,24 @@ fn forward_block<S: Simd>(
             )
         };
         let factor = simd.splat_f32s(1.0 / total[i]);
-        map_vectors(simd, out, [sums], |_, [s]| simd.mul_f32s(s, factor));
+        map_vectors(
+            simd,
+            out,
+            [sums],
+            #[inline(always)]
+            |_, [s]| simd.mul_f32s(s, factor),
+        );
         lse[0] = max[i] + total[i].ln();
     }
 }
+dispatched!(forward_block(
+    out: Shared<f32>,
+    lse: Shared<f32>,
+    x: Heads,
+    block: QueryBlock,
+    h: usize,
+    scratch: &mut [f32],
+));
 
 /// Overwrites the scores of keys that lie after their query. Rows of `scores` are keys from `key` on, lanes are
 /// queries from `first` on.
@@ -170,17 +190,17 @@ fn soften<S: Simd>(
     assert!(max.len() >= lanes && total.len() >= lanes && rescale.len() >= lanes);
     // SAFETY: the lengths were just checked.
     unsafe {
-        let row = |j: usize| scores.as_ptr().add(j * QUERY_BLOCK);
+        let row = scores.as_mut_ptr();
         let old = load(simd, max.as_ptr());
         let mut highs = [old; 4];
         for j in 0..keys {
-            highs[j % 4] = simd.max_f32s(highs[j % 4], load(simd, row(j)));
+            highs[j % 4] = simd.max_f32s(highs[j % 4], load(simd, row.add(j * QUERY_BLOCK)));
         }
         let high = simd.max_f32s(simd.max_f32s(highs[0], highs[1]), simd.max_f32s(highs[2], highs[3]));
         let mut sums = [simd.splat_f32s(0.0); 2];
         for j in 0..keys {
-            let p = exp(simd, simd.sub_f32s(load(simd, row(j)), high));
-            store(simd, row(j).cast_mut(), p);
+            let p = exp(simd, simd.sub_f32s(load(simd, row.add(j * QUERY_BLOCK)), high));
+            store(simd, row.add(j * QUERY_BLOCK), p);
             sums[j % 2] = simd.add_f32s(sums[j % 2], p);
         }
         let factor = exp(simd, simd.sub_f32s(old, high));
@@ -198,7 +218,7 @@ fn attention(pool: &mut Pool, out: &mut [f32], lse: &mut [f32], x: Heads, batch:
     let (out, lse) = (Shared::new(out), Shared::new(lse));
     for_items(pool, items, batch, x.width, |item| {
         let (block, h) = (batch.query_blocks[item / x.heads], item % x.heads);
-        with_scratch(scratch, |scratch| simd!(forward_block(out, lse, x, block, h, scratch)));
+        with_scratch(scratch, |scratch| forward_block::dispatch(out, lse, x, block, h, scratch));
     });
 }
 

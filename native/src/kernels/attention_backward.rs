@@ -13,7 +13,7 @@ use super::attention::{
 };
 use super::batch::{Batch, Document, QUERY_BLOCK};
 use super::shared::Shared;
-use super::simd::{Simd, dot, exp, load, simd, store};
+use super::simd::{Simd, dispatched, dot, exp, load, store};
 use super::span;
 use super::tile::{Strided, product};
 use crate::device::with_device;
@@ -108,6 +108,14 @@ fn backward_head<S: Simd>(
         }
     }
 }
+dispatched!(backward_head(
+    d_qkv: Shared<f32>,
+    x: Heads,
+    y: Incoming,
+    document: Document,
+    h: usize,
+    scratch: &mut [f32],
+));
 
 /// One vector of queries: scores in `p` become probabilities, dOut · Vᵀ in `ds` becomes the gradient of the scores.
 #[inline(always)]
@@ -144,7 +152,7 @@ fn attention_backward(pool: &mut Pool, d_qkv: &mut [f32], x: Heads, y: Incoming,
     let d_qkv = Shared::new(d_qkv);
     for_items(pool, items, batch, 3 * x.width, |item| {
         let (document, h) = (batch.documents[item / x.heads], item % x.heads);
-        with_scratch(scratch, |scratch| simd!(backward_head(d_qkv, x, y, document, h, scratch)));
+        with_scratch(scratch, |scratch| backward_head::dispatch(d_qkv, x, y, document, h, scratch));
     });
 }
 

@@ -6,7 +6,7 @@
 
 use super::attention::with_scratch;
 use super::shared::Shared;
-use super::simd::{Simd, dot, exp, for_each_vector, map_vectors, simd};
+use super::simd::{Simd, dispatched, dot, exp, for_each_vector, map_vectors};
 use super::span;
 use super::tile::{Strided, product};
 use crate::device::with_device;
@@ -33,19 +33,51 @@ fn attend<S: Simd>(
         *score = dot(simd, q, &line[column..column + d]) * scale;
     }
     let mut max = simd.splat_f32s(f32::NEG_INFINITY);
-    for_each_vector(simd, scores, f32::NEG_INFINITY, |s| max = simd.max_f32s(max, s));
+    for_each_vector(
+        simd,
+        scores,
+        f32::NEG_INFINITY,
+        #[inline(always)]
+        |s| max = simd.max_f32s(max, s),
+    );
     let max = simd.splat_f32s(simd.reduce_max_f32s(max));
-    map_vectors(simd, scores, [], |s, []| exp(simd, simd.sub_f32s(s, max)));
+    map_vectors(
+        simd,
+        scores,
+        [],
+        #[inline(always)]
+        |s, []| exp(simd, simd.sub_f32s(s, max)),
+    );
     let mut total = simd.splat_f32s(0.0);
-    for_each_vector(simd, scores, 0.0, |p| total = simd.add_f32s(total, p));
+    for_each_vector(
+        simd,
+        scores,
+        0.0,
+        #[inline(always)]
+        |p| total = simd.add_f32s(total, p),
+    );
     let factor = simd.splat_f32s(1.0 / simd.reduce_sum_f32s(total));
     let p = Strided { at: scores.as_ptr(), row: count, col: 1 };
     let values = &lines[width + column..];
     assert!(values.len() >= (count - 1) * 2 * width + d);
     // SAFETY: `count` rows of values, D columns each.
     unsafe { product::<S, false>(simd, (1, d, count), p, values.as_ptr(), 2 * width, out.as_mut_ptr(), d) };
-    map_vectors(simd, out, [], |x, []| simd.mul_f32s(x, factor));
+    map_vectors(
+        simd,
+        out,
+        [],
+        #[inline(always)]
+        |x, []| simd.mul_f32s(x, factor),
+    );
 }
+dispatched!(attend(
+    out: &mut [f32],
+    q: &[f32],
+    lines: &[f32],
+    column: usize,
+    width: usize,
+    scores: &mut [f32],
+));
 
 /// The whole kernel.
 #[allow(clippy::too_many_arguments)]
@@ -82,7 +114,7 @@ fn attention_cached(
             let out = unsafe { out.part(row * width + h * d..row * width + (h + 1) * d) };
             let (count, q) = (positions[row] as usize + 1, &qkv[row * 3 * width + h * d..][..d]);
             let lines = &cache[first_line(row) * 2 * width..][..count * 2 * width];
-            with_scratch(count, |scores| simd!(attend(out, q, lines, h * d, width, scores)));
+            with_scratch(count, |scores| attend::dispatch(out, q, lines, h * d, width, scores));
         }
     });
     Ok(())

@@ -147,6 +147,9 @@ pub unsafe extern "C" fn mg_cpu_load_batch(
 }
 
 #[cfg(test)]
+pub use tests::batch_of;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -195,5 +198,3 @@ mod tests {
         assert!(batch.load(&[], &[], &[]).is_err());
     }
 }
-#[cfg(test)]
-pub use tests::batch_of;

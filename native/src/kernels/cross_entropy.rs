@@ -5,7 +5,7 @@
 //! sees 2 · rows · V elements and the processor rows · V exponentials.
 
 use super::shared::{Shared, part_of};
-use super::simd::{Simd, exp, for_each_vector, simd};
+use super::simd::{Simd, dispatched, exp, for_each_vector};
 use super::{chunks_for, span};
 use crate::device::with_device;
 use crate::pool::Pool;
@@ -18,7 +18,13 @@ const GRAIN: usize = 4 * 1024;
 fn row_loss<S: Simd>(simd: S, row: &mut [f32], target: usize, gradient_scale: f32) -> f32 {
     let logit = row[target];
     let mut max = simd.splat_f32s(f32::NEG_INFINITY);
-    for_each_vector(simd, row, f32::NEG_INFINITY, |x| max = simd.max_f32s(max, x));
+    for_each_vector(
+        simd,
+        row,
+        f32::NEG_INFINITY,
+        #[inline(always)]
+        |x| max = simd.max_f32s(max, x),
+    );
     let max = simd.reduce_max_f32s(max);
     let shift = simd.splat_f32s(max);
     let (vectors, tail) = S::as_mut_simd_f32s(row);
@@ -34,11 +40,14 @@ fn row_loss<S: Simd>(simd: S, row: &mut [f32], target: usize, gradient_scale: f3
     }
     let factor = gradient_scale / sum;
     let factors = simd.splat_f32s(factor);
-    vectors.iter_mut().for_each(|vector| *vector = simd.mul_f32s(*vector, factors));
+    for vector in vectors.iter_mut() {
+        *vector = simd.mul_f32s(*vector, factors);
+    }
     tail.iter_mut().for_each(|value| *value *= factor);
     row[target] -= gradient_scale;
     max + sum.ln() - logit
 }
+dispatched!(row_loss(row: &mut [f32], target: usize, gradient_scale: f32) -> f32);
 
 /// The whole kernel; `losses` and `targets` are those of the rows.
 fn cross_entropy(
@@ -59,7 +68,7 @@ fn cross_entropy(
             let (logits, loss) =
                 unsafe { (logits.part(row * cols..(row + 1) * cols), losses.part(row..row + 1)) };
             let target = targets[row] as usize;
-            loss[0] = scale * simd!(row_loss(logits, target, scale * loss_scale));
+            loss[0] = scale * row_loss::dispatch(logits, target, scale * loss_scale);
         }
     });
 }

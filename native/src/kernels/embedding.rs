@@ -7,7 +7,7 @@
 use super::batch::{Batch, Gather};
 use super::norm::{normalise, normalise_backward};
 use super::shared::{Shared, part_of};
-use super::simd::{Simd, map_vectors, simd};
+use super::simd::{Simd, dispatched, map_vectors};
 use super::{GRAIN, chunks_for, for_rows, span};
 use crate::device::with_device;
 use crate::pool::Pool;
@@ -29,6 +29,7 @@ fn embed_rows<S: Simd>(
         normalise(simd, x);
     }
 }
+dispatched!(embed_rows(x: &mut [f32], tokens: &[u32], positions: &[u32], wte: &[f32], wpe: &[f32], cols: usize));
 
 /// sum = wte[token] + wpe[position]
 #[inline(always)]
@@ -38,7 +39,13 @@ fn add_rows<S: Simd>(simd: S, sum: &mut [f32], wte: &[f32], token: u32, wpe: &[f
     };
     // SAFETY: the two rows were just checked to lie within their tables.
     let (token, position) = unsafe { (&*row(wte, token), &*row(wpe, position)) };
-    map_vectors(simd, sum, [token, position], |_, [t, p]| simd.add_f32s(t, p));
+    map_vectors(
+        simd,
+        sum,
+        [token, position],
+        #[inline(always)]
+        |_, [t, p]| simd.add_f32s(t, p),
+    );
 }
 
 /// gradient[t] = the gradient of the embedding sum of each token, for consecutive tokens.
@@ -62,11 +69,19 @@ fn sum_gradients<S: Simd>(
         normalise_backward(simd, gradient, dx, sum);
     }
 }
+dispatched!(sum_gradients(gradient: &mut [f32], dx: &[f32], tokens: &[u32], positions: &[u32], wte: &[f32], wpe: &[f32], sum: &mut [f32]));
 
 #[inline(always)]
 fn add_to_row<S: Simd>(simd: S, row: &mut [f32], gradient: &[f32]) {
-    map_vectors(simd, row, [gradient], |row, [g]| simd.add_f32s(row, g));
+    map_vectors(
+        simd,
+        row,
+        [gradient],
+        #[inline(always)]
+        |row, [g]| simd.add_f32s(row, g),
+    );
 }
+dispatched!(add_to_row(row: &mut [f32], gradient: &[f32]));
 
 /// table[key] += Σ gradient[rows of key], in the order of the rows.
 fn gather(pool: &mut Pool, table: &mut [f32], gather: &Gather, gradient: &[f32], cols: usize) {
@@ -80,7 +95,7 @@ fn gather(pool: &mut Pool, table: &mut [f32], gather: &Gather, gradient: &[f32],
             let row = unsafe { table.part(start..start + cols) };
             for &t in &gather.rows[gather.offsets[i] as usize..gather.offsets[i + 1] as usize] {
                 let gradient = &gradient[t as usize * cols..][..cols];
-                simd!(add_to_row(row, gradient));
+                add_to_row::dispatch(row, gradient);
             }
         }
     });
@@ -132,7 +147,7 @@ pub extern "C" fn mg_cpu_embed(
         let (cols, work) = (cols as usize, x.len());
         for_rows(&mut d.pool, x, cols, work, |first, x| {
             let (tokens, positions) = (&tokens[first..], &positions[first..]);
-            simd!(embed_rows(x, tokens, positions, wte, wpe, cols));
+            embed_rows::dispatch(x, tokens, positions, wte, wpe, cols);
         });
         Ok(())
     })
@@ -176,7 +191,7 @@ pub extern "C" fn mg_cpu_embed_backward(
             let dx = &dx[first * cols..][..gradient.len()];
             let (tokens, positions) = (&tokens[first..], &positions[first..]);
             let mut sum = vec![0.0; cols];
-            simd!(sum_gradients(gradient, dx, tokens, positions, wte, wpe, &mut sum));
+            sum_gradients::dispatch(gradient, dx, tokens, positions, wte, wpe, &mut sum);
         });
         gather(&mut d.pool, d_wte, by_token, embedding_gradient, cols);
         gather(&mut d.pool, d_wpe, by_position, embedding_gradient, cols);
@@ -215,7 +230,7 @@ pub extern "C" fn mg_cpu_embed_rows(
         )?;
         let (tokens, positions, cols) = (as_u32s(tokens), as_u32s(positions), cols as usize);
         check(tokens, vocabulary, positions, block)?;
-        simd!(embed_rows(x, tokens, positions, wte, wpe, cols));
+        embed_rows::dispatch(x, tokens, positions, wte, wpe, cols);
         Ok(())
     })
 }

@@ -7,7 +7,7 @@
 //! rows times a matrix (decoding) is limited by memory and has its own kernel in `thin.rs`.
 
 use super::shared::{Shared, part_of};
-use super::simd::{Simd, map_vectors, simd};
+use super::simd::{Simd, dispatched, map_vectors};
 use super::{span, thin};
 use crate::device::with_device;
 use crate::pool::Pool;
@@ -146,13 +146,13 @@ fn matmul(
         if fusion.relu {
             rows.clone().for_each(|row| {
                 let row = row_of(row);
-                simd!(relu(row));
+                relu::dispatch(row);
             });
         }
         if let Some(mask) = fusion.mask {
             rows.clone().for_each(|row| {
                 let (mask, row) = (&mask[row * n..][cols.clone()], row_of(row));
-                simd!(apply_mask(row, mask));
+                apply_mask::dispatch(row, mask);
             });
         }
     });
@@ -162,14 +162,28 @@ fn matmul(
 fn relu<S: Simd>(simd: S, row: &mut [f32]) {
     let zero = simd.splat_f32s(0.0);
     // A comparison lets NaN through, a maximum might not.
-    map_vectors(simd, row, [], |x, []| simd.select_f32s(simd.less_than_f32s(x, zero), zero, x));
+    map_vectors(
+        simd,
+        row,
+        [],
+        #[inline(always)]
+        |x, []| simd.select_f32s(simd.less_than_f32s(x, zero), zero, x),
+    );
 }
+dispatched!(relu(row: &mut [f32]));
 
 #[inline(always)]
 fn apply_mask<S: Simd>(simd: S, row: &mut [f32], mask: &[f32]) {
     let zero = simd.splat_f32s(0.0);
-    map_vectors(simd, row, [mask], |x, [mask]| simd.select_f32s(simd.greater_than_f32s(mask, zero), x, zero));
+    map_vectors(
+        simd,
+        row,
+        [mask],
+        #[inline(always)]
+        |x, [mask]| simd.select_f32s(simd.greater_than_f32s(mask, zero), x, zero),
+    );
 }
+dispatched!(apply_mask(row: &mut [f32], mask: &[f32]));
 
 /// Bits of `flags`.
 const ADD_OUT: u32 = 1;

@@ -2,7 +2,7 @@
 //! Backward: dx += r · (dy − x · r² · mean(dy · x)). A row stays in the first cache between its two passes, so forward
 //! moves 2 · rows · E elements, backward 4.
 
-use super::simd::{Simd, dot, map_vectors, simd};
+use super::simd::{Simd, dispatched, dot, map_vectors};
 use super::{for_rows, span};
 use crate::device::with_device;
 
@@ -18,7 +18,13 @@ fn reciprocal_rms<S: Simd>(simd: S, x: &[f32]) -> f32 {
 #[inline(always)]
 pub fn normalise<S: Simd>(simd: S, x: &mut [f32]) {
     let r = simd.splat_f32s(reciprocal_rms(simd, x));
-    map_vectors(simd, x, [], |x, []| simd.mul_f32s(x, r));
+    map_vectors(
+        simd,
+        x,
+        [],
+        #[inline(always)]
+        |x, []| simd.mul_f32s(x, r),
+    );
 }
 
 /// One row: dx += the gradient at x for dy.
@@ -27,18 +33,29 @@ pub fn normalise_backward<S: Simd>(simd: S, dx: &mut [f32], dy: &[f32], x: &[f32
     let r = reciprocal_rms(simd, x);
     let x_factor = simd.splat_f32s(-r * r * r * dot(simd, dy, x) / x.len() as f32);
     let r = simd.splat_f32s(r);
-    map_vectors(simd, dx, [dy, x], |dx, [dy, x]| {
-        simd.mul_add_e_f32s(x, x_factor, simd.mul_add_e_f32s(dy, r, dx))
-    });
+    map_vectors(
+        simd,
+        dx,
+        [dy, x],
+        #[inline(always)]
+        |dx, [dy, x]| simd.mul_add_e_f32s(x, x_factor, simd.mul_add_e_f32s(dy, r, dx)),
+    );
 }
 
 #[inline(always)]
 fn forward_rows<S: Simd>(simd: S, out: &mut [f32], x: &[f32], cols: usize) {
     for (out, x) in out.chunks_exact_mut(cols).zip(x.chunks_exact(cols)) {
         let r = simd.splat_f32s(reciprocal_rms(simd, x));
-        map_vectors(simd, out, [x], |_, [x]| simd.mul_f32s(x, r));
+        map_vectors(
+            simd,
+            out,
+            [x],
+            #[inline(always)]
+            |_, [x]| simd.mul_f32s(x, r),
+        );
     }
 }
+dispatched!(forward_rows(out: &mut [f32], x: &[f32], cols: usize));
 
 #[inline(always)]
 fn backward_rows<S: Simd>(simd: S, dx: &mut [f32], dy: &[f32], x: &[f32], cols: usize) {
@@ -46,6 +63,7 @@ fn backward_rows<S: Simd>(simd: S, dx: &mut [f32], dy: &[f32], x: &[f32], cols: 
         normalise_backward(simd, dx, dy, x);
     }
 }
+dispatched!(backward_rows(dx: &mut [f32], dy: &[f32], x: &[f32], cols: usize));
 
 /// out = rmsnorm(x), both [rows, cols].
 #[unsafe(no_mangle)]
@@ -64,7 +82,7 @@ pub extern "C" fn mg_cpu_rms_norm(
         let cols = cols as usize;
         for_rows(&mut d.pool, out, cols, x.len(), |first, out| {
             let x = &x[first * cols..][..out.len()];
-            simd!(forward_rows(out, x, cols));
+            forward_rows::dispatch(out, x, cols);
         });
         Ok(())
     })
@@ -92,7 +110,7 @@ pub extern "C" fn mg_cpu_rms_norm_backward(
         for_rows(&mut d.pool, dx, cols, 2 * x.len(), |first, dx| {
             let part = first * cols..first * cols + dx.len();
             let (dy, x) = (&dy[part.clone()], &x[part]);
-            simd!(backward_rows(dx, dy, x, cols));
+            backward_rows::dispatch(dx, dy, x, cols);
         });
         Ok(())
     })
@@ -110,8 +128,8 @@ mod tests {
             let dy: Vec<f32> = (0..3 * cols).map(|i| value(i + 11)).collect();
             let mut out = vec![0.0; 3 * cols];
             let mut dx = dy.clone();
-            simd!(forward_rows(&mut out, &x, cols));
-            simd!(backward_rows(&mut dx, &dy, &x, cols));
+            forward_rows::dispatch(&mut out, &x, cols);
+            backward_rows::dispatch(&mut dx, &dy, &x, cols);
             for row in 0..3 {
                 let range = row * cols..(row + 1) * cols;
                 let (x, dy) = (&x[range.clone()], &dy[range.clone()]);

@@ -4,7 +4,7 @@
 //! takes 4 of them at once, against up to 4 rows of x, and reads them in order. Reads N · K elements.
 
 use super::shared::{Shared, part_of};
-use super::simd::{Simd, load, simd};
+use super::simd::{Simd, dispatched, load};
 use crate::pool::Pool;
 use std::ops::Range;
 
@@ -38,10 +38,10 @@ pub fn thin_product(
             let (x, columns) = (&x[first * k..(first + 4).min(m) * k], columns.clone());
             let write = |row: usize, column: usize, sum: f32| write(first + row, column, sum);
             match m - first {
-                1 => simd!(columns_of::<1>(x, w, k, columns, write)),
-                2 => simd!(columns_of::<2>(x, w, k, columns, write)),
-                3 => simd!(columns_of::<3>(x, w, k, columns, write)),
-                _ => simd!(columns_of::<4>(x, w, k, columns, write)),
+                1 => columns_of::dispatch::<1>(x, w, k, columns, write),
+                2 => columns_of::dispatch::<2>(x, w, k, columns, write),
+                3 => columns_of::dispatch::<3>(x, w, k, columns, write),
+                _ => columns_of::dispatch::<4>(x, w, k, columns, write),
             }
         }
     });
@@ -61,38 +61,59 @@ fn columns_of<S: Simd, const M: usize>(
     while j + 4 <= columns.end {
         let sums = dots::<S, M, 4>(simd, x, &w[j * k..(j + 4) * k], k);
         for (row, sums) in sums.iter().enumerate() {
-            sums.iter().enumerate().for_each(|(c, &sum)| write(row, j + c, sum));
+            for (c, &sum) in sums.iter().enumerate() {
+                write(row, j + c, sum);
+            }
         }
         j += 4;
     }
     for j in j..columns.end {
         let sums = dots::<S, M, 1>(simd, x, &w[j * k..(j + 1) * k], k);
-        sums.iter().enumerate().for_each(|(row, sum)| write(row, j, sum[0]));
+        for (row, sum) in sums.iter().enumerate() {
+            write(row, j, sum[0]);
+        }
     }
 }
+dispatched!(columns_of[const M: usize](
+    x: &[f32],
+    w: &[f32],
+    k: usize,
+    columns: Range<usize>,
+    write: impl Fn(usize, usize, f32),
+));
 
 /// All dot products of M rows of x and R rows of w.
 #[inline(always)]
 fn dots<S: Simd, const M: usize, const R: usize>(simd: S, x: &[f32], w: &[f32], k: usize) -> [[f32; R]; M] {
     assert!(x.len() == M * k && w.len() == R * k);
     let mut sums = [[simd.splat_f32s(0.0); R]; M];
-    let mut step = |read: &dyn Fn(&[f32], usize) -> S::f32s| {
-        let w: [S::f32s; R] = std::array::from_fn(|r| read(w, r * k));
-        for (row, sums) in sums.iter_mut().enumerate() {
-            let x = read(x, row * k);
-            for (sum, w) in sums.iter_mut().zip(w) {
-                *sum = simd.mul_add_e_f32s(x, w, *sum);
+    let mut p = 0;
+    while p < k {
+        let whole = p + S::F32_LANES <= k;
+        let mut vectors = [simd.splat_f32s(0.0); R];
+        for r in 0..R {
+            vectors[r] = read(simd, whole, &w[r * k + p..(r + 1) * k]);
+        }
+        for row in 0..M {
+            let x = read(simd, whole, &x[row * k + p..(row + 1) * k]);
+            for r in 0..R {
+                sums[row][r] = simd.mul_add_e_f32s(x, vectors[r], sums[row][r]);
             }
         }
-    };
-    let mut p = 0;
-    while p + S::F32_LANES <= k {
-        // SAFETY: within row `from / k`.
-        step(&|values, from| unsafe { load(simd, values.as_ptr().add(from + p)) });
         p += S::F32_LANES;
     }
-    if p < k {
-        step(&|values, from| simd.partial_load_f32s(&values[from + p..from + k]));
+    let mut results = [[0.0; R]; M];
+    for row in 0..M {
+        for r in 0..R {
+            results[row][r] = simd.reduce_sum_f32s(sums[row][r]);
+        }
     }
-    sums.map(|sums| sums.map(|sum| simd.reduce_sum_f32s(sum)))
+    results
+}
+
+/// The first vector of `values`, or what there is of one.
+#[inline(always)]
+fn read<S: Simd>(simd: S, whole: bool, values: &[f32]) -> S::f32s {
+    // SAFETY: `whole` says that a vector's worth is there.
+    if whole { unsafe { load(simd, values.as_ptr()) } } else { simd.partial_load_f32s(values) }
 }

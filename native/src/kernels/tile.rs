@@ -90,9 +90,22 @@ unsafe fn columns<S: Simd, const VECTORS: usize, const PARTIAL: bool, const ADD:
     rows!(1);
 }
 
-/// ROWS × VECTORS vectors of C.
+/// Loads a full vector, or with PARTIAL the lanes of `mask`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
+unsafe fn read<S: Simd, const PARTIAL: bool>(
+    simd: S,
+    mask: pulp::MemMask<S::m32s>,
+    from: *const f32,
+) -> S::f32s {
+    // SAFETY: as promised by the caller.
+    unsafe { if PARTIAL { simd.mask_load_ptr_f32s(mask, from) } else { load(simd, from) } }
+}
+
+/// ROWS × VECTORS vectors of C.
+///
+/// Plain loops, no closures: what is not inlined is compiled without vector instructions.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, clippy::needless_range_loop)]
 unsafe fn block<S: Simd, const ROWS: usize, const VECTORS: usize, const PARTIAL: bool, const ADD: bool>(
     simd: S,
     n: usize,
@@ -104,30 +117,34 @@ unsafe fn block<S: Simd, const ROWS: usize, const VECTORS: usize, const PARTIAL:
     c_row: usize,
 ) {
     let mask = simd.mask_between_m32s(0, n as u32);
-    let read = |from: *const f32, v: usize| unsafe {
-        if PARTIAL { simd.mask_load_ptr_f32s(mask, from) } else { load(simd, from.add(v * S::F32_LANES)) }
-    };
-    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    let zero = simd.splat_f32s(0.0);
+    let mut sums = [[zero; VECTORS]; ROWS];
     // SAFETY: within the matrices; with PARTIAL only the first n lanes are touched.
     unsafe {
         for p in 0..k {
             let b = b.add(p * b_row);
-            let vectors: [S::f32s; VECTORS] = std::array::from_fn(|v| read(b, v));
-            for (i, sums) in sums.iter_mut().enumerate() {
+            let mut vectors = [zero; VECTORS];
+            for v in 0..VECTORS {
+                vectors[v] = read::<S, PARTIAL>(simd, mask, b.add(v * S::F32_LANES));
+            }
+            for i in 0..ROWS {
                 let factor = simd.splat_f32s(*a.at.add(i * a.row + p * a.col));
-                for (sum, vector) in sums.iter_mut().zip(vectors) {
-                    *sum = simd.mul_add_e_f32s(factor, vector, *sum);
+                for v in 0..VECTORS {
+                    sums[i][v] = simd.mul_add_e_f32s(factor, vectors[v], sums[i][v]);
                 }
             }
         }
-        for (i, sums) in sums.into_iter().enumerate() {
-            let c = c.add(i * c_row);
-            for (v, sum) in sums.into_iter().enumerate() {
-                let sum = if ADD { simd.add_f32s(sum, read(c, v)) } else { sum };
+        for i in 0..ROWS {
+            for v in 0..VECTORS {
+                let to = c.add(i * c_row + v * S::F32_LANES);
+                let mut sum = sums[i][v];
+                if ADD {
+                    sum = simd.add_f32s(sum, read::<S, PARTIAL>(simd, mask, to));
+                }
                 if PARTIAL {
-                    simd.mask_store_ptr_f32s(mask, c, sum);
+                    simd.mask_store_ptr_f32s(mask, to, sum);
                 } else {
-                    store(simd, c.add(v * S::F32_LANES), sum);
+                    store(simd, to, sum);
                 }
             }
         }
@@ -137,7 +154,7 @@ unsafe fn block<S: Simd, const ROWS: usize, const VECTORS: usize, const PARTIAL:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::simd::simd;
+    use crate::kernels::simd::dispatched;
 
     #[inline(always)]
     fn product_of<S: Simd, const ADD: bool>(
@@ -161,6 +178,13 @@ mod tests {
             );
         }
     }
+    dispatched!(product_of[const ADD: bool](
+        size: (usize, usize, usize),
+        a: &[f32],
+        strides: (usize, usize),
+        b: &[f32],
+        c: &mut [f32],
+    ));
 
     #[test]
     fn agrees_with_three_loops() {
@@ -179,9 +203,9 @@ mod tests {
                             expected[i * 90 + j] = sum;
                         }
                     }
-                    simd!(product_of::<false>((m, n, k), &a, strides, &b, &mut c));
+                    product_of::dispatch::<false>((m, n, k), &a, strides, &b, &mut c);
                     assert_eq!(c, expected);
-                    simd!(product_of::<true>((m, n, k), &a, strides, &b, &mut c));
+                    product_of::dispatch::<true>((m, n, k), &a, strides, &b, &mut c);
                     expected[..].iter_mut().enumerate().for_each(|(i, x)| {
                         if i / 90 < m && i % 90 < n {
                             *x *= 2.0

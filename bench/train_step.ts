@@ -1,0 +1,259 @@
+/**
+ * Training steps per preset, measured in rounds that alternate with PyTorch's on the same documents.
+ *
+ *     deno run -A bench/train_step.ts --preset chat-small --tokens documents.bin --python python3
+ *     deno run -A bench/train_step.ts --tokens documents.bin --profile
+ *
+ * The documents file is that of bench/pytorch_step.py: little-endian u32, the number of documents n, their n + 1 start
+ * offsets, then the ids end to end. Step k trains on documents [k·batch, (k+1)·batch), each cut to
+ * block size + 1. Only real target tokens count. Both sides are measured on the same steps.
+ */
+import { parseArgs } from "node:util";
+import { openDevice } from "../devices.ts";
+import type { ModelConfig } from "../model/config.ts";
+import type { AdamState, Device, PackedDocuments } from "../model/device.ts";
+import { allocateActivations, forwardBackward } from "../model/gpt.ts";
+import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { DEFAULTS, type PresetName, PRESETS } from "../model/presets.ts";
+import { printProfile, type Profile, profiled } from "./profile.ts";
+
+const { values: flags } = parseArgs({
+  options: {
+    /** of `microgpt train`, or `defaults` */
+    preset: { type: "string", default: "defaults" },
+    tokens: { type: "string" },
+    /** threads of both sides */
+    threads: { type: "string", default: "2" },
+    rounds: { type: "string", default: "7" },
+    /** steps a round of ours; 0 = as many as take about two seconds */
+    steps: { type: "string", default: "0" },
+    /** interpreter with torch; without it only ours is measured */
+    python: { type: "string" },
+    device: { type: "string", default: "cpu" },
+    /** print where our time goes, kernel by kernel */
+    profile: { type: "boolean", default: false },
+  },
+});
+if (flags.tokens === undefined) throw new Error("--tokens is needed: a documents file");
+
+if (flags.preset !== "defaults" && !(flags.preset in PRESETS)) {
+  throw new Error(`--preset is defaults, ${Object.keys(PRESETS).join(", ")}`);
+}
+const settings = flags.preset === "defaults"
+  ? DEFAULTS
+  : { ...DEFAULTS, ...PRESETS[flags.preset as PresetName] };
+
+const config: ModelConfig = {
+  vocab_size: settings.vocabSize,
+  n_embd: settings.nEmbd,
+  n_head: settings.nHead,
+  n_layer: settings.nLayer,
+  block_size: settings.blockSize,
+};
+
+/** Reads a documents file into the batches of consecutive steps. */
+function readBatches(path: string, batchSize: number, blockSize: number): PackedDocuments[] {
+  const words = new Uint32Array(Deno.readFileSync(path).buffer);
+  const count = words[0]!;
+  const offsets = words.subarray(1, count + 2);
+  const ids = words.subarray(count + 2);
+  const batches: PackedDocuments[] = [];
+  for (let first = 0; first + batchSize <= count; first += batchSize) {
+    const documents = Array.from(
+      { length: batchSize },
+      (_, i) => ids.subarray(offsets[first + i]!, offsets[first + i + 1]!).subarray(0, blockSize + 1),
+    );
+    const starts = new Uint32Array(batchSize + 1);
+    documents.forEach((document, i) => starts[i + 1] = starts[i]! + document.length - 1);
+    const tokens = new Uint32Array(starts[batchSize]!);
+    const targets = new Uint32Array(starts[batchSize]!);
+    documents.forEach((document, i) => {
+      tokens.set(document.subarray(0, -1), starts[i]);
+      targets.set(document.subarray(1), starts[i]);
+    });
+    batches.push({ tokens, targets, starts });
+  }
+  return batches;
+}
+
+/** Our side: a model with fresh weights that trains on one batch after another. */
+class Trainer {
+  readonly #device: Device;
+  readonly #batches: PackedDocuments[];
+  readonly #step: (documents: PackedDocuments) => Promise<void>;
+  #next = 0;
+
+  constructor(device: Device, batches: PackedDocuments[]) {
+    const layout = parameterLayout(config);
+    const params = flatTensor(device, "weights", layout, "f32");
+    device.write(params, initialParameters(layout, config, 42));
+    const work = device.dtype === "f32" ? params : flatTensor(device, "working weights", layout, "work");
+    const state: AdamState = {
+      params,
+      work,
+      gradients: flatTensor(device, "gradients", layout, "f32"),
+      m: flatTensor(device, "m", layout, "f32"),
+      v: flatTensor(device, "v", layout, "f32"),
+      control: device.tensor("control", 1, 4),
+    };
+    device.write(state.control, new Float32Array([0, 1, 0, 0]));
+    const maxTokens = Math.max(...batches.map((b) => b.tokens.length));
+    const activations = allocateActivations(device, config, maxTokens);
+    const batch = device.createBatch(maxTokens, settings.batchSize);
+    const metrics = device.tensor("metrics", 1, 4);
+    const weights = weightViews(device, work, layout, config.n_layer);
+    const gradients = weightViews(device, state.gradients, layout, config.n_layer);
+    const hyper = {
+      learningRate: 0.001,
+      beta1: 0.85,
+      beta2: 0.99,
+      epsilon: 1e-8,
+      weightDecay: 0,
+      gradClip: 1,
+    };
+    this.#device = device;
+    this.#batches = batches;
+    this.#step = async (documents) => {
+      device.loadBatch(batch, documents);
+      const scale = 1 / documents.tokens.length;
+      forwardBackward(device, config, weights, gradients, activations, batch, scale, state.control, false);
+      device.sumLoss(metrics, 0, activations.losses, false);
+      device.gradNorm(metrics, 0, state.gradients, state.control);
+      device.adam(state, metrics, 0, hyper);
+      device.submit();
+      if (device.stepsInFlight === 1) await device.read(metrics);
+    };
+    this.finish = async () => (await device.read(metrics))[0]!;
+  }
+
+  /** Waits for all steps and returns the last loss. */
+  readonly finish: () => Promise<number>;
+
+  /** Trains for some steps. */
+  async run(steps: number): Promise<{ tokens: number; seconds: number }> {
+    let tokens = 0;
+    const start = performance.now();
+    for (let i = 0; i < steps; i++) {
+      const documents = this.#batches[this.#next++ % this.#batches.length]!;
+      await this.#step(documents);
+      tokens += documents.tokens.length;
+    }
+    if (this.#device.stepsInFlight > 1) await this.finish();
+    return { tokens, seconds: (performance.now() - start) / 1000 };
+  }
+}
+
+/** PyTorch's side: bench/pytorch_step.py as a server, one for eager and one for compiled. */
+class PyTorch {
+  readonly #process: Deno.ChildProcess;
+  readonly #input: WritableStreamDefaultWriter<Uint8Array>;
+  readonly #lines: AsyncIterator<string>;
+
+  constructor(readonly mode: "eager" | "compile", python: string, tokens: string) {
+    const script = new URL("./pytorch_step.py", import.meta.url).pathname;
+    const sizes = {
+      "--n-embd": config.n_embd,
+      "--n-head": config.n_head,
+      "--n-layer": config.n_layer,
+      "--block-size": config.block_size,
+      "--vocab-size": config.vocab_size,
+      "--batch-size": settings.batchSize,
+      "--threads": flags.threads,
+    };
+    this.#process = new Deno.Command(python, {
+      args: [
+        ...[script, "--server", "--mode", mode, "--tokens", tokens],
+        ...Object.entries(sizes).flatMap(([flag, value]) => [flag, String(value)]),
+      ],
+      stdin: "piped",
+      stdout: "piped",
+    }).spawn();
+    this.#input = this.#process.stdin.getWriter();
+    this.#lines = lines(this.#process.stdout);
+  }
+
+  /** Trains for some steps and returns what the script printed. */
+  async run(steps: number): Promise<{ tokens_per_second: number; ms_per_step: number; peak_rss_mb: number }> {
+    await this.#input.write(new TextEncoder().encode(`run ${steps}\n`));
+    const line = await this.#lines.next();
+    if (line.done) throw new Error(`bench/pytorch_step.py --mode ${this.mode} ended`);
+    return JSON.parse(line.value);
+  }
+
+  async close(): Promise<void> {
+    await this.#input.close();
+    await this.#process.status;
+  }
+}
+
+async function* lines(stream: ReadableStream<Uint8Array<ArrayBuffer>>): AsyncGenerator<string> {
+  let rest = "";
+  for await (const text of stream.pipeThrough(new TextDecoderStream())) {
+    const parts = (rest + text).split("\n");
+    rest = parts.pop()!;
+    yield* parts;
+  }
+}
+
+function median(values: number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[sorted.length >> 1]!;
+}
+
+/** The most memory this process has held, in MB; where the system tells. */
+function peakMegabytes(): number {
+  try {
+    return Number(/VmHWM:\s+(\d+)/.exec(Deno.readTextFileSync("/proc/self/status"))?.[1] ?? NaN) / 1024;
+  } catch {
+    return NaN;
+  }
+}
+
+const batches = readBatches(flags.tokens, settings.batchSize, settings.blockSize);
+const opened = await openDevice({ device: flags.device as "cpu", threads: Number(flags.threads) });
+const profile: Profile = new Map();
+const trainer = new Trainer(flags.profile ? profiled(opened, profile) : opened, batches);
+console.log(`${flags.preset} on ${opened.name}`);
+const warm = await trainer.run(20);
+const steps = Number(flags.steps) || Math.max(5, Math.round(2 / (warm.seconds / 20)));
+profile.clear();
+
+const others = flags.python === undefined
+  ? []
+  : (["eager", "compile"] as const).map((mode) => new PyTorch(mode, flags.python!, flags.tokens!));
+const theirs = new Map<PyTorch, number>();
+for (const other of others) {
+  const { ms_per_step, peak_rss_mb } = await other.run(5);
+  theirs.set(other, Math.max(3, Math.round(2000 / ms_per_step)));
+  console.log(`PyTorch ${other.mode}: peak memory ${peak_rss_mb.toFixed(0)} MB`);
+}
+
+const speeds: number[] = [];
+const ratios: number[] = [];
+let total = 0;
+for (let round = 0; round < Number(flags.rounds); round++) {
+  const { tokens, seconds } = await trainer.run(steps);
+  total += steps;
+  const ours = tokens / seconds;
+  speeds.push(ours);
+  const parts = [`ours ${ours.toFixed(0)} tok/s, ${(seconds * 1000 / steps).toFixed(2)} ms a step`];
+  let best = 0;
+  for (const [other, count] of theirs) {
+    const { tokens_per_second } = await other.run(count);
+    best = Math.max(best, tokens_per_second);
+    parts.push(`PyTorch ${other.mode} ${tokens_per_second.toFixed(0)}`);
+  }
+  if (best > 0) {
+    ratios.push(ours / best);
+    parts.push(`ratio ${(ours / best).toFixed(2)}`);
+  }
+  console.log(parts.join(" | "));
+}
+console.log(
+  `median ${median(speeds).toFixed(0)} tok/s, loss ${(await trainer.finish()).toFixed(3)}, ` +
+    `peak memory ${peakMegabytes().toFixed(0)} MB`,
+);
+if (ratios.length > 0) console.log(`median ratio to PyTorch's better mode: ${median(ratios).toFixed(2)}`);
+if (flags.profile) printProfile(profile, total);
+for (const other of others) await other.close();
+opened.destroy();
