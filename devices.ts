@@ -32,6 +32,7 @@ export async function openDevice(options: DeviceOptions = {}, trial?: Trial): Pr
     case "auto":
       return await openFaster(options, trial);
     case "cpu": {
+      await ensureNativeLibrary();
       const { openCpuDevice } = await import("./native/device.ts");
       return openCpuDevice({ dtype: dtype ?? "f32", ...(threads === undefined ? {} : { threads }) });
     }
@@ -88,6 +89,7 @@ export async function trainTokenizer(
   options: { vocabSize: number; chat: boolean },
 ): Promise<Tokenizer> {
   checkVocabSize(options.vocabSize, options.chat);
+  await ensureNativeLibrary();
   const { NativeTokenizer } = await import("./native/tokenizer.ts");
   return NativeTokenizer.train(documents, options);
 }
@@ -98,11 +100,16 @@ export async function trainTokenizer(
  * @throws {MicrogptError} when it is no tokenizer of this program
  */
 export async function openTokenizer(json: string): Promise<Tokenizer> {
-  const { nativeLibraryIsThere } = await import("./native/library.ts");
-  if (nativeLibraryIsThere()) {
+  if (await ensureNativeLibrary()) {
     const { NativeTokenizer } = await import("./native/tokenizer.ts");
     return NativeTokenizer.fromJson(json);
   }
   const { HfTokenizer } = await import("./data/hf_tokenizer.ts");
   return await HfTokenizer.fromJson(json);
+}
+
+/** Looks for the native library, and downloads it for a module imported by URL. @returns whether there is one */
+async function ensureNativeLibrary(): Promise<boolean> {
+  const { ensureLibrary } = await import("./native/library.ts");
+  return await ensureLibrary();
 }

@@ -1,6 +1,8 @@
-// Finds, checks and opens the native library. Nothing happens at import; the first openLibrary() pays for it.
+// Finds, checks and opens the native library. Nothing happens at import; the first openLibrary() pays for it. Whoever
+// may need a download (a module imported by URL) awaits ensureLibrary() before.
 
 import { MicrogptError } from "../model/errors.ts";
+import type { Download } from "./download.ts";
 
 /** The set of exports this binding is written for: `ABI_VERSION` in native/src/lib.rs. */
 const ABI_VERSION = 1;
@@ -21,6 +23,9 @@ interface Base {
 }
 
 let base: Base | undefined;
+/** What became of looking for a release's library. */
+let download: Promise<Download> | undefined;
+let downloaded: Download | undefined;
 
 /** File name of the library on this platform. */
 export function libraryFileName(os: typeof Deno.build.os = Deno.build.os): string {
@@ -70,41 +75,59 @@ function errorMessage(): string {
 }
 
 /**
- * The places the library may be in, best first. The second is both the checkout's build folder and, in a
- * program made by `deno compile --include`, the embedded copy of it. A module imported by URL has neither.
+ * Makes sure that there is a library to open: one that MICROGPT_NATIVE names, one embedded or built, or one downloaded
+ * from the release of this module. Asks nobody for permissions. One that is there but damaged counts as there.
+ * @returns false where there is none, or it may not be opened; openLibrary() then throws an error that says why
+ * @throws {MicrogptError} when MICROGPT_NATIVE names no file, or a download is not the file of the release
  */
+export async function ensureLibrary(): Promise<boolean> {
+  if (base !== undefined) return true;
+  const chosen = environment("MICROGPT_NATIVE");
+  for (const path of chosen ? [chosen] : ownPlaces()) {
+    if (!granted({ name: "ffi", path }) || !granted({ name: "read", path })) return false;
+    if (isFile(path)) return true;
+    if (chosen) throw notAFile(chosen);
+  }
+  const { downloadLibrary } = await import("./download.ts");
+  downloaded = await (download ??= downloadLibrary());
+  return "path" in downloaded;
+}
+
 function findLibrary(): string {
-  const path = locateLibrary();
+  const chosen = environment("MICROGPT_NATIVE");
+  if (chosen) {
+    if (!isFile(chosen)) throw notAFile(chosen);
+    return chosen;
+  }
+  const places = ownPlaces();
+  const path = places.find(isFile);
   if (path !== undefined) return path;
-  const built = `native/target/release/${libraryFileName()}`;
-  throw new NativeLibraryError(`the native library is missing (${built})`, { hint: HOW_TO_GET });
+  if (downloaded === undefined) {
+    throw new NativeLibraryError("the native library is missing", { hint: HOW_TO_GET });
+  }
+  if ("path" in downloaded) return downloaded.path;
+  const { why, hint } = downloaded;
+  if (places.length === 0) throw new NativeLibraryError(`there is no native library: ${why}`, { hint });
+  throw new NativeLibraryError(`the native library is missing (native/target/release/${libraryFileName()})`, {
+    hint: HOW_TO_GET,
+  });
 }
 
 /**
- * Whether there is a native library and it may be opened; whoever can do without it asks this first. A library that is
- * there but damaged counts as there.
- * @throws {MicrogptError} when MICROGPT_NATIVE names no file
+ * Where the library may lie beside this file. They are both the checkout's build folders and, in a program made by
+ * `deno compile --include`, the embedded copies of them. A module imported by URL has none.
  */
-export function nativeLibraryIsThere(): boolean {
-  if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return false;
-  if (Deno.permissions.querySync({ name: "read" }).state !== "granted") return false;
-  return locateLibrary() !== undefined;
+function ownPlaces(): string[] {
+  if (import.meta.dirname === undefined) return [];
+  const built = `${import.meta.dirname}/target`;
+  return [
+    `${built}/release/${libraryFileName()}`,
+    `${built}/${Deno.build.target}/release/${libraryFileName()}`,
+  ];
 }
 
-function locateLibrary(): string | undefined {
-  const chosen = environment("MICROGPT_NATIVE");
-  if (chosen !== undefined && chosen !== "") {
-    if (!isFile(chosen)) {
-      throw new NativeLibraryError(`MICROGPT_NATIVE names ${chosen}, which is not a file`, {
-        hint: HOW_TO_GET,
-      });
-    }
-    return chosen;
-  }
-  const built = import.meta.dirname === undefined
-    ? undefined
-    : `${import.meta.dirname}/target/release/${libraryFileName()}`;
-  return built !== undefined && isFile(built) ? built : undefined;
+function notAFile(chosen: string): NativeLibraryError {
+  return new NativeLibraryError(`MICROGPT_NATIVE names ${chosen}, which is not a file`, { hint: HOW_TO_GET });
 }
 
 function openBase(path: string): Base {
@@ -185,8 +208,11 @@ function readAt(file: Deno.FsFile, offset: number, length: number): DataView {
 
 /** An environment variable, or undefined where the program is not allowed to look (and nobody is asked). */
 function environment(variable: string): string | undefined {
-  const { state } = Deno.permissions.querySync({ name: "env", variable });
-  return state === "granted" ? Deno.env.get(variable) : undefined;
+  return granted({ name: "env", variable }) ? Deno.env.get(variable) : undefined;
+}
+
+function granted(permission: Deno.PermissionDescriptor): boolean {
+  return Deno.permissions.querySync(permission).state === "granted";
 }
 
 function isFile(path: string): boolean {

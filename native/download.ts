@@ -1,0 +1,193 @@
+/**
+ * The native library of a release, for a module that was imported by URL: fetched once from the release that the
+ * module's own manifest names, compared with the manifest's SHA-256, and kept in the user's cache directory.
+ */
+import { createHash, randomUUID } from "node:crypto";
+import { MicrogptError } from "../model/errors.ts";
+import released from "./manifest.json" with { type: "json" };
+
+/** What scripts/native_manifest.ts writes. In a tree that is no release, `files` is empty. */
+export interface NativeManifest {
+  version: string;
+  /** where assets lie: `<releases>/v<version>/<file>`; MICROGPT_RELEASES names a mirror */
+  releases: string;
+  /** by target, such as "aarch64-apple-darwin" */
+  files: Record<string, NativeFile | undefined>;
+}
+
+/** One asset of a release. */
+export interface NativeFile {
+  file: string;
+  bytes: number;
+  sha256: string;
+}
+
+/** A library to open, or why there is none and what a person can do. */
+export type Download = { path: string } | { why: string; hint: string };
+
+/** Tries at one download. */
+const TRIES = 4;
+/** Pause before the second try in ms; it doubles. */
+const PAUSE = 250;
+/** A try that takes longer has failed, in ms. */
+const PATIENCE = 120_000;
+/** The variables that tell where the user's cache directory is. */
+const CACHE_VARIABLES = Deno.build.os === "windows" ? ["LOCALAPPDATA"] : ["HOME", "XDG_CACHE_HOME"];
+
+const OTHER_DEVICES = 'compute on the device "webgpu" or "reference"';
+
+/**
+ * Finds the library of this release in the cache, or downloads it. Nobody is asked for permissions: without them, or
+ * without a network, there is none.
+ * @throws {MicrogptError} when what came is not the file of the release
+ */
+export async function downloadLibrary(): Promise<Download> {
+  const { version, releases: origin, files }: NativeManifest = released;
+  const releases = environment("MICROGPT_RELEASES") || origin;
+  const { target } = Deno.build;
+  const file = files[target];
+  if (file === undefined || releases === "") {
+    const why = Object.keys(files).length === 0
+      ? `this copy of microgpt ${version} belongs to no release`
+      : `microgpt ${version} was released without one for ${target}`;
+    return { why, hint: `build it from a checkout with \`deno task build\`, or ${OTHER_DEVICES}` };
+  }
+  const url = new URL(`${releases.replace(/\/+$/, "")}/v${version}/${file.file}`);
+  const cache = cacheDirectory();
+  const flags = lacking(url, cache);
+  const name = `${version}-${file.sha256.slice(0, 12)}-${file.file}`;
+  if (!flags.some((flag) => /^(ffi|read|env)/.test(flag))) {
+    const path = `${cache}/${name}`;
+    const kept = await readWhole(path);
+    if (kept !== undefined && isFile(kept, file)) return { path };
+  }
+  if (flags.length > 0) return notAllowed(flags);
+  const fetched = await fetchFile(url, file);
+  if (!(fetched instanceof Uint8Array)) return fetched;
+  if (!isFile(fetched, file)) {
+    throw new MicrogptError(`${url} is not the file of the release: its SHA-256 is ${sha256(fetched)}`, {
+      hint:
+        `${file.sha256} was expected; nothing was kept. The server, or someone on the way, changed the file`,
+    });
+  }
+  return keep(cache, name, fetched);
+}
+
+/** The bytes, or why they could not be had. A connection that breaks is tried again. */
+async function fetchFile(url: URL, { bytes }: NativeFile): Promise<Uint8Array<ArrayBuffer> | Download> {
+  const hint = `try again with a network, set MICROGPT_RELEASES to a mirror, or ${OTHER_DEVICES}`;
+  let why = "";
+  for (let attempt = 0; attempt < TRIES; attempt++) {
+    if (attempt > 0) await new Promise((resolve) => setTimeout(resolve, PAUSE * 2 ** (attempt - 1)));
+    try {
+      const response = await fetch(url, { signal: AbortSignal.timeout(PATIENCE) });
+      if (response.ok) {
+        const body = await response.bytes();
+        if (body.length >= bytes) return body;
+        why = `${url} ended after ${body.length} of ${bytes} bytes`;
+        continue;
+      }
+      await response.body?.cancel();
+      why = `${url}: the server answers ${response.status} ${response.statusText}`.trimEnd();
+      if (response.status < 500 && response.status !== 429) break;
+    } catch (error) {
+      if (error instanceof Deno.errors.NotCapable) return notAllowed([netFlag(url)]);
+      why = `${url}: ${(error instanceof Error ? error.message : String(error)).split("\n")[0]}`;
+    }
+  }
+  return { why: `it cannot be downloaded: ${why}`, hint };
+}
+
+/** Keeps the file in the cache; where that cannot be written, in a directory of this run. */
+function keep(cache: string | undefined, name: string, bytes: Uint8Array): Download {
+  try {
+    if (cache !== undefined) {
+      Deno.mkdirSync(cache, { recursive: true });
+      return { path: write(`${cache}/${name}`, bytes) };
+    }
+  } catch { /* read-only or full: the directory of this run will do */ }
+  try {
+    return { path: write(`${Deno.makeTempDirSync({ prefix: "microgpt-" })}/${name}`, bytes) };
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    return {
+      why: `${cache ?? "the directory for temporary files"} cannot be written: ${reason}`,
+      hint: "set XDG_CACHE_HOME to a directory that can",
+    };
+  }
+}
+
+/** Writes beside the name and renames, so that no one finds half a library. */
+function write(path: string, bytes: Uint8Array): string {
+  const part = `${path}.${randomUUID()}.part`;
+  try {
+    Deno.writeFileSync(part, bytes, { mode: 0o755 });
+    Deno.renameSync(part, path);
+    return path;
+  } catch (error) {
+    try {
+      Deno.removeSync(part);
+    } catch { /* it was never made */ }
+    throw error;
+  }
+}
+
+async function readWhole(path: string): Promise<Uint8Array | undefined> {
+  try {
+    return await Deno.readFile(path);
+  } catch {
+    return undefined; // not there, or of no use: it is downloaded anew
+  }
+}
+
+function isFile(bytes: Uint8Array, file: NativeFile): boolean {
+  return bytes.length === file.bytes && sha256(bytes) === file.sha256;
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+/** Our folder in the user's cache directory, which each system has elsewhere; undefined where the variables are not set. */
+function cacheDirectory(): string | undefined {
+  const named = CACHE_VARIABLES.map(environment);
+  if (Deno.build.os === "windows") return named[0] && `${named[0].replaceAll("\\", "/")}/microgpt`;
+  const [home, xdg] = named;
+  return (xdg && `${xdg}/microgpt`) ||
+    (home && `${home}/${Deno.build.os === "darwin" ? "Library/Caches" : ".cache"}/microgpt`);
+}
+
+/** The permissions that a download lacks, as what follows `--allow-`. */
+function lacking(url: URL, cache: string | undefined): string[] {
+  const at = cache === undefined ? {} : { path: cache };
+  const scope = cache === undefined ? "" : `=${cache}`;
+  return [
+    ...(CACHE_VARIABLES.some((variable) => granted({ name: "env", variable }))
+      ? []
+      : [`env=${CACHE_VARIABLES.join(",")}`]),
+    ...(granted({ name: "ffi", ...at }) ? [] : ["ffi"]),
+    ...(granted({ name: "net", host: url.host }) ? [] : [netFlag(url)]),
+    ...(granted({ name: "read", ...at }) ? [] : [`read${scope}`]),
+    ...(granted({ name: "write", ...at }) ? [] : [`write${scope}`]),
+  ];
+}
+
+/** GitHub answers a request for an asset with a redirect to another host. */
+function netFlag({ host }: URL): string {
+  return `net=${host}${host === "github.com" ? ",release-assets.githubusercontent.com" : ""}`;
+}
+
+function notAllowed(flags: string[]): Download {
+  return {
+    why: "it is not allowed to be downloaded or opened",
+    hint: `run Deno with ${flags.map((flag) => `--allow-${flag}`).join(" ")}, or ${OTHER_DEVICES}`,
+  };
+}
+
+function granted(permission: Deno.PermissionDescriptor): boolean {
+  return Deno.permissions.querySync(permission).state === "granted";
+}
+
+function environment(variable: string): string | undefined {
+  return granted({ name: "env", variable }) ? Deno.env.get(variable) : undefined;
+}
