@@ -54,6 +54,9 @@ function outOfMemory(label: string, bytes: number, allocated: number, reason: st
   );
 }
 
+/** Largest buffer for reading back that is kept: metrics and tokens are read all the time, weights for a checkpoint only. */
+const KEPT_STAGING = 1 << 20;
+
 /** Gives out buffers and counts them. Errors that the driver reports late go to `fail`. */
 export class BufferPool {
   /** bytes of all buffers alive, staging included */
@@ -106,16 +109,16 @@ export class BufferPool {
     this.bufferCount--;
   }
 
-  /** A buffer that the host can map, of a power of two bytes; goes back with `returnStaging`. */
+  /** A buffer that the host can map; goes back with `returnStaging`. Small ones come in powers of two, to be used again. */
   takeStaging(bytes: number): Memory {
-    const size = 2 ** Math.ceil(Math.log2(Math.max(bytes, 256)));
+    const size = bytes > KEPT_STAGING ? bytes : 2 ** Math.ceil(Math.log2(Math.max(bytes, 256)));
     return this.#idleStaging.get(size)?.pop() ??
       this.allocate("staging", size, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
   }
 
   /** Keeps an unmapped staging buffer for the next reading. Large ones are given back: they are read once. */
   returnStaging(memory: Memory): void {
-    if (memory.bytes > 1 << 20) return this.release(memory);
+    if (memory.bytes > KEPT_STAGING) return this.release(memory);
     const idle = this.#idleStaging.get(memory.bytes);
     if (idle) idle.push(memory);
     else this.#idleStaging.set(memory.bytes, [memory]);

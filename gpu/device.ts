@@ -31,7 +31,7 @@ import { subgroupsHelp } from "./subgroups.ts";
 /** How to open the GPU. */
 export interface GpuDeviceOptions {
   dtype: Dtype;
-  /** reductions by subgroup operations: `auto` (default) where a probe finds them right and faster */
+  /** reductions by subgroup operations: `auto` (default) where a probe finds them right and not slower */
   subgroups?: "auto" | "on" | "off";
 }
 

@@ -7,7 +7,12 @@ const ROWS = 256;
 const COLS = 256;
 /** Calls in a timed run, and runs of each way; the fastest run counts. */
 const CALLS = 32;
-const ROUNDS = 3;
+const ROUNDS = 5;
+/**
+ * Subgroups are taken unless they are clearly slower. The two ways add in different orders, so a run that is resumed must
+ * decide as the one before it did: noise in the timing must not tip the scale.
+ */
+const MARGIN = 1.5;
 
 /** One way to reduce, on memory of its own. */
 class Contestant {
@@ -61,7 +66,7 @@ function matrix(pool: BufferPool): GpuTensor {
 
 /**
  * Runs one reduction both ways.
- * @returns true when subgroup operations compile, give the right numbers, and take less time
+ * @returns true when subgroup operations compile, give the right numbers, and do not lose time
  */
 export async function subgroupsHelp(gpu: GPUDevice): Promise<boolean> {
   let failed = false;
@@ -81,7 +86,7 @@ export async function subgroupsHelp(gpu: GPUDevice): Promise<boolean> {
     }
     const [expected, actual] = await Promise.all([tree.result(), subgroup.result()]);
     const right = actual.every((value, i) => Math.abs(value - expected[i]!) <= 1e-5 * (1 + Math.abs(value)));
-    return !failed && right && subgroup.milliseconds < tree.milliseconds;
+    return !failed && right && subgroup.milliseconds < MARGIN * tree.milliseconds;
   } finally {
     pool.releaseAll();
   }

@@ -72,7 +72,7 @@ export function planTiles(M: number, N: number, K: number, adapter: AdapterClass
     : count(TILES.medium) >= appetite.medium && M > 32 && N > 32
     ? TILES.medium
     : TILES.small;
-  const wanted = Math.floor(appetite.busy / count(tile));
+  const wanted = Math.round(appetite.busy / count(tile));
   const parts = Math.max(1, Math.min(wanted, Math.floor(K / MIN_PART), MAX_PARTS));
   const part = Math.ceil(Math.ceil(K / parts) / BK) * BK;
   return {
