@@ -1,4 +1,5 @@
 /** What a subcommand is: a table of flags and a function. `cli.ts` turns them into the command line. */
+import type { DeviceOptions } from "../devices.ts";
 import { MicrogptError } from "../model/errors.ts";
 
 /** A flag of a subcommand. */
@@ -65,3 +66,9 @@ export const DEVICE_FLAGS: Flag[] = [
   },
   { name: "--threads", value: "n", type: "number", help: "CPU threads (default: all)" },
 ];
+
+/** What `DEVICE_FLAGS` were given as. */
+export function deviceOptions({ device, dtype, threads }: FlagValues): DeviceOptions {
+  const given = Object.entries({ device, dtype, threads }).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(given) as DeviceOptions;
+}

@@ -1,8 +1,10 @@
+import { parseConversation } from "../data/chat.ts";
+import { type LanguageModel, loadModel } from "../language_model.ts";
 import { checkGenerateOptions, type GenerateOptions, wholeSamples } from "../model/generation.ts";
-import type { DeviceOptions } from "../devices.ts";
-import { loadModel } from "../language_model.ts";
-import { type Command, DEVICE_FLAGS, type FlagValues } from "./command.ts";
-import { harmless, print, writeOut } from "./terminal.ts";
+import { type Command, DEVICE_FLAGS, deviceOptions, type FlagValues } from "./command.ts";
+import { harmless, HarmlessText } from "./harmless.ts";
+import { SAMPLING_FLAGS } from "./sampling_flags.ts";
+import { print, writeOut } from "./terminal.ts";
 
 export const command: Command = {
   name: "generate",
@@ -13,29 +15,10 @@ export const command: Command = {
     {
       name: "--prompt",
       value: "text",
-      help: "what each sample begins with; for a chat model, the user's message",
+      help: "what each sample begins with; for a chat model what the user says, " +
+        'or a conversation to go on with: [{"role", "content"}, …]',
     },
-    {
-      name: "--temperature",
-      value: "x",
-      type: "number",
-      help: "0 takes the most probable token always",
-      default: 0.5,
-    },
-    {
-      name: "--top-k",
-      value: "n",
-      type: "number",
-      help: "draw from the n most probable tokens; 0 = all",
-      default: 0,
-    },
-    {
-      name: "--top-p",
-      value: "x",
-      type: "number",
-      help: "draw from the tokens that together reach this mass; 1 = all",
-      default: 1,
-    },
+    ...SAMPLING_FLAGS,
     {
       name: "--max-tokens",
       value: "n",
@@ -44,39 +27,70 @@ export const command: Command = {
     },
     { name: "--seed", value: "n", type: "number", help: "sample i uses seed + i", default: 42 },
     ...DEVICE_FLAGS,
-    { name: "--json", help: "print one JSON object a line" },
+    { name: "--json", help: "print one JSON object a line: index, seed, text" },
   ],
   run: runGenerate,
 };
 
 async function runGenerate(values: FlagValues): Promise<void> {
-  const { modelDir = "output", json, device, dtype, threads, ...rest } = values;
-  const options = rest as GenerateOptions;
-  checkGenerateOptions(options);
-  const where = Object.fromEntries(
-    Object.entries({ device, dtype, threads }).filter(([, value]) => value !== undefined),
-  );
-  using model = await loadModel(modelDir as string, where as DeviceOptions);
-  const seed = options.seed ?? 42;
-  const label = (index: number) => `sample ${String(index + 1).padStart(2)}: `;
-  if (!json && Deno.stdout.isTerminal()) {
-    // one after the other, so that each can stream
-    for (let index = 0; index < (options.numSamples ?? 20); index++) {
-      writeOut(label(index));
-      let started = false;
-      for await (const { text } of model.generate({ ...options, numSamples: 1, seed: seed + index })) {
-        const shown: string = started ? harmless(text) : harmless(text).trimStart();
-        started ||= shown !== "";
-        writeOut(shown);
-      }
-      writeOut("\n");
-    }
-    return;
-  }
+  const { modelDir = "output", json, device: _device, dtype: _dtype, threads: _threads, ...rest } = values;
+  const given = rest as GenerateOptions;
+  checkGenerateOptions(given);
+  using model = await loadModel(modelDir as string, deviceOptions(values));
+  const options = { ...given, ...conversation(given.prompt, model.chat) };
+  // a chat model answers the prompt, others go on with it
+  const beginning = model.chat ? "" : given.prompt ?? "";
+  if (!json && Deno.stdout.isTerminal()) return await streamSamples(model, options, beginning);
   let index = 0;
-  for await (const whole of wholeSamples(model.generate(options))) {
-    const text = harmless(whole).trim();
-    print(json ? JSON.stringify({ index, seed: seed + index, text: whole.trim() }) : label(index) + text);
+  for await (const sample of wholeSamples(model.generate(options))) {
+    const text = (beginning + sample).trim();
+    const seed = (options.seed ?? 42) + index;
+    print(json ? JSON.stringify({ index, seed, text }) : label(index) + harmless(text));
     index++;
+  }
+}
+
+function label(index: number): string {
+  return `sample ${String(index + 1).padStart(2)}: `;
+}
+
+/** A chat model's prompt may be a conversation as JSON. */
+function conversation(prompt: string | undefined, chat: boolean): GenerateOptions {
+  if (!chat || prompt === undefined || !/^\s*\[\s*\{/.test(prompt)) return {};
+  return { messages: parseConversation(prompt, "--prompt") };
+}
+
+/** In a terminal: one sample after the other, so that each can be read as it grows. */
+async function streamSamples(
+  model: LanguageModel,
+  options: GenerateOptions,
+  beginning: string,
+): Promise<void> {
+  const { numSamples = 20, seed = 42 } = options;
+  for (let index = 0; index < numSamples; index++) {
+    const trimmed = new TrimmedText();
+    const safe = new HarmlessText();
+    writeOut(label(index) + trimmed.push(safe.push(beginning)));
+    for await (const { text } of model.generate({ ...options, numSamples: 1, seed: seed + index })) {
+      writeOut(trimmed.push(safe.push(text)));
+    }
+    writeOut("\n");
+  }
+}
+
+/** Trims a text that comes in pieces. */
+class TrimmedText {
+  #started = false;
+  #space = "";
+
+  /** @returns what may be shown so far: white space waits for what follows it */
+  push(text: string): string {
+    const whole = this.#space + text;
+    const end = whole.trimEnd();
+    this.#space = whole.slice(end.length);
+    const shown = this.#started ? end : end.trimStart();
+    this.#started ||= shown !== "";
+    if (!this.#started) this.#space = "";
+    return shown;
   }
 }

@@ -1,6 +1,7 @@
 /** What the program shows a person: errors, one live line, the loss curve. All of it on stderr. */
-import { stripVTControlCharacters, styleText } from "node:util";
+import { styleText } from "node:util";
 import { MicrogptError } from "../model/errors.ts";
+import { harmless } from "./harmless.ts";
 
 const encoder = new TextEncoder();
 
@@ -37,12 +38,6 @@ export function writeOut(text: string): void {
 function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string): void {
   const bytes = encoder.encode(text);
   for (let done = 0; done < bytes.length;) done += stream.writeSync(bytes.subarray(done));
-}
-
-/** Generated text without what a terminal would take as a command. */
-export function harmless(text: string): string {
-  // deno-lint-ignore no-control-regex
-  return stripVTControlCharacters(text).replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "");
 }
 
 /** A notice; those that begin with "warning:" stand out. */

@@ -5,12 +5,12 @@ import { DEFAULTS, PRESETS, SETTING_RULES } from "../model/presets.ts";
 import type { EvaluationEvent, StepEvent } from "../model/trainer.ts";
 import { type PreparedRun, prepareRun, type TrainOptions } from "../train.ts";
 import { type Command, DEVICE_FLAGS, type Flag, type FlagValues } from "./command.ts";
+import { harmless } from "./harmless.ts";
 import {
   bar,
   columns,
   type CurvePoint,
   duration,
-  harmless,
   isTerminal,
   LiveLine,
   lossCurve,

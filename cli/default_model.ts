@@ -1,0 +1,72 @@
+/** The model that `chat` uses when none is named: one's own copy of the one that Homebrew installs. */
+import { dirname, join } from "node:path";
+import { MicrogptError } from "../model/errors.ts";
+import { fileError, ifThere, MODEL_FILES, syncDirectory } from "../model/model_dir.ts";
+import { say, sayNotice } from "./terminal.ts";
+
+const HOMEBREW_PREFIXES = ["/opt/homebrew", "/usr/local", "/home/linuxbrew/.linuxbrew"];
+const NAME = "default-chat-model";
+
+/** Where the default model is for this user, as the help says it. */
+export const DEFAULT_CHAT_MODEL = `~/.config/microgpt/${NAME}`;
+
+/**
+ * Finds the default chat model; at the first use copies it from the Homebrew share directory.
+ * @throws {MicrogptError} when there is none
+ */
+export async function defaultChatModel(): Promise<string> {
+  const home = Deno.env.get("HOME") ?? Deno.env.get("USERPROFILE");
+  const own = home ? join(home, ".config", "microgpt", NAME) : undefined;
+  if (own !== undefined && await ifThere(Deno.stat(own))) return own;
+  const shared = await sharedModel();
+  if (shared === undefined) {
+    throw new MicrogptError(`there is no default chat model (${own ?? DEFAULT_CHAT_MODEL})`, {
+      hint: "name a model with --model-dir; `microgpt train --chat --input FILE` makes one",
+    });
+  }
+  if (own === undefined) return shared;
+  try {
+    await copyModel(shared, own);
+  } catch (error) {
+    const failure = fileError(`cannot copy the model to ${own}`, error);
+    if (!(failure instanceof MicrogptError)) throw error;
+    sayNotice(`warning: ${failure.message}; using ${shared}`);
+    return shared;
+  }
+  say(`copied ${shared} to ${own}`);
+  return own;
+}
+
+async function sharedModel(): Promise<string | undefined> {
+  const prefix = Deno.env.get("HOMEBREW_PREFIX");
+  for (const candidate of prefix ? [prefix, ...HOMEBREW_PREFIXES] : HOMEBREW_PREFIXES) {
+    const path = join(candidate, "share", "microgpt", NAME);
+    if (await ifThere(Deno.stat(join(path, "weights.safetensors")))) return path;
+  }
+  return undefined;
+}
+
+/** Copies the files of an inference model, so that `to` appears whole or not at all. */
+async function copyModel(from: string, to: string): Promise<void> {
+  const parent = dirname(to);
+  await Deno.mkdir(parent, { recursive: true });
+  const staging = await Deno.makeTempDir({ dir: parent, prefix: `.${NAME}-` });
+  try {
+    for (const name of MODEL_FILES) {
+      // with its own rights: Homebrew's files may be read-only
+      const target = join(staging, name);
+      await Deno.writeFile(target, (await Deno.open(join(from, name))).readable);
+      using file = await Deno.open(target, { write: true });
+      await file.sync();
+    }
+    await Deno.chmod(staging, 0o755);
+    await syncDirectory(staging);
+    await Deno.rename(staging, to);
+    await syncDirectory(parent);
+  } catch (error) {
+    await ifThere(Deno.remove(staging, { recursive: true }));
+    // another program was quicker
+    if (await ifThere(Deno.stat(join(to, "weights.safetensors")))) return;
+    throw error;
+  }
+}

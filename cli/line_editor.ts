@@ -1,0 +1,131 @@
+/** Lines that a person types, with line editing and history. */
+import process from "node:process";
+import { createInterface, type Interface } from "node:readline";
+import { Writable } from "node:stream";
+
+/** Where lines come from. */
+export interface LineReader {
+  /** The next line, or undefined at the end of the input. */
+  next(): Promise<string | undefined>;
+  /** What Ctrl-C does until the next line is asked for. */
+  onInterrupt: (() => void) | undefined;
+  close(): void;
+}
+
+/** The terminal as readline sees it: silent while an answer is being written. */
+class PromptOutput extends Writable {
+  muted = true;
+
+  /** @param stream "stdout", or "stderr" where stdout is not the terminal */
+  constructor(readonly stream: "stdout" | "stderr") {
+    super();
+  }
+
+  get columns(): number {
+    return Deno.consoleSize().columns || 80;
+  }
+
+  override _write(chunk: Uint8Array, _encoding: string, done: () => void): void {
+    for (let at = 0; !this.muted && at < chunk.length;) at += Deno[this.stream].writeSync(chunk.subarray(at));
+    done();
+  }
+}
+
+/** Lines typed at a prompt. What is typed while no line is asked for is kept for the next. */
+export class LineEditor implements LineReader {
+  onInterrupt: (() => void) | undefined;
+  readonly #output = new PromptOutput(Deno.stdout.isTerminal() ? "stdout" : "stderr");
+  readonly #readline: Interface;
+  readonly #prompt: string;
+  readonly #typedAhead: string[] = [];
+  #waiting: ((line: string | undefined) => void) | undefined;
+  #interrupted = false;
+  #closed = false;
+
+  /** @param prompt what stands before each line; without styles, its length counts */
+  constructor(prompt: string) {
+    this.#prompt = prompt;
+    this.#readline = createInterface({
+      input: process.stdin,
+      output: this.#output,
+      terminal: true,
+      prompt,
+      historySize: 1000,
+      removeHistoryDuplicates: true,
+    });
+    this.#readline.on("line", (line: string) => this.#give(line));
+    this.#readline.on("SIGINT", () => this.#interrupt());
+    this.#readline.on("close", () => {
+      this.#closed = true;
+      this.onInterrupt?.();
+      this.#give(undefined);
+    });
+  }
+
+  next(): Promise<string | undefined> {
+    this.onInterrupt = undefined;
+    const typed = this.#typedAhead.shift();
+    if (typed !== undefined) {
+      this.#write(`${this.#prompt}${typed}\n`);
+      return Promise.resolve(typed);
+    }
+    if (this.#closed) return Promise.resolve(undefined);
+    return new Promise((resolve) => {
+      this.#waiting = resolve;
+      this.#output.muted = false;
+      this.#readline.prompt(true);
+    });
+  }
+
+  close(): void {
+    this.#readline.close();
+  }
+
+  #give(line: string | undefined): void {
+    const waiting = this.#waiting;
+    this.#waiting = undefined;
+    this.#interrupted = false;
+    this.#output.muted = true;
+    if (waiting) waiting(line);
+    else if (line !== undefined) this.#typedAhead.push(line);
+  }
+
+  /** Ctrl-C: stops the answer, or clears the line, or, the second time on an empty line, ends. */
+  #interrupt(): void {
+    if (this.onInterrupt) return this.onInterrupt();
+    if (this.#readline.line !== "") {
+      this.#readline.write(null, { ctrl: true, name: "e" });
+      this.#readline.write(null, { ctrl: true, name: "u" });
+    } else if (this.#interrupted) {
+      this.#write("\n");
+      this.close();
+    } else {
+      this.#interrupted = true;
+      this.#write("\nCtrl-C again, Ctrl-D or /quit ends the conversation\n");
+      this.#readline.prompt();
+    }
+  }
+
+  #write(text: string): void {
+    const { muted } = this.#output;
+    this.#output.muted = false;
+    this.#output.write(text);
+    this.#output.muted = muted;
+  }
+}
+
+/** Lines of a pipe or a file, without prompts. */
+export class PipedLines implements LineReader {
+  onInterrupt: (() => void) | undefined;
+  readonly #readline = createInterface({ input: process.stdin, crlfDelay: Infinity });
+  readonly #lines = this.#readline[Symbol.asyncIterator]();
+
+  async next(): Promise<string | undefined> {
+    const { done, value } = await this.#lines.next();
+    return done ? undefined : value;
+  }
+
+  close(): void {
+    this.#readline.close();
+  }
+}
