@@ -1,10 +1,9 @@
-/** What only the WebGPU device has: dtypes, subgroups, tiles for real hardware, reading back, memory, errors. */
+/** What only the WebGPU device has: dtypes, subgroups, tiles for real hardware, reading back, memory. */
 import assert from "node:assert/strict";
 import { openAdapter } from "../gpu/adapter.ts";
-import { BufferPool, type GpuTensor } from "../gpu/buffers.ts";
-import { GpuDevice, openGpuDevice } from "../gpu/device.ts";
+import type { GpuTensor } from "../gpu/buffers.ts";
+import { type GpuDevice, openGpuDevice } from "../gpu/device.ts";
 import { matmul } from "../gpu/matmul.ts";
-import { checkSelfTest, selfTest } from "../gpu/self_test.ts";
 import { type AdapterClass, planTiles } from "../gpu/tiles.ts";
 import { fromHalves, toHalves } from "../gpu/number_formats.ts";
 import type { Device, Dtype, ElementType, Tensor } from "../model/device.ts";
@@ -14,24 +13,7 @@ import { flatTensor, initialParameters, parameterLayout, weightViews } from "../
 import { ReferenceDevice } from "../model/reference_device.ts";
 import { assertClose } from "./assert_close.ts";
 import { DEVICE_CASES, gaussian, randomDocuments } from "./device_cases.ts";
-import { openTestGpu } from "./test_gpu.ts";
-
-/** True where there is a GPU, or one is required; otherwise `openTestGpu` says once that its tests are skipped. */
-async function hasGpu(): Promise<boolean> {
-  if (Deno.env.get("MICROGPT_REQUIRE_GPU") === "1" || await navigator.gpu?.requestAdapter()) return true;
-  return await openTestGpu({ dtype: "f32" }) !== undefined;
-}
-
-/** Runs a test where there is a GPU. */
-function gpuTest(name: string, fn: (t: Deno.TestContext) => Promise<void>): void {
-  Deno.test({
-    name,
-    sanitizeResources: false,
-    async fn(t) {
-      if (await hasGpu()) await fn(t);
-    },
-  });
-}
+import { gpuTest } from "./test_gpu.ts";
 
 const shared = new Map<string, GpuDevice>();
 
@@ -317,134 +299,6 @@ gpuTest(
     });
   },
 );
-
-gpuTest("a tensor that the GPU cannot hold is an error with its name, size and flag", async () => {
-  await withGpu("f32", (d) => {
-    const { maxBufferSize } = d.description.limits;
-    const rows = Math.ceil(maxBufferSize! / 4096) + 1;
-    assert.throws(() => d.tensor("activations layer0.fc1", rows, 1024), (error: unknown) => {
-      assert(error instanceof MicrogptError);
-      assert.match(error.message, /no room for "activations layer0.fc1" \(\d+ MB; /);
-      assert.match(error.hint!, /--batch-size/);
-      return true;
-    });
-    return Promise.resolve();
-  });
-});
-
-Deno.test("a driver that runs out of memory is an error with the tensor's name", async () => {
-  const failures: MicrogptError[] = [];
-  const gpu = {
-    limits: { maxBufferSize: 2 ** 30 },
-    pushErrorScope() {},
-    createBuffer: () => ({ destroy() {} }),
-    popErrorScope: () => Promise.resolve({ message: "Not enough memory left." }),
-  };
-  const pool = new BufferPool(gpu as unknown as GPUDevice, (error) => failures.push(error));
-  pool.allocate("key-value cache of layer 3", 5 * 2 ** 20, 0);
-  await Promise.resolve();
-  await Promise.resolve();
-  assert.equal(failures.length, 1);
-  assert.match(failures[0]!.message, /"key-value cache of layer 3" \(5 MB; .*Not enough memory left/);
-  assert.match(failures[0]!.hint!, /--num-samples/);
-});
-
-/** Runs `use` while `navigator.gpu` is something else. */
-async function withNavigatorGpu(gpu: unknown, use: () => Promise<void>): Promise<void> {
-  const own = Object.getOwnPropertyDescriptor(navigator, "gpu");
-  Object.defineProperty(navigator, "gpu", { value: gpu, configurable: true });
-  try {
-    await use();
-  } finally {
-    if (own) Object.defineProperty(navigator, "gpu", own);
-    else delete (navigator as unknown as Record<string, unknown>).gpu;
-  }
-}
-
-Deno.test("no adapter is an error that says what to do", async () => {
-  const isClear = (error: unknown) =>
-    error instanceof MicrogptError && /no GPU/.test(error.message) && /--device cpu/.test(error.hint!);
-  for (const gpu of [undefined, { requestAdapter: () => Promise.resolve(null) }]) {
-    await withNavigatorGpu(gpu, () => assert.rejects(openGpuDevice({ dtype: "f32" }), isClear));
-  }
-});
-
-Deno.test("f16 on an adapter without it is an error that says what to use", async () => {
-  let destroyed = 0;
-  const adapter = {
-    features: new Set(),
-    limits: {},
-    info: { vendor: "test", architecture: "", device: "", description: "Test GPU", isFallbackAdapter: false },
-    requestDevice: () => Promise.resolve({ destroy: () => destroyed++ }),
-  };
-  await withNavigatorGpu({ requestAdapter: () => Promise.resolve(adapter) }, async () => {
-    await assert.rejects(openGpuDevice({ dtype: "f16" }), (error) => {
-      assert(error instanceof MicrogptError && error.usage);
-      assert.match(error.message, /Test GPU cannot compute in f16/);
-      assert.match(error.hint!, /bf16/);
-      return true;
-    });
-  });
-  assert.equal(destroyed, 1);
-});
-
-gpuTest("a lost GPU is an error at the next call", async () => {
-  const adapter = await openAdapter("f32", false);
-  const device = new GpuDevice(adapter, "f32", false);
-  const x = device.tensor("x", 1, 1);
-  adapter.gpu.destroy();
-  await adapter.gpu.lost;
-  await Promise.resolve();
-  const isLost = (error: unknown) => error instanceof MicrogptError && /was lost/.test(error.message);
-  assert.throws(() => device.submit(), isLost);
-  assert.throws(() => device.read(x), isLost);
-});
-
-gpuTest("a software adapter carries a warning", async () => {
-  await withGpu("f32", (d) => {
-    assert.equal(d.warnings.length, d.description.software ? 1 : 0);
-    if (d.description.software) assert.match(d.warnings[0]!, /software renderer: correct, but slower/);
-    return Promise.resolve();
-  });
-});
-
-gpuTest("the self-test finds a driver that computes nothing, or wrong", async () => {
-  await withGpu("f32", async (d) => {
-    const broken = Object.create(d, { matmul: { value() {} } }) as GpuDevice;
-    for (
-      const name of [
-        "tensor",
-        "write",
-        "read",
-        "free",
-        "createBatch",
-        "loadBatch",
-        "crossEntropy",
-        "freeBatch",
-      ] as const
-    ) {
-      Object.defineProperty(broken, name, { value: d[name].bind(d) });
-    }
-    await assert.rejects(selfTest(broken), (error) => {
-      assert(error instanceof MicrogptError);
-      assert.match(error.message, /computes wrong numbers: a matrix product on .* gave 0 instead of/);
-      assert.match(error.hint!, /driver/);
-      return true;
-    });
-  });
-  const result = { what: "a softmax", expected: [0.5], actual: [NaN], tolerance: 1e-4 };
-  assert.throws(() => checkSelfTest("Test GPU", result), /a softmax on Test GPU gave NaN instead of 0.5/);
-});
-
-gpuTest("a written tensor may not appear twice in a call", async () => {
-  await withGpu("f32", (d) => {
-    const x = d.tensor("twice", 4, 8);
-    assert.throws(() => d.rmsNorm(x, x), /"twice" is written and used in another place/);
-    d.free(x);
-    assert.throws(() => d.rmsNorm(d.tensor("y", 4, 8), x), /"twice" was freed/);
-    return Promise.resolve();
-  });
-});
 
 gpuTest("the devices that these tests shared end", () => {
   for (const device of shared.values()) device.destroy();

@@ -14,3 +14,17 @@ export async function openTestGpu(options: { dtype: Dtype }): Promise<Device | u
   if (!saidSo) console.error("skipped: no WebGPU adapter on this machine");
   saidSo = true;
 }
+
+/** A test that runs where there is a GPU, or where one is required. */
+export function gpuTest(name: string, fn: (t: Deno.TestContext) => Promise<void>): void {
+  Deno.test({
+    name,
+    sanitizeResources: false,
+    async fn(t) {
+      const required = Deno.env.get("MICROGPT_REQUIRE_GPU") === "1";
+      if (required || await navigator.gpu?.requestAdapter()) await fn(t);
+      // Says, once, that tests are skipped.
+      else await openTestGpu({ dtype: "f32" });
+    },
+  });
+}
