@@ -1,29 +1,10 @@
 /** The program: subcommands, and from errors to exit codes. Results go to stdout, progress and errors to stderr. */
 import { Command as Commander, CommanderError, Option } from "npm:commander@15.1.0";
 import project from "./deno.json" with { type: "json" };
-import { type Command, type Flag, type FlagValues, parseFlag } from "./cli/command.ts";
+import { type Flag, type FlagValues, parseFlag } from "./cli/command.ts";
+import { COMMANDS } from "./cli/commands.ts";
 import { printError } from "./cli/terminal.ts";
 import { MicrogptError } from "./model/errors.ts";
-
-/** Each subcommand's module loads when it is called. */
-const COMMANDS: Record<string, { summary: string; load: () => Promise<{ command: Command }> }> = {
-  train: { summary: "train a model on your text or conversations", load: () => import("./cli/train.ts") },
-  generate: { summary: "print samples of a model", load: () => import("./cli/generate.ts") },
-  chat: {
-    summary: "talk with a model that was trained on conversations",
-    load: () => import("./cli/chat.ts"),
-  },
-  info: { summary: "describe a model, or measure a data file", load: () => import("./cli/info.ts") },
-  export: {
-    summary: "write an inference-only model: safetensors or ONNX",
-    load: () => import("./cli/export.ts"),
-  },
-  doctor: { summary: "check and measure this machine's devices", load: () => import("./cli/doctor.ts") },
-  completions: {
-    summary: "print completions for bash, zsh or fish",
-    load: () => import("./cli/completions.ts"),
-  },
-};
 
 /**
  * Runs the program.
