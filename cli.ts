@@ -1,7 +1,7 @@
 /** The program: subcommands, and from errors to exit codes. Results go to stdout, progress and errors to stderr. */
-import { Command as Commander, CommanderError, Option } from "npm:commander@15.1.0";
+import { Argument, Command as Commander, CommanderError, Option } from "npm:commander@15.1.0";
 import project from "./deno.json" with { type: "json" };
-import { type Flag, type FlagValues, parseFlag } from "./cli/command.ts";
+import { type Command, type Flag, type FlagValues, parseFlag } from "./cli/command.ts";
 import { COMMANDS } from "./cli/commands.ts";
 import { printError } from "./cli/terminal.ts";
 import { MicrogptError } from "./model/errors.ts";
@@ -33,7 +33,7 @@ async function run(args: string[]): Promise<number> {
     const { command } = await load();
     const sub = quiet(program.command(name).description(summary));
     for (const flag of command.flags) sub.addOption(option(flag));
-    if (command.argument) sub.argument(command.argument.name, command.argument.help);
+    if (command.argument) sub.addArgument(argument(command.argument));
     sub.action(async (...called: unknown[]) => {
       const values = sub.opts() as FlagValues;
       if (command.argument) values[command.argument.key] = called[0] as string;
@@ -66,6 +66,11 @@ function option(flag: Flag): Option {
   const made = new Option(flag.value ? `${flag.name} <${flag.value}>` : flag.name, help(flag));
   if (flag.value) made.argParser((text) => parseFlag(flag, text));
   return made;
+}
+
+function argument({ name, help, choices }: NonNullable<Command["argument"]>): Argument {
+  const made = new Argument(`<${name}>`, help);
+  return choices ? made.choices(choices) : made;
 }
 
 function help(flag: Flag): string {

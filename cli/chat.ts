@@ -6,7 +6,7 @@ import { DEFAULT_CHAT_MODEL, defaultChatModel } from "./default_model.ts";
 import { HarmlessText } from "./harmless.ts";
 import { LineEditor, PipedLines } from "./line_editor.ts";
 import { SAMPLING_FLAGS } from "./sampling_flags.ts";
-import { print, say, styled, writeOut } from "./terminal.ts";
+import { print, say, sayWarnings, styled, writeOut } from "./terminal.ts";
 
 export const command: Command = {
   name: "chat",
@@ -39,6 +39,7 @@ async function runChat(values: FlagValues): Promise<void> {
   const options = rest as ChatOptions;
   checkGenerateOptions(options);
   using model = await loadModel(modelDir as string ?? await defaultChatModel(), deviceOptions(values));
+  sayWarnings(model.device);
   using session = model.startChat(options);
   const terminal = Deno.stdin.isTerminal();
   const lines = terminal ? new LineEditor("> ") : new PipedLines();

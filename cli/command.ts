@@ -25,7 +25,7 @@ export interface Command {
   summary: string;
   flags: Flag[];
   /** a word after the subcommand; its value is passed on as `key` */
-  argument?: { name: string; key: string; help: string };
+  argument?: { name: string; key: string; help: string; choices?: readonly string[] };
   /** @returns the exit code, 0 when it returns nothing */
   run(values: FlagValues): Promise<number | void>;
 }

@@ -4,7 +4,7 @@ import { checkGenerateOptions, type GenerateOptions, wholeSamples } from "../mod
 import { type Command, DEVICE_FLAGS, deviceOptions, type FlagValues } from "./command.ts";
 import { harmless, HarmlessText } from "./harmless.ts";
 import { SAMPLING_FLAGS } from "./sampling_flags.ts";
-import { print, writeOut } from "./terminal.ts";
+import { print, sayWarnings, writeOut } from "./terminal.ts";
 
 export const command: Command = {
   name: "generate",
@@ -37,6 +37,7 @@ async function runGenerate(values: FlagValues): Promise<void> {
   const given = rest as GenerateOptions;
   checkGenerateOptions(given);
   using model = await loadModel(modelDir as string, deviceOptions(values));
+  sayWarnings(model.device);
   const options = { ...given, ...conversation(given.prompt, model.chat) };
   // a chat model answers the prompt, others go on with it
   const beginning = model.chat ? "" : given.prompt ?? "";

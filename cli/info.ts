@@ -1,5 +1,5 @@
 import { MicrogptError } from "../model/errors.ts";
-import { type Command, type FlagValues } from "./command.ts";
+import type { Command, FlagValues } from "./command.ts";
 import { harmless } from "./harmless.ts";
 import { print, sayNotice } from "./terminal.ts";
 

@@ -45,6 +45,11 @@ export function sayNotice(message: string): void {
   say(message.startsWith("warning") ? styled("yellow", message) : message);
 }
 
+/** What a person should know of the device that is used. */
+export function sayWarnings({ warnings }: { warnings: readonly string[] }): void {
+  for (const warning of warnings) sayNotice(`warning: ${warning}`);
+}
+
 /**
  * Prints an error as a person should see it.
  * @returns the exit code

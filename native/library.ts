@@ -46,6 +46,11 @@ export function openLibrary<const S extends Deno.ForeignLibraryInterface>(
   return open(base.path, symbols).symbols;
 }
 
+/** The file that openLibrary() opened; undefined before. */
+export function openedLibrary(): string | undefined {
+  return base?.path;
+}
+
 /**
  * Passes a good status on and turns a bad one into the library's message. Call it right after the native
  * call, on the same thread: the message is the thread's last.

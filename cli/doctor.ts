@@ -1,0 +1,67 @@
+import project from "../deno.json" with { type: "json" };
+import type { DeviceDiagnosis, Diagnosis, GpuDiagnosis } from "../diagnosis.ts";
+import type { Command, FlagValues } from "./command.ts";
+import { print, styled } from "./terminal.ts";
+
+export const command: Command = {
+  name: "doctor",
+  summary: "check and measure this machine's devices",
+  flags: [{ name: "--json", help: "print one JSON object" }],
+  run: runDoctor,
+};
+
+/** @returns 1 when there is no device that can train */
+async function runDoctor({ json }: FlagValues): Promise<number> {
+  const { diagnose } = await import("../diagnosis.ts");
+  const program = {
+    version: project.version,
+    deno: Deno.version.deno,
+    system: `${Deno.build.os} ${Deno.osRelease()}, ${Deno.build.arch}`,
+  };
+  const diagnosis = await diagnose();
+  if (json) print(JSON.stringify({ ...program, ...diagnosis }));
+  else show(program, diagnosis);
+  return diagnosis.cpu.problem !== undefined && diagnosis.webgpu.problem !== undefined ? 1 : 0;
+}
+
+function show(
+  program: { version: string; deno: string; system: string },
+  { library, cpu, webgpu }: Diagnosis,
+): void {
+  row("microgpt", `${program.version}, Deno ${program.deno}, ${program.system}`);
+  row("library", library.path ? `${library.path}: works` : bad(library.problem!));
+  device("cpu", cpu);
+  device("webgpu", webgpu);
+  if (webgpu.features) showGpu(webgpu);
+}
+
+function device(label: string, { name, problem, warnings, productGigaflops }: DeviceDiagnosis): void {
+  row(label, [name, problem && bad(problem)].filter(Boolean).join(": "));
+  if (problem !== undefined) return;
+  for (const warning of warnings ?? []) row("", styled("yellow", `warning: ${warning}`));
+  row("", `self-test passed; matrix product of chat-medium: ${figure(productGigaflops!)} GFLOP/s`);
+}
+
+function showGpu(gpu: GpuDiagnosis): void {
+  row(
+    "",
+    `peak ${figure(gpu.peakGigaflops!)} GFLOP/s in registers, ${
+      figure(gpu.gigabytesPerSecond!)
+    } GB/s in memory`,
+  );
+  row("", `vendor ${gpu.vendor || "not told"}, architecture ${gpu.architecture || "not told"}`);
+  row("", `features ${gpu.features!.join(", ") || "none"}; subgroups ${gpu.subgroups ? "used" : "not used"}`);
+  for (const [name, value] of Object.entries(gpu.limits!)) row("", `${name} ${value.toLocaleString("en")}`);
+}
+
+function row(label: string, text: string): void {
+  print(`${label.padEnd(10)} ${text}`);
+}
+
+function bad(problem: string): string {
+  return styled("red", problem);
+}
+
+function figure(value: number): string {
+  return value.toPrecision(3);
+}
