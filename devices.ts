@@ -10,9 +10,11 @@ import { ReferenceDevice } from "./model/reference_device.ts";
  */
 export type DeviceName = "cpu" | "metal" | "webgpu" | "auto" | "reference";
 
+/** Where to compute. */
 export interface DeviceOptions {
+  /** default cpu */
   device?: DeviceName;
-  /** default: bf16 for `metal`, f32 otherwise */
+  /** type of working weights and activations; default bf16 for `metal`, f32 otherwise */
   dtype?: Dtype;
   /** CPU threads; default: all cores */
   threads?: number;

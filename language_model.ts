@@ -17,8 +17,21 @@ import { noChatTokens } from "./model/prompt.ts";
 
 /**
  * Loads a model.
+ *
+ * @example
+ * ```ts
+ * import { loadModel, train } from "./mod.ts";
+ *
+ * const documents = ["anna", "bob", "carla", "dora"];
+ * const output = await Deno.makeTempDir();
+ * for await (const _ of train({ documents, output, steps: 2, nEmbd: 8, nHead: 2, nLayer: 1, vocabSize: 260 }));
+ * using model = await loadModel(output);
+ * for await (const { text } of model.generate({ numSamples: 1, prompt: "an" })) console.log(text);
+ * ```
+ *
  * @param directory with `weights.safetensors`, `tokenizer.json` and `meta.json`
  * @param options where to compute; default: cpu with all cores
+ * @returns the model, to be closed
  * @throws {MicrogptError} when it does not load or the device is not there
  */
 export async function loadModel(directory: string, options: DeviceOptions = {}): Promise<LanguageModel> {
@@ -39,15 +52,28 @@ async function timeDecoding(model: LanguageModel): Promise<number> {
 
 /** A model on a device. `close` it, or declare it with `using`. */
 export class LanguageModel implements Disposable {
+  /** the architecture */
   readonly config: ModelConfig;
   /** it was trained on conversations */
   readonly chat: boolean;
+  /** text to tokens and back */
   readonly tokenizer: Tokenizer;
+  /**
+   * what computes
+   * @internal
+   */
   readonly device: Device;
+  /**
+   * names and places of the parameters
+   * @internal
+   */
   readonly layout: ParameterLayout;
   readonly #weights: Weights;
 
-  /** @param params the weights, in the parameter layout */
+  /**
+   * @param params the weights, in the parameter layout
+   * @internal
+   */
   constructor(description: ModelDescription, params: Float32Array, tokenizer: Tokenizer, device: Device) {
     this.config = description.config;
     this.chat = description.chat;
@@ -57,6 +83,16 @@ export class LanguageModel implements Disposable {
     const flat = flatTensor(device, "weights", this.layout, "work");
     device.write(flat, params);
     this.#weights = weightViews(device, flat, this.layout, this.config.n_layer);
+  }
+
+  /** The hardware that computes, by its own name. */
+  get deviceName(): string {
+    return this.device.name;
+  }
+
+  /** How many parameters it has. */
+  get parameters(): number {
+    return this.layout.count;
   }
 
   /**
@@ -74,6 +110,20 @@ export class LanguageModel implements Disposable {
 
   /**
    * Starts a conversation.
+   *
+   * @example
+   * ```ts
+   * import { loadModel, train } from "./mod.ts";
+   *
+   * const conversations = [[{ role: "user" as const, content: "hi" }, { role: "assistant" as const, content: "hello" }]];
+   * const output = await Deno.makeTempDir();
+   * const small = { nEmbd: 8, nHead: 2, nLayer: 1, vocabSize: 264, valFraction: 0 };
+   * for await (const _ of train({ conversations, output, steps: 2, ...small }));
+   * using model = await loadModel(output);
+   * using chat = model.startChat({ maxTokens: 20 });
+   * for await (const piece of chat.send("hi")) console.log(piece);
+   * ```
+   *
    * @throws {MicrogptError} when the model was not trained on conversations
    */
   startChat(options: ChatOptions = {}): ChatSession {
@@ -86,6 +136,7 @@ export class LanguageModel implements Disposable {
     this.device.destroy();
   }
 
+  /** The same as `close`. */
   [Symbol.dispose](): void {
     this.close();
   }

@@ -18,9 +18,18 @@
  * @module
  */
 export { train, type TrainOptions } from "./train.ts";
+export type { CheckpointEvent, NoticeEvent, RunEvent } from "./model/training_run.ts";
+export type { EvaluationEvent, RecoveryEvent, StepEvent, TrainingEvent } from "./model/trainer.ts";
+export { DEFAULTS, type PresetName, PRESETS, type Settings } from "./model/presets.ts";
 export { LanguageModel, loadModel } from "./language_model.ts";
+export type { GenerateOptions, SamplePiece } from "./model/generation.ts";
+export type { PromptOptions } from "./model/prompt.ts";
+export { type ChatOptions, ChatSession, type SendOptions } from "./model/chat.ts";
+export type { Message, Role } from "./data/chat.ts";
+export type { ModelConfig } from "./model/config.ts";
+export type { EncodedDocuments, Tokenizer } from "./data/tokenizer.ts";
 export { exportModel, type ExportOptions, type ExportResult } from "./export.ts";
 export { type OnnxGenerateOptions, OnnxModel } from "./onnx_model.ts";
-export { type DeviceName, type DeviceOptions } from "./devices.ts";
+export type { DeviceName, DeviceOptions } from "./devices.ts";
+export type { Dtype } from "./model/device.ts";
 export { MicrogptError, type MicrogptErrorOptions } from "./model/errors.ts";
-export { DEFAULTS, type PresetName, PRESETS, type Settings } from "./model/presets.ts";

@@ -30,11 +30,17 @@ export interface OnnxGenerateOptions extends PromptOptions {
 /**
  * An exported model, ready to generate.
  *
+ * @example
  * ```ts
- * import { OnnxModel } from "./mod.ts";
+ * import { exportModel, OnnxModel, train } from "./mod.ts";
  *
- * const model = await OnnxModel.load("exported");
- * for await (const piece of model.generate({ prompt: "Hello" })) console.log(piece);
+ * const documents = ["anna", "bob", "carla", "dora"];
+ * const output = await Deno.makeTempDir();
+ * for await (const _ of train({ documents, output, steps: 2, nEmbd: 8, nHead: 2, nLayer: 1, vocabSize: 260 }));
+ * await exportModel(output, `${output}/onnx`, { format: "onnx" });
+ *
+ * const model = await OnnxModel.load(`${output}/onnx`);
+ * for await (const piece of model.generate({ prompt: "an", maxTokens: 20 })) console.log(piece);
  * await model.close();
  * ```
  */

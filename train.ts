@@ -42,8 +42,11 @@ export interface TrainOptions extends Partial<Settings> {
   output?: string;
   /** goes on from this checkpoint */
   resume?: string;
+  /** settings to start from */
   preset?: PresetName;
+  /** where to compute; default cpu */
   device?: DeviceName;
+  /** type of working weights and activations; default bf16 for `metal`, f32 otherwise */
   dtype?: Dtype;
   /** CPU threads; default: all */
   threads?: number;
@@ -72,7 +75,29 @@ export interface PreparedRun {
   notices: string[];
 }
 
-/** Trains, and tells each step: `for await (const event of train({ input: "names.txt" })) …` */
+/**
+ * Trains a model, or goes on training one, and tells each step. Checkpoints are saved on the way and at the end; leaving the loop
+ * ends the run without one, `options.signal` ends it with one.
+ *
+ * @example
+ * ```ts
+ * import { train } from "./mod.ts";
+ *
+ * const documents = ["anna", "bob", "carla", "dora"];
+ * const output = await Deno.makeTempDir();
+ * const small = { nEmbd: 8, nHead: 2, nLayer: 1, vocabSize: 260 };
+ * for await (const event of train({ documents, output, steps: 10, ...small })) {
+ *   if (event.type === "step") console.log(event.step, event.loss);
+ *   if (event.type === "checkpoint") console.log("saved to", event.directory);
+ * }
+ * for await (const _ of train({ documents, resume: output, steps: 10 })); // ten more
+ * ```
+ *
+ * @param options data, settings and where to compute; every option has the name and the default of its flag
+ * @returns the events of the run, in their order
+ * @throws {MicrogptError} for options out of range, unusable data, a checkpoint that does not load, a device that is not
+ * there, a directory that cannot be written, and when training fails
+ */
 export async function* train(options: TrainOptions): AsyncGenerator<RunEvent, void, void> {
   const { run, notices } = await prepareRun(options);
   try {

@@ -45,11 +45,12 @@ async function runChat(values: FlagValues): Promise<void> {
   const lines = terminal ? new LineEditor("> ") : new PipedLines();
   const answer = json ? answerAsJson : answerAsText;
   if (terminal) {
-    const { count } = model.layout;
     say(
       styled(
         "dim",
-        `${count.toLocaleString("en")} parameters on ${model.device.name}; /help lists the commands`,
+        `${
+          model.parameters.toLocaleString("en")
+        } parameters on ${model.deviceName}; /help lists the commands`,
       ),
     );
   }

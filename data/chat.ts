@@ -8,7 +8,9 @@ export type Role = "user" | "assistant";
 
 /** One turn of a conversation. */
 export interface Message {
+  /** who speaks */
   role: Role;
+  /** what is said */
   content: string;
 }
 

@@ -12,6 +12,7 @@ export const SPECIAL_TOKENS = {
 
 /** Documents as token ids, end to end. Document d is `ids[offsets[d] … offsets[d + 1])`. */
 export interface EncodedDocuments {
+  /** of all documents, end to end */
   ids: Uint32Array<ArrayBuffer>;
   /** [documents + 1] */
   offsets: Uint32Array<ArrayBuffer>;

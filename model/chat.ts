@@ -43,7 +43,11 @@ export class ChatSession implements Disposable {
   #turns = 0;
   #answering = false;
 
-  /** @throws {MicrogptError} for options out of range, a model without chat tokens or with too short a context, or when memory is short */
+  /**
+   * @throws {MicrogptError} for options out of range, a model without chat tokens or with too short a context, or when
+   * memory is short
+   * @internal
+   */
   constructor(model: GenerationModel, options: ChatOptions = {}) {
     checkGenerateOptions(options);
     const { bos, chat } = specialIds(model.tokenizer);
@@ -102,6 +106,7 @@ export class ChatSession implements Disposable {
     this.#decoder.close();
   }
 
+  /** The same as `close`. */
   [Symbol.dispose](): void {
     this.close();
   }

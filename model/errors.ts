@@ -13,13 +13,15 @@ export interface MicrogptErrorOptions {
  * Mistakes of the calling program are plain exceptions instead.
  */
 export class MicrogptError extends Error {
-  override readonly name = "MicrogptError";
+  /** "MicrogptError" */
+  override readonly name: string = "MicrogptError";
   /** What the person can do about it, if there is something. */
   readonly hint: string | undefined;
   /** True when the command line or an option is wrong. */
   readonly usage: boolean;
 
   /**
+   * Makes an error.
    * @param message what is wrong and where, one line
    * @param options hint, usage, cause
    */

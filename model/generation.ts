@@ -21,6 +21,7 @@ export interface GenerateOptions extends PromptOptions {
   topP?: number;
   /** tokens a sample gets at most; default: what the context holds */
   maxTokens?: number;
+  /** ends the generation early, without an error */
   signal?: AbortSignal;
 }
 

@@ -5,12 +5,19 @@ import { MicrogptError } from "./errors.ts";
 export interface Settings {
   /** steps; on resume so many more */
   steps: number;
+  /** peak learning rate */
   learningRate: number;
+  /** steps of linear warmup before the linear decay */
   warmupSteps: number;
+  /** of weights, batches and validation split */
   seed: number;
+  /** width of the embedding */
   nEmbd: number;
+  /** attention heads, a divisor of nEmbd */
   nHead: number;
+  /** layers */
   nLayer: number;
+  /** longest context in tokens */
   blockSize: number;
   /** documents a batch */
   batchSize: number;
@@ -20,6 +27,7 @@ export interface Settings {
   gradClip: number;
   /** batches a step */
   gradAccum: number;
+  /** decoupled weight decay; 0 = off */
   weightDecay: number;
   /** share of documents held out; 0 = none */
   valFraction: number;
@@ -31,6 +39,7 @@ export interface Settings {
   skipLong: boolean;
 }
 
+/** What a setting is that nobody chooses. */
 export const DEFAULTS: Settings = {
   steps: 5000,
   learningRate: 0.01,
@@ -51,7 +60,8 @@ export const DEFAULTS: Settings = {
   skipLong: false,
 };
 
-export const PRESETS = {
+/** Settings for a purpose; explicit ones win. */
+export const PRESETS: Record<PresetName, Partial<Settings>> = {
   // tuned, see docs/log.md: short words in short documents want a small vocabulary and a large batch
   names: {
     nEmbd: 64,
@@ -90,9 +100,10 @@ export const PRESETS = {
     steps: 100_000,
     batchSize: 4,
   },
-} satisfies Record<string, Partial<Settings>>;
+};
 
-export type PresetName = keyof typeof PRESETS;
+/** The name of a preset. */
+export type PresetName = "names" | "chat-small" | "chat-medium" | "chat-large";
 
 /** How a setting is called on the command line, and what values it takes. */
 interface SettingRule {

@@ -56,16 +56,19 @@ export interface TrainingState {
 
 /** A step was done. */
 export interface StepEvent {
+  /** tells this event from the others */
   type: "step";
   /** counts from 1 */
   step: number;
   /** mean negative log-likelihood a token, in nats */
   loss: number;
+  /** of this step, after warmup and decay */
   learningRate: number;
   /** before clipping */
   gradNorm: number;
   /** real tokens */
   tokens: number;
+  /** time of the step, an average where several were in flight */
   milliseconds: number;
   /** false when loss or gradient was not finite, and the step therefore changed nothing */
   applied: boolean;
@@ -73,15 +76,19 @@ export interface StepEvent {
 
 /** The held-out documents were measured. */
 export interface EvaluationEvent {
+  /** tells this event from the others */
   type: "evaluation";
+  /** after so many steps */
   step: number;
   /** nats a token */
   loss: number;
+  /** the same loss for a byte of the held-out text, in bits; the end of a document counts as a byte */
   bitsPerByte: number;
 }
 
 /** Too many steps in a row were not finite: the run went back. */
 export interface RecoveryEvent {
+  /** tells this event from the others */
   type: "recovery";
   /** the step it went on from */
   step: number;
@@ -89,6 +96,7 @@ export interface RecoveryEvent {
   learningRate: number;
 }
 
+/** What happens while steps are done. */
 export type TrainingEvent = StepEvent | EvaluationEvent | RecoveryEvent;
 
 /** Adam's constants. */

@@ -19,8 +19,11 @@ import {
 
 /** A whole checkpoint is on disk. */
 export interface CheckpointEvent {
+  /** tells this event from the others */
   type: "checkpoint";
+  /** steps done */
   step: number;
+  /** where it is */
   directory: string;
   /** the run has done all its steps */
   final: boolean;
@@ -28,10 +31,13 @@ export interface CheckpointEvent {
 
 /** Something a person should know. */
 export interface NoticeEvent {
+  /** tells this event from the others */
   type: "notice";
+  /** one line */
   message: string;
 }
 
+/** What happens in a training run. */
 export type RunEvent = TrainingEvent | CheckpointEvent | NoticeEvent;
 
 /** The fields of `train_state.json` that do not change during a run. */
