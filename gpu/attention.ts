@@ -13,25 +13,32 @@ import type { BindingSpec } from "./shader_source.ts";
 export interface AttentionContext {
   runner: KernelRunner;
   subgroups: boolean;
+  /** bytes of workgroup memory that a kernel may have */
+  workgroupMemory: number;
   /** an f32 tensor of at least so many elements, good until the next call that asks for the same purpose */
   scratch(elements: number, purpose: string): GpuTensor;
 }
 
 /** Vec4 of keys, or of values, that a workgroup keeps at a time: 4 KiB each. */
 const TILE_QUADS = 256;
-/** Vec4 of partial sums of a decoding workgroup: 16 KiB. */
-const PARTIAL_QUADS = 1024;
+/** Vec4 of partial sums of a decoding workgroup: 16 KiB where there is room for that and 3 KiB more, else 8 KiB. */
+function partialQuads(workgroupMemory: number): number {
+  return workgroupMemory >= 20 << 10 ? 1024 : 512;
+}
 
-/** A query and its sum live in registers. */
-const MAX_HEAD_DIM = 128;
+/** A query and its sum live in registers; a decoding workgroup has at least one thread a quad. */
+function maxHeadDim(workgroupMemory: number): number {
+  return workgroupMemory >= 20 << 10 ? 128 : 64;
+}
 
 /** Width of a head, checked. */
-function headDim(E: number, nHead: number, format: string): number {
+function headDim(E: number, nHead: number, format: string, workgroupMemory: number): number {
   const D = E / nHead;
   if (!Number.isInteger(D)) throw new RangeError(`${nHead} heads do not divide ${E}`);
-  if (D > MAX_HEAD_DIM) {
+  const widest = maxHeadDim(workgroupMemory);
+  if (D > widest) {
     throw new MicrogptError(
-      `a head of ${D} numbers is too wide for the GPU kernels, which hold at most ${MAX_HEAD_DIM}`,
+      `a head of ${D} numbers is too wide for the GPU kernels, which hold at most ${widest}`,
       {
         hint: "choose a larger --n-head, or use --device cpu",
         usage: true,
@@ -65,7 +72,7 @@ const F32_WRITE: BindingSpec = { format: "f32", access: "write", aligned: false 
 
 /** See `Device.attention`. */
 export function attention(
-  { runner }: AttentionContext,
+  { runner, workgroupMemory }: AttentionContext,
   out: GpuTensor,
   lse: GpuTensor,
   qkv: GpuTensor,
@@ -73,7 +80,7 @@ export function attention(
   nHead: number,
 ): void {
   const E = out.cols;
-  const D = headDim(E, nHead, qkv.format);
+  const D = headDim(E, nHead, qkv.format, workgroupMemory);
   const quads = Math.ceil(D / 4);
   const aligned = isAligned(D, out, qkv);
   runner.run(
@@ -98,7 +105,7 @@ export function attention(
 
 /** See `Device.attentionBackward`. */
 export function attentionBackward(
-  { runner, scratch }: AttentionContext,
+  { runner, scratch, workgroupMemory }: AttentionContext,
   dQkv: GpuTensor,
   dOut: GpuTensor,
   out: GpuTensor,
@@ -108,7 +115,7 @@ export function attentionBackward(
   nHead: number,
 ): void {
   const E = out.cols;
-  const D = headDim(E, nHead, qkv.format);
+  const D = headDim(E, nHead, qkv.format, workgroupMemory);
   const quads = Math.ceil(D / 4);
   const aligned = isAligned(D, dQkv, dOut, out, qkv);
   const delta = scratch(qkv.rows * nHead, "attention");
@@ -155,7 +162,7 @@ export interface GpuDecodeRows {
 
 /** See `Device.attentionCached`. */
 export function attentionCached(
-  { runner, subgroups }: AttentionContext,
+  { runner, subgroups, workgroupMemory }: AttentionContext,
   out: GpuTensor,
   qkv: GpuTensor,
   cache: GpuTensor,
@@ -164,7 +171,7 @@ export function attentionCached(
   nHead: number,
 ): void {
   const E = out.cols;
-  const D = headDim(E, nHead, qkv.format);
+  const D = headDim(E, nHead, qkv.format, workgroupMemory);
   const quads = Math.ceil(D / 4);
   const aligned = isAligned(D, out, qkv, cache);
   const N = qkv.rows;
@@ -186,9 +193,12 @@ export function attentionCached(
     Math.min(N, 65535),
     Math.ceil(N / 65535),
   );
-  const threads = Math.max(16, Math.min(128, 2 ** Math.floor(Math.log2(PARTIAL_QUADS / quads))));
+  const threads = Math.max(
+    16,
+    Math.min(128, 2 ** Math.floor(Math.log2(partialQuads(workgroupMemory) / quads))),
+  );
   runner.run(
-    `attention cached ${qkv.format} ${aligned} D=${D}`,
+    `attention cached ${qkv.format} ${aligned} D=${D} ${threads}`,
     () => ({
       source: reduceSource + cachedSource,
       constants: { STORE: false, D, QUADS: quads, THREADS: threads, SUBGROUPS: subgroups },

@@ -48,6 +48,7 @@ export class GpuDevice implements Device {
   readonly runner: KernelRunner;
   readonly adapterClass;
   readonly maxBinding: number;
+  readonly workgroupMemory: number;
   readonly #gpu: GPUDevice;
   readonly #pool: BufferPool;
   readonly #scratch = new Map<string, GpuTensor>();
@@ -64,6 +65,7 @@ export class GpuDevice implements Device {
     this.adapterClass = adapterClass;
     this.name = description.name;
     this.maxBinding = gpu.limits.maxStorageBufferBindingSize;
+    this.workgroupMemory = gpu.limits.maxComputeWorkgroupStorageSize;
     if (description.software) {
       this.warnings.push(`${description.name} is a software renderer: correct, but slower than --device cpu`);
     }

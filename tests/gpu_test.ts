@@ -165,6 +165,48 @@ gpuTest("matrix products with the tiles of real hardware", async (t) => {
   });
 });
 
+gpuTest("attention with wide heads, in training and decoding", async (t) => {
+  await withGpu("f32", async (d) => {
+    for (const [E, H] of [[96, 2], [64, 1], [128, 1]] as const) {
+      await t.step(`heads of ${E / H}`, async () => {
+        const attend = async (device: Device) => {
+          const documents = randomDocuments([70, 3], 97, 1);
+          const T = documents.tokens.length;
+          const batch = device.createBatch(T, 2);
+          device.loadBatch(batch, documents);
+          const qkv = filled(device, T, 3 * E, 1);
+          const [out, lse, dQkv] = [E, H, 3 * E].map((cols) => device.tensor("out", T, cols));
+          device.attention(out!, lse!, qkv, batch, H);
+          device.attentionBackward(dQkv!, filled(device, T, E, 2), out!, lse!, qkv, batch, H);
+          const column = (...values: number[]) => {
+            const tensor = device.tensor("rows", values.length, 1, "u32");
+            device.write(tensor, Uint32Array.from(values));
+            return tensor;
+          };
+          const rows = { tokens: column(0, 0), positions: column(149, 2), sequences: column(1, 0) };
+          const cached = device.tensor("cached", 2, E);
+          device.attentionCached(
+            cached,
+            filled(device, 2, 3 * E, 3),
+            filled(device, 300, 2 * E, 4),
+            rows,
+            150,
+            H,
+          );
+          return await Promise.all([out!, dQkv!, cached].map((tensor) => device.read(tensor)));
+        };
+        const [actual, expected] = [await attend(d), await attend(new ReferenceDevice("f64"))];
+        for (let i = 0; i < 3; i++) {
+          assertClose(actual[i]!, expected[i]!, 5e-5, ["out", "dQkv", "cached"][i]!);
+        }
+      });
+    }
+    const [wide, lse, qkv] = [132, 1, 396].map((cols) => d.tensor("wide", 1, cols));
+    const batch = d.createBatch(1, 1);
+    assert.throws(() => d.attention(wide!, lse!, qkv!, batch, 1), /a head of 132 numbers is too wide/);
+  });
+});
+
 gpuTest("reads see their point of the queue, several in flight", async () => {
   await withGpu("f32", async (d) => {
     const x = d.tensor("x", 1, 8);
