@@ -2,7 +2,7 @@ import { parseConversation } from "../data/chat.ts";
 import { type LanguageModel, loadModel } from "../language_model.ts";
 import { checkGenerateOptions, type GenerateOptions, wholeSamples } from "../model/generation.ts";
 import { type Command, DEVICE_FLAGS, deviceOptions, type FlagValues } from "./command.ts";
-import { harmless, HarmlessText } from "./harmless.ts";
+import { harmless, harmlessLine, HarmlessText } from "./harmless.ts";
 import { SAMPLING_FLAGS } from "./sampling_flags.ts";
 import { print, sayWarnings, writeOut } from "./terminal.ts";
 
@@ -44,9 +44,11 @@ async function runGenerate(values: FlagValues): Promise<void> {
   if (!json && Deno.stdout.isTerminal()) return await streamSamples(model, options, beginning);
   let index = 0;
   for await (const sample of wholeSamples(model.generate(options))) {
-    const text = (beginning + sample).trim();
+    const whole = beginning + sample;
     const seed = (options.seed ?? 42) + index;
-    print(json ? JSON.stringify({ index, seed, text }) : label(index) + harmless(text));
+    // the documents of a text model are lines
+    const shown = () => model.chat ? harmless(whole).trim() : harmlessLine(whole);
+    print(json ? JSON.stringify({ index, seed, text: whole.trim() }) : label(index) + shown());
     index++;
   }
 }
@@ -71,9 +73,13 @@ async function streamSamples(
   for (let index = 0; index < numSamples; index++) {
     const trimmed = new TrimmedText();
     const safe = new HarmlessText();
-    writeOut(label(index) + trimmed.push(safe.push(beginning)));
+    const shown = (piece: string) => {
+      const text = safe.push(piece);
+      return trimmed.push(model.chat ? text : text.replaceAll("\n", " "));
+    };
+    writeOut(label(index) + shown(beginning));
     for await (const { text } of model.generate({ ...options, numSamples: 1, seed: seed + index })) {
-      writeOut(trimmed.push(safe.push(text)));
+      writeOut(shown(text));
     }
     writeOut("\n");
   }

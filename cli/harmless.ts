@@ -66,3 +66,8 @@ export class HarmlessText {
 export function harmless(text: string): string {
   return new HarmlessText().push(text);
 }
+
+/** The same, trimmed and on one line. */
+export function harmlessLine(text: string): string {
+  return harmless(text).trim().replace(/\s*\n\s*/g, " ");
+}

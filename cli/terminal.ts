@@ -1,7 +1,7 @@
 /** What the program shows a person: errors, one live line, the loss curve. All of it on stderr. */
 import { styleText } from "node:util";
 import { MicrogptError } from "../model/errors.ts";
-import { harmless } from "./harmless.ts";
+import { harmlessLine } from "./harmless.ts";
 
 const encoder = new TextEncoder();
 
@@ -59,21 +59,17 @@ export function printError(error: unknown): number {
     Deno.env.get("MICROGPT_DEBUG") === "1";
   if (debug) console.error(error);
   if (error instanceof MicrogptError) {
-    say(`${styled("red", "error:")} ${oneLine(error.message)}`);
-    if (error.hint) say(`${styled("cyan", "hint:")} ${oneLine(error.hint)}`);
+    say(`${styled("red", "error:")} ${harmlessLine(error.message)}`);
+    if (error.hint) say(`${styled("cyan", "hint:")} ${harmlessLine(error.hint)}`);
     return error.usage ? 2 : 1;
   }
-  say(`${styled("red", "error:")} ${oneLine(error instanceof Error ? error.message : String(error))}`);
+  say(`${styled("red", "error:")} ${harmlessLine(error instanceof Error ? error.message : String(error))}`);
   say(
     `${
       styled("cyan", "hint:")
     } this looks like a defect of microgpt; MICROGPT_DEBUG=1 shows where it happened`,
   );
   return 1;
-}
-
-function oneLine(text: string): string {
-  return harmless(text.replace(/\s*\n\s*/g, " "));
 }
 
 /** One line of stderr that is drawn again and again. */

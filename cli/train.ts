@@ -5,7 +5,7 @@ import { DEFAULTS, PRESETS, SETTING_RULES } from "../model/presets.ts";
 import type { EvaluationEvent, StepEvent } from "../model/trainer.ts";
 import { type PreparedRun, prepareRun, type TrainOptions } from "../train.ts";
 import { type Command, DEVICE_FLAGS, type Flag, type FlagValues } from "./command.ts";
-import { harmless } from "./harmless.ts";
+import { harmlessLine } from "./harmless.ts";
 import {
   bar,
   columns,
@@ -305,7 +305,7 @@ async function showSamples(
   const model = { device, config, tokenizer, chat: mode === "chat", weights: run.trainer.weights };
   let index = 0;
   for await (const text of wholeSamples(generateSamples(model, { numSamples, maxTokens: 200 }))) {
-    show(harmless(text).trim(), index++);
+    show(harmlessLine(text), index++);
   }
 }
 
