@@ -1,0 +1,200 @@
+/**
+ * Makes the default chat model from prepared conversations (scripts/prepare_oasst.ts): trains a chat preset, exports it in
+ * f16, and writes the model card beside it.
+ *
+ *   deno task chat-model --input oasst2_en.jsonl --output default-chat-model
+ *
+ * The training checkpoint stays in OUTPUT.training; run again after an interruption, it goes on from there.
+ */
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { exportModel } from "../export.ts";
+import { holdsCheckpoint, readCheckpoint } from "../model/checkpoint.ts";
+import { MicrogptError } from "../model/errors.ts";
+import type { PresetName, Settings } from "../model/presets.ts";
+import { prepareRun, type TrainOptions } from "../train.ts";
+
+/** What the model card says of the data. */
+export interface DataSource {
+  /** one sentence, with its address */
+  description: string;
+  /** an SPDX name */
+  licence: string;
+}
+
+/** What scripts/prepare_oasst.ts makes. */
+export const OASST2: DataSource = {
+  description: "English conversations of [OpenAssistant Conversations 2]" +
+    "(https://huggingface.co/datasets/OpenAssistant/oasst2), the best-ranked reply at each turn",
+  licence: "Apache-2.0",
+};
+
+/** Options of {@link makeChatModel}. */
+export interface ChatModelOptions extends Pick<TrainOptions, "device" | "threads"> {
+  /** JSONL of conversations */
+  input: string;
+  /** directory of the finished model */
+  output: string;
+  preset?: PresetName;
+  /** in place of the preset's */
+  settings?: Partial<Settings>;
+  source?: DataSource;
+  /** told of each evaluation and each checkpoint */
+  onProgress?: (line: string) => void;
+}
+
+/** How a run ended. */
+interface Outcome {
+  settings: Settings;
+  preset: PresetName;
+  parameters: number;
+  trainingDocuments: number;
+  validationDocuments: number;
+  steps: number;
+  device: string;
+  trainingLoss: number;
+  validation?: { loss: number; bitsPerByte: number };
+}
+
+/**
+ * Trains, exports, and writes the card.
+ * @throws {MicrogptError} when the data cannot be used or something cannot be written
+ */
+export async function makeChatModel(options: ChatModelOptions): Promise<void> {
+  const { output, source = OASST2 } = options;
+  const work = `${output.replace(/[/\\]+$/, "")}.training`;
+  const outcome = await trainOn(work, options);
+  await exportModel(work, output, { half: true });
+  await Deno.writeTextFile(join(output, "README.md"), modelCard(outcome, source));
+}
+
+async function trainOn(work: string, options: ChatModelOptions): Promise<Outcome> {
+  const { input, preset = "chat-small", settings = {}, onProgress, device, threads } = options;
+  const where = { ...(device ? { device } : {}), ...(threads ? { threads } : {}) };
+  const begun = await holdsCheckpoint(work);
+  if (begun && (await readCheckpoint(work)).trainState.final) {
+    throw new MicrogptError(`${work} holds a finished run`, { hint: "remove it to train anew" });
+  }
+  const prepared = await prepareRun({
+    input,
+    output: work,
+    ...(begun ? { resume: work } : { chat: true, preset, skipLong: true, checkpointEvery: 500, ...settings }),
+    ...where,
+  });
+  const { run } = prepared;
+  prepared.notices.forEach((notice) => onProgress?.(notice));
+  let trainingLoss = NaN;
+  let validation: Outcome["validation"];
+  try {
+    for await (const event of run.events()) {
+      if (event.type === "step" && Number.isFinite(event.loss)) {
+        trainingLoss = Number.isNaN(trainingLoss) ? event.loss : 0.98 * trainingLoss + 0.02 * event.loss;
+      }
+      if (event.type === "evaluation") {
+        validation = event;
+        onProgress?.(`step ${event.step} / ${run.totalSteps}: held out ${event.loss.toFixed(4)}`);
+      }
+      if (event.type === "notice") onProgress?.(event.message);
+    }
+    return {
+      settings: prepared.settings,
+      preset,
+      parameters: prepared.parameters,
+      trainingDocuments: prepared.trainingDocuments,
+      validationDocuments: prepared.validationDocuments,
+      steps: run.trainer.step,
+      device: `${prepared.device.name}, ${prepared.device.dtype}`,
+      trainingLoss,
+      ...(validation ? { validation } : {}),
+    };
+  } finally {
+    run.close();
+  }
+}
+
+/** The card, in Markdown with the header that model hubs read. */
+function modelCard(outcome: Outcome, { description, licence }: DataSource): string {
+  const { settings: s, validation, parameters } = outcome;
+  const count = (value: number) => value.toLocaleString("en");
+  const heldOut = validation
+    ? `${validation.loss.toFixed(4)} nats per token, ${
+      validation.bitsPerByte.toFixed(4)
+    } bits per byte, on ` +
+      `${count(outcome.validationDocuments)} conversations that were not trained on`
+    : "not measured";
+  return `---
+license: ${licence.toLowerCase()}
+language: en
+pipeline_tag: text-generation
+---
+
+# microgpt default chat model
+
+A transformer of ${count(parameters)} parameters that was trained from nothing on conversations, with
+microgpt's preset \`${outcome.preset}\`. Talk with it: \`microgpt chat\`.
+
+## Data
+
+${description}: ${count(outcome.trainingDocuments)} conversations. Licence of the data: ${licence}.
+
+## Recipe
+
+| | |
+|---|---|
+| layers, heads, width | ${s.nLayer}, ${s.nHead}, ${s.nEmbd} |
+| context | ${count(s.blockSize)} tokens |
+| vocabulary | at most ${count(s.vocabSize)} tokens, byte-level BPE of the same data |
+| steps, batch | ${count(outcome.steps)}, ${s.batchSize * s.gradAccum} conversations |
+| learning rate | ${s.learningRate}, warmup ${s.warmupSteps} steps, linear decay to 0 |
+| gradient clipping | ${s.gradClip > 0 ? s.gradClip : "none"} |
+| optimizer | Adam, beta 0.85 and 0.99 |
+| seed | ${s.seed} |
+| device | ${outcome.device} |
+
+## Losses
+
+- training: ${outcome.trainingLoss.toFixed(4)} nats per token, smoothed
+- held out: ${heldOut}
+
+Weights are stored as f16.
+
+## Limits
+
+It is a toy: it has learned how conversations look, and little of what is true. It makes up facts, loses the thread after a
+turn or two, and knows only the language of its data. It was not tuned for safety: it can repeat what is harmful or wrong in
+its data. Do not use it to inform or to advise anyone.
+`;
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({
+    options: {
+      input: { type: "string" },
+      output: { type: "string", default: "default-chat-model" },
+      preset: { type: "string", default: "chat-small" },
+      steps: { type: "string" },
+      device: { type: "string", default: "cpu" },
+    },
+  });
+  if (values.input === undefined) {
+    console.error(
+      "usage: deno task chat-model --input JSONL [--output DIR] [--preset NAME] [--steps N] [--device NAME]",
+    );
+    Deno.exit(2);
+  }
+  try {
+    await makeChatModel({
+      input: values.input,
+      output: values.output,
+      preset: values.preset as PresetName,
+      device: values.device as NonNullable<TrainOptions["device"]>,
+      settings: values.steps === undefined ? {} : { steps: Number(values.steps) },
+      onProgress: (line) => console.error(line),
+    });
+    console.log(values.output);
+  } catch (error) {
+    if (!(error instanceof MicrogptError)) throw error;
+    console.error(`error: ${error.message}${error.hint ? `\nhint: ${error.hint}` : ""}`);
+    Deno.exit(1);
+  }
+}
