@@ -1,8 +1,11 @@
 /** Where the time of a device goes, for benchmarks: a wrapper that times every call. Exact only where calls are synchronous. */
 import type { Device, Tensor } from "../model/device.ts";
 
-/** Calls and milliseconds by kernel. */
-export type Profile = Map<string, { calls: number; milliseconds: number; flops: number }>;
+/** Calls, milliseconds of all and of the fastest, and flops, by kernel. */
+export type Profile = Map<
+  string,
+  { calls: number; milliseconds: number; fastest: number; flops: number }
+>;
 
 /** The device, with every call timed into `profile`; matrix products are told apart by form and shape. */
 export function profiled(device: Device, profile: Profile): Device {
@@ -20,9 +23,11 @@ export function profiled(device: Device, profile: Profile): Device {
           const result = method(...args);
           const milliseconds = performance.now() - start;
           const { label, flops } = describe(name, args);
-          const entry = profile.get(label) ?? { calls: 0, milliseconds: 0, flops: 0 };
+          const entry = profile.get(label) ??
+            { calls: 0, milliseconds: 0, fastest: Infinity, flops: 0 };
           entry.calls++;
           entry.milliseconds += milliseconds;
+          entry.fastest = Math.min(entry.fastest, milliseconds);
           entry.flops += flops;
           profile.set(label, entry);
           return result;
@@ -47,18 +52,24 @@ function describe(name: string, args: unknown[]): { label: string; flops: number
   return { label: `matmul ${form} ${shape}`, flops: 2 * out.rows * out.cols * k };
 }
 
-/** Prints the profile as milliseconds a step, largest first. */
+/**
+ * Prints the profile as milliseconds a step, largest first. `fastest` is what a step would take if each call were as fast as the
+ * fastest of its kind, which other programs on the machine disturb least.
+ */
 export function printProfile(profile: Profile, steps: number): void {
   const entries = [...profile].sort(([, a], [, b]) => b.milliseconds - a.milliseconds);
   const total = entries.reduce((sum, [, entry]) => sum + entry.milliseconds, 0);
-  console.log("     ms a step   share  calls  GFLOP/s");
-  for (const [label, { calls, milliseconds, flops }] of entries) {
-    const share = (100 * milliseconds / total).toFixed(1);
-    const speed = flops > 0 ? (flops / milliseconds / 1e6).toFixed(0) : "";
-    console.log(
-      `${(milliseconds / steps).toFixed(4).padStart(14)} ${share.padStart(6)}% ${
-        (calls / steps).toFixed(0).padStart(6)
-      } ${speed.padStart(8)}  ${label}`,
-    );
+  const fastest = entries.reduce((sum, [, entry]) => sum + entry.fastest * entry.calls, 0);
+  console.log("ms a step   fastest   share  calls  GFLOP/s");
+  for (const [label, { calls, milliseconds, fastest, flops }] of entries) {
+    const columns = [
+      (milliseconds / steps).toFixed(4).padStart(9),
+      (fastest * calls / steps).toFixed(4).padStart(9),
+      `${(100 * milliseconds / total).toFixed(1)}%`.padStart(7),
+      (calls / steps).toFixed(0).padStart(6),
+      (flops > 0 ? (flops / milliseconds / 1e6).toFixed(0) : "").padStart(8),
+    ];
+    console.log(columns.join(" "), label);
   }
+  console.log((total / steps).toFixed(4).padStart(9), (fastest / steps).toFixed(4).padStart(9), "in all");
 }

@@ -18,7 +18,9 @@ use std::cell::RefCell;
 /// Keys handled together: their scores [KEY_BLOCK, QUERY_BLOCK] stay in the first cache.
 pub const KEY_BLOCK: usize = 128;
 /// Multiplications that are worth a thread's while.
-pub const FLOP_GRAIN: usize = 200_000;
+const FLOP_GRAIN: usize = 200_000;
+/// What a work item costs apart from its products, in multiplications.
+const ITEM_FLOPS: usize = 30_000;
 
 /// Sizes and places of one attention call.
 #[derive(Clone, Copy)]
@@ -59,14 +61,16 @@ pub fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     })
 }
 
-/// packed [D, QUERY_BLOCK] = the transpose of `count` rows of `rows`, times `factor`; zeros beyond them.
+/// packed [·, QUERY_BLOCK] = the transpose of `count` rows of `rows`, times `factor`, then zeros up to lane `used`.
 #[inline(always)]
-pub fn pack_transposed(packed: &mut [f32], rows: Strided, count: usize, factor: f32) {
-    for (d, lane) in packed.chunks_exact_mut(QUERY_BLOCK).enumerate() {
-        for (i, value) in lane.iter_mut().enumerate() {
-            // SAFETY: row i < count of the block, column d < D of the head.
-            *value = if i < count { unsafe { *rows.at.add(i * rows.row + d) * factor } } else { 0.0 };
+pub fn pack_transposed(packed: &mut [f32], rows: Strided, count: usize, used: usize, factor: f32) {
+    for (d, lanes) in packed.chunks_exact_mut(QUERY_BLOCK).enumerate() {
+        let (filled, rest) = lanes[..used].split_at_mut(count);
+        for (i, value) in filled.iter_mut().enumerate() {
+            // SAFETY: row i < count, column d of the matrix.
+            *value = unsafe { *rows.at.add(i * rows.row + d) } * factor;
         }
+        rest.fill(0.0);
     }
 }
 
@@ -89,8 +93,8 @@ fn forward_block<S: Simd>(
     let mut max = [f32::NEG_INFINITY; QUERY_BLOCK];
     let mut total = [0f32; QUERY_BLOCK];
     let rescale = &mut rest[..QUERY_BLOCK];
-    pack_transposed(packed, x.at(0, start + first, h), count, x.scale());
     let used = count.next_multiple_of(lanes);
+    pack_transposed(packed, x.at(0, start + first, h), count, used, x.scale());
     let end = first + count;
     for key in (0..end).step_by(KEY_BLOCK) {
         let keys = KEY_BLOCK.min(end - key);
@@ -225,6 +229,7 @@ fn attention(pool: &mut Pool, out: &mut [f32], lse: &mut [f32], x: Heads, batch:
 /// Calls `body` for each of the items, which are sorted by falling cost: chunk i of n takes items i, i + n, i + 2n, …
 pub fn for_items(pool: &mut Pool, items: usize, batch: &Batch, width: usize, body: impl Fn(usize) + Sync) {
     let work: usize = batch.documents.iter().map(|document| document.len * document.len * width).sum();
+    let work = work + items * ITEM_FLOPS;
     let chunks = if pool.threads() == 1 { 1 } else { (work / FLOP_GRAIN).clamp(1, 8 * pool.threads()) };
     let chunks = chunks.min(items);
     pool.run(chunks, |i| (i..items).step_by(chunks).for_each(&body));

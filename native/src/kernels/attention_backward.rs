@@ -51,8 +51,8 @@ fn backward_head<S: Simd>(
         let (count, row) = (QUERY_BLOCK.min(len - first), start + first);
         let (end, used) = (first + count, count.next_multiple_of(S::F32_LANES));
         let dy = Strided { at: &raw const y.d_out[row * x.width + h * d], row: x.width, col: 1 };
-        pack_transposed(q_packed, x.at(0, row, h), count, x.scale());
-        pack_transposed(dy_packed, dy, count, 1.0);
+        pack_transposed(q_packed, x.at(0, row, h), count, used, x.scale());
+        pack_transposed(dy_packed, dy, count, used, 1.0);
         let mut delta = [0f32; QUERY_BLOCK];
         // Lanes beyond the document get probability exp(−∞) = 0.
         let mut lse = [f32::INFINITY; QUERY_BLOCK];

@@ -8,13 +8,14 @@
 
 use super::shared::{Shared, part_of};
 use super::simd::{Simd, dispatched, map_vectors};
-use super::{span, thin};
+use super::{small, span, thin};
 use crate::device::with_device;
 use crate::pool::Pool;
+use std::ops::Range;
 
 /// Which operands are transposed, as numbered by native/device.ts.
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Form {
+pub enum Form {
     NT,
     NN,
     TN,
@@ -36,18 +37,17 @@ struct Fusion<'a> {
     mask: Option<&'a [f32]>,
 }
 
-/// Multiplications that are worth a thread's while.
-const PART_FLOPS: usize = 300_000;
+/// Multiplications and additions that are worth a thread's while.
+const PART_FLOPS: usize = 600_000;
 /// Elements of a part of the output: 512 KiB.
 const PART_ELEMENTS: usize = 128 * 1024;
 
-/// Sizes and strides of a product; element (i, k) of a lies at i · a_row + k · a_col, (k, j) of b at k · b_row + j · b_col.
-#[derive(Clone, Copy)]
-struct Product<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    n: usize,
-    k: usize,
+/// A product: a [M, K], b [K, N], out [M, N], with element (i, k) of a at i · a_row + k · a_col and so on.
+pub struct Product<'a> {
+    pub a: &'a [f32],
+    pub b: &'a [f32],
+    pub n: usize,
+    pub k: usize,
     a_row: usize,
     a_col: usize,
     b_row: usize,
@@ -62,31 +62,25 @@ impl<'a> Product<'a> {
         Product { a, b, n, k, a_row, a_col, b_row, b_col }
     }
 
-    /// Rows × columns of the output, through the gemm crate.
+    /// Rows × columns of out = (out +) a · b, through the gemm crate.
     ///
     /// # Safety
-    /// `out` is the whole output [M, N], rows and columns lie within it, and nobody else touches that part.
-    unsafe fn part(
-        &self,
-        out: *mut f32,
-        rows: &std::ops::Range<usize>,
-        cols: &std::ops::Range<usize>,
-        add: bool,
-    ) {
+    /// `out` is the whole output, rows and columns lie within it, and nobody else touches that part.
+    unsafe fn part(&self, out: *mut f32, rows: &Range<usize>, columns: &Range<usize>, add: bool) {
         // SAFETY: the sizes were checked in `new`.
         unsafe {
             gemm::gemm(
                 rows.len(),
-                cols.len(),
+                columns.len(),
                 self.k,
-                out.add(rows.start * self.n + cols.start),
+                out.add(rows.start * self.n + columns.start),
                 1,
                 self.n as isize,
                 add,
                 self.a.as_ptr().add(rows.start * self.a_row),
                 self.a_col as isize,
                 self.a_row as isize,
-                self.b.as_ptr().add(cols.start * self.b_col),
+                self.b.as_ptr().add(columns.start * self.b_col),
                 self.b_col as isize,
                 self.b_row as isize,
                 1.0,
@@ -100,16 +94,23 @@ impl<'a> Product<'a> {
     }
 }
 
-/// How many parts the rows and the columns of the output are cut into.
-fn parts_of(form: Form, threads: usize, m: usize, n: usize, k: usize) -> (usize, usize) {
-    let useful = (2 * m * n * k / PART_FLOPS).max(1);
+/// Into how many parts to cut the rows and the columns of the output, and in multiples of what.
+fn parts_of(form: Form, small: bool, threads: usize, [m, n, k]: [usize; 3]) -> ([usize; 2], [usize; 2]) {
+    let useful = if threads == 1 { 1 } else { (2 * m * n * k / PART_FLOPS).max(1) };
+    if small {
+        return match form {
+            Form::TN => ([useful.min(m.div_ceil(16)).min(4 * threads), 1], [16, 1]),
+            Form::NN => ([1, useful.min(n.div_ceil(32)).min(4 * threads)], [1, 32]),
+            Form::NT => ([1, useful.min(n.div_ceil(64)).min(4 * threads)], [1, 64]),
+        };
+    }
     let wanted =
         (m * n).div_ceil(PART_ELEMENTS).max(threads).min(useful).next_multiple_of(threads.min(useful));
     match form {
         // Weight gradients: tall products with a small output, faster in narrow slabs of columns.
-        Form::TN if n >= 64 * wanted => (1, wanted),
-        _ if n > 4 * m => (1, wanted),
-        _ => (wanted, 1),
+        Form::TN if n >= 64 * wanted => ([1, wanted], [1, 16]),
+        _ if n > 4 * m => ([1, wanted], [1, 16]),
+        _ => ([wanted, 1], [6, 1]),
     }
 }
 
@@ -131,59 +132,71 @@ fn matmul(
         return thin::thin_product(pool, out, a, b, [m, n, k], add, fusion.relu);
     }
     let product = Product::new(form, a, b, m, n, k);
-    let (row_parts, col_parts) = parts_of(form, pool.threads(), m, n, k);
+    let small = small::MOST >= if form == Form::TN { k } else { m };
+    let (parts, units) = parts_of(form, small, pool.threads(), [m, n, k]);
     let out = Shared::new(out);
-    pool.run(row_parts * col_parts, |i| {
-        let rows = part_of(m, 16, row_parts, i / col_parts);
-        let cols = part_of(n, 16, col_parts, i % col_parts);
-        // SAFETY: parts of different chunks do not overlap.
-        let row_of = |row: usize| unsafe { out.part(row * n + cols.start..row * n + cols.end) };
+    pool.run(parts[0] * parts[1], |i| {
+        let rows = part_of(m, units[0], parts[0], i / parts[1]);
+        let columns = part_of(n, units[1], parts[1], i % parts[1]);
         if let Add::Matrix(add) = fusion.add {
-            rows.clone().for_each(|row| row_of(row).copy_from_slice(&add[row * n..][cols.clone()]));
+            for row in rows.clone() {
+                let at = row * n + columns.start..row * n + columns.end;
+                // SAFETY: parts of different chunks do not overlap.
+                unsafe { out.part(at.clone()) }.copy_from_slice(&add[at]);
+            }
         }
+        let add = !matches!(fusion.add, Add::Nothing);
         // SAFETY: as above.
-        unsafe { product.part(out.as_mut_ptr(), &rows, &cols, !matches!(fusion.add, Add::Nothing)) };
-        if fusion.relu {
-            rows.clone().for_each(|row| {
-                let row = row_of(row);
-                relu::dispatch(row);
-            });
+        unsafe {
+            if small {
+                small::part(&product, form, out, rows.clone(), columns.clone(), add);
+            } else {
+                product.part(out.as_mut_ptr(), &rows, &columns, add);
+            }
         }
-        if let Some(mask) = fusion.mask {
-            rows.clone().for_each(|row| {
-                let (mask, row) = (&mask[row * n..][cols.clone()], row_of(row));
-                apply_mask::dispatch(row, mask);
-            });
+        if fusion.relu || fusion.mask.is_some() {
+            finish::dispatch(out, n, rows, columns, fusion);
         }
     });
 }
 
+/// Applies relu and the mask to a part of the output, while it is in the cache.
 #[inline(always)]
-fn relu<S: Simd>(simd: S, row: &mut [f32]) {
+fn finish<S: Simd>(
+    simd: S,
+    out: Shared<f32>,
+    n: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    fusion: Fusion,
+) {
     let zero = simd.splat_f32s(0.0);
-    // A comparison lets NaN through, a maximum might not.
-    map_vectors(
-        simd,
-        row,
-        [],
-        #[inline(always)]
-        |x, []| simd.select_f32s(simd.less_than_f32s(x, zero), zero, x),
-    );
+    for row in rows {
+        let at = row * n + columns.start..row * n + columns.end;
+        // SAFETY: the part belongs to this chunk.
+        let out = unsafe { out.part(at.clone()) };
+        if fusion.relu {
+            // A comparison lets NaN through, a maximum might not.
+            map_vectors(
+                simd,
+                out,
+                [],
+                #[inline(always)]
+                |x, []| simd.select_f32s(simd.less_than_f32s(x, zero), zero, x),
+            );
+        }
+        if let Some(mask) = fusion.mask {
+            map_vectors(
+                simd,
+                out,
+                [&mask[at]],
+                #[inline(always)]
+                |x, [mask]| simd.select_f32s(simd.greater_than_f32s(mask, zero), x, zero),
+            );
+        }
+    }
 }
-dispatched!(relu(row: &mut [f32]));
-
-#[inline(always)]
-fn apply_mask<S: Simd>(simd: S, row: &mut [f32], mask: &[f32]) {
-    let zero = simd.splat_f32s(0.0);
-    map_vectors(
-        simd,
-        row,
-        [mask],
-        #[inline(always)]
-        |x, [mask]| simd.select_f32s(simd.greater_than_f32s(mask, zero), x, zero),
-    );
-}
-dispatched!(apply_mask(row: &mut [f32], mask: &[f32]));
+dispatched!(finish(out: Shared<f32>, n: usize, rows: Range<usize>, columns: Range<usize>, fusion: Fusion));
 
 /// Bits of `flags`.
 const ADD_OUT: u32 = 1;

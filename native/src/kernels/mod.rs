@@ -17,6 +17,7 @@ pub mod norm;
 pub mod sample;
 pub mod shared;
 pub mod simd;
+pub mod small;
 pub mod thin;
 pub mod tile;
 
