@@ -17,7 +17,7 @@ export const DEFAULT_CHAT_MODEL = `~/.config/microgpt/${NAME}`;
 export async function defaultChatModel(): Promise<string> {
   const home = Deno.env.get("HOME") ?? Deno.env.get("USERPROFILE");
   const own = home ? join(home, ".config", "microgpt", NAME) : undefined;
-  if (own !== undefined && await ifThere(Deno.stat(own))) return own;
+  if (own !== undefined && await isThere(own)) return own;
   const shared = await sharedModel();
   if (shared === undefined) {
     throw new MicrogptError(`there is no default chat model (${own ?? DEFAULT_CHAT_MODEL})`, {
@@ -37,11 +37,23 @@ export async function defaultChatModel(): Promise<string> {
   return own;
 }
 
+/** Whether a path leads somewhere; one below a file, or behind a directory that is closed to us, does not. */
+async function isThere(path: string): Promise<boolean> {
+  const { NotFound, NotADirectory, PermissionDenied } = Deno.errors;
+  try {
+    await Deno.stat(path);
+    return true;
+  } catch (error) {
+    if ([NotFound, NotADirectory, PermissionDenied].some((kind) => error instanceof kind)) return false;
+    throw error;
+  }
+}
+
 async function sharedModel(): Promise<string | undefined> {
   const prefix = Deno.env.get("HOMEBREW_PREFIX");
   for (const candidate of prefix ? [prefix, ...HOMEBREW_PREFIXES] : HOMEBREW_PREFIXES) {
     const path = join(candidate, "share", "microgpt", NAME);
-    if (await ifThere(Deno.stat(join(path, "weights.safetensors")))) return path;
+    if (await isThere(join(path, "weights.safetensors"))) return path;
   }
   return undefined;
 }
@@ -66,7 +78,7 @@ async function copyModel(from: string, to: string): Promise<void> {
   } catch (error) {
     await ifThere(Deno.remove(staging, { recursive: true }));
     // another program was quicker
-    if (await ifThere(Deno.stat(join(to, "weights.safetensors")))) return;
+    if (await isThere(join(to, "weights.safetensors"))) return;
     throw error;
   }
 }

@@ -1,0 +1,195 @@
+/** `microgpt chat` from a pipe and in a terminal. */
+import assert from "node:assert/strict";
+import { saveInferenceModel } from "../model/checkpoint.ts";
+import { namesIn, withDirectory } from "./checkpoint_fixture.ts";
+import { initialParameters, parameterLayout } from "../model/parameters.ts";
+import { tinyModel, tinyTokenizerJson } from "./onnx_fixture.ts";
+import { CHAT_RECIPE, CHATS, microgpt } from "./program.ts";
+import { inTerminal, KEY, TERMINAL_TESTS } from "./terminal.ts";
+
+const GREEDY = ["--temperature", "0"];
+const COUNT = "one two three four five six seven eight nine ten";
+
+/** Runs `use` in a directory with `model`, which knows `CHATS` by heart. */
+async function withChatModel(use: (dir: string) => Promise<void>): Promise<void> {
+  await withDirectory(async (dir) => {
+    await Deno.writeTextFile(`${dir}/chats.jsonl`, CHATS);
+    const train = ["train", "--input", "chats.jsonl", "--output", "model", ...CHAT_RECIPE];
+    const { code, stderr } = await microgpt(train, { cwd: dir });
+    assert.equal(code, 0, stderr);
+    await use(dir);
+  });
+}
+
+Deno.test("chat from a pipe: an answer a message, commands, no prompts", async () => {
+  await withChatModel(async (dir) => {
+    const chat = async (stdin: string, ...args: string[]) =>
+      await microgpt(["chat", "--model-dir", "model", ...GREEDY, ...args], { cwd: dir, stdin });
+    const plain = await chat("hello\n\n  fine \r\n/clear\n/nonsense\n/help\ncount");
+    assert.equal(plain.code, 0);
+    assert.equal(plain.stdout, `Hello! How are you?\nI am glad to hear that.\n${COUNT}\n`);
+    assert.match(plain.stderr, /there is no command \/nonsense; \/help lists them\n\/clear {2}forget/);
+    assert.equal((await chat("/quit\nhello\n")).stdout, "");
+    assert.equal((await chat("")).stdout, "");
+
+    const json = await chat("hello\ncount\n", "--json", "--max-tokens", "2");
+    const [first] = json.stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+    assert.deepEqual(Object.keys(first), ["message", "answer", "dropped_tokens"]);
+    assert.equal(first.message, "hello");
+    assert.ok("Hello! How are you?".startsWith(first.answer) && first.answer !== "");
+
+    const long = await chat(`hello\n${"count ".repeat(50)}\n`);
+    assert.match(long.stderr, /^note: dropped \d+ tokens at the start of the conversation/m);
+    const hostile = await chat("hello\n/\x1b]0;title\x07clear\x1b[31m\n");
+    assert.equal(hostile.stderr, "there is no command /clear; /help lists them\n");
+  });
+});
+
+Deno.test("chat with a model that has no chat tokens", async () => {
+  await withDirectory(async (dir) => {
+    await saveInferenceModel(`${dir}/text`, { ...tinyModel(false), chat: false });
+    const { code, stderr } = await microgpt(["chat", "--model-dir", "text"], { cwd: dir, stdin: "hello\n" });
+    assert.equal(code, 1);
+    assert.match(stderr, /^error: the model has no chat tokens: .*\nhint: .*train --chat/);
+  });
+});
+
+async function denoDir(): Promise<string> {
+  const { stdout } = await new Deno.Command(Deno.execPath(), { args: ["info", "--json"] }).output();
+  return JSON.parse(new TextDecoder().decode(stdout)).denoDir;
+}
+
+Deno.test("chat copies the default model from Homebrew's share directory, once", async () => {
+  await withChatModel(async (dir) => {
+    const share = `${dir}/brew/share/microgpt/default-chat-model`;
+    const exported = await microgpt(["export", "--model-dir", "model", "--output", share], { cwd: dir });
+    assert.equal(exported.code, 0, exported.stderr);
+    // Deno keeps its cache below HOME, unless it is told where
+    const DENO_DIR = await denoDir();
+    const chat = async (env: Record<string, string>) =>
+      await microgpt(["chat", ...GREEDY], { cwd: dir, stdin: "hello\n", env: { DENO_DIR, ...env } });
+    await Deno.mkdir(`${dir}/home`);
+    const here = { HOME: `${dir}/home`, HOMEBREW_PREFIX: `${dir}/brew` };
+
+    const first = await chat(here);
+    assert.equal(first.stdout, "Hello! How are you?\n", first.stderr);
+    assert.match(first.stderr, /^copied .*brew.* to .*home\/\.config\/microgpt\/default-chat-model\n$/);
+    assert.deepEqual(await namesIn(`${dir}/home/.config/microgpt`), ["default-chat-model"]);
+    const second = await chat({ ...here, HOMEBREW_PREFIX: `${dir}/gone` });
+    assert.deepEqual([second.stdout, second.stderr], ["Hello! How are you?\n", ""]);
+
+    // a home that cannot be written to
+    await Deno.mkdir(`${dir}/closed`);
+    await Deno.writeTextFile(`${dir}/closed/.config`, "");
+    const third = await chat({ ...here, HOME: `${dir}/closed` });
+    assert.equal(third.stdout, "Hello! How are you?\n", third.stderr);
+    assert.match(third.stderr, /^warning: cannot copy the model to .*; using .*brew/);
+
+    await Deno.mkdir(`${dir}/empty`);
+    const none = await chat({ HOME: `${dir}/empty`, HOMEBREW_PREFIX: `${dir}/gone` });
+    assert.equal(none.code, 1);
+    assert.match(none.stderr, /^error: there is no default chat model \(.*\)\nhint: .*--model-dir/);
+    assert.deepEqual(await namesIn(`${dir}/empty`), []);
+  });
+});
+
+Deno.test({
+  name: "chat in a terminal: streaming, history, commands, Ctrl-C and Ctrl-D",
+  ignore: !TERMINAL_TESTS,
+  fn: async () => {
+    await withChatModel(async (dir) => {
+      const { code } = await inTerminal(["chat", "--model-dir", "model", ...GREEDY], [
+        { wait: "parameters on" },
+        { wait: "> " },
+        { send: `hello${KEY.enter}` },
+        { wait: "Hello! How are you?\r\n" },
+        { wait: "> " },
+        { send: `/clear${KEY.enter}` },
+        { wait: "the conversation begins anew" },
+        { wait: "> " },
+        { send: `/help${KEY.enter}` },
+        { wait: "/quit " },
+        { wait: "> " },
+        // history: /help, /clear, hello; then the line is edited
+        { send: `${KEY.up}${KEY.up}${KEY.up}` },
+        { wait: "> hello" },
+        { send: `${KEY.backspace.repeat(5)}cunt${KEY.left.repeat(3)}o${KEY.enter}` },
+        { wait: COUNT },
+        { wait: "> " },
+        { send: `/nonsense${KEY.enter}` },
+        { wait: "there is no command /nonsense" },
+        { wait: "> " },
+        // Ctrl-C clears a line, says how to leave on an empty one, and leaves the second time
+        { send: `half a line${KEY.ctrlC}` },
+        { wait: "half a line" },
+        { wait: "> " },
+        { send: KEY.ctrlC },
+        { wait: "Ctrl-D or /quit ends the conversation" },
+        { wait: "> " },
+        { send: `/quit${KEY.enter}` },
+      ], { cwd: dir });
+      assert.equal(code, 0);
+
+      const left = await inTerminal(["chat", "--model-dir", "model"], [{ wait: "> " }, { send: KEY.ctrlD }], {
+        cwd: dir,
+        env: { NO_COLOR: "1" },
+      });
+      assert.equal(left.code, 0);
+      const twice = [{ wait: "> " }, { send: KEY.ctrlC }, { wait: "> " }, { send: KEY.ctrlC }];
+      assert.equal((await inTerminal(["chat", "--model-dir", "model"], twice, { cwd: dir })).code, 0);
+    });
+  },
+});
+
+/**
+ * Saves a model that says "aaa…" to the end of its context, which takes the reference device many seconds: of two tokens, "a" and
+ * "aa", one always has a logit above zero, the others' are zero.
+ */
+async function saveBabbler(dir: string): Promise<void> {
+  const tokenizer = JSON.parse(tinyTokenizerJson(true));
+  const { vocab, merges } = tokenizer.model;
+  merges.push(["a", "a"]);
+  vocab.aa = Object.keys(vocab).length;
+  const config = { vocab_size: vocab.aa + 1, n_embd: 128, n_head: 2, n_layer: 4, block_size: 4096 };
+  const layout = parameterLayout(config);
+  const params = initialParameters(layout, config, 1);
+  const { offset, rows, cols } = layout.byName.get("lm_head")!;
+  params.fill(0, offset, offset + rows * cols);
+  for (let i = 0; i < cols; i++) {
+    params[offset + vocab.a * cols + i] = Math.sin(i);
+    params[offset + vocab.aa * cols + i] = -Math.sin(i);
+  }
+  await saveInferenceModel(dir, { config, chat: true, params, tokenizerJson: JSON.stringify(tokenizer) });
+}
+
+Deno.test({
+  name: "chat in a terminal: Ctrl-C stops the answer, not the program; what was typed meanwhile comes next",
+  ignore: !TERMINAL_TESTS,
+  fn: async () => {
+    await withDirectory(async (dir) => {
+      await saveBabbler(`${dir}/model`);
+      const chat = ["chat", "--model-dir", "model", "--device", "reference", ...GREEDY];
+      const { code, pieces } = await inTerminal(chat, [
+        { wait: "> " },
+        { send: `hello${KEY.enter}` },
+        { wait: "hello\r\r\n" },
+        { wait: "aa" }, // some of the answer
+        { send: `/help${KEY.enter}` },
+        { send: KEY.ctrlC },
+        { wait: "(stopped)" },
+        { wait: "> /help" },
+        { wait: "forget the conversation" },
+        { wait: "> " },
+        { send: `again${KEY.enter}` },
+        { wait: "again\r\r\n" },
+        { wait: "aa" },
+        { send: KEY.ctrlC },
+        { wait: "(stopped)" },
+        { wait: "> " },
+        { send: KEY.ctrlD },
+      ], { cwd: dir });
+      assert.equal(code, 0);
+      assert.ok(!pieces[3]!.includes("/help"), "nothing that is typed during an answer is shown in it");
+    });
+  },
+});
