@@ -107,7 +107,9 @@ function keep(cache: string | undefined, name: string, bytes: Uint8Array): Downl
     }
   } catch { /* read-only or full: the directory of this run will do */ }
   try {
-    return { path: write(`${Deno.makeTempDirSync({ prefix: "microgpt-" })}/${name}`, bytes) };
+    const directory = Deno.makeTempDirSync({ prefix: "microgpt-" });
+    globalThis.addEventListener("unload", () => removeQuietly(directory));
+    return { path: write(`${directory}/${name}`, bytes) };
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     return {
@@ -125,11 +127,16 @@ function write(path: string, bytes: Uint8Array): string {
     Deno.renameSync(part, path);
     return path;
   } catch (error) {
-    try {
-      Deno.removeSync(part);
-    } catch { /* it was never made */ }
+    removeQuietly(part);
     throw error;
   }
+}
+
+/** Removes what may not be there, or, on Windows, may still be open. */
+function removeQuietly(path: string): void {
+  try {
+    Deno.removeSync(path, { recursive: true });
+  } catch { /* it is of no use to anyone, and does no harm */ }
 }
 
 async function readWhole(path: string): Promise<Uint8Array | undefined> {

@@ -18,8 +18,8 @@ const TYPES: Record<string, string> = {
 export class ReleaseServer implements AsyncDisposable {
   /** answers to the next requests of the asset; whole when there are none left */
   answers: AssetAnswer[] = [];
-  /** how often the asset was asked for */
-  requests = 0;
+  /** how often the asset was asked for at the manifest's address, and at another */
+  readonly requests = { releases: 0, mirror: 0 };
 
   private constructor(
     private readonly server: Deno.HttpServer<Deno.NetAddr>,
@@ -57,7 +57,8 @@ export class ReleaseServer implements AsyncDisposable {
   }
 
   async #answer(path: string): Promise<Response> {
-    if (path.startsWith("/releases/")) return this.#assetAnswer(path);
+    const [, place, ...rest] = path.split("/");
+    if (place === "releases" || place === "mirror") return this.#assetAnswer(place, rest.join("/"));
     if (path === "/native/manifest.json") return response(this.manifest, "json");
     try {
       return response(await Deno.readTextFile(new URL(`.${path}`, ROOT)), path.split(".").at(-1)!);
@@ -66,15 +67,12 @@ export class ReleaseServer implements AsyncDisposable {
     }
   }
 
-  #assetAnswer(path: string): Response {
-    this.requests++;
+  #assetAnswer(place: "releases" | "mirror", file: string): Response {
+    this.requests[place]++;
     const answer = this.answers.shift() ?? "whole";
     const { version } = project;
-    if (
-      answer === "missing" || !path.startsWith(`/releases/v${version}/microgpt_native-${Deno.build.target}.`)
-    ) {
-      return new Response("not found", { status: 404 });
-    }
+    const known = file.startsWith(`v${version}/microgpt_native-${Deno.build.target}.`);
+    if (answer === "missing" || !known) return new Response("not found", { status: 404 });
     if (answer === "whole") return new Response(this.asset);
     if (answer === "tampered") {
       const changed = this.asset.slice();

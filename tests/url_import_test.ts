@@ -44,7 +44,7 @@ class User implements AsyncDisposable {
   }
 
   /** Runs a program that imports mod.ts by URL. @returns what it prints, or how it fails */
-  async run(program: string, permissions: string[]): Promise<string> {
+  async run(program: string, permissions: string[], env: Record<string, string> = {}): Promise<string> {
     const path = `${this.folder}/program.ts`;
     const source =
       `import { loadModel, MicrogptError, OnnxModel, train } from "http://${this.server.host}/mod.ts";
@@ -70,6 +70,7 @@ class User implements AsyncDisposable {
         LOCALAPPDATA: this.folder,
         MICROGPT_NATIVE: "",
         NO_COLOR: "1",
+        ...env,
       },
     }).output();
     const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes).trim();
@@ -115,11 +116,11 @@ Deno.test("imported by URL, with the fewest permissions", async (t) => {
       await user.run(`console.log(typeof train, typeof loadModel, typeof OnnxModel);`, []),
       "function ".repeat(3).trim(),
     );
-    assert.equal(server.requests, 0);
+    assert.equal(server.requests.releases, 0);
   });
   await t.step("generates on the reference device with leave to read the model", async () => {
     assert.equal(await user.run(generate("reference"), ["--allow-read=model"]), "samples 2 reference");
-    assert.equal(server.requests, 0);
+    assert.equal(server.requests.releases, 0);
   });
   await t.step("runs an ONNX export with leave to read it and the npm packages'", async () => {
     const program = `const model = await OnnxModel.load("onnx");
@@ -153,7 +154,7 @@ Deno.test("imported by URL, with the fewest permissions", async (t) => {
       message,
       /^error: http\S+ is not the file of the release: its SHA-256 is [0-9a-f]{64}\nhint: /,
     );
-    assert.deepEqual([server.requests, user.kept()], [1, []]);
+    assert.deepEqual([server.requests.releases, user.kept()], [1, []]);
   });
   await t.step("a release without the file is an error", async () => {
     server.answers = ["missing"];
@@ -161,15 +162,15 @@ Deno.test("imported by URL, with the fewest permissions", async (t) => {
     assert.match(message, /^error: there is no native library: it cannot be downloaded: .* answers 404/);
   });
   await t.step("a connection that breaks is tried again", async () => {
-    server.requests = 0;
+    server.requests.releases = 0;
     server.answers = ["broken", "broken"];
     const read = `--allow-read=model,${user.cache}`;
     assert.equal(await user.run(generate("cpu"), [read, ...native(user)]), "samples 2 cpu");
-    assert.equal(server.requests, 3);
+    assert.equal(server.requests.releases, 3);
     assert.equal(user.kept().length, 1, "one file, and no part of one");
   });
   await t.step("trains on the cpu, with the library from the cache and no network", async () => {
-    server.requests = 0;
+    server.requests.releases = 0;
     const permissions = [
       `--allow-ffi=${user.cache}`,
       "--allow-env=HOME,XDG_CACHE_HOME,LOCALAPPDATA",
@@ -177,19 +178,33 @@ Deno.test("imported by URL, with the fewest permissions", async (t) => {
       "--allow-write=.",
     ];
     assert.equal(await user.run(TRAIN, permissions), "step 1\nstep 2\nstep 3");
-    assert.equal(server.requests, 0);
+    assert.equal(server.requests.releases, 0);
+  });
+  await t.step("MICROGPT_RELEASES names a mirror", async () => {
+    await Deno.remove(user.cache, { recursive: true });
+    const flags = native(user).map((flag) =>
+      flag.startsWith("--allow-env") ? `${flag},MICROGPT_RELEASES` : flag
+    );
+    const permissions = [`--allow-read=model,${user.cache}`, ...flags];
+    const mirror = { MICROGPT_RELEASES: `http://${server.host}/mirror/` };
+    assert.equal(await user.run(generate("cpu"), permissions, mirror), "samples 2 cpu");
+    assert.deepEqual(server.requests, { releases: 0, mirror: 1 });
   });
   await t.step("a damaged cache is replaced", async () => {
     const [name] = user.kept();
     await Deno.truncate(`${user.cache}/${name}`, 1000);
     const read = `--allow-read=model,${user.cache}`;
     assert.equal(await user.run(generate("cpu"), [read, ...native(user)]), "samples 2 cpu");
-    assert.equal(server.requests, 1);
+    assert.equal(server.requests.releases, 1);
   });
   await t.step("a cache that cannot be written is done without", async () => {
     await Deno.remove(`${user.folder}/cache`, { recursive: true });
     await Deno.writeTextFile(`${user.folder}/cache`, "a file where the directory should be");
     const permissions = ["--allow-read", "--allow-write", "--allow-ffi", ...native(user).slice(1, 3)];
-    assert.equal(await user.run(generate("cpu"), permissions), "samples 2 cpu");
+    const temporary = { TMPDIR: `${user.folder}/tmp`, TEMP: `${user.folder}/tmp` };
+    await Deno.mkdir(temporary.TMPDIR);
+    assert.equal(await user.run(generate("cpu"), permissions, temporary), "samples 2 cpu");
+    if (Deno.build.os === "windows") return; // an open library cannot be removed there
+    assert.deepEqual([...Deno.readDirSync(temporary.TMPDIR)], [], "nothing is left behind");
   });
 });

@@ -1,6 +1,8 @@
 /** The workflows of GitHub Actions, read by actionlint where there is one (.ci/run installs it). */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
+import project from "../deno.json" with { type: "json" };
+import manifest from "../native/manifest.json" with { type: "json" };
 import { TARGETS } from "../scripts/compile.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -36,4 +38,8 @@ Deno.test("the release is made for every system that the program can be compiled
   const workflow = await Deno.readTextFile(`${root}.github/workflows/release.yml`);
   const targets = [...workflow.matchAll(/target: ([\w-]+),/g)].map(([, target]) => target);
   assert.deepEqual(targets.sort(), [...TARGETS].sort());
+});
+
+Deno.test("the manifest of native libraries is of this version", () => {
+  assert.equal(manifest.version, project.version);
 });
