@@ -6,7 +6,8 @@ import { COMMANDS } from "../cli/commands.ts";
 import { saveInferenceModel } from "../model/checkpoint.ts";
 import { contentsOf, withDirectory } from "./checkpoint_fixture.ts";
 import { tinyModel } from "./onnx_fixture.ts";
-import { CHATS, microgpt, NAMES, TINY } from "./program.ts";
+import { CHATS, microgpt, NAMES, programArgs, TINY } from "./program.ts";
+import { TERMINAL_TESTS } from "./terminal.ts";
 
 /** The error, and perhaps a hint; nothing else. */
 const ERROR = /^error: [^\n]+\n(hint: [^\n]+\n)?$/;
@@ -186,6 +187,34 @@ Deno.test({
       /^error: cannot write to \/proc\/microgpt-model: .*\nhint: choose another directory with --output\n/,
       1,
     );
+  },
+});
+
+/** Makes writing a file beyond 8000 bytes an error, as a full disk does, then becomes the program. */
+const SMALL_DISK = `import os, resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+os.execvp(sys.argv[1], sys.argv[1:])`;
+
+Deno.test({
+  name: "bad input: no room to save: the checkpoint before stays whole",
+  ignore: !TERMINAL_TESTS,
+  fn: async () => {
+    await withDirectory(async (dir) => {
+      await Deno.writeTextFile(`${dir}/data.txt`, NAMES);
+      assert.equal((await microgpt(train(), { cwd: dir })).code, 0);
+      const before = await contentsOf(dir);
+      const { code, stderr } = await new Deno.Command("python3", {
+        args: ["-c", SMALL_DISK, ...programArgs(["train", "--resume", "model", "--steps", "2"])],
+        cwd: dir,
+      }).output();
+      assert.match(
+        errorOf(new TextDecoder().decode(stderr)),
+        /^error: cannot save to model: File too large\nhint: what was saved there before is untouched\n$/,
+      );
+      assert.equal(code, 1);
+      assert.deepEqual(await contentsOf(dir), before);
+    });
   },
 });
 
