@@ -20,7 +20,7 @@
 export { train, type TrainOptions } from "./train.ts";
 export type { CheckpointEvent, NoticeEvent, RunEvent } from "./model/training_run.ts";
 export type { EvaluationEvent, RecoveryEvent, StepEvent, TrainingEvent } from "./model/trainer.ts";
-export { DEFAULTS, type PresetName, PRESETS, type Settings } from "./model/presets.ts";
+export { DEFAULTS, type Preset, type PresetName, PRESETS, type Settings } from "./model/presets.ts";
 export { LanguageModel, loadModel } from "./language_model.ts";
 export type { GenerateOptions, SamplePiece } from "./model/generation.ts";
 export type { PromptOptions } from "./model/prompt.ts";

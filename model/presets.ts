@@ -60,8 +60,13 @@ export const DEFAULTS: Settings = {
   skipLong: false,
 };
 
+/** What a preset sets: the architecture, the rate and the length of the run, and more where it has a reason. */
+export type Preset =
+  & Pick<Settings, "nEmbd" | "nHead" | "nLayer" | "blockSize" | "learningRate" | "steps" | "batchSize">
+  & Partial<Settings>;
+
 /** Settings for a purpose; explicit ones win. */
-export const PRESETS: Record<PresetName, Partial<Settings>> = {
+export const PRESETS: Record<PresetName, Preset> = {
   // tuned, see docs/log.md: short words in short documents want a small vocabulary and a large batch
   names: {
     nEmbd: 64,
