@@ -38,8 +38,22 @@ export interface Decoded {
 
 /** A row of the batch being decoded. */
 interface ActiveRow extends Start {
+  /** tokens it got */
   made: number;
+  done: boolean;
 }
+
+/** Steps that were queued together and are read back together. */
+interface Window {
+  steps: number;
+  /** first row of the output that they write */
+  slot: number;
+  /** [steps, sequences] */
+  output: Promise<Float32Array | Uint32Array>;
+}
+
+/** Most steps of a window where reading is slow: of a fast GPU's steps so many take longer than a read. */
+const WINDOW_STEPS = 32;
 
 /** Prompts are fed so many tokens at a time. */
 const PROMPT_CHUNK = 128;
@@ -58,6 +72,8 @@ export class Decoder {
   readonly #rows: DecodeRows;
   readonly #promptRows: DecodeRows;
   readonly #seeds: Tensor;
+  readonly #windowSteps: number;
+  /** [2 windows, sequences] */
   readonly #output: Tensor;
 
   /**
@@ -89,7 +105,8 @@ export class Decoder {
     this.#rows = rows(sequences);
     this.#promptRows = rows(chunk);
     this.#seeds = column("seeds", sequences);
-    this.#output = device.tensor("decoding output", Math.max(device.stepsInFlight, 1), sequences, "u32");
+    this.#windowSteps = device.stepsInFlight === 1 ? 1 : WINDOW_STEPS;
+    this.#output = device.tensor("decoding output", 2 * this.#windowSteps, sequences, "u32");
   }
 
   /** Feeds tokens whose successors are known: keys and values of positions `position` … are in the cache after. */
@@ -108,42 +125,58 @@ export class Decoder {
   }
 
   /**
-   * Generates until every sequence is done, and tells what each got step by step (several steps at a time where reading
-   * from the device is slow). What a sequence gets depends on its seed and its tokens only.
+   * Generates until every sequence is done, and tells what each got step by step. Where reading from the device is
+   * slow, several steps are read together, and the next are queued before. What a sequence gets depends on its seed
+   * and its tokens only.
    */
   async *decode(starts: Start[], options: DecodeOptions): AsyncGenerator<Decoded[], void, void> {
-    const device = this.#device;
-    const { stopToken, maxTokens, minTokens = 0, signal } = options;
-    let active: ActiveRow[] = starts
+    const { maxTokens, signal } = options;
+    let rows: ActiveRow[] = starts
       .filter((start) => maxTokens > 0 && start.position < this.contextLength)
-      .map((start) => ({ ...start, made: 0 }));
-    const immediate = starts.filter((start) => !active.some((row) => row.sequence === start.sequence));
+      .map((start) => ({ ...start, made: 0, done: false }));
+    const immediate = starts.filter((start) => !rows.some((row) => row.sequence === start.sequence));
     if (immediate.length > 0) yield immediate.map(({ sequence }) => ({ sequence, tokens: [], done: true }));
     const seeds = new Uint32Array(this.sequences);
-    for (const { sequence, seed } of active) seeds[sequence] = mixSeed(seed);
-    device.write(this.#seeds, seeds);
+    for (const { sequence, seed } of rows) seeds[sequence] = mixSeed(seed);
+    this.#device.write(this.#seeds, seeds);
+    this.#writeRows(rows);
     const turns = new EventLoopTurns(BREATHE_MS);
-    let changed = true;
-    while (active.length > 0 && !signal?.aborted) {
-      if (changed) this.#writeRows(active);
-      const room = Math.min(...active.map((row) => this.contextLength - row.position));
-      const started = Math.min(...active.map((row) => row.made));
-      const early = started < minTokens;
-      const steps = Math.min(early ? 1 : this.#output.capacity, room);
-      const suppressed = early ? [...options.suppressed, stopToken] : options.suppressed;
-      for (let step = 0; step < steps; step++) {
-        this.#queueStep(active.length, step, { ...options, suppressed });
+    const windows: Window[] = []; // in flight, the oldest first
+    try {
+      for (let size = 1; rows.length > 0 && !signal?.aborted; size = Math.min(2 * size, this.#windowSteps)) {
+        this.#queueWindows(windows, rows, size, options);
+        const window = windows.shift()!;
+        yield readRows(rows, await window.output as Uint32Array, window.steps, this, options);
+        if (windows.length === 0 && rows.some((row) => row.done)) {
+          rows = rows.filter((row) => !row.done);
+          this.#writeRows(rows);
+        }
+        if (turns.due) await turns.take();
       }
-      const output = await device.read(this.#output) as Uint32Array;
-      const events = active.map((row, r) => {
-        const drawn = Array.from({ length: steps }, (_, step) => output[step * this.#output.cols + r]!);
-        return advance(row, drawn, stopToken, maxTokens, this.contextLength);
-      });
-      const alive = active.filter((_, r) => !events[r]!.done);
-      changed = alive.length < active.length;
-      active = alive;
-      yield events;
-      if (turns.due) await turns.take();
+    } finally {
+      await Promise.all(windows.map((window) => window.output));
+    }
+  }
+
+  /**
+   * Queues a window of steps, and where reading is slow a second one, unless rows that are done take half of the
+   * batch (they leave it when nothing is in flight) or one of them comes to the end of its cache line.
+   */
+  #queueWindows(windows: Window[], rows: ActiveRow[], size: number, options: DecodeOptions): void {
+    const { minTokens = 0, stopToken } = options;
+    const early = rows.some((row) => row.made < minTokens);
+    const sampling = early ? { ...options, suppressed: [...options.suppressed, stopToken] } : options;
+    const alive = rows.filter((row) => !row.done).length;
+    const depth = this.#device.stepsInFlight === 1 || early || 2 * alive <= rows.length ? 1 : 2;
+    while (windows.length < depth) {
+      const ahead = windows.reduce((sum, window) => sum + window.steps, 0);
+      const room = Math.min(...rows.map((row) => this.contextLength - row.position)) - ahead;
+      const steps = Math.min(early ? 1 : size, room);
+      if (steps <= 0) return;
+      const slot = windows[0]?.slot === 0 ? this.#windowSteps : 0;
+      for (let step = 0; step < steps; step++) this.#queueStep(rows.length, slot + step, sampling);
+      const drawn = this.#device.view(this.#output, slot * this.sequences, steps, this.sequences);
+      windows.push({ steps, slot, output: this.#device.read(drawn) });
     }
   }
 
@@ -178,24 +211,28 @@ function setRows(rows: DecodeRows, n: number): void {
   rows.sequences.rows = n;
 }
 
-/** Adds drawn tokens to a row until it ends; draws after that are of no one. */
-function advance(
-  row: ActiveRow,
-  drawn: number[],
-  stopToken: number,
-  maxTokens: number,
-  context: number,
-): Decoded {
-  const tokens: number[] = [];
-  for (const token of drawn) {
-    row.made++;
-    row.position++;
-    row.token = token;
-    if (token === stopToken) return { sequence: row.sequence, tokens, done: true };
-    tokens.push(token);
-    if (row.made === maxTokens || row.position === context) {
-      return { sequence: row.sequence, tokens, done: true };
+/** What each row that is not done got in a window: [steps, decoder.sequences], a row's draws in its column. */
+function readRows(
+  rows: ActiveRow[],
+  output: Uint32Array,
+  steps: number,
+  decoder: Decoder,
+  options: DecodeOptions,
+): Decoded[] {
+  const events: Decoded[] = [];
+  rows.forEach((row, r) => {
+    const tokens: number[] = [];
+    const wasDone = row.done;
+    for (let step = 0; step < steps; step++) {
+      row.position++; // the device goes on with rows that are done
+      if (row.done) continue;
+      row.token = output[step * decoder.sequences + r]!;
+      row.made++;
+      if (row.token !== options.stopToken) tokens.push(row.token);
+      row.done = row.token === options.stopToken || row.made === options.maxTokens ||
+        row.position === decoder.contextLength;
     }
-  }
-  return { sequence: row.sequence, tokens, done: false };
+    if (!wasDone) events.push({ sequence: row.sequence, tokens, done: row.done });
+  });
+  return events;
 }

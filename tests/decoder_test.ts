@@ -1,0 +1,103 @@
+/** The decoder draws the same on every device, whether sequences are decoded together or one by one. */
+import assert from "node:assert/strict";
+import { openDevice } from "../devices.ts";
+import { type DecodeOptions, Decoder, type Start } from "../model/decoder.ts";
+import type { Device } from "../model/device.ts";
+import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { ReferenceDevice } from "../model/reference_device.ts";
+import { openTestGpu } from "./test_gpu.ts";
+
+const CONFIG = { vocab_size: 20, n_embd: 8, n_head: 2, n_layer: 2, block_size: 90 };
+const STOP = 0;
+
+const openers: Record<string, () => Promise<Device | undefined>> = {
+  reference: () => Promise.resolve(new ReferenceDevice("f32")),
+  cpu: () => openDevice({ device: "cpu", threads: 2 }),
+  webgpu: () => openTestGpu({ dtype: "f32" }),
+};
+
+function decoderOn(device: Device, sequences: number): Decoder {
+  const layout = parameterLayout(CONFIG);
+  const flat = flatTensor(device, "weights", layout, "work");
+  device.write(flat, initialParameters(layout, CONFIG, 3, 0.2));
+  return new Decoder(
+    device,
+    CONFIG,
+    weightViews(device, flat, layout, CONFIG.n_layer),
+    sequences,
+    CONFIG.block_size,
+  );
+}
+
+/** Token lists of all sequences, after prompts of different lengths. */
+async function draws(
+  decoder: Decoder,
+  seeds: number[],
+  options: Partial<DecodeOptions>,
+): Promise<number[][]> {
+  const results: number[][] = seeds.map(() => []);
+  const starts = seeds.map((seed, sequence): Start => {
+    const prompt = Array.from({ length: seed % 5 }, (_, i) => 1 + (seed + i) % 19);
+    decoder.feed(sequence, prompt, 0);
+    return { sequence, token: 1 + seed % 19, position: prompt.length, seed };
+  });
+  const all = {
+    temperature: 1,
+    topK: 0,
+    topP: 1,
+    suppressed: [],
+    stopToken: STOP,
+    maxTokens: 1000,
+    ...options,
+  };
+  const done = new Set<number>();
+  for await (const events of decoder.decode(starts, all)) {
+    for (const event of events) {
+      assert(!done.has(event.sequence), "nothing comes after the end");
+      results[event.sequence]!.push(...event.tokens);
+      if (event.done) done.add(event.sequence);
+    }
+  }
+  assert.equal(done.size, seeds.length);
+  return results;
+}
+
+const SEEDS = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+
+/** One sequence at a time, on the reference device. */
+async function expectedDraws(options: Partial<DecodeOptions>): Promise<number[][]> {
+  const results: number[][] = [];
+  for (const seed of SEEDS) {
+    const decoder = decoderOn(new ReferenceDevice("f32"), 1);
+    results.push(...await draws(decoder, [seed], options));
+  }
+  return results;
+}
+
+for (const [name, open] of Object.entries(openers)) {
+  Deno.test({
+    name: `decoding together equals decoding one by one: ${name}`,
+    sanitizeResources: false,
+    async fn() {
+      const device = await open();
+      if (!device) return;
+      const decoder = decoderOn(device, SEEDS.length);
+      const settings: Partial<DecodeOptions>[] = [
+        {},
+        { maxTokens: 7 },
+        { minTokens: 3 },
+        { suppressed: [STOP] }, // to the end of the context
+      ];
+      for (const options of settings) {
+        const expected = await expectedDraws(options);
+        assert.deepEqual(await draws(decoder, SEEDS, options), expected, JSON.stringify(options));
+        if (options.minTokens) assert(expected.every((tokens) => tokens.length >= 3));
+        if (options.suppressed) {
+          expected.forEach((tokens, i) => assert.equal(tokens.length, 90 - SEEDS[i]! % 5));
+        }
+      }
+      decoder.close();
+      device.destroy();
+    },
+  });
+}
