@@ -7,6 +7,7 @@ import { LanguageModel } from "../language_model.ts";
 import type { ChatSession } from "../model/chat.ts";
 import type { OnnxSource } from "../model/onnx_export.ts";
 import { naiveGreedy, tinyModel } from "./onnx_fixture.ts";
+import { gpuTest } from "./test_gpu.ts";
 
 const [BOS, USER, ASSISTANT, END] = [0, 1, 2, 3];
 const NEVER = [BOS, USER, ASSISTANT];
@@ -70,8 +71,9 @@ async function answerOf(
   return { text, dropped };
 }
 
-for (const device of ["reference", "cpu"] as const) {
-  Deno.test(`chat on ${device}: cached answers are those computed from scratch, past the end of the context`, async () => {
+for (const device of ["reference", "cpu", "webgpu"] as const) {
+  const test = device === "webgpu" ? gpuTest : Deno.test;
+  test(`chat on ${device}: cached answers are those computed from scratch, past the end of the context`, async () => {
     let [drops, ends] = [0, 0];
     for (const seed of device === "cpu" ? [2] : [5]) {
       await withModel(seed, device, async (setup) => {
@@ -95,7 +97,7 @@ for (const device of ["reference", "cpu"] as const) {
     assert(ends < 5, `an answer filled the context: ${ends}`);
   });
 
-  Deno.test(`chat on ${device}: answers cut by maxTokens or a signal stay, and the next ones are right`, async () => {
+  test(`chat on ${device}: answers cut by maxTokens or a signal stay, and the next ones are right`, async () => {
     await withModel(5, device, async (setup) => {
       using session = setup.model.startChat({ temperature: 0 });
       const naive = new NaiveChat(setup);
