@@ -1,0 +1,62 @@
+/**
+ * Writes the documents of a preset's training batches, in the order of its steps, for bench/train_step.ts and
+ * bench/pytorch_step.py.
+ *
+ *     deno run -A bench/documents.ts --preset defaults --input data/samples/names.txt > names.bin
+ *     deno run -A bench/documents.ts --preset chat-medium --chat --input chats.jsonl > medium.bin
+ *
+ * Format: little-endian u32, the number of documents n, their n + 1 start offsets, then the ids end to end.
+ */
+import { parseArgs } from "node:util";
+import { BatchSampler } from "../data/batches.ts";
+import { loadChat } from "../data/chat.ts";
+import { encodeChat, encodeText, fitDocuments } from "../data/documents.ts";
+import { splitDocuments } from "../data/split.ts";
+import { loadText } from "../data/text.ts";
+import { trainTokenizer } from "../devices.ts";
+import { DEFAULTS, type PresetName, PRESETS, type Settings } from "../model/presets.ts";
+
+const { values: flags } = parseArgs({
+  options: {
+    preset: { type: "string", default: "defaults" },
+    input: { type: "string" },
+    /** the input is conversations; long ones are dropped */
+    chat: { type: "boolean", default: false },
+    steps: { type: "string", default: "2000" },
+  },
+});
+if (flags.input === undefined) {
+  throw new Error("--input is needed: a text file, or conversations with --chat");
+}
+const settings: Settings = {
+  ...DEFAULTS,
+  ...(flags.preset === "defaults" ? {} : PRESETS[flags.preset as PresetName]),
+};
+
+const data = flags.chat ? await loadChat(flags.input) : await loadText(flags.input);
+const texts = data.mode === "chat" ? data.conversations.flat().map((turn) => turn.content) : data.documents;
+const tokenizer = await trainTokenizer(texts, { vocabSize: settings.vocabSize, chat: data.mode === "chat" });
+const documents = fitDocuments(
+  data.mode === "chat" ? encodeChat(data.conversations, tokenizer) : encodeText(data.documents, tokenizer),
+  settings.blockSize,
+  flags.chat,
+  data.mode,
+);
+const split = splitDocuments(documents.offsets.length - 1, settings.valFraction, settings.seed);
+const sampler = new BatchSampler(documents, split.training, settings.batchSize, settings.seed);
+
+const ids: number[] = [];
+const offsets = [0];
+for (let step = 0; step < Number(flags.steps); step++) {
+  const { tokens, targets, starts } = sampler.batch(step);
+  for (let d = 0; d + 1 < starts.length; d++) {
+    for (let t = starts[d]!; t < starts[d + 1]!; t++) ids.push(tokens[t]!);
+    ids.push(targets[starts[d + 1]! - 1]!);
+    offsets.push(ids.length);
+  }
+}
+const words = Uint32Array.of(offsets.length - 1, ...offsets);
+const out = new Uint8Array(4 * (words.length + ids.length));
+out.set(new Uint8Array(words.buffer));
+out.set(new Uint8Array(Uint32Array.from(ids).buffer), words.byteLength);
+for (let done = 0; done < out.length;) done += Deno.stdout.writeSync(out.subarray(done));
