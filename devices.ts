@@ -16,9 +16,12 @@ export interface DeviceOptions {
   device?: DeviceName;
   /** type of working weights and activations; default bf16 for `metal`, f32 otherwise */
   dtype?: Dtype;
-  /** CPU threads; default: all cores */
+  /** CPU threads; default, and 0: all cores */
   threads?: number;
 }
+
+/** More threads than this are taken for a mistake. */
+const MAX_THREADS = 1024;
 
 /** Does a moment of the work that the device is for. @returns the milliseconds it took, compiling and allocating left out */
 export type Trial = (device: Device) => Promise<number>;
@@ -30,6 +33,7 @@ export type Trial = (device: Device) => Promise<number>;
  */
 export async function openDevice(options: DeviceOptions = {}, trial?: Trial): Promise<Device> {
   const { device = "cpu", dtype, threads } = options;
+  checkThreads(threads);
   switch (device) {
     case "auto":
       return await openFaster(options, trial);
@@ -75,6 +79,14 @@ async function openFaster(options: DeviceOptions, trial: Trial | undefined): Pro
   });
 }
 
+/** Checked whatever the device: a run's threads are stored with it. */
+function checkThreads(threads: number | undefined): void {
+  if (threads === undefined || (Number.isInteger(threads) && threads >= 0 && threads <= MAX_THREADS)) return;
+  throw new MicrogptError(`--threads must be a whole number from 0 to ${MAX_THREADS}, got ${threads}`, {
+    usage: true,
+  });
+}
+
 async function openGpu(dtype: Dtype): Promise<Device> {
   const { openGpuDevice } = await import("./gpu/device.ts");
   return await openGpuDevice({ dtype });
@@ -84,26 +96,32 @@ async function openGpu(dtype: Dtype): Promise<Device> {
  * Trains a tokenizer on documents. Needs the native library.
  * @param options.vocabSize most tokens it may have
  * @param options.chat with the special tokens of a chat
+ * @param options.threads as in `DeviceOptions`
  * @throws {MicrogptError} when the vocabulary is smaller than the alphabet, or the library is not there
  */
 export async function trainTokenizer(
   documents: string[],
-  options: { vocabSize: number; chat: boolean },
+  options: { vocabSize: number; chat: boolean; threads?: number | undefined },
 ): Promise<Tokenizer> {
   checkVocabSize(options.vocabSize, options.chat);
+  checkThreads(options.threads);
   await ensureNativeLibrary();
-  const { NativeTokenizer } = await import("./native/tokenizer.ts");
+  const { NativeTokenizer, setTokenizerThreads } = await import("./native/tokenizer.ts");
+  if (options.threads !== undefined) setTokenizerThreads(options.threads);
   return NativeTokenizer.train(documents, options);
 }
 
 /**
  * Opens a saved tokenizer: natively, or in JavaScript where native libraries may not be loaded or none is there.
  * @param json the text of tokenizer.json
+ * @param threads as in `DeviceOptions`
  * @throws {MicrogptError} when it is no tokenizer of this program
  */
-export async function openTokenizer(json: string): Promise<Tokenizer> {
+export async function openTokenizer(json: string, threads?: number): Promise<Tokenizer> {
+  checkThreads(threads);
   if (await ensureNativeLibrary()) {
-    const { NativeTokenizer } = await import("./native/tokenizer.ts");
+    const { NativeTokenizer, setTokenizerThreads } = await import("./native/tokenizer.ts");
+    if (threads !== undefined) setTokenizerThreads(threads);
     return NativeTokenizer.fromJson(json);
   }
   const { HfTokenizer } = await import("./data/hf_tokenizer.ts");

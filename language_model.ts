@@ -36,7 +36,7 @@ import { noChatTokens } from "./model/prompt.ts";
  */
 export async function loadModel(directory: string, options: DeviceOptions = {}): Promise<LanguageModel> {
   const model = await readModel(directory);
-  const tokenizer = await openTokenizer(model.tokenizerJson);
+  const tokenizer = await openTokenizer(model.tokenizerJson, options.threads);
   const on = (device: Device) => new LanguageModel(model, model.params, tokenizer, device);
   return on(await openDevice(options, (candidate) => timeDecoding(on(candidate))));
 }

@@ -124,8 +124,12 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
     checkConfig(modelConfig(settings, settings.vocabSize), flagOf);
   }
   const tokenizer = checkpoint
-    ? await openTokenizer(checkpoint.tokenizerJson)
-    : await trainTokenizer(texts, { vocabSize: settings.vocabSize, chat: data.mode === "chat" });
+    ? await openTokenizer(checkpoint.tokenizerJson, options.threads)
+    : await trainTokenizer(texts, {
+      vocabSize: settings.vocabSize,
+      chat: data.mode === "chat",
+      threads: options.threads,
+    });
   const config = checkpoint?.config ?? modelConfig(settings, tokenizer.vocabSize);
   const layout = checkpoint?.layout ?? parameterLayout(config);
 
@@ -174,7 +178,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
       seed: settings.seed,
       ...presetOf(options, checkpoint),
       device: device.name,
-      ...(options.threads === undefined ? {} : { threads: options.threads }),
+      ...(options.threads ? { threads: options.threads } : {}),
       skip_long: settings.skipLong,
       dataset_sha256: data.hash,
       val_fraction: settings.valFraction,

@@ -83,7 +83,7 @@ const OPTIONAL = {
   seed: "count",
   preset: "text",
   device: "text",
-  threads: "positive count",
+  threads: "count",
   start_step: "count",
   steps_total: "count",
   warmup_steps: "count",

@@ -332,3 +332,20 @@ Deno.test("names on webgpu: the loss of the first 50 of 200 steps is that of cpu
     }
   });
 });
+
+Deno.test("every number of threads that is taken makes a checkpoint that loads", async () => {
+  await inTemporaryDirectory(async (output) => {
+    for (const device of ["cpu", "reference"] as const) {
+      for (const threads of [-1, 1.5, NaN, 1025]) {
+        await assert.rejects(prepareRun({ ...TINY, device, threads }), {
+          name: "MicrogptError",
+          usage: true,
+        });
+      }
+      await Array.fromAsync(train({ ...TINY, output, device, threads: 0, steps: 1 }));
+      const resumed = await prepareRun({ resume: output, documents: TINY.documents!, device, steps: 1 });
+      resumed.run.close();
+      assert.equal(resumed.run.startStep, 1);
+    }
+  });
+});
