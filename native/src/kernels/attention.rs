@@ -8,7 +8,7 @@
 
 use super::batch::{Batch, QUERY_BLOCK, QueryBlock};
 use super::shared::Shared;
-use super::simd::{Simd, dispatched, exp, load, map_vectors, store};
+use super::simd::{Simd, dispatched, exp, load, map_vectors, store, transposed};
 use super::span;
 use super::tile::{Strided, product};
 use crate::device::with_device;
@@ -61,16 +61,28 @@ pub fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     })
 }
 
-/// packed [·, QUERY_BLOCK] = the transpose of `count` rows of `rows`, times `factor`, then zeros up to lane `used`.
+/// packed [d, QUERY_BLOCK] = the transpose of `rows` [count, d], times `factor`, then zeros up to lane `used`.
 #[inline(always)]
 pub fn pack_transposed(packed: &mut [f32], rows: Strided, count: usize, used: usize, factor: f32) {
-    for (d, lanes) in packed.chunks_exact_mut(QUERY_BLOCK).enumerate() {
-        let (filled, rest) = lanes[..used].split_at_mut(count);
-        for (i, value) in filled.iter_mut().enumerate() {
-            // SAFETY: row i < count, column d of the matrix.
-            *value = unsafe { *rows.at.add(i * rows.row + d) } * factor;
+    let d = packed.len() / QUERY_BLOCK;
+    let (whole, whole_d) = (count & !3, d & !3);
+    // SAFETY: rows below `count`, columns below `d`.
+    let at = |i: usize, c: usize| unsafe { rows.at.add(i * rows.row + c) };
+    for i in (0..whole).step_by(4) {
+        for c in (0..whole_d).step_by(4) {
+            // SAFETY: a square of four within the matrix.
+            let square = std::array::from_fn(|r| unsafe { at(i + r, c).cast::<[f32; 4]>().read() });
+            for (r, lanes) in transposed(square).into_iter().enumerate() {
+                packed[(c + r) * QUERY_BLOCK + i..][..4].copy_from_slice(&lanes.map(|value| value * factor));
+            }
         }
-        rest.fill(0.0);
+    }
+    for (c, lanes) in packed.chunks_exact_mut(QUERY_BLOCK).enumerate() {
+        for i in if c < whole_d { whole } else { 0 }..count {
+            // SAFETY: as above.
+            lanes[i] = unsafe { *at(i, c) } * factor;
+        }
+        lanes[count..used].fill(0.0);
     }
 }
 

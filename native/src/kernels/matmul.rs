@@ -37,8 +37,9 @@ struct Fusion<'a> {
     mask: Option<&'a [f32]>,
 }
 
-/// Multiplications and additions that are worth a thread's while.
+/// Multiplications and additions that are worth a thread's while, through the gemm crate and through `small`.
 const PART_FLOPS: usize = 600_000;
+const SMALL_PART_FLOPS: usize = 200_000;
 /// Elements of a part of the output: 512 KiB.
 const PART_ELEMENTS: usize = 128 * 1024;
 
@@ -96,14 +97,15 @@ impl<'a> Product<'a> {
 
 /// Into how many parts to cut the rows and the columns of the output, and in multiples of what.
 fn parts_of(form: Form, small: bool, threads: usize, [m, n, k]: [usize; 3]) -> ([usize; 2], [usize; 2]) {
-    let useful = if threads == 1 { 1 } else { (2 * m * n * k / PART_FLOPS).max(1) };
+    let flops = 2 * m * n * k;
+    let fair = |parts: usize| if parts > threads { parts - parts % threads } else { parts };
     if small {
-        return match form {
-            Form::TN => ([useful.min(m.div_ceil(16)).min(4 * threads), 1], [16, 1]),
-            Form::NN => ([1, useful.min(n.div_ceil(32)).min(4 * threads)], [1, 32]),
-            Form::NT => ([1, useful.min(n.div_ceil(64)).min(4 * threads)], [1, 64]),
-        };
+        let (length, unit) = if form == Form::TN { (m, 16) } else { (n, 32) };
+        let useful = (flops / SMALL_PART_FLOPS).clamp(1, 4 * threads).min(length.div_ceil(unit));
+        let parts = if threads == 1 { 1 } else { fair(useful) };
+        return if form == Form::TN { ([parts, 1], [unit, 1]) } else { ([1, parts], [1, unit]) };
     }
+    let useful = if threads == 1 { 1 } else { (flops / PART_FLOPS).max(1) };
     let wanted =
         (m * n).div_ceil(PART_ELEMENTS).max(threads).min(useful).next_multiple_of(threads.min(useful));
     match form {

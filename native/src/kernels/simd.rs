@@ -181,6 +181,23 @@ pub fn dot<S: Simd>(simd: S, x: &[f32], y: &[f32]) -> f32 {
     simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3])))
 }
 
+/// The transpose of a square of four.
+#[inline(always)]
+pub fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m128, _MM_TRANSPOSE4_PS};
+        // SAFETY: SSE belongs to every x86-64; both types are four floats.
+        unsafe {
+            let [mut a, mut b, mut c, mut d] = std::mem::transmute::<[[f32; 4]; 4], [__m128; 4]>(rows);
+            _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+            std::mem::transmute([a, b, c, d])
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::array::from_fn(|c| std::array::from_fn(|r| rows[r][c]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

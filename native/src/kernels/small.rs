@@ -11,7 +11,7 @@ use super::attention::{pack_transposed, with_scratch};
 use super::batch::QUERY_BLOCK as LANES;
 use super::matmul::{Form, Product};
 use super::shared::Shared;
-use super::simd::{Simd, dispatched, map_vectors};
+use super::simd::{Simd, dispatched, transposed};
 use super::tile::{Strided, product};
 use std::ops::Range;
 
@@ -37,7 +37,7 @@ pub unsafe fn part(
     add: bool,
 ) {
     match form {
-        Form::NT => with_scratch((p.k + 2 * N_BLOCK) * LANES, |scratch| {
+        Form::NT => with_scratch((p.k + N_BLOCK) * LANES, |scratch| {
             nt_part::dispatch(p, out, rows, columns, add, scratch);
         }),
         Form::NN => nn_part::dispatch(p, out, rows, columns, add),
@@ -125,8 +125,7 @@ fn nt_part<S: Simd>(
     add: bool,
     scratch: &mut [f32],
 ) {
-    let (packed, rest) = scratch.split_at_mut(p.k * LANES); // xᵀ [K, 32]
-    let (turned, straight) = rest.split_at_mut(N_BLOCK * LANES); // yᵀ [64, 32], y [32, 64]
+    let (packed, turned) = scratch.split_at_mut(p.k * LANES); // xᵀ [K, 32], yᵀ [64, 32]
     for row in rows.clone().step_by(LANES) {
         let count = LANES.min(rows.end - row);
         let used = count.next_multiple_of(S::F32_LANES);
@@ -152,23 +151,8 @@ fn nt_part<S: Simd>(
                     LANES,
                 );
             }
-            turn(straight, turned, count, width);
-            for (i, y) in straight.chunks_exact(N_BLOCK).enumerate().take(count) {
-                let from = (row + i) * p.n + column;
-                // SAFETY: columns of this chunk.
-                let out = unsafe { out.part(from..from + width) };
-                if add {
-                    map_vectors(
-                        simd,
-                        out,
-                        [y],
-                        #[inline(always)]
-                        |out, [y]| simd.add_f32s(out, y),
-                    );
-                } else {
-                    out.copy_from_slice(&y[..width]);
-                }
-            }
+            // SAFETY: columns of this chunk.
+            unsafe { turn(out.as_mut_ptr().add(row * p.n + column), p.n, turned, count, width, add) };
         }
     }
 }
@@ -181,18 +165,35 @@ dispatched!(nt_part(
     scratch: &mut [f32],
 ));
 
-/// straight [·, 64] = the transpose of turned [·, 32]: `count` rows and `width` columns of it, in squares of four.
+/// y [count, width] = (y +) the transpose of turned [width, 32], in squares of four. Rows of y are `row` apart.
+///
+/// # Safety
+/// y can be written.
 #[inline(always)]
-fn turn(straight: &mut [f32], turned: &[f32], count: usize, width: usize) {
+unsafe fn turn(y: *mut f32, row: usize, turned: &[f32], count: usize, width: usize, add: bool) {
+    assert!(count <= LANES && width.next_multiple_of(4) * LANES <= turned.len());
     for i in (0..count).step_by(4) {
         for j in (0..width).step_by(4) {
-            let mut square = [[0f32; 4]; 4];
-            for (r, row) in square.iter_mut().enumerate() {
-                row.copy_from_slice(&turned[(j + r) * LANES + i..][..4]);
-            }
-            for c in 0..4 {
-                let column = [square[0][c], square[1][c], square[2][c], square[3][c]];
-                straight[(i + c) * N_BLOCK + j..][..4].copy_from_slice(&column);
+            // SAFETY: squares at the edges read beyond [width, count], but within the scratch memory.
+            let square = transposed(std::array::from_fn(|r| unsafe {
+                turned.as_ptr().add((j + r) * LANES + i).cast::<[f32; 4]>().read()
+            }));
+            // SAFETY: the square, or the part of it inside y.
+            unsafe {
+                let y = y.add(i * row + j);
+                if i + 4 <= count && j + 4 <= width {
+                    for (r, values) in square.into_iter().enumerate() {
+                        let y = y.add(r * row).cast::<[f32; 4]>();
+                        *y = if add { std::array::from_fn(|c| (*y)[c] + values[c]) } else { values };
+                    }
+                } else {
+                    for (r, c) in
+                        (0..4.min(count - i)).flat_map(|r| (0..4.min(width - j)).map(move |c| (r, c)))
+                    {
+                        let y = y.add(r * row + c);
+                        *y = if add { *y + square[r][c] } else { square[r][c] };
+                    }
+                }
             }
         }
     }
