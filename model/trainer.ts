@@ -276,7 +276,8 @@ export class Trainer {
         inFlight = undefined;
         yield this.#goBack(await lastGood());
       } else if (paused && this.#evaluatesAt(this.#step)) {
-        yield await this.evaluate();
+        const evaluation = await this.evaluate(signal);
+        if (evaluation) yield evaluation;
         reported = performance.now();
       }
       if (turns.due) await turns.take();
@@ -284,10 +285,11 @@ export class Trainer {
     if (inFlight) yield* await report(inFlight);
   }
 
-  /** Mean loss of the held-out documents under the current weights. */
-  async evaluate(): Promise<EvaluationEvent> {
+  /** Mean loss of the held-out documents under the current weights; undefined when `signal` came before the end. */
+  async evaluate(signal?: AbortSignal): Promise<EvaluationEvent | undefined> {
     const device = this.#device;
     const { activations, batch, validation, adam } = this.#memory;
+    const turns = new EventLoopTurns(BREATHE_MS);
     let tokens = 0;
     for (const documents of this.#data.validation()) {
       device.loadBatch(batch, documents);
@@ -295,6 +297,8 @@ export class Trainer {
       device.sumLoss(validation, 0, activations.losses, tokens > 0);
       device.submit();
       tokens += batch.tokenCount;
+      if (turns.due) await turns.take();
+      if (signal?.aborted) return undefined;
     }
     const nats = (await device.read(validation))[METRIC.loss]!;
     return {

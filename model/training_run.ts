@@ -143,9 +143,12 @@ export class TrainingRun {
         }
       }
       if (data.validationBytes > 0 && evaluated !== this.trainer.step) {
-        const event = await this.trainer.evaluate();
-        this.#record(event, log);
-        yield event;
+        // after Ctrl-C the checkpoint comes first: an evaluation may take minutes
+        const event = signal?.aborted ? undefined : await this.trainer.evaluate(signal);
+        if (event) {
+          this.#record(event, log);
+          yield event;
+        }
       }
       if (this.#saving) yield await this.#saving;
       yield await this.#save(await this.#checkpoint(log), keepOld && this.#saved === undefined);

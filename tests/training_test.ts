@@ -349,3 +349,25 @@ Deno.test("every number of threads that is taken makes a checkpoint that loads",
     }
   });
 });
+
+Deno.test("a run that is told to end during an evaluation saves without it", async () => {
+  await inTemporaryDirectory(async (output) => {
+    const stop = new AbortController();
+    const { run } = await prepareRun({
+      ...TINY,
+      output,
+      evalEvery: 1,
+      valFraction: 0.5,
+      signal: stop.signal,
+    });
+    const evaluate = run.trainer.evaluate.bind(run.trainer);
+    run.trainer.evaluate = (signal) => {
+      if (run.trainer.step === 3) stop.abort();
+      return evaluate(signal);
+    };
+    const events = await Array.fromAsync(run.events(stop.signal));
+    run.close();
+    assert.deepEqual(events.flatMap((event) => event.type === "evaluation" ? [event.step] : []), [1, 2]);
+    assert.deepEqual(events.at(-1), { type: "checkpoint", step: 3, directory: output, final: false });
+  });
+});
