@@ -1,0 +1,90 @@
+/**
+ * Decoding speed: one stream of chat-medium over its whole context, and 200 samples of names in one call.
+ *
+ *     deno run -A bench/decode.ts [--device cpu] [--threads 2] [--rounds 5] [--names names-model]
+ */
+import { parseArgs } from "node:util";
+import { type DeviceName, openDevice } from "../devices.ts";
+import { loadModel } from "../language_model.ts";
+import { Decoder } from "../model/decoder.ts";
+import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { PRESETS } from "../model/presets.ts";
+
+const { values: flags } = parseArgs({
+  options: {
+    device: { type: "string", default: "cpu" },
+    threads: { type: "string", default: "2" },
+    rounds: { type: "string", default: "5" },
+    /** print where the time goes, kernel by kernel */
+    profile: { type: "boolean", default: false },
+    /** a model of names, as `deno task train` makes it */
+    names: { type: "string" },
+  },
+});
+const where = { device: flags.device as DeviceName, threads: Number(flags.threads) };
+const rounds = Number(flags.rounds);
+
+function median(values: number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
+}
+
+/** Tokens a second of one stream from position 0 to the end of the context. */
+async function oneStream(): Promise<void> {
+  const { nEmbd, nHead, nLayer, blockSize } = PRESETS["chat-medium"];
+  const config = { vocab_size: 4096, n_embd: nEmbd, n_head: nHead, n_layer: nLayer, block_size: blockSize };
+  const device = await openDevice(where);
+  const layout = parameterLayout(config);
+  const flat = flatTensor(device, "weights", layout, "work");
+  device.write(flat, initialParameters(layout, config, 1));
+  const decoder = new Decoder(device, config, weightViews(device, flat, layout, nLayer), 1, blockSize);
+  const sampling = {
+    temperature: 0.5,
+    topK: 0,
+    topP: 1,
+    suppressed: [0],
+    stopToken: 0,
+    maxTokens: blockSize,
+  };
+  const speeds: number[] = [];
+  for (let round = 0; round <= rounds; round++) {
+    const started = performance.now();
+    let tokens = 0;
+    for await (
+      const [event] of decoder.decode([{ sequence: 0, token: 1, position: 0, seed: round }], sampling)
+    ) {
+      tokens += event!.tokens.length;
+    }
+    if (round > 0) speeds.push(1000 * tokens / (performance.now() - started)); // the first warms up
+  }
+  console.log(
+    `chat-medium, one stream of ${blockSize} tokens on ${device.name}: ${median(speeds).toFixed(0)} tok/s`,
+  );
+  if (flags.profile) {
+    profile.clear();
+    await decode(device, chat, 1, chat.block_size, sampling);
+    printProfile(profile, chat.block_size);
+  }
+  device.destroy();
+}
+
+/** Tokens a second of 200 samples that are drawn together. */
+async function manySamples(directory: string): Promise<void> {
+  using model = await loadModel(directory, where);
+  const speeds: number[] = [];
+  for (let round = 0; round <= rounds; round++) {
+    const started = performance.now();
+    let tokens = 0;
+    for await (const piece of model.generate({ numSamples: 200, seed: 1000 * round })) {
+      tokens += piece.tokens + Number(piece.done);
+    }
+    if (round > 0) speeds.push(1000 * tokens / (performance.now() - started));
+  }
+  console.log(
+    `200 samples of ${directory} on ${model.device.name}: ${
+      median(speeds).toFixed(0)
+    } tok/s (each end counted as a token)`,
+  );
+}
+
+await oneStream();
+if (flags.names) await manySamples(flags.names);
