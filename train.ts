@@ -369,7 +369,16 @@ function freshState(config: ModelConfig, layout: ParameterLayout, seed: number):
 
 function resumedState(checkpoint: LoadedCheckpoint): () => TrainingState {
   const { params, m, v, trainState } = checkpoint;
-  return () => ({ step: trainState.step, adamStep: trainState.adam_step, params, m, v });
+  const { step, adam_step: adamStep, loss_scale: lossScale, good_steps: goodSteps } = trainState;
+  return () => ({
+    step,
+    adamStep,
+    params,
+    m,
+    v,
+    ...(lossScale === undefined ? {} : { lossScale }),
+    ...(goodSteps === undefined ? {} : { goodSteps }),
+  });
 }
 
 function resolveRecipe(settings: Settings, start: number): Recipe {

@@ -43,6 +43,9 @@ export interface TrainState {
   skipped_steps?: number;
   /** the run went back to a checkpoint with half the learning rate */
   lr_halved?: boolean;
+  /** f16: factor on the loss gradient, and finite steps since it changed */
+  loss_scale?: number;
+  good_steps?: number;
   /** the run had reached `steps_total` */
   final?: boolean;
 }
@@ -99,6 +102,8 @@ const OPTIONAL = {
   best_val_step: "count",
   skipped_steps: "count",
   lr_halved: "flag",
+  loss_scale: "positive number",
+  good_steps: "count",
   final: "flag",
 } satisfies Record<Exclude<keyof TrainState, keyof typeof REQUIRED>, Kind>;
 

@@ -52,6 +52,9 @@ export interface TrainingState {
   params: Float32Array;
   m: Float32Array;
   v: Float32Array;
+  /** f16 only, see `CONTROL`; left out, the scale starts anew */
+  lossScale?: number;
+  goodSteps?: number;
 }
 
 /** A step was done. */
@@ -101,6 +104,9 @@ export type TrainingEvent = StepEvent | EvaluationEvent | RecoveryEvent;
 
 /** Adam's constants. */
 const ADAM = { beta1: 0.85, beta2: 0.99, epsilon: 1e-8 };
+
+/** What the loss gradient is multiplied by in f16, before the steps show what fits. */
+const FIRST_LOSS_SCALE = 2 ** 15;
 
 /** So many skipped steps in a row are no accident. */
 const MAX_SKIPPED = 10;
@@ -215,7 +221,9 @@ export class Trainer {
     this.#device.write(adam.v, state.v);
     const control = new Float32Array(4);
     control[CONTROL.adamStep] = state.adamStep;
-    control[CONTROL.lossScale] = this.#device.dtype === "f16" ? 2 ** 15 : 1;
+    const scaled = this.#device.dtype === "f16";
+    control[CONTROL.lossScale] = scaled ? state.lossScale ?? FIRST_LOSS_SCALE : 1;
+    control[CONTROL.goodSteps] = scaled ? state.goodSteps ?? 0 : 0;
     this.#device.write(adam.control, control);
     this.#step = state.step;
   }
@@ -230,6 +238,9 @@ export class Trainer {
       params: p as Float32Array,
       m: mCopy as Float32Array,
       v: vCopy as Float32Array,
+      ...(this.#device.dtype === "f16"
+        ? { lossScale: c![CONTROL.lossScale]!, goodSteps: c![CONTROL.goodSteps]! }
+        : {}),
     };
   }
 
@@ -368,7 +379,9 @@ export class Trainer {
     this.#recovered = true;
     this.#skippedInARow = 0;
     this.#recipe.learningRate /= 2;
-    this.load(state);
+    // the loss scale of then may be what failed: it starts anew
+    const { step, adamStep, params, m, v } = state;
+    this.load({ step, adamStep, params, m, v });
     return { type: "recovery", step: state.step, learningRate: this.#recipe.learningRate };
   }
 }

@@ -190,7 +190,7 @@ export class TrainingRun {
   /** The state now, with everything that is saved beside it. */
   async #checkpoint(log: MetricsLog): Promise<Checkpoint> {
     const { config, chat, tokenizerJson, record, recipe } = this.#options;
-    const { step, adamStep, params, m, v } = await this.trainer.snapshot();
+    const { step, adamStep, params, m, v, lossScale, goodSteps } = await this.trainer.snapshot();
     const trainState: TrainState = {
       ...record,
       step,
@@ -206,6 +206,8 @@ export class TrainingRun {
       ...(this.#best ? { best_val_loss: this.#best.loss, best_val_step: this.#best.step } : {}),
       skipped_steps: this.#skipped,
       lr_halved: this.trainer.recovered,
+      ...(lossScale === undefined ? {} : { loss_scale: lossScale }),
+      ...(goodSteps === undefined ? {} : { good_steps: goodSteps }),
       final: step >= recipe.totalSteps,
     };
     return { config, chat, tokenizerJson, params, m, v, trainState, metrics: log.snapshot() };

@@ -371,3 +371,32 @@ Deno.test("a run that is told to end during an evaluation saves without it", asy
     assert.deepEqual(events.at(-1), { type: "checkpoint", step: 3, directory: output, final: false });
   });
 });
+
+Deno.test("f16: the loss scale is part of a run's state, and of its checkpoint", async () => {
+  const device = await openTestGpu({ dtype: "f16" });
+  if (!device) return;
+  const whole = trainerOn(device);
+  const first = { ...await whole.trainer.snapshot(), lossScale: 1024, goodSteps: 1998 };
+  const steps = (trainer: Trainer, until: number) =>
+    Array.fromAsync(trainer.run(until, { lastGood: () => Promise.reject(new Error("not asked for")) }));
+  whole.trainer.load(first);
+  await steps(whole.trainer, 6);
+  const resumed = trainerOn(device);
+  resumed.trainer.load(first);
+  await steps(resumed.trainer, 3);
+  const half = await resumed.trainer.snapshot();
+  assert.deepEqual([half.lossScale, half.goodSteps], [2048, 1]);
+  const again = trainerOn(device);
+  again.trainer.load(half);
+  await steps(again.trainer, 6);
+  assert.deepEqual(await again.trainer.snapshot(), await whole.trainer.snapshot());
+  device.destroy();
+  await inTemporaryDirectory(async (output) => {
+    await Array.fromAsync(train({ ...TINY, output, device: "webgpu", dtype: "f16", steps: 2 }));
+    const state = JSON.parse(await Deno.readTextFile(join(output, "train_state.json")));
+    assert.deepEqual([state.loss_scale, state.good_steps], [2 ** 15, 2]);
+    const { run } = await prepareRun({ ...TINY, resume: output, device: "webgpu", dtype: "f16" });
+    assert.equal((await run.trainer.snapshot()).goodSteps, 2);
+    run.close();
+  });
+});
