@@ -42,7 +42,7 @@ export interface TrainOptions extends Partial<Settings> {
   output?: string;
   /** goes on from this checkpoint */
   resume?: string;
-  /** settings to start from */
+  /** settings to start from; a resumed run has its checkpoint's */
   preset?: PresetName;
   /** where to compute; default cpu */
   device?: DeviceName;
@@ -153,6 +153,10 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
     (candidate) => timeSteps(candidate, config, layout, trainingData, recipe, state()),
   );
   notices.push(...device.warnings.map((warning) => `warning: ${warning}`));
+  const savedDtype = checkpoint?.trainState.dtype;
+  if (savedDtype !== undefined && savedDtype !== device.dtype) {
+    notices.push(`warning: dtype changes from ${savedDtype} to ${device.dtype}`);
+  }
   const run = new TrainingRun({
     device,
     config,
@@ -233,6 +237,9 @@ function resolveSettings(
     }
     delete given[name];
   }
+  if (options.preset !== undefined && options.preset !== checkpoint.trainState.preset) {
+    notices.push(`warning: --preset ${options.preset} is ignored, the settings are the checkpoint's`);
+  }
   for (const name of ["learningRate", "batchSize"] as const) {
     if (given[name] === undefined || given[name] === saved[name]) continue;
     notices.push(`warning: ${SETTING_RULES[name].flag} changes from ${saved[name]} to ${given[name]}`);
@@ -298,6 +305,9 @@ async function readData(
   savedPath: string | undefined,
 ): Promise<TextData | ChatData> {
   const { documents, conversations } = options;
+  if (documents && savedMode === "chat") {
+    throw new MicrogptError("documents: the checkpoint was trained on conversations", { usage: true });
+  }
   if (documents) return { mode: "text", path: "(memory)", hash: "", documents };
   if (conversations) {
     return { mode: "chat", path: "(memory)", hash: "", conversations, trimmed: 0, skipped: 0 };
@@ -413,6 +423,6 @@ async function timeSteps(
 }
 
 function presetOf(options: TrainOptions, checkpoint: LoadedCheckpoint | undefined): { preset?: string } {
-  const preset = options.preset ?? checkpoint?.trainState.preset;
+  const preset = checkpoint ? checkpoint.trainState.preset : options.preset;
   return preset === undefined ? {} : { preset };
 }
