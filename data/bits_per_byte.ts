@@ -22,11 +22,3 @@ export function targetBytes(batch: PackedDocuments, tokenBytes: Uint32Array): nu
   for (const id of batch.targets) sum += tokenBytes[id]!;
   return sum;
 }
-
-/**
- * @param nats summed negative log-likelihood of all targets
- * @param bytes that they stand for
- */
-export function bitsPerByte(nats: number, bytes: number): number {
-  return nats / (Math.LN2 * bytes);
-}

@@ -4,7 +4,6 @@
  * here, because the package takes special-token text for the token and JavaScript's `\s` is not Unicode's.
  */
 
-import { MicrogptError } from "../model/errors.ts";
 import { type EncodedDocuments, type Tokenizer, TokenTable } from "./tokenizer.ts";
 import { parseTokenizerJson, type TokenizerFile } from "./tokenizer_json.ts";
 
@@ -55,17 +54,6 @@ export class HfTokenizer implements Tokenizer {
     const vocab = Object.fromEntries(file.vocab);
     const bpe = new BPE({ type: "BPE", vocab, merges: file.merges, ignore_merges: false });
     return new HfTokenizer(json, file, (word) => bpe.bpe(word));
-  }
-
-  /**
-   * There is no training without the native library.
-   * @throws {MicrogptError} always
-   */
-  static train(): never {
-    throw new MicrogptError("training a new tokenizer needs the native library", {
-      hint:
-        "build it with `deno task build` (needs Rust's cargo), or resume from a model that has a tokenizer",
-    });
   }
 
   get vocabSize(): number {
