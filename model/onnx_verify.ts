@@ -138,7 +138,7 @@ export async function withPromptLogits<T>(
     });
   } finally {
     const { caches, ...scratch } = memory satisfies DecodeMemory;
-    for (const tensor of [...Object.values(scratch), ...caches, ...Object.values(feed), flat]) {
+    for (const tensor of [...Object.values(scratch), ...caches, ...Object.values(feed), logits, flat]) {
       device.free(tensor);
     }
   }
