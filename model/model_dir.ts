@@ -204,11 +204,12 @@ export async function publish(
   const staging = join(dir, STAGING);
   try {
     await makeDirectory(dir);
-    await finishPublish(dir);
+    // where this finishes a save that kept the old model, `dir` now holds that save, and DIR.old what must not be lost
+    const kept = await finishPublish(dir);
     await removeTree(staging);
     await Deno.mkdir(staging);
     await stage(staging);
-    if (keepOld) {
+    if (keepOld && !kept) {
       await Deno.writeFile(join(staging, KEEP_OLD), new Uint8Array(0));
       await removeModel(await oldModelPath(dir));
     }
@@ -227,19 +228,21 @@ export async function publish(
   }
 }
 
-/** Step 3 of a save, from wherever it stands; nothing when there is none to finish. */
-async function finishPublish(dir: string): Promise<void> {
+/** Step 3 of a save, from wherever it stands; nothing when there is none to finish. @returns whether the save kept the old model */
+async function finishPublish(dir: string): Promise<boolean> {
   const committed = join(dir, COMMITTED);
   const names = await ifThere(Array.fromAsync(Deno.readDir(committed), (entry) => entry.name));
-  if (!names) return;
+  if (!names) return false;
   await syncDirectory(dir);
-  if (names.includes(KEEP_OLD)) await moveToOld(dir, names);
+  const kept = names.includes(KEEP_OLD);
+  if (kept) await moveToOld(dir, names);
   for (const name of names) {
     if (name !== KEEP_OLD) await Deno.rename(join(committed, name), join(dir, name));
   }
   await syncDirectory(dir);
   await removeTree(committed);
   await syncDirectory(dir);
+  return kept;
 }
 
 /** What has a namesake still in `.saved` is the old model's. */

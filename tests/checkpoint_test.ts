@@ -217,6 +217,18 @@ Deno.test(
 );
 
 Deno.test(
+  "a save that could not be moved into place costs no old model when the next finishes it",
+  withModel(async (dir, metrics) => {
+    await saveCheckpoint(dir, await checkpointAt(1, metrics, OTHER_CONFIG));
+    const first = join(dir, ".saved");
+    await saveCheckpoint(first, await checkpointAt(2, metrics));
+    await Deno.writeTextFile(join(first, "keep-old"), "");
+    await saveCheckpoint(dir, await checkpointAt(3, metrics), { keepOld: true });
+    assert.deepEqual([await loadedStep(dir), await loadedStep(`${dir}.old`)], [3, 1]);
+  }),
+);
+
+Deno.test(
   "an inference model is replaced by a fresh run too",
   withModel(async (dir, metrics) => {
     await saveInferenceModel(dir, await checkpointAt(1, metrics, OTHER_CONFIG));
