@@ -77,7 +77,9 @@ export class TrainingRun {
   /** where a good state can be read back from; undefined = the initial one */
   #saved: string | undefined;
   /** a save that goes on while steps do */
-  #saving: Promise<RunEvent> | undefined;
+  #saving: Promise<void> | undefined;
+  /** how it ended, until that is told */
+  #saveEnded: RunEvent | undefined;
 
   /** @throws {MicrogptError} when the device's memory is short */
   constructor(options: RunOptions) {
@@ -135,10 +137,12 @@ export class TrainingRun {
       for await (const event of this.trainer.run(this.totalSteps, options)) {
         this.#record(event, log);
         yield event;
+        yield* this.#takeSaveEnded();
         if (event.type === "evaluation") evaluated = event.step;
         const complete = event.type === (evaluatesAt(event.step) ? "evaluation" : "step");
         if (complete && savesAt(event.step)) {
-          if (this.#saving) yield await this.#saving;
+          await this.#saving;
+          yield* this.#takeSaveEnded();
           this.#saving = this.#savePeriodic(await this.#checkpoint(log), keepOld);
         }
       }
@@ -150,8 +154,9 @@ export class TrainingRun {
           yield event;
         }
       }
-      if (this.#saving) yield await this.#saving;
-      yield await this.#save(await this.#checkpoint(log), keepOld && this.#saved === undefined);
+      await this.#saving;
+      yield* this.#takeSaveEnded();
+      yield await this.#save(await this.#checkpoint(log), keepOld);
     } finally {
       await this.#saving;
       await log.close();
@@ -223,16 +228,20 @@ export class TrainingRun {
   }
 
   /** A checkpoint on the way that cannot be saved costs no run: it is told, and the next one tries again. */
-  async #savePeriodic(checkpoint: Checkpoint, keepOld: boolean): Promise<RunEvent> {
+  async #savePeriodic(checkpoint: Checkpoint, keepOld: boolean): Promise<void> {
     try {
-      return await this.#save(checkpoint, keepOld);
+      this.#saveEnded = await this.#save(checkpoint, keepOld);
     } catch (error) {
       if (!(error instanceof MicrogptError)) throw error;
-      return {
-        type: "notice",
-        message: `warning: checkpoint of step ${checkpoint.trainState.step}: ${error.message}`,
-      };
+      const message = `warning: checkpoint of step ${checkpoint.trainState.step}: ${error.message}`;
+      this.#saveEnded = { type: "notice", message };
     }
+  }
+
+  *#takeSaveEnded(): Generator<RunEvent> {
+    const ended = this.#saveEnded;
+    this.#saveEnded = undefined;
+    if (ended) yield ended;
   }
 
   async #lastGood(): Promise<TrainingState> {
