@@ -40,8 +40,10 @@ struct Fusion<'a> {
 /// Multiplications and additions that are worth a thread's while, through the gemm crate and through `small`.
 const PART_FLOPS: usize = 600_000;
 const SMALL_PART_FLOPS: usize = 200_000;
-/// Elements of a part of the output: 512 KiB.
+/// Elements of a part of the output in rows: 512 KiB.
 const PART_ELEMENTS: usize = 128 * 1024;
+/// Columns of a part of the output in columns.
+const COLUMNS: usize = 128;
 
 /// A product: a [M, K], b [K, N], out [M, N], with element (i, k) of a at i · a_row + k · a_col and so on.
 pub struct Product<'a> {
@@ -105,15 +107,14 @@ fn parts_of(form: Form, small: bool, threads: usize, [m, n, k]: [usize; 3]) -> (
         let parts = if threads == 1 { 1 } else { fair(useful) };
         return if form == Form::TN { ([parts, 1], [unit, 1]) } else { ([1, parts], [1, unit]) };
     }
-    let useful = if threads == 1 { 1 } else { (flops / PART_FLOPS).max(1) };
-    let wanted =
-        (m * n).div_ceil(PART_ELEMENTS).max(threads).min(useful).next_multiple_of(threads.min(useful));
-    match form {
-        // Weight gradients: tall products with a small output, faster in narrow slabs of columns.
-        Form::TN if n >= 64 * wanted => ([1, wanted], [1, 16]),
-        _ if n > 4 * m => ([1, wanted], [1, 16]),
-        _ => ([wanted, 1], [6, 1]),
+    let useful = if threads == 1 { 1 } else { (flops / PART_FLOPS).clamp(1, 4 * threads) };
+    // The crate packs b for each part of the rows and a for each part of the columns. Measured: where an operand is
+    // transposed slabs of 128 columns are fastest, otherwise rows, as long as a part stays in the second cache.
+    if form != Form::NN && n >= COLUMNS * threads {
+        return ([1, fair(useful.min(n / COLUMNS))], [1, 16]);
     }
+    let wanted = (m * n).div_ceil(PART_ELEMENTS).max(threads).min(useful);
+    if n > 4 * m { ([1, fair(wanted)], [1, 16]) } else { ([fair(wanted), 1], [6, 1]) }
 }
 
 /// The whole kernel.
