@@ -60,23 +60,37 @@ export async function openDevice(options: DeviceOptions = {}, trial?: Trial): Pr
   }
 }
 
-/** The GPU where there is a real one and it is faster than the CPU at `trial`, else the CPU. */
+/** The GPU where there is a real one and it is faster than the CPU at `trial`, else the CPU; the other where one fails. */
 async function openFaster(options: DeviceOptions, trial: Trial | undefined): Promise<Device> {
   const gpuName = Deno.build.os === "darwin" ? "metal" : "webgpu";
   const names: DeviceName[] = options.dtype && options.dtype !== "f32" ? [gpuName] : [gpuName, "cpu"];
   const adapter = await navigator.gpu?.requestAdapter();
   if ((!adapter || adapter.info.isFallbackAdapter) && names.length > 1) names.shift();
   if (names.length === 1 || !trial) return await openDevice({ ...options, device: names[0]! });
-  const milliseconds: number[] = [];
+  const times: { device: DeviceName; milliseconds: number }[] = [];
+  const problems: MicrogptError[] = [];
   for (const device of names) {
-    const opened = await openDevice({ ...options, device });
-    milliseconds.push(await trial(opened));
-    opened.destroy();
+    try {
+      times.push({ device, milliseconds: await timed({ ...options, device }, trial) });
+    } catch (error) {
+      if (!(error instanceof MicrogptError)) throw error;
+      problems.push(error);
+    }
   }
-  return await openDevice({
-    ...options,
-    device: milliseconds[0]! < milliseconds[1]! ? names[0]! : names[1]!,
-  });
+  const fastest = times.sort((a, b) => a.milliseconds - b.milliseconds)[0];
+  if (!fastest) throw problems.at(-1);
+  const opened = await openDevice({ ...options, device: fastest.device });
+  opened.warnings.push(...problems.map(({ message }) => `--device auto had no choice: ${message}`));
+  return opened;
+}
+
+async function timed(options: DeviceOptions, trial: Trial): Promise<number> {
+  const device = await openDevice(options);
+  try {
+    return await trial(device);
+  } finally {
+    device.destroy();
+  }
 }
 
 /** Checked whatever the device: a run's threads are stored with it. */

@@ -24,7 +24,7 @@ export interface DeviceDiagnosis {
   name?: string;
   /** why it cannot be used: not there, or wrong numbers */
   problem?: string;
-  warnings?: readonly string[];
+  warnings?: string[];
   /** f32 speed of the product [2048, 256] · [1024, 256]ᵀ, as in a layer of chat-medium; 10⁹ operations a second */
   productGigaflops?: number;
 }

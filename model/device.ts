@@ -131,7 +131,7 @@ export interface Device extends Allocator {
   readonly name: string;
   readonly dtype: Dtype;
   /** What a person should know before computing on it. */
-  readonly warnings: readonly string[];
+  readonly warnings: string[];
   /** How many steps the host may queue before it reads metrics; 1 where a read costs nothing. */
   readonly stepsInFlight: number;
 
