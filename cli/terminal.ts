@@ -15,9 +15,27 @@ export function styled(style: "bold" | "dim" | "red" | "green" | "yellow" | "cya
   return isTerminal() && !Deno.noColor ? styleText(style, text, { validateStream: false }) : text;
 }
 
-/** Writes a line to stderr. */
+/** Nobody reads stderr any more (`2>&1 | head`, a terminal that was closed): a run is not lost for that. */
+let unread = false;
+
+/** Writes a line to stderr; once its reader has left, nothing. */
 export function say(line = ""): void {
-  writeAll(Deno.stderr, line + "\n");
+  writeErr(line + "\n");
+}
+
+function writeErr(text: string): void {
+  if (unread) return;
+  try {
+    writeAll(Deno.stderr, text);
+  } catch (error) {
+    if (!isGone(error)) throw error;
+    unread = true;
+  }
+}
+
+/** The pipe has no reader, or the terminal is gone. */
+function isGone(error: unknown): boolean {
+  return error instanceof Deno.errors.BrokenPipe || (error as { code?: string }).code === "EIO";
 }
 
 /** Writes a line to stdout. A reader who left (`microgpt generate | head -1`) ends the program quietly. */
@@ -30,7 +48,7 @@ export function writeOut(text: string): void {
   try {
     writeAll(Deno.stdout, text);
   } catch (error) {
-    if (error instanceof Deno.errors.BrokenPipe) Deno.exit(0);
+    if (isGone(error)) Deno.exit(0);
     throw error;
   }
 }
@@ -83,12 +101,12 @@ export class LiveLine {
     if (now - this.#last < 66) return;
     this.#last = now;
     this.#shown = true;
-    writeAll(Deno.stderr, `\r\x1b[K${text.slice(0, columns() - 1)}`);
+    writeErr(`\r\x1b[K${text.slice(0, columns() - 1)}`);
   }
 
   /** Removes it, so that ordinary lines can follow. */
   clear(): void {
-    if (this.#shown) writeAll(Deno.stderr, "\r\x1b[K");
+    if (this.#shown) writeErr("\r\x1b[K");
     this.#shown = false;
     this.#last = 0;
   }

@@ -119,7 +119,7 @@ function checkCount(flag: string, value: number | undefined): void {
   });
 }
 
-/** Calls `first` at the first Ctrl-C; the second ends the program at once. */
+/** Calls `first` at the first Ctrl-C, or when the terminal is closed; the second ends the program at once. */
 function onInterrupt(first: () => void): () => void {
   let seen = false;
   const listener = () => {
@@ -127,7 +127,10 @@ function onInterrupt(first: () => void): () => void {
     seen = true;
     first();
   };
-  const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
+  const signals: Deno.Signal[] = ["SIGINT"];
+  if (Deno.build.os !== "windows") signals.push("SIGTERM");
+  // without a terminal there is none to hang up: then nohup, which ignores the signal, keeps its word
+  if (Deno.build.os !== "windows" && (isTerminal() || Deno.stdout.isTerminal())) signals.push("SIGHUP");
   for (const signal of signals) Deno.addSignalListener(signal, listener);
   return () => signals.forEach((signal) => Deno.removeSignalListener(signal, listener));
 }

@@ -65,6 +65,21 @@ Deno.test({
 });
 
 Deno.test({
+  name: "train in a terminal that is closed ends with a checkpoint",
+  ignore,
+  fn: async () => {
+    await withDirectory(async (dir) => {
+      await Deno.writeTextFile(`${dir}/names.txt`, NAMES);
+      const train = ["train", "--input", "names.txt", "--output", "model", ...TINY, "--steps", "100000000"];
+      const { code } = await inTerminal(train, [{ wait: "tok/s" }, { hangUp: true }], { cwd: dir });
+      assert.equal(code, 130);
+      const { trainState } = await readCheckpoint(`${dir}/model`);
+      assert.ok(trainState.step > 0);
+    });
+  },
+});
+
+Deno.test({
   name: "generate in a terminal streams each sample on its line, as the pipe gets it",
   ignore,
   fn: async () => {

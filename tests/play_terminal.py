@@ -1,7 +1,7 @@
 """Runs a command in a pseudo-terminal and plays a script to it.
 
-usage: play_terminal.py COMMAND ARGUMENT...   with the script on standard input: a JSON list of {"wait": text} and {"send": text}.
-A wait reads until the text comes, after what the wait before it found. Prints JSON: the exit code, and what was read up to
+usage: play_terminal.py COMMAND ARGUMENT...   with the script on standard input: a JSON list of {"wait": text}, {"send": text}
+and, as the last one, {"hangUp": true}, which closes the terminal. A wait reads until the text comes, after what the wait before it found. Prints JSON: the exit code, and what was read up to
 each wait, then what was read until the end.
 """
 
@@ -43,6 +43,10 @@ def main():
         if "send" in step:
             os.write(terminal, step["send"].encode())
             continue
+        if "hangUp" in step:
+            os.close(terminal)
+            finish(pid, pieces)
+            return
         wanted = step["wait"].encode()
         deadline = time.monotonic() + SECONDS
         while wanted not in unread:
@@ -56,7 +60,11 @@ def main():
     deadline = time.monotonic() + SECONDS
     while (data := more(deadline)) is not None:
         unread += data
-    pieces.append(unread.decode(errors="replace"))
+    finish(pid, pieces + [unread.decode(errors="replace")])
+
+
+def finish(pid, pieces):
+    """Waits for the command's end, and prints how it went."""
     status = os.waitpid(pid, 0)[1]
     print(json.dumps({"code": os.waitstatus_to_exitcode(status), "pieces": pieces}))
 

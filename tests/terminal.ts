@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { programArgs } from "./program.ts";
 
-/** What to do next: type something, or read until a text comes. */
-export type Step = { send: string } | { wait: string };
+/** What to do next: type something, read until a text comes, or, at last, close the terminal. */
+export type Step = { send: string } | { wait: string } | { hangUp: true };
 
 /** Keys as a terminal sends them. */
 export const KEY = {
