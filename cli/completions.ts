@@ -28,11 +28,13 @@ function flagsOf(command: Command): Flag[] {
   return [...command.flags, HELP];
 }
 
+/** No mapfile: macOS has bash 3.2. One completion a line, so that names with spaces stay whole. */
 function bash(commands: Command[]): string[] {
+  const reply = (source: string) => `COMPREPLY=( $(IFS=' '; compgen ${source} -- "$word") )`;
   const values = (flag: Flag): string => {
-    if (flag.choices) return `mapfile -t COMPREPLY < <(compgen -W '${flag.choices.join(" ")}' -- "$word")`;
-    if (flag.value === "dir") return `mapfile -t COMPREPLY < <(compgen -d -- "$word")`;
-    return flag.value === "file" ? `mapfile -t COMPREPLY < <(compgen -f -- "$word")` : ":";
+    if (flag.choices) return reply(`-W '${flag.choices.join(" ")}'`);
+    if (flag.value === "dir") return reply("-d");
+    return flag.value === "file" ? reply("-f") : ":";
   };
   const perCommand = commands.flatMap((command) => {
     const words = [...command.argument?.choices ?? [], ...flagsOf(command).map(({ name }) => name)];
@@ -42,7 +44,7 @@ function bash(commands: Command[]): string[] {
       ...command.flags.filter(({ value }) => value)
         .map((flag) => `        ${flag.name}) ${values(flag)}; return ;;`),
       `      esac`,
-      `      mapfile -t COMPREPLY < <(compgen -W '${words.join(" ")}' -- "$word")`,
+      `      ${reply(`-W '${words.join(" ")}'`)}`,
       `      ;;`,
     ];
   });
@@ -51,9 +53,10 @@ function bash(commands: Command[]): string[] {
     "# bash completion for microgpt",
     "_microgpt() {",
     `  local word="\${COMP_WORDS[COMP_CWORD]}" previous="\${COMP_WORDS[COMP_CWORD-1]}"`,
+    "  local IFS=$'\\n'",
     "  COMPREPLY=()",
     `  if [ "$COMP_CWORD" -eq 1 ]; then`,
-    `    mapfile -t COMPREPLY < <(compgen -W '${names.join(" ")}' -- "$word")`,
+    `    ${reply(`-W '${names.join(" ")}'`)}`,
     "    return",
     "  fi",
     `  case "\${COMP_WORDS[1]}" in`,
