@@ -4,7 +4,8 @@
  *
  *   deno task chat-model --input oasst2_en.jsonl --output default-chat-model
  *
- * The training checkpoint stays in OUTPUT.training; run again after an interruption, it goes on from there.
+ * The training checkpoint stays in OUTPUT.training; run again after an interruption, it goes on from there, and after the
+ * last step it only exports.
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -12,7 +13,7 @@ import { exportModel } from "../export.ts";
 import { holdsCheckpoint, readCheckpoint } from "../model/checkpoint.ts";
 import { MicrogptError } from "../model/errors.ts";
 import type { PresetName, Settings } from "../model/presets.ts";
-import { prepareRun, type TrainOptions } from "../train.ts";
+import { type PreparedRun, prepareRun, type TrainOptions } from "../train.ts";
 
 /** What the model card says of the data. */
 export interface DataSource {
@@ -46,7 +47,7 @@ export interface ChatModelOptions extends Pick<TrainOptions, "device" | "threads
 /** How a run ended. */
 interface Outcome {
   settings: Settings;
-  preset: PresetName;
+  preset: string;
   parameters: number;
   trainingDocuments: number;
   validationDocuments: number;
@@ -71,45 +72,58 @@ export async function makeChatModel(options: ChatModelOptions): Promise<void> {
 async function trainOn(work: string, options: ChatModelOptions): Promise<Outcome> {
   const { input, preset = "chat-small", settings = {}, onProgress, device, threads } = options;
   const where = { ...(device ? { device } : {}), ...(threads ? { threads } : {}) };
-  const begun = await holdsCheckpoint(work);
-  if (begun && (await readCheckpoint(work)).trainState.final) {
-    throw new MicrogptError(`${work} holds a finished run`, { hint: "remove it to train anew" });
-  }
+  const begun = await holdsCheckpoint(work) ? (await readCheckpoint(work)).trainState : undefined;
   const prepared = await prepareRun({
     input,
     output: work,
-    ...(begun ? { resume: work } : { chat: true, preset, skipLong: true, checkpointEvery: 500, ...settings }),
+    checkpointEvery: 500,
+    ...(begun ? { resume: work } : { chat: true, preset, skipLong: true, ...settings }),
     ...where,
   });
-  const { run } = prepared;
-  prepared.notices.forEach((notice) => onProgress?.(notice));
+  try {
+    if (!begun?.final) await runToEnd(prepared, onProgress);
+  } finally {
+    prepared.run.close();
+  }
+  const { trainState } = await readCheckpoint(work);
+  return {
+    settings: prepared.settings,
+    preset: trainState.preset ?? preset,
+    parameters: prepared.parameters,
+    trainingDocuments: prepared.trainingDocuments,
+    validationDocuments: prepared.validationDocuments,
+    steps: trainState.step,
+    device: `${trainState.device}, ${trainState.dtype}`,
+    ...await losses(work),
+  };
+}
+
+async function runToEnd(
+  { run, notices }: PreparedRun,
+  onProgress: ChatModelOptions["onProgress"],
+): Promise<void> {
+  notices.forEach((notice) => onProgress?.(notice));
+  for await (const event of run.events()) {
+    if (event.type === "evaluation") {
+      onProgress?.(`step ${event.step} / ${run.totalSteps}: held out ${event.loss.toFixed(4)}`);
+    }
+    if (event.type === "notice") onProgress?.(event.message);
+  }
+}
+
+/** What the run logged: its training loss, smoothed over about 50 steps, and its last evaluation. */
+async function losses(work: string): Promise<Pick<Outcome, "trainingLoss" | "validation">> {
+  const log = await Deno.readTextFile(join(work, "metrics.jsonl"));
   let trainingLoss = NaN;
   let validation: Outcome["validation"];
-  try {
-    for await (const event of run.events()) {
-      if (event.type === "step" && Number.isFinite(event.loss)) {
-        trainingLoss = Number.isNaN(trainingLoss) ? event.loss : 0.98 * trainingLoss + 0.02 * event.loss;
-      }
-      if (event.type === "evaluation") {
-        validation = event;
-        onProgress?.(`step ${event.step} / ${run.totalSteps}: held out ${event.loss.toFixed(4)}`);
-      }
-      if (event.type === "notice") onProgress?.(event.message);
+  for (const line of log.trimEnd().split("\n")) {
+    const { loss, val_loss, val_bits_per_byte } = JSON.parse(line);
+    if (Number.isFinite(loss)) {
+      trainingLoss = Number.isNaN(trainingLoss) ? loss : 0.98 * trainingLoss + 0.02 * loss;
     }
-    return {
-      settings: prepared.settings,
-      preset,
-      parameters: prepared.parameters,
-      trainingDocuments: prepared.trainingDocuments,
-      validationDocuments: prepared.validationDocuments,
-      steps: run.trainer.step,
-      device: `${prepared.device.name}, ${prepared.device.dtype}`,
-      trainingLoss,
-      ...(validation ? { validation } : {}),
-    };
-  } finally {
-    run.close();
+    if (Number.isFinite(val_loss)) validation = { loss: val_loss, bitsPerByte: val_bits_per_byte };
   }
+  return { trainingLoss, ...(validation ? { validation } : {}) };
 }
 
 /** The card, in Markdown with the header that model hubs read. */

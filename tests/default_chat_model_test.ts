@@ -44,6 +44,15 @@ Deno.test("the default chat model is made from conversations, with its card", as
 
     using model = await loadModel(output, { device: "reference" });
     assert.ok(model.chat);
-    await assert.rejects(makeChatModel({ input, output, settings: SETTINGS }), /holds a finished run/);
+
+    const again = `${directory}/again`;
+    await Deno.rename(`${output}.training`, `${again}.training`);
+    await makeChatModel({
+      input,
+      output: again,
+      source,
+      onProgress: () => assert.fail("it was trained already"),
+    });
+    assert.equal(await Deno.readTextFile(`${again}/README.md`), card);
   });
 });
