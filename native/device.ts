@@ -161,18 +161,10 @@ export class CpuDevice implements Device {
       throw new RangeError("more tokens or documents than the batch has room for");
     }
     const { handle } = batch as CpuBatch;
-    check(
-      this.#native.mg_cpu_load_batch(
-        this.#device,
-        handle,
-        tokens,
-        tokens.length,
-        targets,
-        targets.length,
-        starts,
-        starts.length,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_load_batch(
+      this.#device, handle, tokens, tokens.length, targets, targets.length, starts, starts.length,
+    ));
     batch.tokenCount = tokens.length;
   }
 
@@ -187,22 +179,11 @@ export class CpuDevice implements Device {
     sameShape(x, batch.tokenCount, wte.cols);
     sameShape(wpe, wpe.rows, wte.cols);
     const [o, t, p] = [x, wte, wpe] as [CpuTensor, CpuTensor, CpuTensor];
-    check(
-      this.#native.mg_cpu_embed(
-        this.#device,
-        o.handle,
-        o.offset,
-        (batch as CpuBatch).handle,
-        t.handle,
-        t.offset,
-        p.handle,
-        p.offset,
-        o.rows,
-        o.cols,
-        t.rows,
-        p.rows,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_embed(
+      this.#device, o.handle, o.offset, (batch as CpuBatch).handle, t.handle, t.offset, p.handle, p.offset,
+      o.rows, o.cols, t.rows, p.rows,
+    ));
   }
 
   embedBackward(dWte: Tensor, dWpe: Tensor, dx: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void {
@@ -211,26 +192,11 @@ export class CpuDevice implements Device {
     sameShape(dWte, wte.rows, wte.cols);
     sameShape(dWpe, wpe.rows, wpe.cols);
     const [dt, dp, y, t, p] = [dWte, dWpe, dx, wte, wpe] as CpuTensor[] as FiveTensors;
-    check(
-      this.#native.mg_cpu_embed_backward(
-        this.#device,
-        dt.handle,
-        dt.offset,
-        dp.handle,
-        dp.offset,
-        y.handle,
-        y.offset,
-        (batch as CpuBatch).handle,
-        t.handle,
-        t.offset,
-        p.handle,
-        p.offset,
-        y.rows,
-        y.cols,
-        t.rows,
-        p.rows,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_embed_backward(
+      this.#device, dt.handle, dt.offset, dp.handle, dp.offset, y.handle, y.offset,
+      (batch as CpuBatch).handle, t.handle, t.offset, p.handle, p.offset, y.rows, y.cols, t.rows, p.rows,
+    ));
   }
 
   rmsNorm(out: Tensor, x: Tensor): void {
@@ -243,19 +209,10 @@ export class CpuDevice implements Device {
     sameShape(dx, x.rows, x.cols);
     sameShape(dy, x.rows, x.cols);
     const [o, y, i] = [dx as CpuTensor, dy as CpuTensor, x as CpuTensor];
-    check(
-      this.#native.mg_cpu_rms_norm_backward(
-        this.#device,
-        o.handle,
-        o.offset,
-        y.handle,
-        y.offset,
-        i.handle,
-        i.offset,
-        i.rows,
-        i.cols,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_rms_norm_backward(
+      this.#device, o.handle, o.offset, y.handle, y.offset, i.handle, i.offset, i.rows, i.cols,
+    ));
   }
 
   matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion: MatmulFusion = {}): void {
@@ -272,26 +229,11 @@ export class CpuDevice implements Device {
       ? ADD_OUT
       : ADD_MATRIX;
     const flags = adds | (relu ? RELU : 0) | (fusion.reluMask === undefined ? 0 : MASK);
-    check(
-      this.#native.mg_cpu_matmul(
-        this.#device,
-        o.handle,
-        o.offset,
-        l.handle,
-        l.offset,
-        r.handle,
-        r.offset,
-        s.handle,
-        s.offset,
-        m.handle,
-        m.offset,
-        FORMS[form],
-        flags,
-        o.rows,
-        o.cols,
-        K,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_matmul(
+      this.#device, o.handle, o.offset, l.handle, l.offset, r.handle, r.offset, s.handle, s.offset,
+      m.handle, m.offset, FORMS[form], flags, o.rows, o.cols, K,
+    ));
   }
 
   attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void {
@@ -299,21 +241,11 @@ export class CpuDevice implements Device {
     sameShape(lse, out.rows, nHead);
     sameShape(qkv, out.rows, 3 * out.cols);
     const [o, l, x] = [out as CpuTensor, lse as CpuTensor, qkv as CpuTensor];
-    check(
-      this.#native.mg_cpu_attention(
-        this.#device,
-        o.handle,
-        o.offset,
-        l.handle,
-        l.offset,
-        x.handle,
-        x.offset,
-        (batch as CpuBatch).handle,
-        o.rows,
-        o.cols,
-        nHead,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_attention(
+      this.#device, o.handle, o.offset, l.handle, l.offset, x.handle, x.offset, (batch as CpuBatch).handle,
+      o.rows, o.cols, nHead,
+    ));
   }
 
   attentionBackward(
@@ -331,25 +263,11 @@ export class CpuDevice implements Device {
     sameShape(qkv, out.rows, 3 * out.cols);
     sameShape(dQkv, out.rows, 3 * out.cols);
     const [dx, dy, y, l, x] = [dQkv, dOut, out, lse, qkv] as CpuTensor[] as FiveTensors;
-    check(
-      this.#native.mg_cpu_attention_backward(
-        this.#device,
-        dx.handle,
-        dx.offset,
-        dy.handle,
-        dy.offset,
-        y.handle,
-        y.offset,
-        l.handle,
-        l.offset,
-        x.handle,
-        x.offset,
-        (batch as CpuBatch).handle,
-        y.rows,
-        y.cols,
-        nHead,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_attention_backward(
+      this.#device, dx.handle, dx.offset, dy.handle, dy.offset, y.handle, y.offset, l.handle, l.offset,
+      x.handle, x.offset, (batch as CpuBatch).handle, y.rows, y.cols, nHead,
+    ));
   }
 
   crossEntropy(
@@ -363,54 +281,28 @@ export class CpuDevice implements Device {
     if (firstRow + logits.rows > losses.rows * losses.cols) throw new RangeError("more logits than losses");
     sameShape(control, 1, 4);
     const [x, l, c] = [logits as CpuTensor, losses as CpuTensor, control as CpuTensor];
-    check(
-      this.#native.mg_cpu_cross_entropy(
-        this.#device,
-        x.handle,
-        x.offset,
-        l.handle,
-        l.offset,
-        c.handle,
-        c.offset,
-        (batch as CpuBatch).handle,
-        firstRow,
-        x.rows,
-        x.cols,
-        scale,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_cross_entropy(
+      this.#device, x.handle, x.offset, l.handle, l.offset, c.handle, c.offset, (batch as CpuBatch).handle,
+      firstRow, x.rows, x.cols, scale,
+    ));
   }
 
   sumLoss(metrics: Tensor, slot: number, losses: Tensor, accumulate: boolean): void {
     const [m, l] = [metrics as CpuTensor, losses as CpuTensor];
-    check(
-      this.#native.mg_cpu_sum_loss(
-        this.#device,
-        m.handle,
-        metricsRow(m, slot),
-        l.handle,
-        l.offset,
-        l.rows * l.cols,
-        accumulate ? 1 : 0,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_sum_loss(
+      this.#device, m.handle, metricsRow(m, slot), l.handle, l.offset, l.rows * l.cols, accumulate ? 1 : 0,
+    ));
   }
 
   gradNorm(metrics: Tensor, slot: number, gradients: Tensor, control: Tensor): void {
     sameShape(control, 1, 4);
     const [m, g, c] = [metrics as CpuTensor, gradients as CpuTensor, control as CpuTensor];
-    check(
-      this.#native.mg_cpu_grad_norm(
-        this.#device,
-        m.handle,
-        metricsRow(m, slot),
-        g.handle,
-        g.offset,
-        g.rows * g.cols,
-        c.handle,
-        c.offset,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_grad_norm(
+      this.#device, m.handle, metricsRow(m, slot), g.handle, g.offset, g.rows * g.cols, c.handle, c.offset,
+    ));
   }
 
   adam(state: AdamState, metrics: Tensor, slot: number, hyper: AdamHyper): void {
@@ -424,30 +316,13 @@ export class CpuDevice implements Device {
       state.v,
       state.control,
     ] as CpuTensor[] as FiveTensors;
-    check(
-      this.#native.mg_cpu_adam(
-        this.#device,
-        p.handle,
-        p.offset,
-        m.handle,
-        m.offset,
-        v.handle,
-        v.offset,
-        g.handle,
-        g.offset,
-        p.rows * p.cols,
-        c.handle,
-        c.offset,
-        (metrics as CpuTensor).handle,
-        metricsRow(metrics as CpuTensor, slot),
-        hyper.learningRate,
-        hyper.beta1,
-        hyper.beta2,
-        hyper.epsilon,
-        hyper.weightDecay,
-        hyper.gradClip,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_adam(
+      this.#device, p.handle, p.offset, m.handle, m.offset, v.handle, v.offset, g.handle, g.offset,
+      p.rows * p.cols, c.handle, c.offset, (metrics as CpuTensor).handle, metricsRow(metrics as CpuTensor,
+      slot), hyper.learningRate, hyper.beta1, hyper.beta2, hyper.epsilon, hyper.weightDecay,
+      hyper.gradClip,
+    ));
   }
 
   embedRows(x: Tensor, rows: DecodeRows, wte: Tensor, wpe: Tensor): void {
@@ -455,25 +330,11 @@ export class CpuDevice implements Device {
     sameShape(rows.positions, x.rows, 1);
     sameShape(wpe, wpe.rows, wte.cols);
     const [o, i, s, t, p] = [x, rows.tokens, rows.positions, wte, wpe] as CpuTensor[] as FiveTensors;
-    check(
-      this.#native.mg_cpu_embed_rows(
-        this.#device,
-        o.handle,
-        o.offset,
-        i.handle,
-        i.offset,
-        s.handle,
-        s.offset,
-        t.handle,
-        t.offset,
-        p.handle,
-        p.offset,
-        o.rows,
-        o.cols,
-        t.rows,
-        p.rows,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_embed_rows(
+      this.#device, o.handle, o.offset, i.handle, i.offset, s.handle, s.offset, t.handle, t.offset,
+      p.handle, p.offset, o.rows, o.cols, t.rows, p.rows,
+    ));
   }
 
   attentionCached(
@@ -489,26 +350,11 @@ export class CpuDevice implements Device {
     sameShape(rows.positions, out.rows, 1);
     sameShape(rows.sequences, out.rows, 1);
     const [o, x, c, p, s] = [out, qkv, cache, rows.positions, rows.sequences] as CpuTensor[] as FiveTensors;
-    check(
-      this.#native.mg_cpu_attention_cached(
-        this.#device,
-        o.handle,
-        o.offset,
-        x.handle,
-        x.offset,
-        c.handle,
-        c.offset,
-        p.handle,
-        p.offset,
-        s.handle,
-        s.offset,
-        o.rows,
-        o.cols,
-        c.rows,
-        blockSize,
-        nHead,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_attention_cached(
+      this.#device, o.handle, o.offset, x.handle, x.offset, c.handle, c.offset, p.handle, p.offset,
+      s.handle, s.offset, o.rows, o.cols, c.rows, blockSize, nHead,
+    ));
   }
 
   sample(
@@ -528,31 +374,12 @@ export class CpuDevice implements Device {
     const [t, p, s, x] = [rows.tokens, rows.positions, rows.sequences, logits] as CpuTensor[] as FiveTensors;
     const [o, u] = [output as CpuTensor, seeds as CpuTensor];
     const suppressed = Uint32Array.from(sampling.suppressed);
-    check(
-      this.#native.mg_cpu_sample(
-        this.#device,
-        t.handle,
-        t.offset,
-        p.handle,
-        p.offset,
-        s.handle,
-        s.offset,
-        x.handle,
-        x.offset,
-        o.handle,
-        o.offset + step * o.cols,
-        u.handle,
-        u.offset,
-        x.rows,
-        x.cols,
-        u.rows,
-        sampling.temperature,
-        sampling.topK,
-        sampling.topP,
-        suppressed,
-        suppressed.length,
-      ),
-    );
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_sample(
+      this.#device, t.handle, t.offset, p.handle, p.offset, s.handle, s.offset, x.handle, x.offset,
+      o.handle, o.offset + step * o.cols, u.handle, u.offset, x.rows, x.cols, u.rows, sampling.temperature,
+      sampling.topK, sampling.topP, suppressed, suppressed.length,
+    ));
   }
 }
 

@@ -158,9 +158,5 @@ pub unsafe extern "C" fn mg_cpu_read(device: u32, tensor: u32, offset: f64, data
 /// Sets `len` elements to zero.
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_zero(device: u32, tensor: u32, offset: f64, len: f64) -> i32 {
-    with_device(device, |d| {
-        let ([tensor], []) = d.tensors.operands([Span { handle: tensor, offset, len: len as usize }], [])?;
-        crate::kernels::zero(&mut d.pool, tensor);
-        Ok(())
-    })
+    with_device(device, |d| d.tensors.zero(&mut d.pool, Span { handle: tensor, offset, len: len as usize }))
 }

@@ -12,6 +12,7 @@ pub mod status;
 pub mod tensors;
 pub mod threads;
 pub mod tokenizer;
+pub mod zeros;
 
 /// Version of the set of exports; `native/library.ts` refuses a library with another one.
 pub const ABI_VERSION: u32 = 1;

@@ -1,6 +1,9 @@
 //! The memory of a device: matrices of 32-bit elements, known to the caller by number.
 
+use crate::pool::Pool;
+use crate::zeros::Zeros;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// Tensors start at a cache line, and no two share one.
@@ -12,6 +15,7 @@ struct Buffer {
     layout: Layout,
     data: NonNull<u32>,
     len: usize,
+    zeros: Zeros,
 }
 
 // SAFETY: a Buffer owns its memory; `Tensors` hands it out under Rust's borrowing rules.
@@ -27,7 +31,7 @@ impl Buffer {
         let skip = allocation.align_offset(ALIGNMENT);
         // SAFETY: skip < ALIGNMENT, and that much was added to the layout.
         let data = unsafe { allocation.add(skip) }.cast();
-        Some(Buffer { allocation, layout, data, len })
+        Some(Buffer { allocation, layout, data, len, zeros: Zeros::default() })
     }
 }
 
@@ -66,7 +70,8 @@ impl Tensors {
         slot.and_then(Option::take).map(drop).ok_or_else(|| format!("there is no tensor {handle} to free"))
     }
 
-    fn locate(&self, span: Span) -> Result<NonNull<u32>, String> {
+    /// The elements that a span names, and the first of them.
+    fn locate(&self, span: Span) -> Result<(Range<usize>, NonNull<u32>), String> {
         let buffer = self.buffers.get(span.handle as usize).and_then(Option::as_ref);
         let buffer = buffer.ok_or_else(|| format!("there is no tensor {}", span.handle))?;
         let offset = as_index(span.offset).filter(|&offset| offset.saturating_add(span.len) <= buffer.len);
@@ -74,7 +79,47 @@ impl Tensors {
             format!("{} elements from {} of a tensor of {}", span.len, span.offset, buffer.len)
         })?;
         // SAFETY: within the buffer.
-        Ok(unsafe { buffer.data.add(offset) })
+        Ok((offset..offset + span.len, unsafe { buffer.data.add(offset) }))
+    }
+
+    fn zeros_of(&mut self, handle: u32) -> Option<&mut Zeros> {
+        self.buffers.get_mut(handle as usize)?.as_mut().map(|buffer| &mut buffer.zeros)
+    }
+
+    /// Sets everything to zero.
+    pub fn zero(&mut self, pool: &mut Pool, span: Span) -> Result<(), String> {
+        let (range, _) = self.locate(span)?;
+        let touched = self.zeros_of(span.handle).and_then(|zeros| zeros.take_touched(&range));
+        let ([values], []) = self.scattered_operands([span], [])?;
+        match touched {
+            Some(parts) => {
+                parts
+                    .into_iter()
+                    .for_each(|part| values[part.start - range.start..part.end - range.start].fill(0.0));
+            }
+            None => {
+                crate::kernels::zero(pool, values);
+                self.zeros_of(span.handle).into_iter().for_each(|zeros| zeros.remember(&range));
+            }
+        }
+        Ok(())
+    }
+
+    /// The parts of a span that are known to be zero, in order, counted from its start.
+    pub fn zeros_within(&mut self, span: Span) -> Result<Vec<Range<usize>>, String> {
+        let (range, _) = self.locate(span)?;
+        Ok(self.zeros_of(span.handle).map_or_else(Vec::new, |zeros| zeros.within(&range)))
+    }
+
+    /// Says that some rows of `span` were written, and nothing else of it: see `scattered_operands`.
+    pub fn touch_rows(&mut self, span: Span, rows: &[u32], cols: usize) -> Result<(), String> {
+        let (range, _) = self.locate(span)?;
+        if let Some(zeros) = self.zeros_of(span.handle) {
+            for row in rows.iter().map(|&row| range.start + row as usize * cols) {
+                zeros.touch(&(row..row + cols));
+            }
+        }
+        Ok(())
     }
 
     /// The operands of a kernel: those it writes, which must overlap no other, and those it only reads.
@@ -84,10 +129,24 @@ impl Tensors {
         writes: [Span; W],
         reads: [Span; R],
     ) -> Result<([&mut [f32]; W], [&[f32]; R]), String> {
+        for span in writes {
+            let (range, _) = self.locate(span)?;
+            self.zeros_of(span.handle).into_iter().for_each(|zeros| zeros.forget(&range));
+        }
+        self.scattered_operands(writes, reads)
+    }
+
+    /// The same for a kernel that writes few rows, and names them by `touch_rows` before anybody asks for zeros.
+    #[allow(clippy::type_complexity)]
+    pub fn scattered_operands<const W: usize, const R: usize>(
+        &mut self,
+        writes: [Span; W],
+        reads: [Span; R],
+    ) -> Result<([&mut [f32]; W], [&[f32]; R]), String> {
         let mut w = [NonNull::dangling(); W];
         let mut r = [NonNull::dangling(); R];
         for (start, span) in w.iter_mut().zip(writes).chain(r.iter_mut().zip(reads)) {
-            *start = self.locate(span)?;
+            *start = self.locate(span)?.1;
         }
         let range = |start: NonNull<u32>, span: Span| (start.addr().get(), start.addr().get() + 4 * span.len);
         for i in 0..W {

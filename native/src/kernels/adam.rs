@@ -9,6 +9,7 @@ use super::simd::{Simd, dispatched, dot, load, store};
 use super::{GRAIN, chunks_for, span};
 use crate::device::with_device;
 use crate::pool::Pool;
+use std::ops::Range;
 
 /// Elements of a block of a sum.
 const BLOCK: usize = 4096;
@@ -19,17 +20,22 @@ fn squares<S: Simd>(simd: S, values: &[f32]) -> f32 {
 }
 dispatched!(squares(values: &[f32]) -> f32);
 
-/// Σ g²
-fn sum_of_squares(pool: &mut Pool, gradients: &[f32]) -> f64 {
+/// Σ g², where `zeros` are parts known to be zero, in order.
+fn sum_of_squares(pool: &mut Pool, gradients: &[f32], zeros: &[Range<usize>]) -> f64 {
     let blocks = gradients.len().div_ceil(BLOCK);
     let mut sums = vec![0f32; blocks];
     let chunks = chunks_for(pool, gradients.len(), 2 * GRAIN);
     let shared = Shared::new(&mut sums);
     pool.run(chunks, |i| {
         for block in part_of(blocks, 1, chunks, i) {
-            let values = &gradients[block * BLOCK..((block + 1) * BLOCK).min(gradients.len())];
+            let range = block * BLOCK..((block + 1) * BLOCK).min(gradients.len());
+            let after = zeros.partition_point(|zero| zero.start <= range.start);
+            if after > 0 && zeros[after - 1].end >= range.end {
+                continue;
+            }
+            let sum = squares::dispatch(&gradients[range]);
             // SAFETY: blocks of different chunks differ.
-            unsafe { shared.part(block..block + 1)[0] = squares::dispatch(values) };
+            unsafe { shared.part(block..block + 1)[0] = sum };
         }
     });
     sums.iter().map(|&sum| f64::from(sum)).sum()
@@ -67,16 +73,19 @@ fn adam_vector<S: Simd>(simd: S, [p, m, v, g]: [S::f32s; 4], u: &Update) -> [S::
     [simd.sub_f32s(p, step), m, v]
 }
 
+/// A part of all arrays; `g` is None where it is zero.
 #[inline(always)]
-fn adam_part<S: Simd>(simd: S, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], u: &Update) {
+fn adam_part<S: Simd>(simd: S, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: Option<&[f32]>, u: &Update) {
     let n = p.len();
-    assert!(m.len() == n && v.len() == n && g.len() == n);
+    assert!(m.len() == n && v.len() == n && g.is_none_or(|g| g.len() == n));
+    let zero = simd.splat_f32s(0.0);
     let mut i = 0;
     while i + S::F32_LANES <= n {
         // SAFETY: a vector that ends at n or before.
         unsafe {
             let (at_p, at_m, at_v) = (p.as_mut_ptr().add(i), m.as_mut_ptr().add(i), v.as_mut_ptr().add(i));
-            let old = [load(simd, at_p), load(simd, at_m), load(simd, at_v), load(simd, g.as_ptr().add(i))];
+            let g = if let Some(g) = g { load(simd, g.as_ptr().add(i)) } else { zero };
+            let old = [load(simd, at_p), load(simd, at_m), load(simd, at_v), g];
             let [new_p, new_m, new_v] = adam_vector(simd, old, u);
             store(simd, at_p, new_p);
             store(simd, at_m, new_m);
@@ -85,12 +94,12 @@ fn adam_part<S: Simd>(simd: S, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &
         i += S::F32_LANES;
     }
     if i < n {
-        let (p, m, v, g) = (&mut p[i..], &mut m[i..], &mut v[i..], &g[i..]);
+        let (p, m, v) = (&mut p[i..], &mut m[i..], &mut v[i..]);
         let old = [
             simd.partial_load_f32s(p),
             simd.partial_load_f32s(m),
             simd.partial_load_f32s(v),
-            simd.partial_load_f32s(g),
+            if let Some(g) = g { simd.partial_load_f32s(&g[i..]) } else { zero },
         ];
         let [new_p, new_m, new_v] = adam_vector(simd, old, u);
         simd.partial_store_f32s(p, new_p);
@@ -98,19 +107,30 @@ fn adam_part<S: Simd>(simd: S, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &
         simd.partial_store_f32s(v, new_v);
     }
 }
-dispatched!(adam_part(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], u: &Update));
+dispatched!(adam_part(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: Option<&[f32]>, u: &Update));
 
-/// The whole update.
-fn adam(pool: &mut Pool, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], update: Update) {
+/// The whole update, where `zeros` are parts of g known to be zero, in order.
+fn adam(pool: &mut Pool, [p, m, v]: [&mut [f32]; 3], g: &[f32], zeros: &[Range<usize>], update: Update) {
     let n = p.len();
     let chunks = chunks_for(pool, n, GRAIN / 2);
     let (p, m, v) = (Shared::new(p), Shared::new(m), Shared::new(v));
     pool.run(chunks, |i| {
         let part = part_of(n, 64, chunks, i);
-        // SAFETY: parts of different chunks do not overlap.
-        let (p, m, v) = unsafe { (p.part(part.clone()), m.part(part.clone()), v.part(part.clone())) };
-        let g = &g[part];
-        adam_part::dispatch(p, m, v, g, &update);
+        let go = |range: Range<usize>, is_zero: bool| {
+            // SAFETY: parts of different chunks do not overlap.
+            let (p, m, v) = unsafe { (p.part(range.clone()), m.part(range.clone()), v.part(range.clone())) };
+            adam_part::dispatch(p, m, v, if is_zero { None } else { Some(&g[range]) }, &update);
+        };
+        let mut at = part.start;
+        for zero in zeros {
+            let zero = zero.start.clamp(at, part.end)..zero.end.clamp(at, part.end);
+            if !zero.is_empty() {
+                go(at..zero.start, false);
+                at = zero.end;
+                go(zero, true);
+            }
+        }
+        go(at..part.end, false);
     });
 }
 
@@ -154,11 +174,12 @@ pub extern "C" fn mg_cpu_grad_norm(
     control_at: f64,
 ) -> i32 {
     with_device(device, |d| {
-        let ([metrics], [gradients, control]) = d.tensors.operands(
-            [span(metrics, metrics_at, 1, 4)],
-            [flat(gradients, gradients_at, len), span(control, control_at, 1, 4)],
-        )?;
-        let norm = sum_of_squares(&mut d.pool, gradients).sqrt() / f64::from(control[LOSS_SCALE]);
+        let gradients = flat(gradients, gradients_at, len);
+        let zeros = d.tensors.zeros_within(gradients)?;
+        let ([metrics], [gradients, control]) = d
+            .tensors
+            .operands([span(metrics, metrics_at, 1, 4)], [gradients, span(control, control_at, 1, 4)])?;
+        let norm = sum_of_squares(&mut d.pool, gradients, &zeros).sqrt() / f64::from(control[LOSS_SCALE]);
         metrics[NORM] = norm as f32;
         Ok(())
     })
@@ -193,6 +214,8 @@ pub extern "C" fn mg_cpu_adam(
     grad_clip: f64,
 ) -> i32 {
     with_device(device, |d| {
+        let gradients = flat(gradients, gradients_at, len);
+        let zeros = d.tensors.zeros_within(gradients)?;
         let ([p, m, v, control, metrics], [g]) = d.tensors.operands(
             [
                 flat(params, params_at, len),
@@ -201,7 +224,7 @@ pub extern "C" fn mg_cpu_adam(
                 span(control, control_at, 1, 4),
                 span(metrics, metrics_at, 1, 4),
             ],
-            [flat(gradients, gradients_at, len)],
+            [gradients],
         )?;
         let applied = metrics[LOSS].is_finite() && metrics[NORM].is_finite();
         metrics[APPLIED] = f32::from(applied);
@@ -222,7 +245,7 @@ pub extern "C" fn mg_cpu_adam(
             epsilon: epsilon as f32,
             decay: (learning_rate * weight_decay) as f32,
         };
-        adam(&mut d.pool, p, m, v, g, update);
+        adam(&mut d.pool, [p, m, v], g, &zeros, update);
         Ok(())
     })
 }
@@ -235,14 +258,26 @@ mod tests {
         (0..len).map(|i| ((i + salt) * 7919 % 1009) as f32 / 300.0 - 1.7).collect()
     }
 
+    const EXAMPLE: Update = Update {
+        gradient: 0.5,
+        beta1: 0.85,
+        rest1: 0.15,
+        beta2: 0.99,
+        rest2: 0.01,
+        rate: 0.02,
+        root: 3.0,
+        epsilon: 1e-8,
+        decay: 0.001,
+    };
+
     #[test]
     fn sums_do_not_depend_on_the_threads() {
         for len in [0, 1, 97, 4096, 100_001] {
             let g = noise(len, 3);
             let expected: f64 = g.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
-            let one = sum_of_squares(&mut Pool::new(1).unwrap(), &g);
+            let one = sum_of_squares(&mut Pool::new(1).unwrap(), &g, &[]);
             assert!((one - expected).abs() <= 1e-6 * expected);
-            assert_eq!(one.to_bits(), sum_of_squares(&mut Pool::new(3).unwrap(), &g).to_bits());
+            assert_eq!(one.to_bits(), sum_of_squares(&mut Pool::new(3).unwrap(), &g, &[]).to_bits());
         }
     }
 
@@ -251,19 +286,9 @@ mod tests {
         for len in [1, 17, 50_003] {
             let (p, m, g) = (noise(len, 1), noise(len, 2), noise(len, 3));
             let v: Vec<f32> = noise(len, 4).iter().map(|v| v * v).collect();
-            let update = Update {
-                gradient: 0.5,
-                beta1: 0.85,
-                rest1: 0.15,
-                beta2: 0.99,
-                rest2: 0.01,
-                rate: 0.02,
-                root: 3.0,
-                epsilon: 1e-8,
-                decay: 0.001,
-            };
+            let update = EXAMPLE;
             let (mut p2, mut m2, mut v2) = (p.clone(), m.clone(), v.clone());
-            adam(&mut Pool::new(2).unwrap(), &mut p2, &mut m2, &mut v2, &g, update);
+            adam(&mut Pool::new(2).unwrap(), [&mut p2, &mut m2, &mut v2], &g, &[], update);
             for i in 0..len {
                 let g = 0.5 * g[i];
                 let new_m = 0.85 * m[i] + 0.15 * g;
@@ -272,6 +297,23 @@ mod tests {
                 assert!((m2[i] - new_m).abs() < 1e-6 && (v2[i] - new_v).abs() < 1e-6);
                 assert!((p2[i] - expected).abs() < 1e-5 * (1.0 + expected.abs()), "{} {expected}", p2[i]);
             }
+        }
+    }
+
+    #[test]
+    fn zeros_that_are_known_change_nothing() {
+        let zeros = [5_000..20_000, 25_000..25_001, 40_000..50_003];
+        let mut g = noise(50_003, 3);
+        zeros.iter().for_each(|zero| g[zero.clone()].fill(0.0));
+        for threads in [1, 3] {
+            let pool = &mut Pool::new(threads).unwrap();
+            assert_eq!(sum_of_squares(pool, &g, &[]).to_bits(), sum_of_squares(pool, &g, &zeros).to_bits());
+            let update = |zeros: &[Range<usize>], pool: &mut Pool| {
+                let (mut p, mut m, mut v) = (noise(50_003, 1), noise(50_003, 2), vec![0.5; 50_003]);
+                adam(pool, [&mut p, &mut m, &mut v], &g, zeros, EXAMPLE);
+                [p, m, v]
+            };
+            assert_eq!(update(&[], pool), update(&zeros, pool));
         }
     }
 }

@@ -78,9 +78,10 @@ pub fn pack_transposed(packed: &mut [f32], rows: Strided, count: usize, used: us
         }
     }
     for (c, lanes) in packed.chunks_exact_mut(QUERY_BLOCK).enumerate() {
-        for i in if c < whole_d { whole } else { 0 }..count {
+        let done = if c < whole_d { whole } else { 0 };
+        for (i, value) in lanes.iter_mut().enumerate().take(count).skip(done) {
             // SAFETY: as above.
-            lanes[i] = unsafe { *at(i, c) } * factor;
+            *value = unsafe { *at(i, c) } * factor;
         }
         lanes[count..used].fill(0.0);
     }

@@ -177,8 +177,11 @@ pub extern "C" fn mg_cpu_embed_backward(
         let Batch { tokens, positions, by_token, by_position, embedding_gradient, .. } =
             batch_at(&mut d.batches, batch, rows)?;
         check(tokens, vocabulary, positions, block)?;
-        let ([d_wte, d_wpe], [dx, wte, wpe]) = d.tensors.operands(
-            [span(d_wte, d_wte_at, vocabulary, cols), span(d_wpe, d_wpe_at, block, cols)],
+        let tables = [span(d_wte, d_wte_at, vocabulary, cols), span(d_wpe, d_wpe_at, block, cols)];
+        d.tensors.touch_rows(tables[0], &by_token.keys, cols as usize)?;
+        d.tensors.touch_rows(tables[1], &by_position.keys, cols as usize)?;
+        let ([d_wte, d_wpe], [dx, wte, wpe]) = d.tensors.scattered_operands(
+            tables,
             [
                 span(dx, dx_at, rows, cols),
                 span(wte, wte_at, vocabulary, cols),
