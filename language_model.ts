@@ -38,7 +38,13 @@ export async function loadModel(directory: string, options: DeviceOptions = {}):
   const model = await readModel(directory);
   const tokenizer = await openTokenizer(model.tokenizerJson, options.threads);
   const on = (device: Device) => new LanguageModel(model, model.params, tokenizer, device);
-  return on(await openDevice(options, (candidate) => timeDecoding(on(candidate))));
+  const device = await openDevice(options, (candidate) => timeDecoding(on(candidate)));
+  try {
+    return on(device);
+  } catch (error) {
+    device.destroy();
+    throw error;
+  }
 }
 
 /** Times a few tokens, for `--device auto`. */
