@@ -58,9 +58,10 @@ function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string
   for (let done = 0; done < bytes.length;) done += stream.writeSync(bytes.subarray(done));
 }
 
-/** A notice; those that begin with "warning:" stand out. */
+/** A notice, which may quote a file; those that begin with "warning:" stand out. */
 export function sayNotice(message: string): void {
-  say(message.startsWith("warning") ? styled("yellow", message) : message);
+  const line = harmlessLine(message);
+  say(line.startsWith("warning") ? styled("yellow", line) : line);
 }
 
 /** What a person should know of the device that is used. */
