@@ -4,7 +4,7 @@
  */
 import { bytesOfTokens, targetBytes } from "./data/bits_per_byte.ts";
 import { batchesInOrder, BatchSampler, longestInput } from "./data/batches.ts";
-import { type ChatData, cleanupNotice, loadChat, type Message } from "./data/chat.ts";
+import { type ChatData, cleanChat, cleanupNotice, loadChat, type Message } from "./data/chat.ts";
 import { encodeChat, encodeText, fitDocuments, type TokenDocuments } from "./data/documents.ts";
 import { type LengthStatistics, lengthStatistics } from "./data/lengths.ts";
 import { splitDocuments } from "./data/split.ts";
@@ -102,14 +102,14 @@ export async function* train(options: TrainOptions): AsyncGenerator<RunEvent, vo
   const { run, notices } = await prepareRun(options);
   try {
     for (const message of notices) yield { type: "notice", message };
-    yield* run.events(options.signal);
+    yield* run.events(options.signal ? { signal: options.signal } : {});
   } finally {
     run.close();
   }
 }
 
 /**
- * Does everything up to the first step.
+ * Does everything up to the first step, but for allocating the memory of training.
  * @throws {MicrogptError} for options out of range, unusable data, a checkpoint that does not load, a device that is not there
  */
 export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
@@ -157,6 +157,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   if (savedDtype !== undefined && savedDtype !== device.dtype) {
     notices.push(`warning: dtype changes from ${savedDtype} to ${device.dtype}`);
   }
+  // from here on nothing can fail: who gets the run closes it, and with it the device
   const run = new TrainingRun({
     device,
     config,
@@ -165,6 +166,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
     tokenizerJson: tokenizer.toJSON(),
     data: trainingData,
     recipe,
+    startStep: checkpoint?.trainState.step ?? 0,
     initial: state,
     output: options.output ?? options.resume ?? "output",
     resumed: options.resume,
@@ -184,7 +186,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
       device: device.name,
       ...(options.threads ? { threads: options.threads } : {}),
       skip_long: settings.skipLong,
-      dataset_sha256: data.hash,
+      ...(data.hash === undefined ? {} : { dataset_sha256: data.hash }),
       val_fraction: settings.valFraction,
       val_documents: split.validation.length,
     },
@@ -288,16 +290,20 @@ async function loadData(
   if (options.input !== undefined && options.input !== saved.dataset_path) {
     notices.push(`warning: --input changes from ${saved.dataset_path} to ${options.input}`);
   }
-  if (saved.dataset_sha256 !== undefined && saved.dataset_sha256 !== data.hash) {
+  const { dataset_sha256: savedHash } = saved;
+  if (savedHash !== undefined && data.hash !== undefined && savedHash !== data.hash) {
     notices.push(
       `warning: the data changed since the checkpoint: ${saved.dataset_path} was ${
-        saved.dataset_sha256.slice(0, 12)
+        savedHash.slice(0, 12)
       }…, ` +
         `${data.path} is ${data.hash.slice(0, 12)}…`,
     );
   }
   return data;
 }
+
+/** The path of data that a program handed over. */
+const IN_MEMORY = "(memory)";
 
 async function readData(
   options: TrainOptions,
@@ -308,10 +314,12 @@ async function readData(
   if (documents && savedMode === "chat") {
     throw new MicrogptError("documents: the checkpoint was trained on conversations", { usage: true });
   }
-  if (documents) return { mode: "text", path: "(memory)", hash: "", documents };
-  if (conversations) {
-    return { mode: "chat", path: "(memory)", hash: "", conversations, trimmed: 0, skipped: 0 };
+  if (conversations && savedMode === "text") {
+    throw new MicrogptError("conversations: the checkpoint was trained on plain text", { usage: true });
   }
+  if (documents?.length === 0) throw new MicrogptError("documents is empty", { usage: true });
+  if (documents) return { mode: "text", path: IN_MEMORY, documents };
+  if (conversations) return cleanChat(IN_MEMORY, conversations);
   const path = options.input ?? savedPath;
   if (path === undefined) {
     throw new MicrogptError("--input is required", {
@@ -319,7 +327,7 @@ async function readData(
       usage: true,
     });
   }
-  if (path === "-" && options.input === undefined || path === "(memory)") {
+  if (path === "-" && options.input === undefined || path === IN_MEMORY) {
     throw new MicrogptError(
       "the run was trained on data that came from no file, which cannot be read again",
       {

@@ -92,11 +92,20 @@ async function runTrain(values: FlagValues): Promise<number> {
   checkCount("--keep", values.keep as number | undefined);
   const options = { ...rest, ...(lr === undefined ? {} : { learningRate: lr }) } as TrainOptions;
   const prepared = await prepareRun(options);
-  describe(prepared);
-  if (dryRun) {
+  try {
+    describe(prepared);
+    return dryRun ? 0 : await trainAndFinish(prepared, values, sampleEvery);
+  } finally {
     prepared.run.close();
-    return 0;
   }
+}
+
+/** @returns the exit code: 130 where the run was interrupted and is not at its end */
+async function trainAndFinish(
+  prepared: PreparedRun,
+  values: FlagValues,
+  sampleEvery: number,
+): Promise<number> {
   const interrupt = new AbortController();
   const stopListening = onInterrupt(() => {
     say("\nstopping after this step and saving; Ctrl-C again stops at once");
@@ -104,11 +113,10 @@ async function runTrain(values: FlagValues): Promise<number> {
   });
   try {
     const report = await follow(prepared, interrupt.signal, sampleEvery);
-    await finish(prepared, report);
-    return interrupt.signal.aborted ? 130 : 0;
+    await finish(prepared, report, values);
+    return prepared.run.trainer.step < prepared.run.totalSteps ? 130 : 0;
   } finally {
     stopListening();
-    prepared.run.close();
   }
 }
 
@@ -152,7 +160,9 @@ function describe(prepared: PreparedRun): void {
   );
   row(
     "data",
-    `${prepared.dataPath}: ${prepared.trainingDocuments} ${unit} to train on, ${prepared.validationDocuments} held out`,
+    `${
+      harmlessLine(prepared.dataPath)
+    }: ${prepared.trainingDocuments} ${unit} to train on, ${prepared.validationDocuments} held out`,
   );
   row(
     "training",
@@ -163,7 +173,9 @@ function describe(prepared: PreparedRun): void {
   row(
     "memory",
     `${mb(memory.total)}: weights ${mb(memory.weights)}, gradients ${mb(memory.gradients)}, ` +
-      `moments ${mb(memory.moments)}, activations at most ${mb(memory.activations)}`,
+      `moments ${mb(memory.moments)}, activations at most ${mb(memory.activations)}, batch ${
+        mb(memory.batch)
+      }`,
   );
   for (const line of renderLengths(prepared.lengths, unit)) say(line);
   for (const notice of prepared.notices) sayNotice(notice);
@@ -185,7 +197,8 @@ async function follow(prepared: PreparedRun, signal: AbortSignal, sampleEvery: n
   const live = new LiveLine();
   const progress = isTerminal() ? new LiveProgress(run.totalSteps, live) : new LineProgress(run.totalSteps);
   const started = performance.now();
-  for await (const event of run.events(signal)) {
+  const samplesAt = (step: number) => sampleEvery > 0 && step % sampleEvery === 0;
+  for await (const event of run.events({ signal, pauseAt: samplesAt })) {
     switch (event.type) {
       case "step":
         remember(report, event);
@@ -196,7 +209,7 @@ async function follow(prepared: PreparedRun, signal: AbortSignal, sampleEvery: n
             `warning: step ${event.step} skipped: loss ${event.loss}, gradient norm ${event.gradNorm}`,
           );
         }
-        if (sampleEvery > 0 && event.step % sampleEvery === 0) {
+        if (samplesAt(event.step)) {
           live.clear();
           await showSamples(prepared, 3, (text, i) => say(`  sample ${i + 1}: ${text}`));
         }
@@ -313,7 +326,7 @@ async function showSamples(
 }
 
 /** Losses, curve, samples, and what to do next. */
-async function finish(prepared: PreparedRun, report: Report): Promise<void> {
+async function finish(prepared: PreparedRun, report: Report, values: FlagValues): Promise<void> {
   const { run, mode } = prepared;
   const { step } = run.trainer;
   for (const line of lossCurve(report.training, report.validation)) say(line);
@@ -330,13 +343,20 @@ async function finish(prepared: PreparedRun, report: Report): Promise<void> {
   }
   say(`model in ${run.output}`);
   if (step < run.totalSteps) {
-    say(`resume with: ${programName()} train --resume ${run.output}`);
+    say(`resume with: ${programName()} train --resume ${run.output}${notInCheckpoint(values)}`);
     return;
   }
   say(`next: ${programName()} ${mode === "chat" ? "chat" : "generate"} --model-dir ${run.output}`);
   if (mode === "text") {
     await showSamples(prepared, 5, (text, i) => print(`sample ${String(i + 1).padStart(2)}: ${text}`));
   }
+}
+
+/** The flags that a resumed run does not have from its checkpoint, as they were given. */
+function notInCheckpoint(values: FlagValues): string {
+  const names = ["device", "dtype", "threads", "checkpointEvery", "keep"];
+  return names.filter((name) => values[name] !== undefined)
+    .map((name) => ` --${name === "checkpointEvery" ? "checkpoint-every" : name} ${values[name]}`).join("");
 }
 
 /** How a person calls this program. */

@@ -14,13 +14,13 @@ export interface Message {
   content: string;
 }
 
-/** The conversations of a JSONL file, cleaned: each ends with an assistant turn. */
+/** Conversations, cleaned: each ends with an assistant turn. */
 export interface ChatData {
   mode: "chat";
   /** the path as given; "-" is standard input */
   path: string;
   /** SHA-256 of the file's bytes: a resumed run compares it */
-  hash: string;
+  hash?: string;
   conversations: Message[][];
   /** how many conversations lost user turns after their last assistant turn */
   trimmed: number;
@@ -38,26 +38,41 @@ const EXPECTED = 'an array of {"role", "content"} messages';
  */
 export async function loadChat(path: string): Promise<ChatData> {
   const input = await openInput(path);
-  const data: ChatData = { mode: "chat", path, hash: "", conversations: [], trimmed: 0, skipped: 0 };
+  const data: ChatData = { mode: "chat", path, conversations: [], trimmed: 0, skipped: 0 };
   data.hash = await readLines(input, (line, number) => {
-    const messages = parseConversation(line, `${input.name} line ${number}`);
-    const end = messages.findLastIndex((message) => message.role === "assistant") + 1;
-    if (end === 0) {
-      data.skipped++;
-      return;
-    }
-    if (end < messages.length) data.trimmed++;
-    data.conversations.push(messages.slice(0, end));
+    addConversation(data, parseConversation(line, `${input.name} line ${number}`));
   });
-  if (data.conversations.length === 0) {
-    throw new MicrogptError(
-      data.skipped > 0
-        ? `${input.name} holds no conversation with an assistant turn (${data.skipped} without)`
-        : `${input.name} holds no conversation`,
-      { hint: `write one conversation a line: ${EXPECTED}` },
-    );
-  }
+  checkSomeLeft(data, input.name, `write one conversation a line: ${EXPECTED}`);
   return data;
+}
+
+/**
+ * The same of conversations in memory.
+ * @param path what stands for a path
+ * @throws {MicrogptError} when no conversation is left
+ */
+export function cleanChat(path: string, conversations: Message[][]): ChatData {
+  const data: ChatData = { mode: "chat", path, conversations: [], trimmed: 0, skipped: 0 };
+  for (const messages of conversations) addConversation(data, messages);
+  checkSomeLeft(data, "conversations", "each is an array of {role, content} messages");
+  return data;
+}
+
+/** Adds a conversation up to its last assistant turn, if it has one. */
+function addConversation(data: ChatData, messages: Message[]): void {
+  const end = messages.findLastIndex((message) => message.role === "assistant") + 1;
+  if (end === 0) {
+    data.skipped++;
+    return;
+  }
+  if (end < messages.length) data.trimmed++;
+  data.conversations.push(messages.slice(0, end));
+}
+
+function checkSomeLeft({ conversations, skipped }: ChatData, name: string, hint: string): void {
+  if (conversations.length > 0) return;
+  const missing = skipped > 0 ? ` with an assistant turn (${skipped} without)` : "";
+  throw new MicrogptError(`${name} holds no conversation${missing}`, { hint });
 }
 
 /** What cleaning changed, in the line that is printed; undefined when it changed nothing. */

@@ -9,7 +9,7 @@ export interface TextData {
   /** the path as given; "-" is standard input */
   path: string;
   /** SHA-256 of the file's bytes: a resumed run compares it */
-  hash: string;
+  hash?: string;
   /** one a line, trimmed, none empty */
   documents: string[];
 }

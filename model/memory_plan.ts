@@ -3,19 +3,21 @@ import type { Allocator, Batch, Device, Dtype, ElementType, Tensor } from "./dev
 import type { ParameterLayout } from "./parameters.ts";
 import { allocateTraining, type TrainingData } from "./trainer.ts";
 
-/** Bytes that training takes on the device, by what for. */
+/** Bytes that training takes on the device, by what for. What a device takes for its own work is not among them. */
 export interface MemoryPlan {
   weights: number;
   gradients: number;
   moments: number;
   /** when every document of a batch is as long as the longest; a shorter batch touches less */
   activations: number;
+  /** tokens, targets, positions and document starts of a batch */
+  batch: number;
   total: number;
 }
 
 /** An allocator that only counts: the plan comes from the code that allocates, so the two cannot disagree. */
 class CountingAllocator implements Allocator {
-  readonly plan: MemoryPlan = { weights: 0, gradients: 0, moments: 0, activations: 0, total: 0 };
+  readonly plan: MemoryPlan = { weights: 0, gradients: 0, moments: 0, activations: 0, batch: 0, total: 0 };
   constructor(readonly dtype: Dtype, readonly stepsInFlight: number) {}
 
   tensor(label: string, rows: number, cols: number, type: ElementType = "f32"): Tensor {
@@ -27,13 +29,18 @@ class CountingAllocator implements Allocator {
       : label.startsWith("moments")
       ? "moments"
       : "activations";
-    this.plan[part] += bytes;
-    this.plan.total += bytes;
+    this.#count(part, bytes);
     return { type, capacity: rows, cols, rows };
   }
 
   createBatch(maxTokens: number, maxDocuments: number): Batch {
+    this.#count("batch", 4 * (3 * maxTokens + maxDocuments + 1));
     return { maxTokens, maxDocuments, tokenCount: 0 };
+  }
+
+  #count(part: Exclude<keyof MemoryPlan, "total">, bytes: number): void {
+    this.plan[part] += bytes;
+    this.plan.total += bytes;
   }
 }
 

@@ -51,6 +51,9 @@ export interface RunOptions {
   tokenizerJson: string;
   data: TrainingData;
   recipe: Recipe;
+  /** step of the initial state */
+  startStep: number;
+  /** called when the run needs it; the same each time */
   initial: () => TrainingState;
   /** directory of the checkpoints */
   output: string;
@@ -68,32 +71,45 @@ export interface RunOptions {
 }
 
 export class TrainingRun {
-  readonly trainer: Trainer;
   readonly output: string;
-  readonly #options: RunOptions;
-  readonly #startStep: number;
+  readonly #options: Omit<RunOptions, "initial">;
+  /** let go where a checkpoint holds the state too: it is three times the model */
+  #initial: (() => TrainingState) | undefined;
+  #trainer: Trainer | undefined;
   #skipped: number;
   #best: { loss: number; step: number } | undefined;
-  /** where a good state can be read back from; undefined = the initial one */
+  /** where this run saved last */
   #saved: string | undefined;
   /** a save that goes on while steps do */
   #saving: Promise<void> | undefined;
   /** how it ended, until that is told */
   #saveEnded: RunEvent | undefined;
 
-  /** @throws {MicrogptError} when the device's memory is short */
-  constructor(options: RunOptions) {
-    const { device, config, layout, data, recipe, recovered, bestValLoss, bestValStep } = options;
+  constructor({ initial, ...options }: RunOptions) {
+    const { bestValLoss, bestValStep } = options;
     this.#options = options;
+    this.#initial = initial;
     this.output = options.output;
     this.#skipped = options.skippedSteps;
     if (bestValLoss !== undefined && bestValStep !== undefined) {
       this.#best = { loss: bestValLoss, step: bestValStep };
     }
-    this.trainer = new Trainer(device, config, layout, data, recipe, recovered);
-    const initial = options.initial();
-    this.#startStep = initial.step;
-    this.trainer.load(initial);
+  }
+
+  /**
+   * What trains. Allocates the device's memory when it is first asked for.
+   * @throws {MicrogptError} when that is short
+   */
+  get trainer(): Trainer {
+    return this.#trainer ??= this.#createTrainer();
+  }
+
+  #createTrainer(): Trainer {
+    const { device, config, layout, data, recipe, recovered, resumed } = this.#options;
+    const trainer = new Trainer(device, config, layout, data, recipe, recovered);
+    trainer.load(this.#initial!());
+    if (resumed !== undefined) this.#initial = undefined;
+    return trainer;
   }
 
   /** steps whose loss or gradient was not finite */
@@ -108,14 +124,17 @@ export class TrainingRun {
 
   /** the step it started from */
   get startStep(): number {
-    return this.#startStep;
+    return this.#options.startStep;
   }
 
   /**
    * Trains to the end, or until `signal`, and saves then in any case.
+   * @param options.pauseAt names steps at whose event no later step has begun, as at evaluations and checkpoints
    * @throws {MicrogptError} when the output directory cannot be written, or training fails
    */
-  async *events(signal?: AbortSignal): AsyncGenerator<RunEvent, void, void> {
+  async *events(
+    { signal, pauseAt = () => false }: { signal?: AbortSignal; pauseAt?: (step: number) => boolean } = {},
+  ): AsyncGenerator<RunEvent, void, void> {
     const { checkpointEvery, resumed, output, data, recipe } = this.#options;
     const keepOld = await this.#replacesOther();
     if (keepOld) {
@@ -125,7 +144,7 @@ export class TrainingRun {
     }
     const log = await MetricsLog.open(
       output,
-      resumed === undefined ? undefined : { dir: resumed, step: this.#startStep },
+      resumed === undefined ? undefined : { dir: resumed, step: this.startStep },
     );
     try {
       const savesAt = (step: number) =>
@@ -133,7 +152,11 @@ export class TrainingRun {
       const evaluatesAt = (step: number) =>
         data.validationBytes > 0 && recipe.evalEvery > 0 && step % recipe.evalEvery === 0;
       let evaluated = -1;
-      const options = { pauseAt: savesAt, lastGood: () => this.#lastGood(), ...(signal ? { signal } : {}) };
+      const options = {
+        pauseAt: (step: number) => savesAt(step) || pauseAt(step),
+        lastGood: () => this.#lastGood(),
+        ...(signal ? { signal } : {}),
+      };
       for await (const event of this.trainer.run(this.totalSteps, options)) {
         this.#record(event, log);
         yield event;
@@ -201,7 +224,7 @@ export class TrainingRun {
       step,
       adam_step: adamStep,
       learning_rate: this.trainer.learningRate,
-      start_step: this.#startStep,
+      start_step: this.startStep,
       steps_total: recipe.totalSteps,
       warmup_steps: recipe.warmupSteps,
       weight_decay: recipe.weightDecay,
@@ -246,8 +269,9 @@ export class TrainingRun {
 
   async #lastGood(): Promise<TrainingState> {
     await this.#saving;
-    if (this.#saved === undefined) return this.#options.initial();
-    const { params, m, v, trainState } = await readCheckpoint(this.#saved);
+    const saved = this.#saved ?? this.#options.resumed;
+    if (saved === undefined) return this.#initial!();
+    const { params, m, v, trainState } = await readCheckpoint(saved);
     return { step: trainState.step, adamStep: trainState.adam_step, params, m, v };
   }
 }

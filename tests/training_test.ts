@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import type { Device } from "../model/device.ts";
 import { parameterLayout } from "../model/parameters.ts";
 import { initialParameters } from "../model/parameters.ts";
@@ -14,11 +15,11 @@ import {
   type TrainingEvent,
 } from "../model/trainer.ts";
 import { prepareRun, train, type TrainOptions } from "../train.ts";
+import { programArgs } from "./program.ts";
 import { randomDocuments } from "./device_cases.ts";
 import { openTestGpu } from "./test_gpu.ts";
 
-const ROOT = new URL("..", import.meta.url).pathname;
-const NAMES = join(ROOT, "data/samples/names.txt");
+const NAMES = fileURLToPath(new URL("../data/samples/names.txt", import.meta.url));
 
 async function inTemporaryDirectory(use: (dir: string) => Promise<void>): Promise<void> {
   const dir = await Deno.makeTempDir();
@@ -51,76 +52,53 @@ async function gpuIsThere(): Promise<boolean> {
   return device !== undefined;
 }
 
-/** Starts the program, interrupts it when it has trained for a while, and waits for it to save. */
-async function interruptedRun(args: string[], milliseconds: number): Promise<string> {
-  const process = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", join(ROOT, "cli.ts"), "train", ...args],
-    stderr: "piped",
-    stdout: "null",
-  }).spawn();
+/** Starts the program, interrupts it once it has said that it measured step `from` or a later one, and waits for it to save. */
+async function interruptedRun(args: string[], from: number): Promise<string> {
+  const [command, ...rest] = programArgs(["train", ...args]);
+  const process = new Deno.Command(command!, { args: rest, stderr: "piped", stdout: "null" }).spawn();
   let text = "";
-  const reading = (async () => {
-    for await (const piece of process.stderr.pipeThrough(new TextDecoderStream())) {
-      const before = text.includes("step 1 /");
-      text += piece;
-      if (!before && text.includes("step 1 /")) setTimeout(() => process.kill("SIGINT"), milliseconds);
-    }
-  })();
-  const { code } = await process.status;
-  await reading;
-  assert.equal(code, 130, text);
+  let sent = false;
+  for await (const piece of process.stderr.pipeThrough(new TextDecoderStream())) {
+    text += piece;
+    const measured = [...text.matchAll(/^step (\d+): held out/gm)].map(([, step]) => Number(step));
+    if (sent || !measured.some((step) => step >= from)) continue;
+    process.kill("SIGINT");
+    sent = true;
+  }
+  assert.equal((await process.status).code, 130, text);
   return text;
 }
 
-for (const device of ["cpu", "webgpu"]) {
-  Deno.test(`a run that is interrupted anywhere and resumed ends with the same bits: ${device}`, async () => {
-    if (device === "webgpu" && !(await gpuIsThere())) return;
-    await inTemporaryDirectory(async (dir) => {
-      const steps = device === "cpu" ? 1500 : 120;
-      const settings = [
-        "--device",
-        device,
-        "--threads",
-        "2",
-        "--vocab-size",
-        "300",
-        "--n-embd",
-        "24",
-        "--n-head",
-        "2",
-      ];
-      const common = [
-        "--input",
-        NAMES,
-        "--steps",
-        `${steps}`,
-        "--eval-every",
-        "40",
-        "--grad-accum",
-        "2",
-        ...settings,
-      ];
-      const whole = join(dir, "whole");
-      const options = {
-        input: NAMES,
-        steps,
-        evalEvery: 40,
-        gradAccum: 2,
-        device: device as "cpu" | "webgpu",
-        threads: 2,
-        vocabSize: 300,
-        nEmbd: 24,
-        nHead: 2,
-      };
-      await Array.fromAsync(train({ ...options, output: whole }));
-      const broken = join(dir, "broken");
-      const said = await interruptedRun([...common, "--output", broken], 30 + Math.random() * 200);
-      const at = JSON.parse(await Deno.readTextFile(join(broken, "train_state.json"))).step;
-      assert(at > 0 && at < steps, `interrupted at step ${at} of ${steps}`);
-      assert.match(said, new RegExp(`resume with: .*train --resume ${broken}`));
-      await Array.fromAsync(train({ resume: broken, device: options.device, threads: 2 }));
-      assert.deepEqual(await hashes(broken), await hashes(whole), `interrupted at step ${at}`);
-    });
+for (const device of ["cpu", "webgpu"] as const) {
+  Deno.test({
+    name: `a run that is interrupted anywhere and resumed ends with the same bits: ${device}`,
+    ignore: Deno.build.os === "windows",
+    fn: async () => {
+      if (device === "webgpu" && !(await gpuIsThere())) return;
+      await inTemporaryDirectory(async (dir) => {
+        const steps = device === "cpu" ? 1500 : 120;
+        const recipe = { input: NAMES, steps, evalEvery: 7, gradAccum: 2, valFraction: 0.001 };
+        const options = { ...recipe, device, threads: 2, vocabSize: 300, nEmbd: 24, nHead: 2 };
+        const whole = join(dir, "whole");
+        await Array.fromAsync(train({ ...options, output: whole }));
+        const flags = Object.entries(options).flatMap(([name, value]) => [
+          `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`,
+          `${value}`,
+        ]);
+        for (const from of device === "cpu" ? [7, 210, 707] : [7, 42]) {
+          const broken = join(dir, `broken-${from}`);
+          const said = await interruptedRun([...flags, "--output", broken], from);
+          const at = JSON.parse(await Deno.readTextFile(join(broken, "train_state.json"))).step;
+          assert(at >= from && at < steps, `interrupted at step ${at} of ${steps}`);
+          assert.match(
+            said,
+            new RegExp(`resume with: .*train --resume ${broken} --device ${device} --threads 2$`, "m"),
+          );
+          await Array.fromAsync(train({ resume: broken, device, threads: 2 }));
+          assert.deepEqual(await hashes(broken), await hashes(whole), `interrupted at step ${at}`);
+        }
+      });
+    },
   });
 }
 
@@ -280,6 +258,74 @@ Deno.test("a resumed run says which option changes it, which is ignored, and tha
   });
 });
 
+Deno.test("the memory plan is made before anything is allocated", async () => {
+  const { run, memory } = await prepareRun({
+    ...TINY,
+    device: "reference",
+    nEmbd: 1 << 13,
+    nHead: 1,
+    nLayer: 64,
+  });
+  run.close();
+  assert(memory.weights > 2e11, `${memory.weights}`);
+  const { weights, gradients, moments, activations, batch, total } = memory;
+  assert.equal(weights + gradients + moments + activations + batch, total);
+  assert(batch > 0);
+});
+
+Deno.test("conversations in memory are cleaned as those of a file, and compared with nothing", async () => {
+  await inTemporaryDirectory(async (output) => {
+    const [user, assistant] = [{ role: "user", content: "hi" }, {
+      role: "assistant",
+      content: "ho",
+    }] as const;
+    const { documents: _, ...settings } = TINY;
+    const chat = { ...settings, output, steps: 1, vocabSize: 264, valFraction: 0 };
+    const conversations = [[user, assistant, user], [user, assistant], [user]];
+    const events = await Array.fromAsync(train({ ...chat, conversations }));
+    assert.deepEqual(events.flatMap((event) => event.type === "notice" ? [event.message] : []), [
+      "data cleanup: 1 conversations trimmed (trailing user turn removed), 1 skipped (no assistant turn)",
+    ]);
+    const state = JSON.parse(await Deno.readTextFile(join(output, "train_state.json")));
+    assert(!("dataset_sha256" in state));
+    const { run, notices } = await prepareRun({ resume: output, conversations: [[user, assistant]] });
+    run.close();
+    assert.deepEqual(notices, []);
+    const refused = { name: "MicrogptError" };
+    await assert.rejects(prepareRun({ ...chat, conversations: [[user]] }), refused);
+    await assert.rejects(prepareRun({ ...chat, conversations: [] }), refused);
+    await assert.rejects(prepareRun({ ...chat, documents: [] }), refused);
+    await assert.rejects(prepareRun({ resume: output, documents: ["anna"] }), refused);
+  });
+});
+
+Deno.test("a run that goes back finds its state in the checkpoint it was resumed from", async () => {
+  await inTemporaryDirectory(async (dir) => {
+    const [first, second] = [join(dir, "first"), join(dir, "second")];
+    await Array.fromAsync(train({ ...TINY, device: "reference", output: first, steps: 3 }));
+    const { documents } = TINY;
+    const { run } = await prepareRun({
+      documents: documents!,
+      device: "reference",
+      resume: first,
+      output: second,
+      steps: 5,
+      learningRate: 0.01,
+    });
+    const before = await run.trainer.snapshot();
+    let states: unknown;
+    const trainer = run.trainer;
+    trainer.run = async function* (_until, { lastGood }) {
+      const { step, adamStep, params, m, v } = await lastGood();
+      states = { step, adamStep, params, m, v };
+      yield* [];
+    };
+    await Array.fromAsync(run.events());
+    run.close();
+    assert.deepEqual(states, before);
+  });
+});
+
 Deno.test("--keep keeps the last checkpoints and the best", async () => {
   await inTemporaryDirectory(async (output) => {
     await Array.fromAsync(
@@ -365,7 +411,7 @@ Deno.test("a run that is told to end during an evaluation saves without it", asy
       if (run.trainer.step === 3) stop.abort();
       return evaluate(signal);
     };
-    const events = await Array.fromAsync(run.events(stop.signal));
+    const events = await Array.fromAsync(run.events({ signal: stop.signal }));
     run.close();
     assert.deepEqual(events.flatMap((event) => event.type === "evaluation" ? [event.step] : []), [1, 2]);
     assert.deepEqual(events.at(-1), { type: "checkpoint", step: 3, directory: output, final: false });
