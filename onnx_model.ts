@@ -4,10 +4,11 @@ import type { Tokenizer } from "./data/tokenizer.ts";
 import { checkConfig, type ModelConfig } from "./model/config.ts";
 import type { Sampling } from "./model/device.ts";
 import { MicrogptError } from "./model/errors.ts";
+import { checkGenerateOptions } from "./model/generation.ts";
 import { fileError, parseObject } from "./model/model_dir.ts";
-import { type SpecialTokens, specialTokens, withoutLeadingBos } from "./model/onnx_config.ts";
+import { specialTokens, withoutLeadingBos } from "./model/onnx_config.ts";
 import { type OnnxCache, OnnxSession } from "./model/onnx_session.ts";
-import { buildPrompt, type PromptOptions, sampleText } from "./model/prompt.ts";
+import { buildPrompt, type PromptOptions, sampleText, type SpecialIds } from "./model/prompt.ts";
 import { mixSeed, uniform } from "./model/random.ts";
 import { drawToken } from "./model/reference_device.ts";
 
@@ -50,7 +51,7 @@ export class OnnxModel {
     readonly config: ModelConfig,
     private readonly session: OnnxSession,
     private readonly tokenizer: Tokenizer,
-    private readonly special: SpecialTokens,
+    private readonly special: SpecialIds,
   ) {}
 
   /**
@@ -83,9 +84,10 @@ export class OnnxModel {
   /**
    * Generates text and yields it in pieces of whole characters, until the model ends it. With the same seed and logits it draws the same tokens as
    * `microgpt generate`.
-   * @throws {MicrogptError} when the prompt fills the context, or messages are given to a model without chat tokens
+   * @throws {MicrogptError} for options out of range, when the prompt fills the context, or messages are given to a model without chat tokens
    */
   async *generate(options: OnnxGenerateOptions = {}): AsyncGenerator<string, void, void> {
+    checkGenerateOptions(options);
     const { temperature = 0.5, topK = 0, topP = 1, seed = 42, maxTokens = Infinity, signal } = options;
     const prompt = buildPrompt(this.tokenizer, this.isChat, this.config.block_size, options);
     const mixedSeed = mixSeed(seed);

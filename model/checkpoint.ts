@@ -1,5 +1,6 @@
 /** Models and training checkpoints: reading them from a directory, and saving them so that a crash costs nothing. */
 import { join } from "node:path";
+import { SPECIAL_TOKENS } from "../data/tokenizer.ts";
 import { checkConfig, type ModelConfig } from "./config.ts";
 import { MicrogptError } from "./errors.ts";
 import { digestOf, type FileDigest, forEachChunk, writeHashed } from "./file_digest.ts";
@@ -65,7 +66,8 @@ export interface Checkpoint extends ModelDescription {
   metrics: MetricsSnapshot;
 }
 
-const CHAT_TOKENS = ["user", "assistant", "end_turn"];
+/** What meta.json calls the special tokens: theirs without the angle brackets. */
+const [BOS, ...CHAT_TOKENS] = Object.values(SPECIAL_TOKENS).map((token) => token.slice(1, -1));
 
 const META_MAX_BYTES = 1 << 20;
 const STATE_MAX_BYTES = 1 << 20;
@@ -179,7 +181,7 @@ async function readTokenizer(dir: string, config: ModelConfig, chat: boolean): P
       hint: "the files come from different models; copy the whole directory",
     });
   }
-  for (const token of ["bos", ...(chat ? CHAT_TOKENS : [])]) {
+  for (const token of [BOS, ...(chat ? CHAT_TOKENS : [])]) {
     if (!ids.has(`<${token}>`)) throw new MicrogptError(`${path} has no token <${token}>`);
   }
   for (const [token, id] of ids) {

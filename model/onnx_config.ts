@@ -1,23 +1,18 @@
 /** The JSON files beside `model.onnx`: what transformers.js must know to load it and to generate as we do. */
+import { SPECIAL_TOKENS } from "../data/tokenizer.ts";
 import type { ModelConfig } from "./config.ts";
 import { MicrogptError } from "./errors.ts";
 import { parseObject } from "./model_dir.ts";
-
-/** Ids of the special tokens; the last three are there in chat models only. */
-export interface SpecialTokens {
-  bos: number;
-  chat?: { user: number; assistant: number; endTurn: number };
-}
+import { type SpecialIds, specialIds } from "./prompt.ts";
 
 /**
  * Finds the special tokens of a tokenizer.
  * @throws {MicrogptError} when `<bos>` is missing or an id is outside the model's vocabulary
  */
-export function specialTokens(tokenizerJson: string, vocabSize: number): SpecialTokens {
+export function specialTokens(tokenizerJson: string, vocabSize: number): SpecialIds {
   const { added_tokens: added = [] } = parseObject(tokenizerJson, "tokenizer.json") as {
     added_tokens?: { id: number; content: string }[];
   };
-  const id = (content: string) => added.find((token) => token.content === content)?.id;
   for (const token of added) {
     if (!(token.id < vocabSize)) {
       throw new MicrogptError(
@@ -26,21 +21,17 @@ export function specialTokens(tokenizerJson: string, vocabSize: number): Special
       );
     }
   }
-  const bos = id("<bos>");
-  if (bos === undefined) throw new MicrogptError("tokenizer.json has no <bos> token");
-  const [user, assistant, endTurn] = [id("<user>"), id("<assistant>"), id("<end_turn>")];
-  if (user === undefined || assistant === undefined || endTurn === undefined) return { bos };
-  return { bos, chat: { user, assistant, endTurn } };
+  return specialIds({ id: (content) => added.find((token) => token.content === content)?.id });
 }
 
 /** Where a text or an answer ends. */
-const endOfText = (tokens: SpecialTokens) => tokens.chat?.endTurn ?? tokens.bos;
+const endOfText = (tokens: SpecialIds) => tokens.chat?.endTurn ?? tokens.bos;
 
 /**
  * `config.json`. transformers.js picks a decoder with a key-value cache by `model_type`; GPT-2 is the one with learned
  * positions and these field names. Only the graph says what is computed, and it is not GPT-2's.
  */
-export function modelConfig(config: ModelConfig, tokens: SpecialTokens): object {
+export function modelConfig(config: ModelConfig, tokens: SpecialIds): object {
   return {
     model_type: "gpt2",
     architectures: ["GPT2LMHeadModel"],
@@ -63,7 +54,7 @@ export function modelConfig(config: ModelConfig, tokens: SpecialTokens): object 
 }
 
 /** `generation_config.json`: samples as `microgpt generate` and `chat` do, with the same tokens kept out. */
-export function generationConfig(config: ModelConfig, tokens: SpecialTokens): object {
+export function generationConfig(config: ModelConfig, tokens: SpecialIds): object {
   const { bos, chat } = tokens;
   return {
     bos_token_id: bos,
@@ -81,30 +72,32 @@ export function generationConfig(config: ModelConfig, tokens: SpecialTokens): ob
 const CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}" +
   "{% if message['role'] not in ['user', 'assistant'] %}" +
   "{{ raise_exception('roles are user and assistant') }}{% endif %}" +
-  "{{ '<' + message['role'] + '>' + message['content'] + '<end_turn>' }}{% endfor %}" +
-  "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}";
+  "{{ '<' + message['role'] + '>' + message['content'] + '" + SPECIAL_TOKENS.endTurn + "' }}{% endfor %}" +
+  "{% if add_generation_prompt %}{{ '" + SPECIAL_TOKENS.assistant + "' }}{% endif %}";
 
 /** `tokenizer_config.json`: which tokens begin and end a text, and how a conversation is written. */
-export function tokenizerConfig(config: ModelConfig, tokens: SpecialTokens): object {
+export function tokenizerConfig(config: ModelConfig, tokens: SpecialIds): object {
+  const { bos, ...chatTokens } = SPECIAL_TOKENS;
   return {
     tokenizer_class: "PreTrainedTokenizerFast",
-    bos_token: "<bos>",
-    eos_token: tokens.chat ? "<end_turn>" : "<bos>",
-    pad_token: "<bos>",
+    bos_token: bos,
+    eos_token: tokens.chat ? SPECIAL_TOKENS.endTurn : bos,
+    pad_token: bos,
     padding_side: "left",
     model_max_length: config.block_size,
     model_input_names: ["input_ids", "attention_mask"],
     clean_up_tokenization_spaces: false,
     ...(tokens.chat
-      ? { additional_special_tokens: ["<user>", "<assistant>", "<end_turn>"], chat_template: CHAT_TEMPLATE }
+      ? { additional_special_tokens: Object.values(chatTokens), chat_template: CHAT_TEMPLATE }
       : {}),
   };
 }
 
 /** The tokenizer with a post-processor that puts `<bos>` in front: every document starts with it. */
 export function withLeadingBos(tokenizerJson: string, bos: number): object {
+  const { bos: token } = SPECIAL_TOKENS;
   const template = (sequences: string[]) => [
-    { SpecialToken: { id: "<bos>", type_id: 0 } },
+    { SpecialToken: { id: token, type_id: 0 } },
     ...sequences.map((id) => ({ Sequence: { id, type_id: 0 } })),
   ];
   return {
@@ -113,7 +106,7 @@ export function withLeadingBos(tokenizerJson: string, bos: number): object {
       type: "TemplateProcessing",
       single: template(["A"]),
       pair: template(["A", "B"]),
-      special_tokens: { "<bos>": { id: "<bos>", ids: [bos], tokens: ["<bos>"] } },
+      special_tokens: { [token]: { id: token, ids: [bos], tokens: [token] } },
     },
   };
 }
