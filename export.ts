@@ -2,6 +2,8 @@
 import { join } from "node:path";
 import type { DeviceOptions } from "./devices.ts";
 import { readModel, saveInferenceModel } from "./model/checkpoint.ts";
+import { MicrogptError } from "./model/errors.ts";
+import { sameDirectory } from "./model/model_dir.ts";
 
 /** How to export. */
 export interface ExportOptions extends DeviceOptions {
@@ -50,6 +52,12 @@ export async function exportModel(
 ): Promise<ExportResult> {
   const { format = "safetensors", half = false, ...where } = options;
   const model = await readModel(from);
+  if (await sameDirectory(from, to)) {
+    throw new MicrogptError(`the export would replace the model it is made from: ${to}`, {
+      hint: "give another directory with --output",
+      usage: true,
+    });
+  }
   if (format === "safetensors") {
     await saveInferenceModel(to, model, { half });
     const file = join(to, "weights.safetensors");

@@ -285,3 +285,16 @@ export async function syncDirectory(dir: string): Promise<void> {
   using handle = await Deno.open(dir);
   await handle.sync();
 }
+
+/**
+ * Whether two paths lead to the same directory; false where one of them leads nowhere.
+ * @throws {MicrogptError} when one may not be looked at
+ */
+export async function sameDirectory(a: string, b: string): Promise<boolean> {
+  try {
+    return await Deno.realPath(a) === await Deno.realPath(b);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return false;
+    throw fileError(`cannot compare ${a} with ${b}`, error);
+  }
+}

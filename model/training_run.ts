@@ -5,7 +5,7 @@ import type { Device } from "./device.ts";
 import { MicrogptError } from "./errors.ts";
 import { keepCheckpoint } from "./kept_checkpoints.ts";
 import { MetricsLog } from "./metrics_log.ts";
-import { prepareOutput } from "./model_dir.ts";
+import { prepareOutput, sameDirectory } from "./model_dir.ts";
 import type { ParameterLayout } from "./parameters.ts";
 import type { TrainState } from "./train_state.ts";
 import {
@@ -273,14 +273,5 @@ export class TrainingRun {
     if (saved === undefined) return this.#initial!();
     const { params, m, v, trainState } = await readCheckpoint(saved);
     return { step: trainState.step, adamStep: trainState.adam_step, params, m, v };
-  }
-}
-
-async function sameDirectory(a: string, b: string): Promise<boolean> {
-  try {
-    return await Deno.realPath(a) === await Deno.realPath(b);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
   }
 }
