@@ -9,8 +9,6 @@ import { SAMPLING_FLAGS } from "./sampling_flags.ts";
 import { print, say, sayWarnings, styled, writeOut } from "./terminal.ts";
 
 export const command: Command = {
-  name: "chat",
-  summary: "talk with a model that was trained on conversations",
   flags: [
     { name: "--model-dir", value: "dir", help: "the model", default: DEFAULT_CHAT_MODEL },
     ...SAMPLING_FLAGS,

@@ -20,9 +20,8 @@ export interface Flag {
 /** Values of the flags that were given, by their names in camelCase. */
 export type FlagValues = Record<string, string | number | boolean | undefined>;
 
+/** Its name and its summary stand in cli/commands.ts, which is read without loading it. */
 export interface Command {
-  name: string;
-  summary: string;
   flags: Flag[];
   /** a word after the subcommand; its value is passed on as `key` */
   argument?: { name: string; key: string; help: string; choices?: readonly string[] };

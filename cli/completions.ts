@@ -5,31 +5,39 @@ import { print } from "./terminal.ts";
 const SHELLS = ["bash", "zsh", "fish"] as const;
 type Shell = (typeof SHELLS)[number];
 
+/** A subcommand with what `COMMANDS` says of it. */
+interface NamedCommand extends Command {
+  name: string;
+  summary: string;
+}
+
 /** Every subcommand takes it. */
 const HELP: Flag = { name: "--help", help: "show the flags" };
 
 export const command: Command = {
-  name: "completions",
-  summary: "print completions for bash, zsh or fish",
   argument: { name: "shell", key: "shell", help: "bash, zsh or fish", choices: SHELLS },
   flags: [],
   run: async ({ shell }) => {
     const commands = await Promise.all(
-      Object.values(COMMANDS).map(async ({ load }) => (await load()).command),
+      Object.entries(COMMANDS).map(async ([name, { summary, load }]) => ({
+        name,
+        summary,
+        ...(await load()).command,
+      })),
     );
     print(SCRIPTS[shell as Shell](commands).join("\n"));
   },
 };
 
 /** The script of each shell, in lines. */
-const SCRIPTS: Record<Shell, (commands: Command[]) => string[]> = { bash, zsh, fish };
+const SCRIPTS: Record<Shell, (commands: NamedCommand[]) => string[]> = { bash, zsh, fish };
 
 function flagsOf(command: Command): Flag[] {
   return [...command.flags, HELP];
 }
 
 /** No mapfile: macOS has bash 3.2. One completion a line, so that names with spaces stay whole. */
-function bash(commands: Command[]): string[] {
+function bash(commands: NamedCommand[]): string[] {
   const reply = (source: string) => `COMPREPLY=( $(IFS=' '; compgen ${source} -- "$word") )`;
   const values = (flag: Flag): string => {
     if (flag.choices) return reply(`-W '${flag.choices.join(" ")}'`);
@@ -72,7 +80,7 @@ function quoted(text: string): string {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
-function zsh(commands: Command[]): string[] {
+function zsh(commands: NamedCommand[]): string[] {
   // in a specification of _arguments these three end or divide it
   const escaped = (text: string) => text.replace(/[[\]:]/g, "\\$&");
   const values = ({ value, choices }: Pick<Flag, "value" | "choices">): string => {
@@ -121,7 +129,7 @@ function zsh(commands: Command[]): string[] {
   ];
 }
 
-function fish(commands: Command[]): string[] {
+function fish(commands: NamedCommand[]): string[] {
   const complete = (condition: string, rest: string) =>
     `complete -c microgpt -n ${quoted(condition)} ${rest}`;
   const values = ({ value, choices }: Pick<Flag, "value" | "choices">): string => {

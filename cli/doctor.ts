@@ -4,8 +4,6 @@ import type { Command, FlagValues } from "./command.ts";
 import { print, styled } from "./terminal.ts";
 
 export const command: Command = {
-  name: "doctor",
-  summary: "check and measure this machine's devices",
   flags: [{ name: "--json", help: "print one JSON object" }],
   run: runDoctor,
 };

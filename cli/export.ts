@@ -3,8 +3,6 @@ import { type Command, DEVICE_FLAGS, deviceOptions, type FlagValues } from "./co
 import { print } from "./terminal.ts";
 
 export const command: Command = {
-  name: "export",
-  summary: "write an inference-only model: safetensors or ONNX",
   flags: [
     { name: "--model-dir", value: "dir", help: "the model", default: "output" },
     { name: "--output", value: "dir", help: "where the exported model goes (required)" },

@@ -7,8 +7,6 @@ import { SAMPLING_FLAGS } from "./sampling_flags.ts";
 import { print, sayWarnings, writeOut } from "./terminal.ts";
 
 export const command: Command = {
-  name: "generate",
-  summary: "print samples of a model",
   flags: [
     { name: "--model-dir", value: "dir", help: "the model", default: "output" },
     { name: "--num-samples", value: "n", type: "number", help: "how many", default: 20 },

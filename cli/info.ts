@@ -6,8 +6,6 @@ import { print, sayNotice } from "./terminal.ts";
 // Models are described without opening a device, and modules load when they are needed: it must start fast.
 
 export const command: Command = {
-  name: "info",
-  summary: "describe a model, or measure a data file",
   flags: [
     {
       name: "--model-dir",

@@ -54,8 +54,6 @@ const settingFlags = (Object.keys(SETTING_RULES) as (keyof typeof SETTING_RULES)
 });
 
 export const command: Command = {
-  name: "train",
-  summary: "train a model on your text or conversations",
   flags: [
     {
       name: "--input",

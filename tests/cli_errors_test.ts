@@ -283,11 +283,11 @@ async function refusesNumbers(command: string, { name }: Flag, otherwise: string
 }
 
 Deno.test("flags with choices say which", async () => {
-  for (const { load } of Object.values(COMMANDS)) {
+  for (const [subcommand, { load }] of Object.entries(COMMANDS)) {
     const { command } = await load();
     for (const { name, choices } of command.flags) {
       if (!choices) continue;
-      const { code, stderr } = await captured([command.name, name, "nonsense"]);
+      const { code, stderr } = await captured([subcommand, name, "nonsense"]);
       assert.equal(stderr, `error: ${name} must be one of ${choices.join(", ")}, got "nonsense"\n`);
       assert.equal(code, 2);
     }
