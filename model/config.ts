@@ -15,7 +15,7 @@ export interface ModelConfig {
 }
 
 /** Largest value of each field that this program will try; far above what fits on one machine. */
-const LIMITS: Record<keyof ModelConfig, number> = {
+export const LIMITS: Record<keyof ModelConfig, number> = {
   vocab_size: 1 << 20,
   n_embd: 1 << 14,
   n_head: 1 << 10,

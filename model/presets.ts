@@ -1,4 +1,5 @@
 /** The settings of a training run that a person can choose, their defaults, and the presets. */
+import { LIMITS } from "./config.ts";
 import { MicrogptError } from "./errors.ts";
 
 /** What a run is made of, beside its data and its device. */
@@ -126,12 +127,12 @@ export const SETTING_RULES: Record<keyof Settings, SettingRule> = {
   learningRate: { flag: "--lr", kind: "number", min: 0, max: 1000, exclusive: true },
   warmupSteps: { flag: "--warmup-steps", kind: "whole", min: 0, max: 1e9 },
   seed: { flag: "--seed", kind: "whole", min: 0, max: Number.MAX_SAFE_INTEGER },
-  nEmbd: { flag: "--n-embd", kind: "whole", min: 1, max: 1 << 14 },
-  nHead: { flag: "--n-head", kind: "whole", min: 1, max: 1 << 10 },
-  nLayer: { flag: "--n-layer", kind: "whole", min: 1, max: 1 << 10 },
-  blockSize: { flag: "--block-size", kind: "whole", min: 1, max: 1 << 20 },
+  nEmbd: { flag: "--n-embd", kind: "whole", min: 1, max: LIMITS.n_embd },
+  nHead: { flag: "--n-head", kind: "whole", min: 1, max: LIMITS.n_head },
+  nLayer: { flag: "--n-layer", kind: "whole", min: 1, max: LIMITS.n_layer },
+  blockSize: { flag: "--block-size", kind: "whole", min: 1, max: LIMITS.block_size },
   batchSize: { flag: "--batch-size", kind: "whole", min: 1, max: 1 << 16 },
-  vocabSize: { flag: "--vocab-size", kind: "whole", min: 257, max: 1 << 20 },
+  vocabSize: { flag: "--vocab-size", kind: "whole", min: 257, max: LIMITS.vocab_size },
   gradClip: { flag: "--grad-clip", kind: "number", min: 0, max: 1e9 },
   gradAccum: { flag: "--grad-accum", kind: "whole", min: 1, max: 1 << 16 },
   weightDecay: { flag: "--weight-decay", kind: "number", min: 0, max: 1000 },

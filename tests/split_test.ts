@@ -18,7 +18,7 @@ Deno.test("split: the seed decides, and nothing else", () => {
 
 Deno.test("split: at least one, at most 512, never all", () => {
   assert.equal(splitDocuments(3, 0.05, 1).validation.length, 1);
-  assert.equal(splitDocuments(2, 0.99, 1).training.length, 1);
+  assert.equal(splitDocuments(2, 0.9, 1).training.length, 1);
   assert.equal(splitDocuments(32_033, 0.05, 1).validation.length, 512);
 });
 
@@ -34,7 +34,7 @@ Deno.test("split: one document cannot be split, which is said", () => {
 });
 
 Deno.test("split: a fraction out of range is wrong usage", () => {
-  for (const fraction of [-0.1, 1, 2, NaN, Infinity]) {
+  for (const fraction of [-0.1, 0.91, 1, NaN, Infinity]) {
     assert.throws(() => splitDocuments(10, fraction, 1), { name: "MicrogptError", usage: true });
   }
 });
