@@ -332,10 +332,12 @@ export class Trainer {
     const { adam, activations, batch, metrics } = this.#memory;
     const slot = this.#step % metrics.rows;
     const first = this.#step * gradAccum;
-    let tokens = 0;
-    for (let i = 0; i < gradAccum; i++) tokens += this.#data.batch(first + i).targets.length;
+    let documents = this.#data.batch(first);
+    let tokens = documents.targets.length;
+    for (let i = 1; i < gradAccum; i++) tokens += this.#data.batch(first + i).targets.length;
     for (let i = 0; i < gradAccum; i++) {
-      device.loadBatch(batch, this.#data.batch(first + i));
+      if (gradAccum > 1) documents = this.#data.batch(first + i);
+      device.loadBatch(batch, documents);
       forwardBackward(
         device,
         this.#config,
