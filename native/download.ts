@@ -4,6 +4,7 @@
  */
 import { createHash, randomUUID } from "node:crypto";
 import { MicrogptError } from "../model/errors.ts";
+import { environment, granted } from "./permissions.ts";
 import released from "./manifest.json" with { type: "json" };
 
 /** What scripts/native_manifest.ts writes. In a tree that is no release, `files` is empty. */
@@ -189,12 +190,4 @@ function notAllowed(flags: string[]): Download {
     why: "it is not allowed to be downloaded or opened",
     hint: `run Deno with ${flags.map((flag) => `--allow-${flag}`).join(" ")}, or ${OTHER_DEVICES}`,
   };
-}
-
-function granted(permission: Deno.PermissionDescriptor): boolean {
-  return Deno.permissions.querySync(permission).state === "granted";
-}
-
-function environment(variable: string): string | undefined {
-  return granted({ name: "env", variable }) ? Deno.env.get(variable) : undefined;
 }

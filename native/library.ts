@@ -3,6 +3,7 @@
 
 import { MicrogptError } from "../model/errors.ts";
 import type { Download } from "./download.ts";
+import { environment, granted } from "./permissions.ts";
 
 /** The set of exports this binding is written for: `ABI_VERSION` in native/src/lib.rs. */
 const ABI_VERSION = 1;
@@ -209,15 +210,6 @@ function readAt(file: Deno.FsFile, offset: number, length: number): DataView {
     filled += n;
   }
   return new DataView(bytes.buffer, 0, filled);
-}
-
-/** An environment variable, or undefined where the program is not allowed to look (and nobody is asked). */
-function environment(variable: string): string | undefined {
-  return granted({ name: "env", variable }) ? Deno.env.get(variable) : undefined;
-}
-
-function granted(permission: Deno.PermissionDescriptor): boolean {
-  return Deno.permissions.querySync(permission).state === "granted";
 }
 
 function isFile(path: string): boolean {

@@ -1,0 +1,11 @@
+/** What the program may do, without anybody being asked. */
+
+/** Whether a permission was given. */
+export function granted(permission: Deno.PermissionDescriptor): boolean {
+  return Deno.permissions.querySync(permission).state === "granted";
+}
+
+/** An environment variable, or undefined where the program is not allowed to look. */
+export function environment(variable: string): string | undefined {
+  return granted({ name: "env", variable }) ? Deno.env.get(variable) : undefined;
+}
