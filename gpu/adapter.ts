@@ -130,13 +130,3 @@ export async function openAdapter(dtype: Dtype, subgroups: boolean): Promise<Ope
   }
   return opened;
 }
-
-/**
- * What `microgpt doctor` prints of the GPU.
- * @throws {MicrogptError} when there is none
- */
-export async function describeAdapter(): Promise<AdapterDescription> {
-  const { gpu, description } = await openAdapter("f32", true);
-  gpu.destroy();
-  return description;
-}

@@ -58,7 +58,7 @@ export class KernelRunner {
   constructor(
     readonly gpu: GPUDevice,
     readonly pool: BufferPool,
-    /** `diagnostic(off, …)` and shared functions put in front of each kernel that asks for them */
+    /** told of a kernel that does not compile */
     readonly fail: (error: Error) => void,
   ) {
     this.#maxBinding = gpu.limits.maxStorageBufferBindingSize;
