@@ -22,14 +22,12 @@ import { check } from "./library.ts";
 
 /** What `openCpuDevice` accepts. */
 export interface CpuDeviceOptions {
-  /** threads that compute, this one included; 0 or absent: one for each core */
+  /** threads that compute, this one included, in the range devices.ts checks; 0 or absent: one for each core */
   threads?: number;
   /** f32 is the only one */
   dtype?: Dtype;
 }
 
-/** More threads than this are taken for a mistake. */
-const MAX_THREADS = 1024;
 /** The handle that stands for "memory is short". */
 const NO_MEMORY = 0xffff_ffff;
 /** As numbered in native/src/kernels/matmul.rs. */
@@ -58,7 +56,7 @@ class CpuBatch implements Batch {
 
 /**
  * Opens the CPU device.
- * @throws {MicrogptError} when the native library cannot be opened, for another dtype than f32, and for a number of threads out of range
+ * @throws {MicrogptError} when the native library cannot be opened, and for another dtype than f32
  */
 export function openCpuDevice(options: CpuDeviceOptions = {}): CpuDevice {
   return new CpuDevice(options);
@@ -82,11 +80,6 @@ export class CpuDevice implements Device {
     if (dtype !== "f32") {
       throw new MicrogptError(`--device cpu computes in f32, not in ${dtype}`, {
         hint: "use --dtype f32, or --device webgpu",
-        usage: true,
-      });
-    }
-    if (!Number.isInteger(threads) || threads < 0 || threads > MAX_THREADS) {
-      throw new MicrogptError(`--threads must be a whole number from 0 to ${MAX_THREADS}, got ${threads}`, {
         usage: true,
       });
     }
