@@ -4,6 +4,7 @@
  * Without either the test is skipped, and its name says so.
  */
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { compile } from "../scripts/compile.ts";
 
 const made = Deno.env.get("MICROGPT_PROGRAM") ?? "";
@@ -39,7 +40,7 @@ Deno.test({
 /** The program to check. */
 async function programFile(directory: string): Promise<string> {
   if (made !== "") return made;
-  const preload = new URL("./quickjs_ffi.ts", import.meta.url).pathname;
+  const preload = fileURLToPath(new URL("./quickjs_ffi.ts", import.meta.url));
   return await compile({ output: `${directory}/microgpt`, preload });
 }
 

@@ -1,5 +1,6 @@
 /** The Homebrew formula: against a file that is kept, and read by Ruby. MICROGPT_UPDATE=1 writes the file anew. */
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { chatModelAsset, homebrewFormula, programAsset, type Release } from "../scripts/homebrew.ts";
 import { TARGETS } from "../scripts/compile.ts";
 
@@ -35,7 +36,7 @@ Deno.test({
   name: `Ruby reads the formula${ruby ? "" : " (skipped: there is no ruby)"}`,
   ignore: !ruby,
   fn: async () => {
-    const { code, stdout, stderr } = await new Deno.Command("ruby", { args: ["-c", GOLDEN.pathname] })
+    const { code, stdout, stderr } = await new Deno.Command("ruby", { args: ["-c", fileURLToPath(GOLDEN)] })
       .output();
     assert.equal(code, 0, new TextDecoder().decode(stderr));
     assert.match(new TextDecoder().decode(stdout), /Syntax OK/);

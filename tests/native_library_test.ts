@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { libraryFileName } from "../native/library.ts";
 
-const LIBRARY = new URL(`../native/target/release/${libraryFileName()}`, import.meta.url).pathname;
+const LIBRARY = fileURLToPath(new URL(`../native/target/release/${libraryFileName()}`, import.meta.url));
 const BINDING = JSON.stringify(import.meta.resolve("../native/tokenizer.ts"));
 
 /** Opens the library in a process of its own, so that a crash would show. */

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
 import { MAX_LINE_BYTES } from "../data/lines.ts";
 import { loadText } from "../data/text.ts";
 import { MicrogptError } from "../model/errors.ts";
@@ -30,7 +31,7 @@ Deno.test("text: lines and characters that straddle the chunks of a read", async
 });
 
 Deno.test("text: the sample data is complete", async () => {
-  const { documents } = await loadText(new URL("../data/samples/names.txt", import.meta.url).pathname);
+  const { documents } = await loadText(fileURLToPath(new URL("../data/samples/names.txt", import.meta.url)));
   assert.equal(documents.length, 32033);
   assert.deepEqual([documents[0], documents[32032]], ["emma", "zzyzx"]);
 });
@@ -81,11 +82,18 @@ Deno.test("text: what cannot be opened is said", async () => {
     const directory = path.replace(/\/data\.txt$/u, "");
     await assert.rejects(loadText(directory), { message: `${directory} is a directory, not a file` });
     await assert.rejects(loadText(`${path}/below`), MicrogptError);
-    await Deno.symlink("loop", `${directory}/loop`);
-    await assert.rejects(loadText(`${directory}/loop`), {
-      message: `cannot read ${directory}/loop: symbolic links in a loop`,
-    });
   });
+});
+
+Deno.test({
+  name: "text: a link to itself is said",
+  ignore: Deno.build.os === "windows",
+  fn: () =>
+    withFile("", async (path) => {
+      const loop = path.replace(/data\.txt$/u, "loop");
+      await Deno.symlink("loop", loop);
+      await assert.rejects(loadText(loop), { message: `cannot read ${loop}: symbolic links in a loop` });
+    }),
 });
 
 Deno.test({

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { HfTokenizer } from "../data/hf_tokenizer.ts";
 import { SPECIAL_TOKENS, StreamDecoder, type Tokenizer } from "../data/tokenizer.ts";
 import { MicrogptError } from "../model/errors.ts";
@@ -102,7 +103,7 @@ Deno.test("training gives the same bytes in every process and with any number of
     };
       setTokenizerThreads(${threads});
       const names = Deno.readTextFileSync(${
-      JSON.stringify(new URL("../data/samples/names.txt", import.meta.url).pathname)
+      JSON.stringify(fileURLToPath(new URL("../data/samples/names.txt", import.meta.url)))
     });
       const runs = Array.from({ length: 3000 }, (_, i) => "ab".repeat(i % 7) + "=".repeat(i % 40) + i % 97);
       const tokenizer = NativeTokenizer.train([...names.split("\\n"), ...runs], { vocabSize: 2000 });
