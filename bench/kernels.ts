@@ -149,7 +149,6 @@ function others(device: Device, name: string, E: number, H: number, V: number, n
     () => device.attentionBackward(dQkv, dx, y, lse, qkv, batch, H),
   );
   moved("crossEntropy", 2 * rows * V, () => device.crossEntropy(logits, losses, batch, 0, 1, control));
-  moved("zero", V * E, () => device.zero(dWte));
   moved("gradNorm", n, () => device.gradNorm(metrics, 0, gradients, control));
   const hyper = { learningRate: 1e-9, beta1: 0.85, beta2: 0.99, epsilon: 1e-8, weightDecay: 0, gradClip: 1 };
   device.write(metrics, new Float32Array([1, 1, 0, 0]));

@@ -36,7 +36,7 @@ impl Heads<'_> {
     }
 
     pub fn scale(&self) -> f32 {
-        1.0 / (self.head_dim() as f32).sqrt()
+        scale(self.head_dim())
     }
 
     /// Part `part` (0 queries, 1 keys, 2 values) of row `t` for head `h`, and of the rows below.
@@ -45,6 +45,11 @@ impl Heads<'_> {
         let at = &raw const self.qkv[t * 3 * self.width + part * self.width + h * self.head_dim()];
         Strided { at, row: 3 * self.width, col: 1 }
     }
+}
+
+/// What scores are multiplied with.
+pub fn scale(head_dim: usize) -> f32 {
+    1.0 / (head_dim as f32).sqrt()
 }
 
 thread_local! {
@@ -87,6 +92,98 @@ pub fn pack_transposed(packed: &mut [f32], rows: Strided, count: usize, used: us
     }
 }
 
+/// Some queries of one head, and the keys and values of positions 0 … of their document.
+#[derive(Clone, Copy)]
+pub struct Queries {
+    /// first of `count` queries
+    pub q: Strided,
+    pub k: Strided,
+    pub v: Strided,
+    /// position of the first query
+    pub first: usize,
+    pub count: usize,
+    pub head_dim: usize,
+}
+
+impl Queries {
+    /// Elements of scratch memory that `attend` wants.
+    pub fn scratch(head_dim: usize) -> usize {
+        (2 * head_dim + KEY_BLOCK + 1) * QUERY_BLOCK
+    }
+}
+
+/// Attends from some queries to all positions up to their own. Calls `finish(i, sums, max, total)` for each: its output is
+/// sums [D] / total, its log-sum-exp max + ln(total).
+///
+/// # Safety
+/// `count` ≤ QUERY_BLOCK rows of queries and `first + count` rows of keys and values can be read.
+#[inline(always)]
+pub unsafe fn attend<S: Simd>(
+    simd: S,
+    x: Queries,
+    scratch: &mut [f32],
+    mut finish: impl FnMut(usize, &[f32], f32, f32),
+) {
+    let Queries { q, k, v, first, count, head_dim: d } = x;
+    let (packed, rest) = scratch.split_at_mut(d * QUERY_BLOCK);
+    let (scores, rest) = rest.split_at_mut(KEY_BLOCK * QUERY_BLOCK);
+    let (sums, rescale) = rest.split_at_mut(d * QUERY_BLOCK); // [count, D], not yet divided
+    let mut max = [f32::NEG_INFINITY; QUERY_BLOCK];
+    let mut total = [0f32; QUERY_BLOCK];
+    let used = count.next_multiple_of(S::F32_LANES);
+    pack_transposed(packed, q, count, used, scale(d));
+    let end = first + count;
+    for key in (0..end).step_by(KEY_BLOCK) {
+        let keys = KEY_BLOCK.min(end - key);
+        let (size, b) = ((keys, used, d), packed.as_ptr());
+        // SAFETY: `keys` rows of K and V from position `key` on, [keys, used] scores, [count, D] sums.
+        unsafe {
+            product::<S, false>(
+                simd,
+                size,
+                k.from_row(key),
+                b,
+                QUERY_BLOCK,
+                scores.as_mut_ptr(),
+                QUERY_BLOCK,
+            );
+        }
+        hide_later_keys(scores, key, keys, first, f32::NEG_INFINITY);
+        for lane in (0..used).step_by(S::F32_LANES) {
+            let (max, total) = (&mut max[lane..], &mut total[lane..]);
+            soften(simd, &mut scores[lane..], keys, max, total, &mut rescale[lane..]);
+        }
+        let (size, v) = ((count, d, keys), v.from_row(key));
+        let p = Strided { at: scores.as_ptr(), row: 1, col: QUERY_BLOCK };
+        // SAFETY: as above.
+        unsafe {
+            if key == 0 {
+                product::<S, false>(simd, size, p, v.at, v.row, sums.as_mut_ptr(), d);
+            } else {
+                for (sums, &factor) in sums.chunks_exact_mut(d).zip(&rescale[..count]) {
+                    scale_row(simd, sums, factor);
+                }
+                product::<S, true>(simd, size, p, v.at, v.row, sums.as_mut_ptr(), d);
+            }
+        }
+    }
+    for (i, sums) in sums.chunks_exact(d).enumerate().take(count) {
+        finish(i, sums, max[i], total[i]);
+    }
+}
+
+#[inline(always)]
+fn scale_row<S: Simd>(simd: S, row: &mut [f32], factor: f32) {
+    let factor = simd.splat_f32s(factor);
+    map_vectors(
+        simd,
+        row,
+        [],
+        #[inline(always)]
+        |x, []| simd.mul_f32s(x, factor),
+    );
+}
+
 /// One query block of one head, from scores to output.
 #[inline(always)]
 fn forward_block<S: Simd>(
@@ -98,80 +195,21 @@ fn forward_block<S: Simd>(
     h: usize,
     scratch: &mut [f32],
 ) {
-    let (d, lanes) = (x.head_dim(), S::F32_LANES);
-    let QueryBlock { start, first, count } = block;
-    let (packed, rest) = scratch.split_at_mut(d * QUERY_BLOCK);
-    let (scores, rest) = rest.split_at_mut(KEY_BLOCK * QUERY_BLOCK);
-    let (sums, rest) = rest.split_at_mut(d * QUERY_BLOCK); // [count, D], not yet divided
-    let mut max = [f32::NEG_INFINITY; QUERY_BLOCK];
-    let mut total = [0f32; QUERY_BLOCK];
-    let rescale = &mut rest[..QUERY_BLOCK];
-    let used = count.next_multiple_of(lanes);
-    pack_transposed(packed, x.at(0, start + first, h), count, used, x.scale());
-    let end = first + count;
-    for key in (0..end).step_by(KEY_BLOCK) {
-        let keys = KEY_BLOCK.min(end - key);
-        // SAFETY: `keys` rows of K and V from start + key on, [keys, used] scores, [count, D] sums.
-        unsafe {
-            let k = x.at(1, start + key, h);
-            product::<S, false>(
-                simd,
-                (keys, used, d),
-                k,
-                packed.as_ptr(),
-                QUERY_BLOCK,
-                scores.as_mut_ptr(),
-                QUERY_BLOCK,
-            );
-            hide_later_keys(scores, key, keys, first, f32::NEG_INFINITY);
-            for lane in (0..used).step_by(lanes) {
-                soften(
-                    simd,
-                    &mut scores[lane..],
-                    keys,
-                    &mut max[lane..],
-                    &mut total[lane..],
-                    &mut rescale[lane..],
-                );
-            }
-            let p = Strided { at: scores.as_ptr(), row: 1, col: QUERY_BLOCK };
-            let v = x.at(2, start + key, h);
-            if key == 0 {
-                product::<S, false>(simd, (count, d, keys), p, v.at, v.row, sums.as_mut_ptr(), d);
-            } else {
-                for (sums, &factor) in sums.chunks_exact_mut(d).zip(&rescale[..count]) {
-                    let factor = simd.splat_f32s(factor);
-                    map_vectors(
-                        simd,
-                        sums,
-                        [],
-                        #[inline(always)]
-                        |s, []| simd.mul_f32s(s, factor),
-                    );
-                }
-                product::<S, true>(simd, (count, d, keys), p, v.at, v.row, sums.as_mut_ptr(), d);
-            }
-        }
-    }
-    for (i, sums) in sums.chunks_exact(d).enumerate().take(count) {
+    let (d, QueryBlock { start, first, count }) = (x.head_dim(), block);
+    let (q, k, v) = (x.at(0, start + first, h), x.at(1, start, h), x.at(2, start, h));
+    let finish = |i: usize, sums: &[f32], max: f32, total: f32| {
         let t = start + first + i;
         // SAFETY: row t and head h belong to this work item alone.
         let (out, lse) = unsafe {
-            (
-                out.part(t * x.width + h * d..t * x.width + (h + 1) * d),
-                lse.part(t * x.heads + h..t * x.heads + h + 1),
-            )
+            let column = t * x.width + h * d;
+            (out.part(column..column + d), lse.part(t * x.heads + h..t * x.heads + h + 1))
         };
-        let factor = simd.splat_f32s(1.0 / total[i]);
-        map_vectors(
-            simd,
-            out,
-            [sums],
-            #[inline(always)]
-            |_, [s]| simd.mul_f32s(s, factor),
-        );
-        lse[0] = max[i] + total[i].ln();
-    }
+        let factor = 1.0 / total;
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * factor);
+        lse[0] = max + total.ln();
+    };
+    // SAFETY: rows of this document.
+    unsafe { attend(simd, Queries { q, k, v, first, count, head_dim: d }, scratch, finish) };
 }
 dispatched!(forward_block(
     out: Shared<f32>,
@@ -231,7 +269,7 @@ fn soften<S: Simd>(
 /// The whole kernel.
 fn attention(pool: &mut Pool, out: &mut [f32], lse: &mut [f32], x: Heads, batch: &Batch) {
     let items = batch.query_blocks.len() * x.heads;
-    let scratch = 2 * x.head_dim() * QUERY_BLOCK + (KEY_BLOCK + 1) * QUERY_BLOCK;
+    let scratch = Queries::scratch(x.head_dim());
     let (out, lse) = (Shared::new(out), Shared::new(lse));
     for_items(pool, items, batch, x.width, |item| {
         let (block, h) = (batch.query_blocks[item / x.heads], item % x.heads);

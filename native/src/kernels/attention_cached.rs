@@ -1,10 +1,12 @@
 //! Attention of single tokens over cached keys and values, for decoding.
 //! out: [N, E]   qkv: [N, 3E]   cache: [sequences · B, 2E], row s · B + p holds key then value of position p
 //!
-//! All rows first store their key and value; then each (row, head) is a work item: a dot product with each key,
-//! a softmax, a weighted sum of values. Reads 2 · D elements for each position: limited by memory.
+//! All rows first store their key and value. Then work items are (row, head): a dot product with each key, a softmax, a
+//! weighted sum of values; reads 2 · D elements for each position, limited by memory. Rows at consecutive
+//! positions of one sequence, which is a prompt, go together in blocks of 32 as in training.
 
-use super::attention::with_scratch;
+use super::attention::{self, Queries, with_scratch};
+use super::batch::QUERY_BLOCK;
 use super::shared::Shared;
 use super::simd::{Simd, dispatched, dot, exp, for_each_vector, map_vectors};
 use super::span;
@@ -18,7 +20,7 @@ const GRAIN: usize = 8 * 1024;
 
 /// out [D] = softmax(q · keys · scale) · values over `scores.len()` rows of `lines`, each [2E], key and value at the head's columns.
 #[inline(always)]
-fn attend<S: Simd>(
+fn attend_one<S: Simd>(
     simd: S,
     out: &mut [f32],
     q: &[f32],
@@ -28,7 +30,7 @@ fn attend<S: Simd>(
     scores: &mut [f32],
 ) {
     let (d, count) = (out.len(), scores.len());
-    let scale = 1.0 / (d as f32).sqrt();
+    let scale = attention::scale(d);
     for (score, line) in scores.iter_mut().zip(lines.chunks_exact(2 * width)) {
         *score = dot(simd, q, &line[column..column + d]) * scale;
     }
@@ -70,7 +72,7 @@ fn attend<S: Simd>(
         |x, []| simd.mul_f32s(x, factor),
     );
 }
-dispatched!(attend(
+dispatched!(attend_one(
     out: &mut [f32],
     q: &[f32],
     lines: &[f32],
@@ -78,6 +80,46 @@ dispatched!(attend(
     width: usize,
     scores: &mut [f32],
 ));
+
+/// A block of a prompt: out [count, ·] at the head's columns.
+#[inline(always)]
+fn attend_block<S: Simd>(
+    simd: S,
+    out: Shared<f32>,
+    out_at: usize,
+    width: usize,
+    x: Queries,
+    scratch: &mut [f32],
+) {
+    let finish = |i: usize, sums: &[f32], _: f32, total: f32| {
+        let column = out_at + i * width;
+        // SAFETY: these rows and columns belong to one work item.
+        let out = unsafe { out.part(column..column + x.head_dim) };
+        let factor = 1.0 / total;
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * factor);
+    };
+    // SAFETY: `attention_cached` made x from rows that it checked.
+    unsafe { attention::attend(simd, x, scratch, finish) };
+}
+dispatched!(attend_block(out: Shared<f32>, out_at: usize, width: usize, x: Queries, scratch: &mut [f32]));
+
+/// Runs of at most 32 rows at consecutive positions of one sequence: first row and number of rows.
+fn runs(positions: &[u32], sequences: &[u32]) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for row in 0..positions.len() {
+        match runs.last_mut() {
+            Some((first, count))
+                if *count < QUERY_BLOCK
+                    && sequences[row] == sequences[*first]
+                    && positions[row] == positions[row - 1] + 1 =>
+            {
+                *count += 1;
+            }
+            _ => runs.push((row, 1)),
+        }
+    }
+    runs
+}
 
 /// The whole kernel.
 #[allow(clippy::too_many_arguments)]
@@ -104,17 +146,36 @@ fn attention_cached(
     }
     let (d, cache) = (width / heads, &*cache);
     let work: usize = positions.iter().map(|&position| (position as usize + 1) * 2 * width).sum();
-    let items = n * heads;
+    let runs = runs(positions, sequences);
+    let items = runs.len() * heads;
     let chunks = super::chunks_for(pool, work, GRAIN).min(items);
     let out = Shared::new(out);
     pool.run(chunks, |chunk| {
-        for item in super::shared::part_of(items, 1, chunks, chunk) {
-            let (row, h) = (item / heads, item % heads);
-            // SAFETY: columns h · D … of a row belong to one item.
-            let out = unsafe { out.part(row * width + h * d..row * width + (h + 1) * d) };
-            let (count, q) = (positions[row] as usize + 1, &qkv[row * 3 * width + h * d..][..d]);
-            let lines = &cache[first_line(row) * 2 * width..][..count * 2 * width];
-            with_scratch(count, |scores| attend::dispatch(out, q, lines, h * d, width, scores));
+        for item in (chunk..items).step_by(chunks) {
+            let ((row, rows), h) = (runs[item / heads], item % heads);
+            let (first, q) = (positions[row] as usize, &qkv[row * 3 * width + h * d..]);
+            let lines = &cache[first_line(row) * 2 * width..][..(first + rows) * 2 * width];
+            let out_at = row * width + h * d;
+            if rows == 1 {
+                // SAFETY: columns h · D … of a row belong to one item.
+                let out = unsafe { out.part(out_at..out_at + d) };
+                with_scratch(first + 1, |scores| {
+                    attend_one::dispatch(out, &q[..d], lines, h * d, width, scores);
+                });
+            } else {
+                let rows_of = |values: &[f32], row| Strided { at: values.as_ptr(), row, col: 1 };
+                let x = Queries {
+                    q: rows_of(q, 3 * width),
+                    k: rows_of(&lines[h * d..], 2 * width),
+                    v: rows_of(&lines[width + h * d..], 2 * width),
+                    first,
+                    count: rows,
+                    head_dim: d,
+                };
+                with_scratch(Queries::scratch(d), |scratch| {
+                    attend_block::dispatch(out, out_at, width, x, scratch);
+                });
+            }
         }
     });
     Ok(())
@@ -168,12 +229,14 @@ mod tests {
 
     #[test]
     fn agrees_with_the_formula() {
-        let (block, rows) = (50, 4);
+        let (block, rows) = (50, 40);
         for (width, heads) in [(12, 1), (12, 4), (64, 2), (96, 3)] {
             let d = width / heads;
-            let mut cache = noise(2 * block * 2 * width, 1);
+            let mut cache = noise(3 * block * 2 * width, 1);
             let qkv = noise(rows * 3 * width, 2);
-            let (positions, sequences) = ([0, 3, 4, 49], [0, 1, 1, 0]);
+            // Single rows, and a prompt of 36 in two blocks that starts in the middle.
+            let positions: Vec<u32> = [0, 3, 4, 49].into_iter().chain(9..45).collect();
+            let sequences: Vec<u32> = [0, 1, 2, 0].into_iter().chain([1; 36]).collect();
             let mut out = vec![0.0; rows * width];
             let mut pool = Pool::new(2).unwrap();
             attention_cached(&mut pool, &mut out, &mut cache, &qkv, &positions, &sequences, block, heads)
@@ -201,11 +264,11 @@ mod tests {
                 }
             }
             assert!(
-                attention_cached(&mut pool, &mut out, &mut cache, &qkv, &[50; 4], &[0; 4], block, heads)
+                attention_cached(&mut pool, &mut out, &mut cache, &qkv, &[50; 40], &[0; 40], block, heads)
                     .is_err()
             );
             assert!(
-                attention_cached(&mut pool, &mut out, &mut cache, &qkv, &[0; 4], &[2; 4], block, heads)
+                attention_cached(&mut pool, &mut out, &mut cache, &qkv, &[0; 40], &[3; 40], block, heads)
                     .is_err()
             );
         }

@@ -14,6 +14,15 @@ pub struct Strided {
     pub col: usize,
 }
 
+impl Strided {
+    /// The same matrix from row `i` on.
+    #[inline(always)]
+    pub fn from_row(self, i: usize) -> Strided {
+        // Only an address: whoever reads there answers for it.
+        Strided { at: self.at.wrapping_add(i * self.row), ..self }
+    }
+}
+
 /// C = A · B, or C += A · B with `ADD`.
 ///
 /// # Safety
@@ -65,7 +74,7 @@ unsafe fn columns<S: Simd, const VECTORS: usize, const PARTIAL: bool, const ADD:
     macro_rules! rows {
         ($rows:literal) => {
             while m - i >= $rows {
-                let a = Strided { at: unsafe { a.at.add(i * a.row) }, ..a };
+                let a = a.from_row(i);
                 // SAFETY: rows i … i + $rows of the matrices.
                 unsafe {
                     block::<S, $rows, VECTORS, PARTIAL, ADD>(
