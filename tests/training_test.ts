@@ -418,6 +418,21 @@ Deno.test("a run that is told to end during an evaluation saves without it", asy
   });
 });
 
+Deno.test("no step runs ahead of the event of a step that pauseAt names", async () => {
+  if (!(await gpuIsThere())) return;
+  await inTemporaryDirectory(async (output) => {
+    const { run, device } = await prepareRun({ ...TINY, output, device: "webgpu", evalEvery: 0 });
+    assert(device.stepsInFlight > 1);
+    const ahead: Record<number, number> = {};
+    for await (const event of run.events({ pauseAt: (step) => step % 5 === 0 })) {
+      if (event.type === "step") ahead[event.step] = run.trainer.step - event.step;
+    }
+    run.close();
+    assert.deepEqual([ahead[5], ahead[10]], [0, 0]);
+    assert(ahead[1]! > 0, "others do");
+  });
+});
+
 Deno.test("f16: the loss scale is part of a run's state, and of its checkpoint", async () => {
   const device = await openTestGpu({ dtype: "f16" });
   if (!device) return;
