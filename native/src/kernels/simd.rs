@@ -26,7 +26,7 @@ macro_rules! dispatched {
                 fn v3 $(<const $N: $n>)? (simd: pulp::x86::V3, $($arg: $ty),*) $(-> $out)? {
                     super::$kernel::<_ $(, $N)?>(simd, $($arg),*)
                 }
-                match pulp::Arch::new() {
+                match $crate::kernels::simd::arch() {
                     // SAFETY: the token proves that the processor has these features.
                     #[cfg(target_arch = "x86_64")]
                     pulp::Arch::V4(simd) => unsafe { v4 $(::<$N>)? (simd, $($arg),*) },
@@ -44,9 +44,28 @@ macro_rules! dispatched {
 }
 pub(crate) use dispatched;
 
-/// The instruction set that `simd!` chooses, for people.
+/// The best instruction set of this processor.
+#[cfg(not(test))]
+#[inline(always)]
+pub fn arch() -> pulp::Arch {
+    pulp::Arch::new()
+}
+
+/// The same; the crate's own tests may be run with a lesser one: `TEST_SIMD=avx2 cargo test`, or `scalar`.
+#[cfg(test)]
+pub fn arch() -> pulp::Arch {
+    match std::env::var("TEST_SIMD").as_deref() {
+        #[cfg(target_arch = "x86_64")]
+        Ok("avx2") => pulp::Arch::V3(pulp::x86::V3::try_new().expect("a processor with AVX2")),
+        Ok("scalar") => pulp::Arch::Scalar,
+        Ok(other) => panic!("TEST_SIMD is avx2 or scalar, not {other}"),
+        Err(_) => pulp::Arch::new(),
+    }
+}
+
+/// The instruction set that `dispatched!` chooses, for people.
 pub fn instruction_set() -> &'static str {
-    match pulp::Arch::new() {
+    match arch() {
         #[cfg(target_arch = "x86_64")]
         pulp::Arch::V4(_) => "AVX-512",
         #[cfg(target_arch = "x86_64")]
