@@ -15,8 +15,6 @@ const { values: flags } = parseArgs({
     device: { type: "string", default: "cpu" },
     threads: { type: "string", default: "2" },
     rounds: { type: "string", default: "5" },
-    /** print where the time goes, kernel by kernel */
-    profile: { type: "boolean", default: false },
     /** a model of names, as `deno task train` makes it */
     names: { type: "string" },
   },
@@ -59,11 +57,6 @@ async function oneStream(): Promise<void> {
   console.log(
     `chat-medium, one stream of ${blockSize} tokens on ${device.name}: ${median(speeds).toFixed(0)} tok/s`,
   );
-  if (flags.profile) {
-    profile.clear();
-    await decode(device, chat, 1, chat.block_size, sampling);
-    printProfile(profile, chat.block_size);
-  }
   device.destroy();
 }
 

@@ -335,7 +335,10 @@ async function finish(prepared: PreparedRun, report: Report, values: FlagValues)
     } tokens, ${rate} a second`,
   );
   const held = report.validation.at(-1);
-  say(`training loss ${report.smoothed.toFixed(4)}` + (held ? `, held out ${lossAndBits(held)}` : ""));
+  say(
+    `training loss ${report.smoothed.toFixed(4)} (smoothed)` +
+      (held ? `, held out ${lossAndBits(held)}` : ""),
+  );
   if (run.skippedSteps > 0) {
     sayNotice(`warning: ${run.skippedSteps} steps were skipped, their loss or gradient was not finite`);
   }
