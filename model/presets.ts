@@ -84,7 +84,7 @@ export const PRESETS: Record<PresetName, Preset> = {
     nHead: 4,
     nLayer: 4,
     blockSize: 512,
-    learningRate: 0.003,
+    learningRate: 0.006,
     steps: 8000,
     batchSize: 8,
   },
