@@ -247,13 +247,8 @@ function resolveSettings(
     notices.push(`warning: ${SETTING_RULES[name].flag} changes from ${saved[name]} to ${given[name]}`);
   }
   const { step, steps_total: total } = checkpoint.trainState;
-  if (total !== undefined && step >= total && given.steps === undefined) {
-    throw new MicrogptError(`the run in ${options.resume} is complete: ${step} of ${total} steps`, {
-      hint: "train on with --steps N, which are added",
-      usage: true,
-    });
-  }
-  const remaining = total !== undefined && total > step ? { steps: total - step } : {};
+  // none of a run that is complete: `TrainingRun.events` then asks for --steps
+  const remaining = total !== undefined ? { steps: Math.max(0, total - step) } : {};
   return { ...DEFAULTS, ...saved, ...remaining, ...given };
 }
 

@@ -136,6 +136,15 @@ export class TrainingRun {
     { signal, pauseAt = () => false }: { signal?: AbortSignal; pauseAt?: (step: number) => boolean } = {},
   ): AsyncGenerator<RunEvent, void, void> {
     const { checkpointEvery, resumed, output, data, recipe } = this.#options;
+    if (this.startStep >= this.totalSteps) {
+      throw new MicrogptError(
+        `the run in ${resumed} is complete: all of its ${this.totalSteps} steps are done`,
+        {
+          hint: "train on with --steps N, which are added",
+          usage: true,
+        },
+      );
+    }
     const keepOld = await this.#replacesOther();
     if (keepOld) {
       const message =

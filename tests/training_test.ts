@@ -461,3 +461,13 @@ Deno.test("f16: the loss scale is part of a run's state, and of its checkpoint",
     run.close();
   });
 });
+
+Deno.test("a run that is complete is not trained on without --steps", async () => {
+  await inTemporaryDirectory(async (output) => {
+    await Array.fromAsync(train({ ...TINY, output }));
+    const before = await hashes(output);
+    const again = train({ resume: output, documents: TINY.documents!, device: "cpu" });
+    await assert.rejects(Array.fromAsync(again), /is complete: all of its 12 steps are done/);
+    assert.deepEqual(await hashes(output), before);
+  });
+});
