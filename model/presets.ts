@@ -74,9 +74,9 @@ export const PRESETS: Record<PresetName, Preset> = {
     nHead: 4,
     nLayer: 2,
     blockSize: 256,
-    learningRate: 0.004,
-    steps: 2500,
-    batchSize: 64,
+    learningRate: 0.005,
+    steps: 1600,
+    batchSize: 96,
     vocabSize: 512,
   },
   "chat-small": {
