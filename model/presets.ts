@@ -70,12 +70,12 @@ export type Preset =
 export const PRESETS: Record<PresetName, Preset> = {
   // tuned, see docs/log.md: short words in short documents want a small vocabulary and a large batch
   names: {
-    nEmbd: 64,
-    nHead: 4,
+    nEmbd: 48,
+    nHead: 3,
     nLayer: 2,
     blockSize: 256,
-    learningRate: 0.005,
-    steps: 1600,
+    learningRate: 0.007,
+    steps: 2000,
     batchSize: 96,
     vocabSize: 512,
   },
