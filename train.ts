@@ -358,6 +358,9 @@ function flagOf(field: keyof ModelConfig): string {
   return `--${field.replace("_", "-")}`;
 }
 
+/** Most tokens of an evaluation's batch, unless one document has more. */
+const EVALUATION_TOKENS = 1024;
+
 /** Token documents as the trainer wants them. */
 function batches(
   documents: TokenDocuments,
@@ -367,9 +370,12 @@ function batches(
 ): TrainingData {
   const sampler = new BatchSampler(documents, split.training, settings.batchSize, settings.seed);
   const held = split.validation;
-  const maxTokens = Math.max(sampler.maxTokens, held.length > 0 ? longestInput(documents, held) : 0);
+  const longestHeld = held.length > 0 ? longestInput(documents, held) : 0;
+  const maxTokens = Math.max(sampler.maxTokens, longestHeld);
+  // full batches would touch activations that training's own, of mixed lengths, hardly ever reach
+  const heldTokens = Math.max(longestHeld, Math.min(maxTokens, EVALUATION_TOKENS));
   const maxDocuments = Math.max(settings.batchSize, Math.min(held.length, 64));
-  const validation = () => batchesInOrder(documents, held, maxTokens, maxDocuments);
+  const validation = () => batchesInOrder(documents, held, heldTokens, maxDocuments);
   const tokenBytes = bytesOfTokens(tokenizer);
   let validationBytes = 0;
   for (const batch of validation()) validationBytes += targetBytes(batch, tokenBytes);
