@@ -4,6 +4,7 @@
  *
  *     deno run -A bench/gpu.ts                          all presets
  *     deno run -A bench/gpu.ts --preset chat-medium --dtype bf16
+ *     deno run -A bench/gpu.ts --preset chat-medium --tiles    each product with every tile and split, the fastest three
  *     deno run -A bench/gpu.ts --leak                    memory over 10,000 steps of a tiny model
  *
  * Shares are of the peak measured in the same run (gpu/peak.ts). Documents are random ids of the usual lengths.
@@ -12,7 +13,8 @@ import { parseArgs } from "node:util";
 import type { GpuTensor } from "../gpu/buffers.ts";
 import { type GpuDevice, openGpuDevice } from "../gpu/device.ts";
 import { measurePeak, type Peak, timeOnGpu } from "../gpu/peak.ts";
-import { MATVEC_ROWS, planTiles } from "../gpu/tiles.ts";
+import { matmul } from "../gpu/matmul.ts";
+import { MATVEC_ROWS, planTiles, possibleCuts, type TilePlan } from "../gpu/tiles.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type {
   AdamState,
@@ -34,6 +36,7 @@ const { values: flags } = parseArgs({
     dtype: { type: "string", default: "f32" },
     subgroups: { type: "string", default: "auto" },
     leak: { type: "boolean", default: false },
+    tiles: { type: "boolean", default: false },
   },
 });
 
@@ -126,12 +129,31 @@ class Bench {
       mask: { reluMask: extra },
       accumulate: { add: out },
     };
-    const ms = await this.time(() => d.matmul(out, a, b, form, fusion ? fusions[fusion]! : {}));
-    const { tile, parts } = planTiles(M, N, K, d.adapterClass);
-    const way = form === "NT" && M <= MATVEC_ROWS ? "rows" : `${tile.name}${parts > 1 ? `/${parts}` : ""}`;
-    const gigaflops = 2 * M * N * K / ms / 1e6;
-    const share = `${(100 * gigaflops / this.peak.gigaflops).toFixed(0)} %`;
-    row(`${name} ${form} ${M}×${N} over ${K}`, way, "", ms.toFixed(3), gigaflops.toFixed(1), share);
+    const timed = (plan?: TilePlan) =>
+      this.time(() => {
+        const [to, left, right] = [out, a, b] as GpuTensor[] as [GpuTensor, GpuTensor, GpuTensor];
+        matmul(d, to, left, right, form, fusion ? fusions[fusion]! : {}, plan);
+      });
+    const describe = ({ tile, parts }: TilePlan) => `${tile.name}${parts > 1 ? `/${parts}` : ""}`;
+    const print = (label: string, way: string, ms: number) => {
+      const gigaflops = 2 * M * N * K / ms / 1e6;
+      const share = `${(100 * gigaflops / this.peak.gigaflops).toFixed(0)} %`;
+      row(label, way, "", ms.toFixed(3), gigaflops.toFixed(1), share);
+    };
+    const ms = await timed();
+    const byRows = form === "NT" && M <= MATVEC_ROWS;
+    print(
+      `${name} ${form} ${M}×${N} over ${K}`,
+      byRows ? "rows" : describe(planTiles(M, N, K, d.hardware)),
+      ms,
+    );
+    if (flags.tiles) {
+      const ways: { way: string; ms: number }[] = [];
+      for (const plan of possibleCuts(M, N, K, d.hardware)) {
+        ways.push({ way: describe(plan), ms: await timed(plan) });
+      }
+      for (const { way, ms } of ways.sort((x, y) => x.ms - y.ms).slice(0, 3)) print("  fastest", way, ms);
+    }
     for (const tensor of new Set([a, b, out, extra])) d.free(tensor);
     return ms;
   }
@@ -294,6 +316,7 @@ async function benchmark(name: string, dtype: Dtype): Promise<void> {
       `${peak.gigaflops.toFixed(0)} GFLOP/s, ${peak.gigabytesPerSecond.toFixed(0)} GB/s`,
   );
   await products(bench, config, model.T);
+  if (flags.tiles) return d.destroy();
   await movements(bench, config, model);
   const encoding: number[] = [];
   const ms = await bench.time(() => {

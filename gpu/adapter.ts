@@ -1,7 +1,7 @@
 /** Finding a GPU: adapter, features, limits, and what to say when there is none. */
 import { MicrogptError } from "../model/errors.ts";
 import type { Dtype } from "../model/device.ts";
-import type { AdapterClass } from "./tiles.ts";
+import { type Hardware, hardwareOf } from "./tiles.ts";
 
 /** What is known of the adapter before anything runs on it. */
 export interface AdapterDescription {
@@ -21,7 +21,7 @@ export interface AdapterDescription {
 export interface OpenedAdapter {
   gpu: GPUDevice;
   description: AdapterDescription;
-  adapterClass: AdapterClass;
+  hardware: Hardware;
 }
 
 const WANTED_FEATURES: GPUFeatureName[] = ["shader-f16", "timestamp-query"];
@@ -70,13 +70,6 @@ function nameOf(info: GPUAdapterInfo): string {
   return info.description || info.device || info.architecture || "unnamed GPU";
 }
 
-function classOf(description: AdapterDescription): AdapterClass {
-  if (description.software) return "software";
-  const text = `${description.vendor} ${description.name}`.toLowerCase();
-  if (/apple/.test(text) || Deno.build.os === "darwin") return "apple";
-  return /nvidia|geforce|quadro|tesla|rtx/.test(text) ? "nvidia" : "other";
-}
-
 function describe(adapter: GPUAdapter, features: string[]): AdapterDescription {
   const { info } = adapter;
   const limits = Object.fromEntries(WANTED_LIMITS.map((name) => [name, Number(adapter.limits[name])]));
@@ -106,7 +99,8 @@ export async function openAdapter(dtype: Dtype, subgroups: boolean): Promise<Ope
       requiredLimits: Object.fromEntries(WANTED_LIMITS.map((name) => [name, Number(adapter.limits[name])])),
     });
     const description = describe(adapter, features);
-    return { gpu, description, adapterClass: classOf(description) };
+    const { name, software, limits } = description;
+    return { gpu, description, hardware: hardwareOf(name, software, limits.maxComputeWorkgroupStorageSize!) };
   };
   let opened: OpenedAdapter | undefined;
   // A refusal here only means that this adapter has no subgroups: the second request, without them, decides.

@@ -27,6 +27,7 @@ import * as optimizer from "./optimizer.ts";
 import * as rows from "./rows.ts";
 import { selfTest } from "./self_test.ts";
 import { subgroupsHelp } from "./subgroups.ts";
+import type { Hardware } from "./tiles.ts";
 
 /** How to open the GPU. */
 export interface GpuDeviceOptions {
@@ -46,7 +47,7 @@ export class GpuDevice implements Device {
   readonly warnings: string[] = [];
   readonly description: AdapterDescription;
   readonly runner: KernelRunner;
-  readonly adapterClass;
+  readonly hardware: Hardware;
   readonly maxBinding: number;
   readonly workgroupMemory: number;
   readonly #gpu: GPUDevice;
@@ -56,13 +57,13 @@ export class GpuDevice implements Device {
   #destroyed = false;
 
   constructor(
-    { gpu, description, adapterClass }: OpenedAdapter,
+    { gpu, description, hardware }: OpenedAdapter,
     readonly dtype: Dtype,
     readonly subgroups: boolean,
   ) {
     this.#gpu = gpu;
     this.description = description;
-    this.adapterClass = adapterClass;
+    this.hardware = hardware;
     this.name = description.name;
     this.maxBinding = gpu.limits.maxStorageBufferBindingSize;
     this.workgroupMemory = gpu.limits.maxComputeWorkgroupStorageSize;

@@ -6,12 +6,12 @@ import matmulSource from "./kernels/matmul.wgsl" with { type: "text" };
 import matvecSource from "./kernels/matvec.wgsl" with { type: "text" };
 import splitKSource from "./kernels/split_k.wgsl" with { type: "text" };
 import type { BindingSpec } from "./shader_source.ts";
-import { type AdapterClass, MATVEC_ROWS, planTiles, type TilePlan } from "./tiles.ts";
+import { type Hardware, K_STEP, MATVEC_ROWS, planTiles, type TilePlan } from "./tiles.ts";
 
 /** What the products need from their device. */
 export interface MatmulContext {
   runner: KernelRunner;
-  adapterClass: AdapterClass;
+  hardware: Hardware;
   /** an f32 tensor of at least so many elements, good until the next call that asks for the same purpose */
   scratch(elements: number, purpose: string): GpuTensor;
 }
@@ -68,6 +68,7 @@ function fusedConstants({ add, mask, accumulate }: Product) {
 
 /**
  * out = a · b with what `fusion` adds, see `Device.matmul`.
+ * @param plan how to cut the product; the hardware's best as far as we know, unless given
  * @throws {RangeError} when the shapes do not fit
  */
 export function matmul(
@@ -77,6 +78,7 @@ export function matmul(
   b: GpuTensor,
   form: MatmulForm,
   fusion: MatmulFusion = {},
+  plan?: TilePlan,
 ): void {
   const [M, K] = form === "TN" ? [a.cols, a.rows] : [a.rows, a.cols];
   const [N, bK] = form === "NT" ? [b.rows, b.cols] : [b.cols, b.rows];
@@ -100,10 +102,10 @@ export function matmul(
     relu: fusion.relu ?? false,
     mask: fusion.reluMask as GpuTensor | undefined,
   };
-  if (form === "NT" && M <= MATVEC_ROWS) return runMatvec(context, product);
-  const plan = planTiles(M, N, K, context.adapterClass);
-  if (plan.parts > 1) runSplit(context, product, plan);
-  else runTiles(context, product, plan);
+  if (!plan && form === "NT" && M <= MATVEC_ROWS) return runMatvec(context, product);
+  const cut = plan ?? planTiles(M, N, K, context.hardware);
+  if (cut.parts > 1) runSplit(context, product, cut);
+  else runTiles(context, product, cut);
 }
 
 function runMatvec({ runner }: MatmulContext, product: Product): void {
@@ -136,8 +138,9 @@ function runTiles({ runner }: MatmulContext, product: Product, plan: TilePlan): 
   const lengthB = form === "NT" ? K : N;
   const fused = fusedVariant(product);
   const split = parts > 1;
+  const whole = K % K_STEP === 0;
   runner.run(
-    `matmul ${form} ${tile.name} ${split} ${variant(a, lengthA)} ${variant(b, lengthB)} ${
+    `matmul ${form} ${tile.name} ${split} ${whole} ${variant(a, lengthA)} ${variant(b, lengthB)} ${
       variant(out, N)
     } ${fused}`,
     () => ({
@@ -152,6 +155,7 @@ function runTiles({ runner }: MatmulContext, product: Product, plan: TilePlan): 
         A_ALONG_K: form !== "TN",
         B_ALONG_K: form === "NT",
         SPLIT: split,
+        WHOLE: whole,
         ...fusedConstants(product),
       },
       params: { M: "u32", N: "u32", K: "u32", part: "u32", relu: "u32" },

@@ -131,7 +131,9 @@ function alignedAccess(
 /** The functions of a binding whose quads may start anywhere (for bf16: at any even element). */
 function scalarAccess(name: string, format: StorageFormat): { element: string; functions: string } {
   const scalar = `fn ${name}_load(i: u32) -> f32 {`;
-  const quad = `fn ${name}_quad(i: u32, end: u32) -> vec4<f32> {
+  const quad = `fn ${name}_inside(i: u32) -> vec4<f32> {
+  return vec4(${[0, 1, 2, 3].map((c) => `${name}_load(i + ${c}u)`).join(", ")});\n}
+fn ${name}_quad(i: u32, end: u32) -> vec4<f32> {
   return vec4(${[0, 1, 2, 3].map((c) => `${name}_or_zero(i + ${c}u, end)`).join(", ")});\n}
 fn ${name}_or_zero(i: u32, end: u32) -> f32 { if (i < end) { return ${name}_load(i); } return 0.0; }`;
   const at = `${name}[p.${name}_base + i`;
@@ -170,7 +172,7 @@ ${quad}\n${store(pairs.map((line) => line.replace("WORD", word)))}`,
 
 /**
  * Declares one storage buffer `name` and its functions; element numbers count from the tensor's first:
- * `name_quad(i, end)` elements i … i+3 as f32, zero from `end` on · `name_store_quad(i, end, quad)` · `name_load(i)` one
+ * `name_quad(i, end)` elements i … i+3 as f32, zero from `end` on · `name_inside(i)` the same where none is beyond · `name_store_quad(i, end, quad)` · `name_load(i)` one
  * element (not of aligned bindings).
  */
 function declareBinding(name: string, spec: BindingSpec, index: number): string {
@@ -188,7 +190,8 @@ function declareBinding(name: string, spec: BindingSpec, index: number): string 
   }
   const { element, load, store } = alignedAccess(name, spec.format);
   return `${declare(element)}
-fn ${name}_quad(i: u32, end: u32) -> vec4<f32> { if (i >= end) { return vec4<f32>(); } ${load} }
+fn ${name}_inside(i: u32) -> vec4<f32> { ${load} }
+fn ${name}_quad(i: u32, end: u32) -> vec4<f32> { if (i >= end) { return vec4<f32>(); } return ${name}_inside(i); }
 ${writable ? `fn ${name}_store_quad(i: u32, end: u32, quad: vec4<f32>) { if (i < end) { ${store} } }` : ""}`;
 }
 

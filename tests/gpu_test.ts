@@ -4,7 +4,7 @@ import { openAdapter } from "../gpu/adapter.ts";
 import type { GpuTensor } from "../gpu/buffers.ts";
 import { type GpuDevice, openGpuDevice } from "../gpu/device.ts";
 import { matmul } from "../gpu/matmul.ts";
-import { type AdapterClass, planTiles } from "../gpu/tiles.ts";
+import { cut, TILES } from "../gpu/tiles.ts";
 import { fromHalves, toHalves } from "../gpu/number_formats.ts";
 import type { Device, Dtype, ElementType, Tensor } from "../model/device.ts";
 import { MicrogptError } from "../model/errors.ts";
@@ -127,40 +127,35 @@ function filled(d: Device, rows: number, cols: number, seed: number, type: Eleme
   return tensor;
 }
 
-gpuTest("matrix products with the tiles of real hardware", async (t) => {
-  const cases: [AdapterClass, "NT" | "NN" | "TN", number, number, number, string, number][] = [
-    ["apple", "NT", 1025, 1156, 20, "large", 1],
-    ["apple", "TN", 1156, 1025, 17, "large", 1],
-    ["nvidia", "NN", 260, 516, 33, "medium", 1],
-    ["nvidia", "TN", 64, 52, 601, "small", 2],
-    ["apple", "TN", 260, 253, 1030, "medium", 4],
-    ["other", "NT", 40, 36, 1024, "small", 4],
-  ];
+gpuTest("matrix products with every tile, whole and in parts", async (t) => {
+  const reference = new ReferenceDevice("f32");
   await withGpu("f32", async (d) => {
-    for (const [adapterClass, form, M, N, K, tile, parts] of cases) {
-      await t.step(
-        `${form} [${M}, ${N}] over ${K} on ${adapterClass}: ${tile} tile, ${parts} parts`,
-        async () => {
-          const plan = planTiles(M, N, K, adapterClass);
-          assert.deepEqual([plan.tile.name, plan.parts], [tile, parts]);
-          const product = async (device: Device, multiply: typeof device.matmul) => {
-            const a = form === "TN" ? filled(device, K, M, 1) : filled(device, M, K, 1);
-            const b = form === "NT" ? filled(device, N, K, 2) : filled(device, K, N, 2);
-            const out = filled(device, M, N, 3);
-            multiply(out, a, b, form, { add: out, relu: true });
-            const result = await device.read(out);
-            for (const tensor of [a, b, out]) device.free(tensor);
-            return result;
-          };
-          const context = { runner: d.runner, adapterClass, scratch: d.scratch };
-          const actual = await product(d, (out, a, b, form, fusion) => {
-            matmul(context, out as GpuTensor, a as GpuTensor, b as GpuTensor, form, fusion);
-          });
-          const reference = new ReferenceDevice("f32");
-          const expected = await product(reference, (...args) => reference.matmul(...args));
-          assertClose(actual, expected, 1e-4, "product");
-        },
-      );
+    for (const form of ["NT", "NN", "TN"] as const) {
+      // Edges of all tiles; K a multiple of its step of 16, and not.
+      for (const [M, N, K] of [[133, 141, 112], [140, 132, 301]] as const) {
+        const product = async (device: Device, multiply: typeof device.matmul) => {
+          const a = form === "TN" ? filled(device, K, M, 1) : filled(device, M, K, 1);
+          const b = form === "NT" ? filled(device, N, K, 2) : filled(device, K, N, 2);
+          const out = filled(device, M, N, 3);
+          multiply(out, a, b, form, { add: out, relu: true });
+          const result = await device.read(out);
+          for (const tensor of [a, b, out]) device.free(tensor);
+          return result;
+        };
+        const expected = await product(reference, (...args) => reference.matmul(...args));
+        for (const tile of TILES) {
+          for (const parts of [1, 3]) {
+            await t.step(`${form} [${M}, ${N}] over ${K}: tile ${tile.name}, ${parts} parts`, async () => {
+              const plan = cut(tile, parts, M, N, K);
+              const actual = await product(d, (...args) => {
+                const [out, a, b] = args.slice(0, 3) as GpuTensor[] as [GpuTensor, GpuTensor, GpuTensor];
+                matmul(d, out, a, b, args[3], args[4], plan);
+              });
+              assertClose(actual, expected, 1e-4, "product");
+            });
+          }
+        }
+      }
     }
   });
 });

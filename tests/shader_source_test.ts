@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { bindingStart, workgroupGrid } from "../gpu/kernel_runner.ts";
 import { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from "../gpu/number_formats.ts";
 import { shaderSource } from "../gpu/shader_source.ts";
-import { planTiles } from "../gpu/tiles.ts";
+import { hardwareOf, planTiles, tileBytes } from "../gpu/tiles.ts";
 
 const expand = (source: string, constants: Record<string, number | boolean> = {}) =>
   shaderSource({ source, constants, params: {}, bindings: {} }).split("// body\n")[1];
@@ -61,23 +61,28 @@ Deno.test("bf16 rounds to nearest even and keeps NaN", () => {
   assert.equal(f32FromBf16(bf16FromF32(1 + 3 * 2 ** -8)), 1 + 2 ** -6);
 });
 
-Deno.test("a product's parts cover K, and tiles grow with it", () => {
-  for (const adapter of ["apple", "nvidia", "other", "software"] as const) {
-    for (
-      const [M, N, K] of [[24, 192, 64], [1243, 768, 256], [256, 256, 1243], [512, 4096, 384], [
-        1,
-        1,
-        1,
-      ]] as const
-    ) {
-      const { part, parts, tile, tilesM, tilesN } = planTiles(M, N, K, adapter);
-      assert(part * parts >= K && part * (parts - 1) < K && part % 16 === 0, `${adapter} ${M} ${N} ${K}`);
+Deno.test("a product's tiles and parts cover it, and fit the hardware", () => {
+  const shapes = [[24, 192, 64], [1243, 768, 256], [256, 256, 1243], [512, 4096, 384], [1, 1, 1]] as const;
+  for (const name of ["Apple M4 Pro", "NVIDIA H100 80GB HBM3", "AMD Radeon", "llvmpipe"]) {
+    const hardware = hardwareOf(name, name === "llvmpipe", name === "AMD Radeon" ? 16384 : 32768);
+    for (const [M, N, K] of shapes) {
+      const { part, parts, tile, tilesM, tilesN } = planTiles(M, N, K, hardware);
+      assert(part * parts >= K && part * (parts - 1) < K && part % 16 === 0, `${name} ${M} ${N} ${K}`);
       assert(tilesM * tile.bm >= M && tilesN * tile.bn >= N);
+      assert(tile.registers <= hardware.registers && tileBytes(tile) <= hardware.workgroupMemory);
     }
   }
-  assert.equal(planTiles(1243, 768, 256, "apple").tile.name, "medium");
-  assert.equal(planTiles(24, 192, 64, "apple").tile.name, "small");
-  assert.equal(planTiles(256, 256, 1243, "nvidia").parts, 4);
+});
+
+Deno.test("large products get large tiles, and K is split where there are few of them", () => {
+  const h100 = hardwareOf("NVIDIA H100 80GB HBM3", false, 49152);
+  const plan = (...[M, N, K]: [number, number, number]) => planTiles(M, N, K, h100);
+  assert.equal(plan(16384, 4096, 384).tile.name, "128x128");
+  assert.equal(plan(500, 64, 64).tile.name, "32x32");
+  assert(plan(256, 256, 1243).parts > 1);
+  assert.equal(plan(16384, 4096, 384).parts, 1);
+  const software = hardwareOf("llvmpipe", true, 32768);
+  assert.equal(planTiles(256, 256, 1243, software).parts, 1);
 });
 
 Deno.test("bindings start at 0 until a buffer is too large for one", () => {

@@ -6,13 +6,14 @@
 // per 4 vec4 loads with 8 × 8 sums. Workgroup z takes the z-th part of K (SPLIT: its sums go to a scratch matrix of its own,
 // and split_k.wgsl adds them in order).
 //
-// A matrix whose rows run along K is turned by 4 × 4 blocks on the way in. The vec4 of block column k4 lies at index
-// i ^ 2·k4: the eight threads of one store phase then hit eight different banks.
+// A matrix whose rows run along K is turned by 4 × 4 blocks on the way in. Row k = 4·k4 + c lies at [c][k4], two vec4 longer
+// than needed: the eight threads of one store phase then hit eight different banks, and a thread finds all of its numbers
+// at constant distances from few addresses (each index that varies is checked against the array's length).
 //
 // Rows and columns beyond the matrix read its last ones and are not stored; k beyond K reads zero.
 //
 // Cost: 2·M·N·K flops; reads (M/BM)·N·K of b and (N/BN)·M·K of a, mostly from cache; writes M·N.
-// Workgroup memory 64·(BM + BN) bytes: 4 KiB for 32 × 32, 8 KiB for 64 × 64, 16 KiB for 128 × 128.
+// Workgroup memory 64·(BM + BN) + 1024 bytes. WHOLE: K is a multiple of 16, no k needs a check.
 
 const BK = 16u;
 const COLUMNS_A = BM / 4u;
@@ -20,8 +21,8 @@ const COLUMNS_B = BN / 4u;
 const THREADS_N = BN / (4u * GROUPS_N);
 const THREADS_M = BM / (4u * GROUPS_M);
 
-var<workgroup> tile_a: array<vec4<f32>, BK * COLUMNS_A>;
-var<workgroup> tile_b: array<vec4<f32>, BK * COLUMNS_B>;
+var<workgroup> tile_a: array<array<array<vec4<f32>, COLUMNS_A + 2u>, BK / 4u>, 4>;
+var<workgroup> tile_b: array<array<array<vec4<f32>, COLUMNS_B + 2u>, BK / 4u>, 4>;
 
 // Block (i, k4) of a: four vec4 of rows 4i … 4i+3 of the tile, one for each of k = k0 + 4·k4 … + 3.
 fn fetch_a(row0: u32, k0: u32, k_end: u32, i: u32, k4: u32) -> mat4x4<f32> {
@@ -31,17 +32,24 @@ fn fetch_a(row0: u32, k0: u32, k_end: u32, i: u32, k4: u32) -> mat4x4<f32> {
 #for c in 0..4
   {
     let start = min(row0 + 4u * i + $cu, p.M - 1u) * p.K;
+#if WHOLE
+    m[$c] = a_inside(start + k);
+#else
     m[$c] = a_quad(start + k, start + k_end);
+#end
   }
 #end
-  return transpose(m);
 #else
-  let column = row0 + 4u * i;
+  let column = min(row0 + 4u * i, p.M - 1u);
 #for c in 0..4
+#if WHOLE
+  m[$c] = a_inside((k + $cu) * p.M + column);
+#else
   m[$c] = a_quad((k + $cu) * p.M + column, select(0u, (k + $cu + 1u) * p.M, k + $cu < k_end));
 #end
-  return m;
 #end
+#end
+  return m;
 }
 
 fn fetch_b(column0: u32, k0: u32, k_end: u32, i: u32, k4: u32) -> mat4x4<f32> {
@@ -51,28 +59,45 @@ fn fetch_b(column0: u32, k0: u32, k_end: u32, i: u32, k4: u32) -> mat4x4<f32> {
 #for c in 0..4
   {
     let start = min(column0 + 4u * i + $cu, p.N - 1u) * p.K;
+#if WHOLE
+    m[$c] = b_inside(start + k);
+#else
     m[$c] = b_quad(start + k, start + k_end);
+#end
   }
 #end
-  return transpose(m);
 #else
-  let column = column0 + 4u * i;
+  let column = min(column0 + 4u * i, p.N - 1u);
 #for c in 0..4
+#if WHOLE
+  m[$c] = b_inside((k + $cu) * p.N + column);
+#else
   m[$c] = b_quad((k + $cu) * p.N + column, select(0u, (k + $cu + 1u) * p.N, k + $cu < k_end));
 #end
+#end
+#end
   return m;
+}
+
+fn keep_a(fetched: mat4x4<f32>, i: u32, k4: u32) {
+#if A_ALONG_K
+  let m = transpose(fetched);
+#else
+  let m = fetched;
+#end
+#for c in 0..4
+  tile_a[$c][k4][i] = m[$c];
 #end
 }
 
-fn keep_a(m: mat4x4<f32>, i: u32, k4: u32) {
-#for c in 0..4
-  tile_a[(4u * k4 + $cu) * COLUMNS_A + (i ^ (2u * k4))] = m[$c];
+fn keep_b(fetched: mat4x4<f32>, i: u32, k4: u32) {
+#if B_ALONG_K
+  let m = transpose(fetched);
+#else
+  let m = fetched;
 #end
-}
-
-fn keep_b(m: mat4x4<f32>, i: u32, k4: u32) {
 #for c in 0..4
-  tile_b[(4u * k4 + $cu) * COLUMNS_B + (i ^ (2u * k4))] = m[$c];
+  tile_b[$c][k4][i] = m[$c];
 #end
 }
 
@@ -106,6 +131,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let k_begin = group.z * p.part;
   let k_end = min(k_begin + p.part, p.K);
   let steps = (k_end - k_begin + BK - 1u) / BK;
+  let k_last = k_begin + (steps - 1u) * BK;
   let tx = thread % THREADS_N;
   let ty = thread / THREADS_N;
 
@@ -157,26 +183,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     keep_b(next_b, ib, kb);
 #end
     workgroupBarrier();
-    k0 += BK;
-    if (step + 1u < steps) {
+    // The last piece is fetched once more rather than branching: in a branch, what was fetched would be waited for at its end.
+    k0 = min(k0 + BK, k_last);
 #if SHARED_LOAD
-      if (loads_a) { next = fetch_a(row0, k0, k_end, ia, ka); } else { next = fetch_b(column0, k0, k_end, ib, kb); }
+    if (loads_a) { next = fetch_a(row0, k0, k_end, ia, ka); } else { next = fetch_b(column0, k0, k_end, ib, kb); }
 #else
-      next_a = fetch_a(row0, k0, k_end, ia, ka);
-      next_b = fetch_b(column0, k0, k_end, ib, kb);
+    next_a = fetch_a(row0, k0, k_end, ia, ka);
+    next_b = fetch_b(column0, k0, k_end, ib, kb);
 #end
-    }
     for (var k4 = 0u; k4 < BK / 4u; k4++) {
-      let swizzle = 2u * k4;
 #for k in 0..4
       {
-        let at_a = (4u * k4 + $ku) * COLUMNS_A;
-        let at_b = (4u * k4 + $ku) * COLUMNS_B;
 #for h in 0..GROUPS_M
-        let a_$h = tile_a[at_a + ((ty + $hu * THREADS_M) ^ swizzle)];
+        let a_$h = tile_a[$k][k4][ty + $hu * THREADS_M];
 #end
 #for n in 0..GROUPS_N
-        let b_$n = tile_b[at_b + ((tx + $nu * THREADS_N) ^ swizzle)];
+        let b_$n = tile_b[$k][k4][tx + $nu * THREADS_N];
 #end
 #for h in 0..GROUPS_M
 #for c in x y z w
