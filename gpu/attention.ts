@@ -6,6 +6,7 @@ import type { KernelRunner } from "./kernel_runner.ts";
 import attentionSource from "./kernels/attention.wgsl" with { type: "text" };
 import backwardSource from "./kernels/attention_backward.wgsl" with { type: "text" };
 import cachedSource from "./kernels/attention_cached.wgsl" with { type: "text" };
+import tilesSource from "./kernels/attention_tiles.wgsl" with { type: "text" };
 import reduceSource from "./kernels/reduce.wgsl" with { type: "text" };
 import type { BindingSpec } from "./shader_source.ts";
 
@@ -19,8 +20,6 @@ export interface AttentionContext {
   scratch(elements: number, purpose: string): GpuTensor;
 }
 
-/** Vec4 of keys, or of values, that a workgroup keeps at a time: 4 KiB each. */
-const TILE_QUADS = 256;
 /** Vec4 of partial sums of a decoding workgroup: 16 KiB where there is room for that and 3 KiB more, else 8 KiB. */
 function partialQuads(workgroupMemory: number): number {
   return workgroupMemory >= 20 << 10 ? 1024 : 512;
@@ -57,9 +56,16 @@ function headDim(E: number, nHead: number, format: string, workgroupMemory: numb
   return D;
 }
 
-/** Rows of keys (or queries) in a tile: a multiple of 4 that fills the workgroup memory, at most 32. */
-function tileRows(quads: number): number {
-  return Math.max(4, Math.min(32, Math.floor(TILE_QUADS / quads / 4) * 4));
+/** How attention_tiles.wgsl takes a head apart: DEPTHS times DEPTH numbers for the scores, WIDTHS times 32 for the sums. */
+function headConstants(D: number): Record<string, number> {
+  const DEPTHS = Math.ceil(D / 32);
+  return {
+    D,
+    QUADS: Math.ceil(D / 4),
+    DEPTHS,
+    DEPTH: Math.ceil(D / DEPTHS / 4) * 4,
+    WIDTHS: Math.ceil(D / 32),
+  };
 }
 
 function isAligned(D: number, ...tensors: GpuTensor[]): boolean {
@@ -69,6 +75,8 @@ function isAligned(D: number, ...tensors: GpuTensor[]): boolean {
 const U32: BindingSpec = { format: "u32", access: "read", aligned: false };
 const F32_READ: BindingSpec = { format: "f32", access: "read", aligned: false };
 const F32_WRITE: BindingSpec = { format: "f32", access: "write", aligned: false };
+
+const PARAMS = { T: "u32", E: "u32", H: "u32", scale: "f32" } as const;
 
 /** See `Device.attention`. */
 export function attention(
@@ -81,24 +89,25 @@ export function attention(
 ): void {
   const E = out.cols;
   const D = headDim(E, nHead, qkv.format, workgroupMemory);
-  const quads = Math.ceil(D / 4);
   const aligned = isAligned(D, out, qkv);
+  const { positions, forwardItems } = batch.sections;
   runner.run(
     `attention ${qkv.format} ${aligned} D=${D}`,
     () => ({
-      source: attentionSource,
-      constants: { D, QUADS: quads, KEYS: tileRows(quads) },
-      params: { E: "u32", H: "u32", scale: "f32" },
+      source: tilesSource + attentionSource,
+      constants: { ...headConstants(D), BACKWARD: false },
+      params: PARAMS,
       bindings: {
         qkv: { format: qkv.format, access: "read", aligned },
         out: { format: out.format, access: "write", aligned },
         lse: F32_WRITE,
+        positions: U32,
         items: U32,
       },
     }),
-    [qkv, out, lse, batch.sections.forwardItems],
-    [E, nHead, 1 / Math.sqrt(D)],
-    batch.itemCount,
+    [qkv, out, lse, positions, forwardItems],
+    [batch.tokenCount, E, nHead, 1 / Math.sqrt(D)],
+    batch.blockCount,
     nHead,
   );
 }
@@ -116,39 +125,38 @@ export function attentionBackward(
 ): void {
   const E = out.cols;
   const D = headDim(E, nHead, qkv.format, workgroupMemory);
-  const quads = Math.ceil(D / 4);
   const aligned = isAligned(D, dQkv, dOut, out, qkv);
   const delta = scratch(qkv.rows * nHead, "attention");
+  const { positions, forwardItems, backwardItems } = batch.sections;
   const read = ({ format }: GpuTensor): BindingSpec => ({ format, access: "read", aligned });
-  const shared = { qkv: read(qkv), d_out: read(dOut) };
+  const shared = { qkv: read(qkv), d_out: read(dOut), lse: F32_READ, positions: U32, items: U32 };
   const dqkv: BindingSpec = { format: dQkv.format, access: "write", aligned };
-  const constants = { D, QUADS: quads, ROWS: tileRows(quads) };
-  const params = { E: "u32", H: "u32", scale: "f32" } as const;
-  const values = [E, nHead, 1 / Math.sqrt(D)];
+  const constants = { ...headConstants(D), BACKWARD: true };
+  const values = [batch.tokenCount, E, nHead, 1 / Math.sqrt(D)];
   runner.run(
     `attention backward, queries ${qkv.format} ${aligned} D=${D}`,
     () => ({
-      source: backwardSource,
+      source: tilesSource + backwardSource,
       constants: { ...constants, QUERIES: true },
-      params,
-      bindings: { ...shared, out: read(out), lse: F32_READ, items: U32, dqkv, delta: F32_WRITE },
+      params: PARAMS,
+      bindings: { ...shared, out: read(out), dqkv, delta: F32_WRITE },
     }),
-    [qkv, dOut, out, lse, batch.sections.forwardItems, dQkv, delta],
+    [qkv, dOut, lse, positions, forwardItems, out, dQkv, delta],
     values,
-    batch.itemCount,
+    batch.blockCount,
     nHead,
   );
   runner.run(
     `attention backward, keys ${qkv.format} ${aligned} D=${D}`,
     () => ({
-      source: backwardSource,
+      source: tilesSource + backwardSource,
       constants: { ...constants, QUERIES: false },
-      params,
-      bindings: { ...shared, lse: F32_READ, delta: F32_READ, items: U32, dqkv },
+      params: PARAMS,
+      bindings: { ...shared, delta: F32_READ, dqkv },
     }),
-    [qkv, dOut, lse, delta, batch.sections.backwardItems, dQkv],
+    [qkv, dOut, lse, positions, backwardItems, delta, dQkv],
     values,
-    batch.itemCount,
+    batch.blockCount,
     nHead,
   );
 }

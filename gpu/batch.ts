@@ -2,7 +2,7 @@
 import type { Batch, PackedDocuments } from "../model/device.ts";
 import { type BufferPool, GpuTensor, type Memory } from "./buffers.ts";
 
-/** Queries, or keys, of one attention work item: the workgroup's share of a document. */
+/** Tokens of one attention work item: a workgroup's queries, or keys. */
 export const ATTENTION_BLOCK = 64;
 
 /** Sections of the one u32 buffer of a batch, in its order. */
@@ -20,8 +20,8 @@ type Section =
 /** Batches of the WebGPU device. One buffer holds everything, so that loading is one write. */
 export class GpuBatch implements Batch {
   tokenCount = 0;
-  /** attention work items of the documents loaded last */
-  itemCount = 0;
+  /** blocks of tokens that attention works through, of the documents loaded last */
+  blockCount = 0;
   /** different token ids, and positions, in the documents loaded last */
   tokenRunCount = 0;
   positionRunCount = 0;
@@ -29,17 +29,15 @@ export class GpuBatch implements Batch {
   readonly memory: Memory;
   readonly #host: Uint32Array;
   readonly #keys: Float64Array;
-  readonly #maxItems: number;
 
   constructor(pool: BufferPool, readonly maxTokens: number, readonly maxDocuments: number) {
-    // A document of n tokens has ceil(n / 64) blocks.
-    this.#maxItems = Math.min(maxTokens, Math.floor(maxTokens / ATTENTION_BLOCK) + maxDocuments);
+    const maxBlocks = Math.ceil(maxTokens / ATTENTION_BLOCK);
     const lengths: [Section, number][] = [
       ["tokens", maxTokens],
       ["targets", maxTokens],
       ["positions", maxTokens],
-      ["forwardItems", 3 * this.#maxItems],
-      ["backwardItems", 3 * this.#maxItems],
+      ["forwardItems", 2 * maxBlocks],
+      ["backwardItems", 2 * maxBlocks],
       ["tokenOrder", maxTokens],
       ["tokenRuns", 3 * maxTokens],
       ["positionOrder", maxTokens],
@@ -93,18 +91,28 @@ export class GpuBatch implements Batch {
     return this.#host.subarray(offset, offset + capacity);
   }
 
-  /** Blocks of all documents, the longest work first so that none starts late: many keys before it forward, many queries behind it backward. */
+  /**
+   * Blocks of 64 tokens, whatever documents they belong to. Forward: (first token, begin of its document), that is the first key
+   * that the block's queries see. Backward: (first token, end of the last token's document), that is where the queries end that
+   * see the block's keys. The longest work comes first, so that none starts late.
+   */
   #listItems(starts: Uint32Array): void {
-    const items: [begin: number, end: number, first: number][] = [];
-    for (let d = 0; d + 1 < starts.length; d++) {
-      const [begin, end] = [starts[d]!, starts[d + 1]!];
-      for (let first = begin; first < end; first += ATTENTION_BLOCK) items.push([begin, end, first]);
+    const T = this.tokenCount;
+    const forward: [first: number, begin: number][] = [];
+    const backward: [first: number, end: number][] = [];
+    let document = 0;
+    for (let first = 0; first < T; first += ATTENTION_BLOCK) {
+      while (starts[document + 1]! <= first) document++;
+      forward.push([first, starts[document]!]);
+      const last = Math.min(first + ATTENTION_BLOCK, T) - 1;
+      while (starts[document + 1]! <= last) document++;
+      backward.push([first, starts[document + 1]!]);
     }
-    this.itemCount = items.length;
-    items.sort((a, b) => (b[2] - b[0]) - (a[2] - a[0]) || a[2] - b[2]);
-    this.#section("forwardItems").set(items.flat());
-    items.sort((a, b) => (b[1] - b[2]) - (a[1] - a[2]) || a[2] - b[2]);
-    this.#section("backwardItems").set(items.flat());
+    this.blockCount = forward.length;
+    forward.sort((a, b) => (b[0] - b[1]) - (a[0] - a[1]) || a[0] - b[0]);
+    backward.sort((a, b) => (b[1] - b[0]) - (a[1] - a[0]) || a[0] - b[0]);
+    this.#section("forwardItems").set(forward.flat());
+    this.#section("backwardItems").set(backward.flat());
   }
 
   /** Sorts rows by id, keeping their order, and lists (id, first, last + 1) of each stretch of equal ids. */

@@ -65,9 +65,9 @@ const GPUS: [name: RegExp, cores: number, registers: number][] = [
   [/nvidia|geforce|quadro|tesla|rtx/i, 60, 240],
 ];
 
-/** The hardware behind an adapter's name. A software adapter computes one workgroup after the other. */
+/** The hardware behind an adapter's name. A software adapter computes one group of threads after the other. */
 export function hardwareOf(name: string, software: boolean, workgroupMemory: number): Hardware {
-  if (software) return { cores: 1, registers: 240, workgroupMemory };
+  if (software) return { cores: 1 / 4, registers: 240, workgroupMemory };
   const [, cores, registers] = GPUS.find(([pattern]) => pattern.test(name)) ?? [/./, 32, 240];
   return { cores, registers, workgroupMemory };
 }

@@ -157,8 +157,10 @@ function matmulCases(): DeviceCase[] {
 }
 
 function attentionCases(): DeviceCase[] {
+  // Short documents, several of which fit in a block of 64 tokens, and long ones that begin in the middle of a block.
+  const mixed = [5, 60, 1, 100, 30, 64, 7, 3, 140, 2];
   return WIDTHS.flatMap(([E, H]) =>
-    LENGTHS.map((lengths): DeviceCase => ({
+    [...LENGTHS, mixed].map((lengths): DeviceCase => ({
       name: `attention and its backward, E = ${E}, ${H} heads, documents of ${lengths}`,
       tolerance: 5e-5,
       async run(d) {
