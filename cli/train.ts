@@ -184,6 +184,8 @@ interface Report {
   training: CurvePoint[];
   validation: EvaluationEvent[];
   smoothed: number;
+  /** the lowest that `smoothed` was, once over ten steps */
+  lowest: number;
   tokens: number;
   seconds: number;
 }
@@ -191,7 +193,14 @@ interface Report {
 /** Runs to the end and shows how it goes. */
 async function follow(prepared: PreparedRun, signal: AbortSignal, sampleEvery: number): Promise<Report> {
   const { run } = prepared;
-  const report: Report = { training: [], validation: [], smoothed: NaN, tokens: 0, seconds: 0 };
+  const report: Report = {
+    training: [],
+    validation: [],
+    smoothed: NaN,
+    lowest: Infinity,
+    tokens: 0,
+    seconds: 0,
+  };
   const live = new LiveLine();
   const progress = isTerminal() ? new LiveProgress(run.totalSteps, live) : new LineProgress(run.totalSteps);
   const started = performance.now();
@@ -252,6 +261,27 @@ function remember(report: Report, { step, loss, tokens }: StepEvent): void {
   report.smoothed = Number.isNaN(report.smoothed)
     ? loss
     : report.smoothed + weight * (loss - report.smoothed);
+  if (report.training.length >= 10) report.lowest = Math.min(report.lowest, report.smoothed);
+}
+
+/** A warning where a run ended far above a guess, or lost half of what it had learned. */
+function divergence(
+  { training, smoothed, lowest }: Report,
+  { config, settings }: PreparedRun,
+): string | undefined {
+  const guess = Math.log(config.vocab_size);
+  const best = Math.min(guess, lowest);
+  const allowed = Math.max(0.05 * guess, (guess - best) / 2);
+  // the median does not know a spike that the run recovered from; of tiny batches it says less than the mean
+  const last = training.slice(-50).map(({ loss }) => loss).filter(Number.isFinite).sort((a, b) => a - b);
+  const end = Math.min(smoothed, last[last.length >> 1] ?? NaN);
+  if (training.length <= 20 || !(end > best + allowed)) return undefined;
+  const before = best < guess
+    ? `it was ${best.toFixed(4)} before`
+    : `a uniform guess has ${guess.toFixed(4)}`;
+  const clip = settings.gradClip > 0 ? `--grad-clip below ${settings.gradClip}` : "--grad-clip 1";
+  return `warning: training diverged: its loss ends at ${end.toFixed(4)}, ${before}; ` +
+    `train anew with --lr below ${settings.learningRate} or ${clip}`;
 }
 
 /** One live line, for a terminal. */
@@ -342,6 +372,8 @@ async function finish(prepared: PreparedRun, report: Report, values: FlagValues)
   if (run.skippedSteps > 0) {
     sayNotice(`warning: ${run.skippedSteps} steps were skipped, their loss or gradient was not finite`);
   }
+  const diverged = divergence(report, prepared);
+  if (diverged) sayNotice(diverged);
   say(`model in ${run.output}`);
   if (step < run.totalSteps) {
     say(`resume with: ${programName()} train --resume ${run.output}${notInCheckpoint(values)}`);

@@ -93,6 +93,26 @@ Deno.test("train --dry-run shows the plan and writes nothing", async () => {
   });
 });
 
+Deno.test("a run that diverged says so at its end; a short or a healthy one does not", async () => {
+  await withDirectory(async (dir) => {
+    await Deno.writeTextFile(`${dir}/names.txt`, NAMES);
+    const run = async (...args: string[]) =>
+      succeeded(await microgpt(["train", "--input", "names.txt", ...TINY, ...args], { cwd: dir })).stderr;
+    assert.match(
+      await run("--steps", "60", "--lr", "30"),
+      /^warning: training diverged: its loss ends at \d+\.\d+, .*; train anew with --lr below 30 or --grad-clip below 1$/m,
+    );
+    assert.doesNotMatch(await run("--steps", "20", "--lr", "30"), /diverged/);
+    assert.doesNotMatch(await run("--steps", "60", "--batch-size", "1"), /diverged/);
+    assert.doesNotMatch(await run("--steps", "60", "--lr", "0.02"), /diverged/);
+    const ruin = ["train", "--resume", "output", "--steps", "60", "--lr", "30", "--grad-clip", "0"];
+    assert.match(
+      (await microgpt(ruin, { cwd: dir })).stderr,
+      /^warning: training diverged: .* or --grad-clip 1$/m,
+    );
+  });
+});
+
 Deno.test("train reads standard input", async () => {
   await withDirectory(async (dir) => {
     succeeded(
