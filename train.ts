@@ -16,6 +16,7 @@ import { checkConfig, type ModelConfig } from "./model/config.ts";
 import type { Device, Dtype } from "./model/device.ts";
 import { MicrogptError } from "./model/errors.ts";
 import { type MemoryPlan, memoryPlan } from "./model/memory_plan.ts";
+import { checkOutput } from "./model/model_dir.ts";
 import { initialParameters, type ParameterLayout, parameterLayout } from "./model/parameters.ts";
 import {
   checkSettings,
@@ -116,6 +117,8 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   checkSettings(options);
   const notices: string[] = [];
   const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
+  const output = options.output ?? options.resume ?? "output";
+  await checkOutput(output); // now, not after minutes with the data
   const settings = resolveSettings(options, checkpoint, notices);
   const data = await loadData(options, checkpoint, notices);
   const texts = data.mode === "chat" ? data.conversations.flat().map((turn) => turn.content) : data.documents;
@@ -168,7 +171,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
     recipe,
     startStep: checkpoint?.trainState.step ?? 0,
     initial: state,
-    output: options.output ?? options.resume ?? "output",
+    output,
     resumed: options.resume,
     checkpointEvery: settings.checkpointEvery,
     keep: options.keep ?? 0,

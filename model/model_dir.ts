@@ -164,9 +164,29 @@ export async function oldModelPath(dir: string): Promise<string> {
   return `${(await ifThere(Deno.realPath(dir))) ?? resolve(dir)}.old`;
 }
 
+const OTHER_OUTPUT = "choose another directory with --output";
+
+/** Checks that files could be written to `dir`, and leaves nothing behind. @throws {MicrogptError} when not */
+export async function checkOutput(dir: string): Promise<void> {
+  try {
+    const place = await nearestDirectory(resolve(dir));
+    if (place !== undefined) await Deno.remove(await Deno.makeTempDir({ dir: place, prefix: ".trying-" }));
+  } catch (error) {
+    throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
+  }
+}
+
+/** `path` or the nearest above it that is there; undefined where this program has no leave to look. */
+async function nearestDirectory(path: string): Promise<string | undefined> {
+  for (const name of ["read", "write"] as const) {
+    if ((await Deno.permissions.query({ name, path })).state !== "granted") return undefined;
+  }
+  const above = dirname(path);
+  return await ifThere(Deno.stat(path)) || above === path ? path : await nearestDirectory(above);
+}
+
 /** Makes sure that files can be written to `dir`, creating it. @returns whether it holds a model already */
 export async function prepareOutput(dir: string): Promise<{ holdsModel: boolean }> {
-  const hint = "choose another directory with --output";
   try {
     await makeDirectory(dir);
     await finishPublish(dir);
@@ -174,19 +194,19 @@ export async function prepareOutput(dir: string): Promise<{ holdsModel: boolean 
     await Deno.mkdir(join(dir, STAGING)); // says now, not after hours of training, that nothing can be written
     await Deno.remove(join(dir, STAGING));
   } catch (error) {
-    throw fileError(`cannot write to ${dir}`, error, hint);
+    throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
   }
   using weights = await openIfThere(dir, "weights.safetensors");
-  if (weights) await checkOldCanMove(dir, hint);
+  if (weights) await checkOldCanMove(dir);
   return { holdsModel: weights !== undefined };
 }
 
 /** A mount point cannot move its files beside itself; known before training, this costs nobody a checkpoint. */
-async function checkOldCanMove(dir: string, hint: string): Promise<void> {
+async function checkOldCanMove(dir: string): Promise<void> {
   const real = await Deno.realPath(dir);
   if ((await Deno.stat(real)).dev === (await Deno.stat(dirname(real))).dev) return;
   throw new MicrogptError(`${dir} holds a model and is a mount point, so it cannot be kept as ${dir}.old`, {
-    hint,
+    hint: OTHER_OUTPUT,
   });
 }
 

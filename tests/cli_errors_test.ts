@@ -176,6 +176,12 @@ for (
   Deno.test(`bad input: ${what}`, () => fails(files, args, message, code));
 }
 
+Deno.test("bad input: an output that cannot be written is said before the data is read", async () => {
+  const args = ["train", "--input", "nowhere.txt", "--output", "data.txt/deep/model"];
+  await fails({ "data.txt": NAMES }, args, /^error: cannot write to data\.txt\/deep\/model: /, 1);
+  await fails({}, ["train", "--input", "nowhere.txt", "--output", "deep/model"], /^error: cannot read/, 1);
+});
+
 Deno.test({
   name: "bad input: no permission to write",
   ignore: Deno.build.os !== "linux",
