@@ -15,6 +15,7 @@ import {
   publish,
   readText,
   readTextIfThere,
+  wrongContent,
 } from "./model_dir.ts";
 import { type ParameterLayout, parameterLayout } from "./parameters.ts";
 import { checkTensors, dtypeOf, readHeader, readParameters, writeParameters } from "./safetensors.ts";
@@ -103,7 +104,7 @@ export async function readCheckpoint(dir: string): Promise<LoadedCheckpoint> {
   const model = await readModel(dir);
   if ((state.dataset_mode === "chat") !== model.chat) {
     const other = model.chat ? "a chat model" : "no chat model";
-    throw new MicrogptError(
+    throw wrongContent(
       `${statePath}: dataset_mode is ${state.dataset_mode}, but meta.json describes ${other}`,
     );
   }
@@ -142,11 +143,12 @@ export async function readSummary(dir: string): Promise<ModelSummary> {
 async function readMeta(dir: string): Promise<{ config: ModelConfig; chat: boolean }> {
   const path = join(dir, "meta.json");
   const meta = parseObject(await readText(dir, "meta.json", META_MAX_BYTES), path);
+  const wrong = (what: string, cause?: unknown) => wrongContent(`${path}: ${what}`, cause);
   const field = (name: keyof ModelConfig): number => {
     const value = meta[name];
     if (typeof value === "number") return value;
     const got = value === undefined ? "is missing" : "is not a number";
-    throw new MicrogptError(`${path}: ${name} ${got}`);
+    throw wrong(`${name} ${got}`);
   };
   const config: ModelConfig = {
     vocab_size: field("vocab_size"),
@@ -159,13 +161,13 @@ async function readMeta(dir: string): Promise<{ config: ModelConfig; chat: boole
     checkConfig(config);
   } catch (error) {
     if (!(error instanceof MicrogptError)) throw error;
-    throw new MicrogptError(`${path}: ${error.message}`, { cause: error });
+    throw wrong(error.message, error);
   }
   const special = meta.special_tokens ?? [];
-  if (!Array.isArray(special)) throw new MicrogptError(`${path}: special_tokens is not a list`);
+  if (!Array.isArray(special)) throw wrong("special_tokens is not a list");
   const chat = special.length > 0;
   if (chat && !CHAT_TOKENS.every((token) => special.includes(token))) {
-    throw new MicrogptError(`${path}: special_tokens of a chat model are ${CHAT_TOKENS.join(", ")}`);
+    throw wrong(`special_tokens of a chat model are ${CHAT_TOKENS.join(", ")}`);
   }
   return { config, chat };
 }
@@ -182,12 +184,12 @@ async function readTokenizer(dir: string, config: ModelConfig, chat: boolean): P
     });
   }
   for (const token of [BOS, ...(chat ? CHAT_TOKENS : [])]) {
-    if (!ids.has(`<${token}>`)) throw new MicrogptError(`${path} has no token <${token}>`);
+    if (!ids.has(`<${token}>`)) throw wrongContent(`${path} has no token <${token}>`);
   }
   for (const [token, id] of ids) {
     if (Number.isInteger(id) && id >= 0 && id < size) continue;
     const got = printable(JSON.stringify(id) ?? "none");
-    throw new MicrogptError(`${path}: token ${printable(token)} has id ${got}, not 0 to ${size - 1}`);
+    throw wrongContent(`${path}: token ${printable(token)} has id ${got}, not 0 to ${size - 1}`);
   }
   return text;
 }
@@ -200,7 +202,7 @@ function vocabulary(tokenizer: Record<string, unknown>, path: string): Map<strin
   };
   const vocab = model?.vocab;
   if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab)) {
-    throw new MicrogptError(`${path}: model.vocab is missing`);
+    throw wrongContent(`${path}: model.vocab is missing`);
   }
   const ids = new Map(Object.entries(vocab));
   for (const token of Array.isArray(added) ? added : []) ids.set(String(token?.content), token?.id);

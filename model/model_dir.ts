@@ -41,6 +41,12 @@ export function printable(text: string): string {
   return line.length > 60 ? `${line.slice(0, 60)}…` : line;
 }
 
+/** The error for a file that holds what no save wrote. */
+export function wrongContent(message: string, cause?: unknown): MicrogptError {
+  const hint = "the file was changed or damaged; copy the whole model directory again";
+  return new MicrogptError(message, { hint, cause });
+}
+
 /** How Deno ends the operating system's words; the rarer errors have no class and no code. */
 const OS_ERROR = / \(os error \d+\)[^]*$/;
 
@@ -133,7 +139,7 @@ export async function readText(dir: string, name: ModelFile, maxBytes: number): 
 async function textOf(file: Deno.FsFile, path: string, maxBytes: number): Promise<string> {
   const { size } = await file.stat();
   if (size > maxBytes) {
-    throw new MicrogptError(`${path} has ${size} bytes, more than the ${maxBytes} that can belong there`);
+    throw wrongContent(`${path} has ${size} bytes, more than the ${maxBytes} that can belong there`);
   }
   const bytes = new Uint8Array(size);
   let length = 0;
@@ -141,7 +147,7 @@ async function textOf(file: Deno.FsFile, path: string, maxBytes: number): Promis
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, length));
   } catch (cause) {
-    throw new MicrogptError(`${path} is not valid UTF-8`, { cause });
+    throw wrongContent(`${path} is not valid UTF-8`, cause);
   }
 }
 
@@ -151,12 +157,12 @@ export function parseObject(text: string, path: string): Record<string, unknown>
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new MicrogptError(`${path} is not valid JSON`, { cause });
+    throw wrongContent(`${path} is not valid JSON`, cause);
   }
   if (typeof value === "object" && value !== null && !Array.isArray(value)) {
     return value as Record<string, unknown>;
   }
-  throw new MicrogptError(`${path} is not a JSON object`);
+  throw wrongContent(`${path} is not a JSON object`);
 }
 
 /** Where the model that a fresh run replaces is kept: beside the directory itself, not beside a link to it. */

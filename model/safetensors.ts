@@ -5,7 +5,7 @@
  */
 import { MicrogptError } from "./errors.ts";
 import { CHUNK_BYTES, type FileDigest, readFull, writeHashed } from "./file_digest.ts";
-import { printable } from "./model_dir.ts";
+import { printable, wrongContent } from "./model_dir.ts";
 import type { ParameterEntry, ParameterLayout } from "./parameters.ts";
 
 /** Element types that are read. Others exist in the format, but not in a model of this program. */
@@ -37,7 +37,7 @@ export async function readHeader(file: Deno.FsFile, path: string): Promise<Tenso
   const size = (await file.stat()).size;
   const prefix = new Uint8Array(8);
   if (size < 8 || !await readFull(file, prefix)) {
-    throw new MicrogptError(`${path}: ${size} bytes are too few for a safetensors file`);
+    throw wrongContent(`${path}: ${size} bytes are too few for a safetensors file`);
   }
   const claimed = new DataView(prefix.buffer).getBigUint64(0, true);
   if (claimed > BigInt(size - 8)) {

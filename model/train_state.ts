@@ -1,7 +1,6 @@
 import type { Dtype } from "./device.ts";
-import { MicrogptError } from "./errors.ts";
 import type { FileDigest } from "./file_digest.ts";
-import { CHECKPOINT_FILES, type ModelFile, parseObject, printable } from "./model_dir.ts";
+import { CHECKPOINT_FILES, type ModelFile, parseObject, printable, wrongContent } from "./model_dir.ts";
 
 /** `train_state.json`. The first seven fields are the format's; the rest are ours and optional. */
 export interface TrainState {
@@ -126,13 +125,13 @@ export function parseTrainState(
     const { expected, accepts } = KINDS[kind];
     let value = source[name];
     if (value === undefined || value === null) {
-      if (name in REQUIRED) throw new MicrogptError(`${path}: ${name} is missing`);
+      if (name in REQUIRED) throw wrongContent(`${path}: ${name} is missing`);
       continue;
     }
     if ((kind === "mode" || kind === "dtype") && typeof value === "string") value = value.toLowerCase();
     if (!accepts(value)) {
       const got = printable(JSON.stringify(value));
-      throw new MicrogptError(`${path}: ${name} must be ${expected}, got ${got}`);
+      throw wrongContent(`${path}: ${name} must be ${expected}, got ${got}`);
     }
     state[name] = value;
   }
@@ -153,7 +152,7 @@ function parseDigests(value: unknown, path: string): SavedDigests | undefined {
     if (name === "train_state.json") continue;
     const digest = (value as Record<string, Partial<FileDigest> | undefined> | null)?.[name];
     if (typeof digest?.bytes !== "number" || typeof digest.sha256 !== "string") {
-      throw new MicrogptError(`${path}: files has no bytes and sha256 of ${name}`);
+      throw wrongContent(`${path}: files has no bytes and sha256 of ${name}`);
     }
     digests[name] = { bytes: digest.bytes, sha256: digest.sha256 };
   }

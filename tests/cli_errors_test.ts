@@ -157,6 +157,13 @@ for (
       1,
     ],
     [
+      "a model whose meta.json was changed",
+      { "meta.json": '{"vocab_size": "512"}' },
+      ["generate", "--model-dir", "."],
+      /^error: meta\.json: vocab_size is not a number\nhint: the file was changed or damaged; copy /,
+      1,
+    ],
+    [
       "info with a flag for data only",
       {},
       ["info", "--vocab-size", "300"],
