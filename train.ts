@@ -117,15 +117,13 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   checkSettings(options);
   const notices: string[] = [];
   const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
+  // what can be wrong without the data is said before minutes go into them
   const output = options.output ?? options.resume ?? "output";
-  await checkOutput(output); // now, not after minutes with the data
+  await checkOutput(output);
   const settings = resolveSettings(options, checkpoint, notices);
+  if (!checkpoint) checkConfig(modelConfig(settings, settings.vocabSize), flagOf, true);
   const data = await loadData(options, checkpoint, notices);
   const texts = data.mode === "chat" ? data.conversations.flat().map((turn) => turn.content) : data.documents;
-  if (!checkpoint) {
-    // before the tokenizer, which takes a while
-    checkConfig(modelConfig(settings, settings.vocabSize), flagOf);
-  }
   const tokenizer = checkpoint
     ? await openTokenizer(checkpoint.tokenizerJson, options.threads)
     : await trainTokenizer(texts, {

@@ -29,21 +29,23 @@ type Naming = (field: keyof ModelConfig) => string;
 /**
  * Checks an architecture before memory is asked for.
  * @param name turns a field into what the reader knows it by, such as `--n-embd`
+ * @param usage the values are a person's options, not a file's
  * @throws {MicrogptError} when a value is no positive integer in range, or n_head does not divide n_embd
  */
-export function checkConfig(config: ModelConfig, name: Naming = (field) => field): void {
+export function checkConfig(config: ModelConfig, name: Naming = (field) => field, usage = false): void {
   for (const field of Object.keys(LIMITS) as (keyof ModelConfig)[]) {
     const value = config[field];
     if (!Number.isInteger(value) || value < 1 || value > LIMITS[field]) {
       throw new MicrogptError(
         `${name(field)} must be a whole number from 1 to ${LIMITS[field]}, got ${value}`,
+        { usage },
       );
     }
   }
   if (config.n_embd % config.n_head !== 0) {
     throw new MicrogptError(
       `${name("n_embd")} ${config.n_embd} is not divisible by ${name("n_head")} ${config.n_head}`,
-      { hint: "each head works on an equal slice of the embedding; change one of the two" },
+      { hint: "each head works on an equal slice of the embedding; change one of the two", usage },
     );
   }
 }

@@ -68,7 +68,7 @@ for (
       { "data.txt": NAMES },
       train("--n-embd", "10", "--n-head", "3"),
       /--n-embd 10 .*--n-head 3/,
-      1,
+      2,
     ],
     [
       "a vocabulary smaller than the alphabet",
