@@ -29,6 +29,7 @@ export interface ChatData {
 }
 
 const EXPECTED = 'an array of {"role", "content"} messages';
+const EXAMPLE = 'write [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]';
 
 /**
  * Loads conversations. Other fields of a message are ignored; so is the order of roles.
@@ -97,23 +98,20 @@ export function parseConversation(line: string, where: string): Message[] {
       cause: error,
     });
   }
-  if (!Array.isArray(value)) {
-    throw new MicrogptError(`${where}: expected ${EXPECTED}, got ${describe(value)}`);
-  }
+  if (!Array.isArray(value)) throw unexpected(where, EXPECTED, value);
   return value.map((message, i) => parseMessage(message, `${where}: message ${i + 1}`));
 }
 
 function parseMessage(value: unknown, where: string): Message {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw new MicrogptError(`${where}: expected an object {"role", "content"}, got ${describe(value)}`);
+    throw unexpected(where, 'an object {"role", "content"}', value);
   }
   const { role, content } = value as Record<string, unknown>;
   if (role !== "user" && role !== "assistant") {
-    throw new MicrogptError(`${where}: expected "role" to be "user" or "assistant", got ${describe(role)}`);
+    const hint = role === undefined ? EXAMPLE : "there are no other roles: leave such messages out";
+    throw unexpected(where, '"role" to be "user" or "assistant"', role, hint);
   }
-  if (typeof content !== "string") {
-    throw new MicrogptError(`${where}: expected "content" to be a string, got ${describe(content)}`);
-  }
+  if (typeof content !== "string") throw unexpected(where, '"content" to be a string', content);
   // JSON can spell half of a surrogate pair ("\ud800"), UTF-8 cannot: replacing it would change the data in silence.
   if (!content.isWellFormed()) {
     throw new MicrogptError(
@@ -121,6 +119,10 @@ function parseMessage(value: unknown, where: string): Message {
     );
   }
   return { role, content };
+}
+
+function unexpected(where: string, expected: string, value: unknown, hint = EXAMPLE): MicrogptError {
+  return new MicrogptError(`${where}: expected ${expected}, got ${describe(value)}`, { hint });
 }
 
 /** A JSON value in a few words, safe to print. */

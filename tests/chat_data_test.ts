@@ -49,40 +49,44 @@ Deno.test("chat: other fields are ignored, escapes and whitespace of contents ke
   assert.deepEqual(data.conversations, [[user(" a\né👋 "), assistant("ok")]]);
 });
 
-Deno.test("chat: wrong shapes are refused with line and expectation", async () => {
+Deno.test("chat: wrong shapes are refused with line, expectation and a hint", async () => {
+  const hint = ' | write [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]';
   const good = jsonl([user("hi"), assistant("hello")]) + "\n\n";
   const shape = 'expected an array of {"role", "content"} messages';
-  assert.equal(await refusal(good + '{"role": "user"}'), `chats.jsonl line 3: ${shape}, got an object`);
-  assert.equal(await refusal(good + "null"), `chats.jsonl line 3: ${shape}, got null`);
-  assert.equal(await refusal("12"), `chats.jsonl line 1: ${shape}, got 12`);
+  assert.equal(
+    await refusal(good + '{"role": "user"}'),
+    `chats.jsonl line 3: ${shape}, got an object${hint}`,
+  );
+  assert.equal(await refusal(good + "null"), `chats.jsonl line 3: ${shape}, got null${hint}`);
+  assert.equal(await refusal("12"), `chats.jsonl line 1: ${shape}, got 12${hint}`);
   const message = 'message 2: expected an object {"role", "content"}';
   assert.equal(
     await refusal('[{"role":"user","content":""},"x"]'),
-    `chats.jsonl line 1: ${message}, got "x"`,
+    `chats.jsonl line 1: ${message}, got "x"${hint}`,
   );
   assert.equal(
     await refusal('[{"role":"user","content":""},[]]'),
-    `chats.jsonl line 1: ${message}, got an array`,
+    `chats.jsonl line 1: ${message}, got an array${hint}`,
   );
   assert.equal(
     await refusal('[{"role":"user","content":""},null]'),
-    `chats.jsonl line 1: ${message}, got null`,
+    `chats.jsonl line 1: ${message}, got null${hint}`,
   );
   const role = 'message 1: expected "role" to be "user" or "assistant"';
   assert.equal(
     await refusal('[{"role":"system","content":""}]'),
-    `chats.jsonl line 1: ${role}, got "system"`,
+    `chats.jsonl line 1: ${role}, got "system" | there are no other roles: leave such messages out`,
   );
-  assert.equal(await refusal('[{"content":""}]'), `chats.jsonl line 1: ${role}, got none`);
+  assert.equal(await refusal('[{"content":""}]'), `chats.jsonl line 1: ${role}, got none${hint}`);
   const content = 'message 1: expected "content" to be a string';
   assert.equal(
     await refusal('[{"role":"user","content":null}]'),
-    `chats.jsonl line 1: ${content}, got null`,
+    `chats.jsonl line 1: ${content}, got null${hint}`,
   );
-  assert.equal(await refusal('[{"role":"user"}]'), `chats.jsonl line 1: ${content}, got none`);
+  assert.equal(await refusal('[{"role":"user"}]'), `chats.jsonl line 1: ${content}, got none${hint}`);
   assert.equal(
     await refusal('[{"role":"user","content":["a"]}]'),
-    `chats.jsonl line 1: ${content}, got an array`,
+    `chats.jsonl line 1: ${content}, got an array${hint}`,
   );
 });
 
