@@ -113,11 +113,29 @@ export async function openModelFile(dir: string, name: ModelFile): Promise<Deno.
   const file = await openIfThere(dir, name);
   if (file) return file;
   await checkDirectory(dir);
+  if (await isOnnxExport(dir)) {
+    throw new MicrogptError(
+      `${dir} is an ONNX export: it runs in transformers.js, onnxruntime and \`OnnxModel\``,
+      {
+        hint: "name the directory that it was exported from",
+      },
+    );
+  }
   throw new MicrogptError(`${join(dir, name)} is missing`, {
     hint: (MODEL_FILES as readonly string[]).includes(name)
       ? "this is not a whole model directory"
       : "this is not a whole training checkpoint; it can be used, but not resumed",
   });
+}
+
+/** True where there is a graph and no model beside it. */
+async function isOnnxExport(dir: string): Promise<boolean> {
+  try {
+    const names = await Array.fromAsync(Deno.readDir(dir), (entry) => entry.name);
+    return names.includes("model.onnx") && !names.includes("meta.json");
+  } catch (error) {
+    throw fileError(`cannot read ${dir}`, error);
+  }
 }
 
 /** Reads a text file of a model, or returns undefined when there is none. @throws {MicrogptError} above `maxBytes` */

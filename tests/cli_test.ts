@@ -251,6 +251,14 @@ Deno.test("export writes inference models that generate the same text", async ()
       "tokenizer.json",
       "tokenizer_config.json",
     ]);
+    for (const args of [["generate", "--model-dir"], ["info", "--model-dir"], ["train", "--resume"]]) {
+      const { code, stderr } = await microgpt([...args, "onnx"], { cwd: dir });
+      assert.match(
+        stderr,
+        /^error: onnx is an ONNX export: .*\nhint: name the directory .* exported from\n$/,
+      );
+      assert.equal(code, 1);
+    }
     const before = await contentsOf(dir);
     for (
       const [args, message] of [
