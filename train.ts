@@ -4,7 +4,14 @@
  */
 import { bytesOfTokens, targetBytes } from "./data/bits_per_byte.ts";
 import { batchesInOrder, BatchSampler, longestInput } from "./data/batches.ts";
-import { type ChatData, cleanChat, cleanupNotice, loadChat, type Message } from "./data/chat.ts";
+import {
+  type ChatData,
+  cleanChat,
+  cleanupNotice,
+  conversationsNotice,
+  loadChat,
+  type Message,
+} from "./data/chat.ts";
 import { encodeChat, encodeText, fitDocuments, type TokenDocuments } from "./data/documents.ts";
 import { type LengthStatistics, lengthStatistics } from "./data/lengths.ts";
 import { splitDocuments } from "./data/split.ts";
@@ -284,10 +291,8 @@ async function loadData(
 ): Promise<TextData | ChatData> {
   const saved = checkpoint?.trainState;
   const data = await readData(options, saved?.dataset_mode, saved?.dataset_path);
-  if (data.mode === "chat") {
-    const cleanup = cleanupNotice(data);
-    if (cleanup) notices.push(cleanup);
-  }
+  const notice = data.mode === "chat" ? cleanupNotice(data) : saved ? undefined : conversationsNotice(data);
+  if (notice) notices.push(notice);
   if (!saved) return data;
   if (options.input !== undefined && options.input !== saved.dataset_path) {
     notices.push(`warning: --input changes from ${saved.dataset_path} to ${options.input}`);

@@ -141,10 +141,10 @@ async function describeData(
 }
 
 async function loadData(path: string, chat: boolean) {
-  if (!chat) return await (await import("../data/text.ts")).loadText(path);
-  const { cleanupNotice, loadChat } = await import("../data/chat.ts");
-  const data = await loadChat(path);
-  const cleanup = cleanupNotice(data);
-  if (cleanup) sayNotice(cleanup);
+  const { cleanupNotice, conversationsNotice, loadChat } = await import("../data/chat.ts");
+  const { loadText } = await import("../data/text.ts");
+  const data = chat ? await loadChat(path) : await loadText(path);
+  const notice = data.mode === "chat" ? cleanupNotice(data) : conversationsNotice(data);
+  if (notice) sayNotice(notice);
   return data;
 }

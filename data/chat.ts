@@ -2,6 +2,7 @@
 
 import { MicrogptError } from "../model/errors.ts";
 import { openInput, readLines } from "./lines.ts";
+import type { TextData } from "./text.ts";
 
 /** Who speaks. */
 export type Role = "user" | "assistant";
@@ -100,6 +101,21 @@ export function parseConversation(line: string, where: string): Message[] {
   }
   if (!Array.isArray(value)) throw unexpected(where, EXPECTED, value);
   return value.map((message, i) => parseMessage(message, `${where}: message ${i + 1}`));
+}
+
+/** What to say of a text file whose first lines are conversations; undefined where they are not. */
+export function conversationsNotice({ path, documents }: TextData): string | undefined {
+  if (!documents.slice(0, 3).every(isConversation)) return undefined;
+  return `warning: the lines of ${path} look like conversations; without --chat they are plain text`;
+}
+
+function isConversation(line: string): boolean {
+  try {
+    return parseConversation(line, "").length > 0;
+  } catch (error) {
+    if (error instanceof MicrogptError) return false;
+    throw error;
+  }
 }
 
 function parseMessage(value: unknown, where: string): Message {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { cleanupNotice, loadChat } from "../data/chat.ts";
+import { cleanupNotice, conversationsNotice, loadChat } from "../data/chat.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { withFile } from "./temporary_file.ts";
 
@@ -40,6 +40,23 @@ Deno.test("chat: conversations are cut after the last assistant turn, those with
 Deno.test("chat: no cleanup, no line", async () => {
   const data = await withFile(jsonl([user("hi"), assistant("hello")]), loadChat);
   assert.equal(cleanupNotice(data), undefined);
+});
+
+Deno.test("text that looks like conversations is told, other text is not", () => {
+  const notice = (...documents: string[]) =>
+    conversationsNotice({ mode: "text", path: "a.jsonl", documents });
+  const chat = jsonl([user("hi"), assistant("hello")]);
+  assert.equal(
+    notice(chat, chat, chat, "more"),
+    "warning: the lines of a.jsonl look like conversations; without --chat they are plain text",
+  );
+  assert.notEqual(notice(chat), undefined);
+  for (
+    const other of ["emma", "[]", "[1]", "{}", '{"role": "user", "content": ""}', "[", '[{"role": "x"}]']
+  ) {
+    assert.equal(notice(other), undefined, other);
+    assert.equal(notice(chat, other), undefined, other);
+  }
 });
 
 Deno.test("chat: other fields are ignored, escapes and whitespace of contents kept", async () => {

@@ -223,6 +223,13 @@ Deno.test("info on conversations", async () => {
     );
     assert.match(stdout, /^lengths: 3 conversations/);
     assert.match(stderr, /^data cleanup: 0 conversations trimmed .*, 1 skipped/);
+    for (const args of [["info", "--vocab-size", "300"], ["train", "--dry-run", ...TINY]]) {
+      const forgotten = succeeded(await microgpt([...args, "--input", "chats.jsonl"], { cwd: dir }));
+      assert.match(
+        forgotten.stderr,
+        /^warning: the lines of chats\.jsonl look like conversations; .*--chat/m,
+      );
+    }
   });
 });
 
