@@ -31,7 +31,7 @@ export interface Command {
 
 /**
  * A flag's text as its value.
- * @throws {MicrogptError} when it is no number, or none of the choices
+ * @throws {MicrogptError} when it is no number, none of the choices, or no name of a file or directory
  */
 export function parseFlag(flag: Flag, text: string): string | number {
   if (flag.choices && !flag.choices.includes(text)) {
@@ -41,6 +41,12 @@ export function parseFlag(flag: Flag, text: string): string | number {
         usage: true,
       },
     );
+  }
+  if (text === "" && (flag.value === "file" || flag.value === "dir")) {
+    throw new MicrogptError(`${flag.name} is empty`, {
+      hint: `name a ${flag.value === "dir" ? "directory" : "file"}`,
+      usage: true,
+    });
   }
   if (flag.type !== "number") return text;
   const value = Number(text);

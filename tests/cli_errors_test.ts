@@ -127,6 +127,13 @@ for (
       2,
     ],
     ["too many words", { "data.txt": NAMES }, ["train", "data.txt"], /^error: too many arguments/, 2],
+    [
+      "an empty name",
+      { "data.txt": NAMES },
+      train("--output", ""),
+      /^error: --output is empty\nhint: name a directory\n/,
+      2,
+    ],
     ["no value", {}, ["train", "--input"], /^error: option '--input <file>' argument missing\n/, 2],
     [
       "a resumed run that is none",
