@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { DeviceOptions } from "./devices.ts";
 import { readModel, saveInferenceModel } from "./model/checkpoint.ts";
 import { MicrogptError } from "./model/errors.ts";
-import { sameDirectory } from "./model/model_dir.ts";
+import { checkOutput, sameDirectory } from "./model/model_dir.ts";
 
 /** How to export. */
 export interface ExportOptions extends DeviceOptions {
@@ -58,6 +58,7 @@ export async function exportModel(
       usage: true,
     });
   }
+  await checkOutput(to);
   if (format === "safetensors") {
     await saveInferenceModel(to, model, { half });
     const file = join(to, "weights.safetensors");

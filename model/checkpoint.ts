@@ -8,6 +8,7 @@ import type { MetricsSnapshot } from "./metrics_log.ts";
 import {
   checkDirectory,
   CHECKPOINT_FILES,
+  isOnnxExport,
   openIfThere,
   openModelFile,
   parseObject,
@@ -282,15 +283,21 @@ export async function saveCheckpoint(
 /**
  * Saves a model for inference only, with the same guarantees.
  * @param options.half write f16 instead of f32
- * @throws {MicrogptError} when `dir` holds a training checkpoint, something cannot be written, or a weight does not fit f16
+ * @throws {MicrogptError} when `dir` holds a training checkpoint or an ONNX export, something cannot be written, or a
+ * weight does not fit f16
  */
 export async function saveInferenceModel(
   dir: string,
   model: ModelDescription & { params: Float32Array },
   options: { half?: boolean } = {},
 ): Promise<void> {
-  if (await holdsCheckpoint(dir)) {
-    throw new MicrogptError(`${dir} holds a training checkpoint, which this would break`, {
+  const held = await holdsCheckpoint(dir)
+    ? "a training checkpoint"
+    : await isOnnxExport(dir)
+    ? "an ONNX export"
+    : undefined;
+  if (held !== undefined) {
+    throw new MicrogptError(`${dir} holds ${held}, which this would break`, {
       hint: "choose another directory with --output",
     });
   }

@@ -129,9 +129,9 @@ export async function openModelFile(dir: string, name: ModelFile): Promise<Deno.
 }
 
 /** True where there is a graph and no model beside it. */
-async function isOnnxExport(dir: string): Promise<boolean> {
+export async function isOnnxExport(dir: string): Promise<boolean> {
   try {
-    const names = await Array.fromAsync(Deno.readDir(dir), (entry) => entry.name);
+    const names = await ifThere(Array.fromAsync(Deno.readDir(dir), (entry) => entry.name)) ?? [];
     return names.includes("model.onnx") && !names.includes("meta.json");
   } catch (error) {
     throw fileError(`cannot read ${dir}`, error);

@@ -270,7 +270,8 @@ Deno.test("export writes inference models that generate the same text", async ()
     for (
       const [args, message] of [
         [["--output", "./plain/../model"], /^error: the export would replace the model it is made from: /],
-        [["--output", "names.txt/x"], /^error: cannot read names\.txt\/x\/.*: Not a directory\n/],
+        [["--output", "names.txt/x"], /^error: cannot write to names\.txt\/x: Not a directory\nhint: /],
+        [["--output", "onnx"], /^error: onnx holds an ONNX export, which this would break\nhint: /],
         [
           ["--output", "plain", "--format", "onnx"],
           /^error: plain holds .*, which is no part of an ONNX export\nhint: /,
