@@ -15,7 +15,7 @@ export function styled(style: "bold" | "dim" | "red" | "green" | "yellow" | "cya
   return isTerminal() && !Deno.noColor ? styleText(style, text, { validateStream: false }) : text;
 }
 
-/** Nobody reads stderr any more (`2>&1 | head`, a terminal that was closed): a run is not lost for that. */
+/** Nobody reads stderr any more (`2>&1 | head`, a closed terminal), or its disk is full: a run is not lost for that. */
 let unread = false;
 
 /** Writes a line to stderr; once its reader has left, nothing. */
@@ -28,7 +28,7 @@ function writeErr(text: string): void {
   try {
     writeAll(Deno.stderr, text);
   } catch (error) {
-    if (!isGone(error)) throw error;
+    if (!isGone(error) && !isFull(error)) throw error;
     unread = true;
   }
 }
@@ -38,17 +38,24 @@ function isGone(error: unknown): boolean {
   return error instanceof Deno.errors.BrokenPipe || (error as { code?: string }).code === "EIO";
 }
 
+function isFull(error: unknown): boolean {
+  return (error as { code?: string }).code === "ENOSPC";
+}
+
 /** Writes a line to stdout. A reader who left (`microgpt generate | head -1`) ends the program quietly. */
 export function print(line: string): void {
   writeOut(line + "\n");
 }
 
-/** Writes to stdout without a line's end. */
+/** Writes to stdout without a line's end. @throws {MicrogptError} when its disk is full */
 export function writeOut(text: string): void {
   try {
     writeAll(Deno.stdout, text);
   } catch (error) {
     if (isGone(error)) Deno.exit(0);
+    if (isFull(error)) {
+      throw new MicrogptError("cannot write to standard output: no space left", { cause: error });
+    }
     throw error;
   }
 }

@@ -188,6 +188,19 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name: "a full disk behind stdout is an error, behind stderr it costs a training run nothing",
+  ignore: Deno.build.os !== "linux",
+  fn: async () => {
+    await withModel(async (dir) => {
+      const { code, stderr } = await inPipe(`"$@" > /dev/full`, ["info", "--model-dir", "model"], dir);
+      assert.equal(stderr, "error: cannot write to standard output: no space left\n");
+      assert.equal(code, 1);
+      succeeded(await inPipe(`"$@" 2> /dev/full`, ["train", "--resume", "model", "--steps", "2"], dir));
+    });
+  },
+});
+
 Deno.test("info describes a model and measures data", async () => {
   await withModel(async (dir) => {
     const info = async (...args: string[]) =>
