@@ -73,7 +73,7 @@ function reciprocalRms(x: Floats, from: number, n: number): number {
 export class ReferenceDevice implements Device {
   readonly kind = "reference";
   readonly dtype = "f32";
-  readonly stepsInFlight = 1;
+  readonly stepsInFlight: number = 1;
   readonly warnings = ["the reference device is plain TypeScript: correct, but very slow"];
   readonly name: string;
   readonly #Floats: Float32ArrayConstructor | Float64ArrayConstructor;

@@ -159,7 +159,11 @@ export function allocateTraining(
 /** Steps that were queued together and are read back together. */
 interface Window {
   steps: { step: number; learningRate: number; tokens: number }[];
+  /** the device catches up after its last step */
+  pauses: boolean;
   metrics: Promise<Float32Array | Uint32Array>;
+  /** of a step */
+  milliseconds: number;
 }
 
 export class Trainer {
@@ -172,6 +176,8 @@ export class Trainer {
   readonly #memory: TrainingMemory;
   readonly #recipe: Recipe;
   #step = 0;
+  /** the step told last */
+  #reported = 0;
   #skippedInARow = 0;
   #recovered: boolean;
 
@@ -259,41 +265,27 @@ export class Trainer {
   }): AsyncGenerator<TrainingEvent, void, void> {
     const { pauseAt = () => false, signal, lastGood } = options;
     const device = this.#device;
-    let inFlight: Window | undefined;
+    const more = () => this.#step < until && !signal?.aborted;
+    const inFlight: Window[] = []; // the oldest first
     const turns = new EventLoopTurns(BREATHE_MS);
-    let reported = performance.now();
-    const report = async (window: Window): Promise<StepEvent[]> => {
-      const events = this.#events(window, await window.metrics);
-      const now = performance.now();
-      for (const event of events) event.milliseconds = (now - reported) / events.length;
-      reported = now;
-      return events;
-    };
-    while (this.#step < until && !signal?.aborted) {
-      const window: Window = { steps: [], metrics: Promise.resolve(new Float32Array()) };
-      let paused = false;
-      while (window.steps.length < device.stepsInFlight && this.#step < until && !paused) {
-        window.steps.push(this.#queueStep());
-        paused = pauseAt(this.#step) || this.#evaluatesAt(this.#step);
-      }
-      window.metrics = device.read(this.#memory.metrics);
-      if (inFlight) yield* await report(inFlight);
-      inFlight = window;
-      if (paused || device.stepsInFlight === 1) {
-        yield* await report(window);
-        inFlight = undefined;
-      }
-      if (this.#skippedInARow >= MAX_SKIPPED) {
-        inFlight = undefined;
+    while (more() || inFlight.length > 0) {
+      const started = performance.now();
+      const window = more() ? this.#queueWindow(until, pauseAt) : undefined;
+      if (window) inFlight.push(window);
+      const ahead = window && !window.pauses && device.stepsInFlight > 1 ? 1 : 0;
+      const done = inFlight.splice(0, inFlight.length - ahead);
+      const metrics = await Promise.all(done.map((window) => window.metrics));
+      if (window) window.milliseconds = (performance.now() - started) / window.steps.length;
+      for (const [i, window] of done.entries()) yield* this.#events(window, metrics[i]!);
+      if (this.#goesBack) {
+        await Promise.all(inFlight.splice(0).map((window) => window.metrics)); // its steps are done again
         yield this.#goBack(await lastGood());
-      } else if (paused && this.#evaluatesAt(this.#step)) {
+      } else if (window?.pauses && this.#evaluatesAt(this.#step)) {
         const evaluation = await this.evaluate(signal);
         if (evaluation) yield evaluation;
-        reported = performance.now();
       }
       if (turns.due) await turns.take();
     }
-    if (inFlight) yield* await report(inFlight);
   }
 
   /** Mean loss of the held-out documents under the current weights; undefined when `signal` came before the end. */
@@ -323,6 +315,17 @@ export class Trainer {
   #evaluatesAt(step: number): boolean {
     const { evalEvery } = this.#recipe;
     return this.#data.validationBytes > 0 && evalEvery > 0 && step % evalEvery === 0;
+  }
+
+  /** Queues steps up to one that pauses, at most `stepsInFlight`. */
+  #queueWindow(until: number, pauseAt: (step: number) => boolean): Window {
+    const steps: Window["steps"] = [];
+    let pauses = false;
+    while (steps.length < this.#device.stepsInFlight && this.#step < until && !pauses) {
+      steps.push(this.#queueStep());
+      pauses = pauseAt(this.#step) || this.#evaluatesAt(this.#step);
+    }
+    return { steps, pauses, metrics: this.#device.read(this.#memory.metrics), milliseconds: 0 };
   }
 
   /** One step: gradients of all its batches, their norm, Adam. */
@@ -359,21 +362,32 @@ export class Trainer {
     return { step: this.#step, learningRate: rate, tokens };
   }
 
-  #events(window: Window, metrics: Float32Array | Uint32Array): StepEvent[] {
-    const cols = this.#memory.metrics.cols;
-    return window.steps.map(({ step, learningRate, tokens }) => {
-      const row = ((step - 1) % this.#memory.metrics.rows) * cols;
+  /** So many steps in a row were skipped that the run goes back. */
+  get #goesBack(): boolean {
+    return this.#skippedInARow >= MAX_SKIPPED;
+  }
+
+  /**
+   * What the steps of a window did, up to the one that sends the run back. Those queued behind it are as if they had
+   * never been: how many there are depends on the window, and what comes of a run must not.
+   */
+  *#events({ steps, milliseconds }: Window, metrics: Float32Array | Uint32Array): Generator<StepEvent> {
+    const { rows, cols } = this.#memory.metrics;
+    for (const { step, learningRate, tokens } of steps) {
+      if (this.#goesBack) return;
+      const row = ((step - 1) % rows) * cols;
       const applied = metrics[row + METRIC.applied] === 1;
       this.#skippedInARow = applied ? 0 : this.#skippedInARow + 1;
+      this.#reported = step;
       const [loss, gradNorm] = [metrics[row + METRIC.loss]!, metrics[row + METRIC.gradNorm]!];
-      return { type: "step", step, loss, learningRate, gradNorm, tokens, milliseconds: 0, applied };
-    });
+      yield { type: "step", step, loss, learningRate, gradNorm, tokens, milliseconds, applied };
+    }
   }
 
   #goBack(state: TrainingState): RecoveryEvent {
     if (this.#recovered) {
       throw new MicrogptError(
-        `training stopped at step ${this.#step}: loss or gradient was not finite ${MAX_SKIPPED} steps in a row, ` +
+        `training stopped at step ${this.#reported}: loss or gradient was not finite ${MAX_SKIPPED} steps in a row, ` +
           `again after going back with half the learning rate (now ${this.#recipe.learningRate})`,
         { hint: "lower --lr further, set --grad-clip, or use --dtype f32" },
       );

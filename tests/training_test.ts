@@ -120,9 +120,10 @@ Deno.test("the learning rate warms up, then falls to zero", () => {
 });
 
 /** A reference device whose loss is not a number at chosen steps of its life, counted from 1. */
-function deviceWithBadSteps(isBad: (step: number) => boolean): Device {
+function deviceWithBadSteps(isBad: (step: number) => boolean, stepsInFlight = 1): Device {
   let step = 1;
   class Faulty extends ReferenceDevice {
+    override readonly stepsInFlight = stepsInFlight;
     override sumLoss(...args: Parameters<ReferenceDevice["sumLoss"]>): void {
       super.sumLoss(...args);
       const [metrics, slot] = args;
@@ -146,7 +147,12 @@ const RECIPE: Recipe = {
   evalEvery: 0,
 };
 
-function trainerOn(device: Device): { trainer: Trainer; run: () => AsyncGenerator<TrainingEvent> } {
+interface TestTrainer {
+  trainer: Trainer;
+  run: (pauseAt?: (step: number) => boolean) => AsyncGenerator<TrainingEvent>;
+}
+
+function trainerOn(device: Device): TestTrainer {
   const layout = parameterLayout(CONFIG);
   const data: TrainingData = {
     maxTokens: 16,
@@ -164,7 +170,8 @@ function trainerOn(device: Device): { trainer: Trainer; run: () => AsyncGenerato
   });
   const trainer = new Trainer(device, CONFIG, layout, data, RECIPE);
   trainer.load(initial());
-  return { trainer, run: () => trainer.run(60, { lastGood: () => Promise.resolve(initial()) }) };
+  const lastGood = () => Promise.resolve(initial());
+  return { trainer, run: (pauseAt = () => false) => trainer.run(60, { pauseAt, lastGood }) };
 }
 
 Deno.test("a step that is not finite is skipped, said and counted, and changes nothing", async () => {
@@ -195,12 +202,36 @@ Deno.test("ten such steps in a row send the run back once, with half the learnin
   assert(trainer.recovered);
 });
 
+Deno.test("where a run goes back does not depend on how many steps are in flight", async () => {
+  const eventsOf = async (firstBad: number, stepsInFlight: number, pauseEvery: number) => {
+    const device = deviceWithBadSteps((step) => step >= firstBad && step < firstBad + 10, stepsInFlight);
+    const { trainer, run } = trainerOn(device);
+    const events = await Array.fromAsync(run((step) => step % pauseEvery === 0), (event) => {
+      assert(event.type !== "step" || event.step % pauseEvery !== 0 || trainer.step === event.step);
+      return { ...event, milliseconds: 0 };
+    });
+    return { events, state: await trainer.snapshot() };
+  };
+  for (const firstBad of [30, 51]) { // good steps follow in the same window, or the run's last step is bad
+    const expected = await eventsOf(firstBad, 1, 1000);
+    const types = expected.events.map((event) => event.type);
+    assert.equal(types.indexOf("recovery"), firstBad + 9);
+    assert.equal(types.length, firstBad + 9 + 1 + 60);
+    for (const [stepsInFlight, pauseEvery] of [[2, 1000], [16, 1000], [16, 7], [64, 1000], [64, 13]]) {
+      const actual = await eventsOf(firstBad, stepsInFlight!, pauseEvery!);
+      assert.deepEqual(actual, expected, `${stepsInFlight} steps in flight, a pause every ${pauseEvery}`);
+    }
+  }
+});
+
 Deno.test("the second time the run stops with the cause", async () => {
-  const { run } = trainerOn(deviceWithBadSteps((step) => step >= 30));
-  await assert.rejects(
-    Array.fromAsync(run()),
-    /not finite 10 steps in a row, again .* half the learning rate \(now 0.005\)/,
-  );
+  for (const stepsInFlight of [1, 16]) {
+    const { run } = trainerOn(deviceWithBadSteps((step) => step >= 30, stepsInFlight));
+    await assert.rejects(
+      Array.fromAsync(run()),
+      /stopped at step 10: .* not finite 10 steps in a row, again .* half the learning rate \(now 0.005\)/,
+    );
+  }
 });
 
 const TINY: TrainOptions = {
