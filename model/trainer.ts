@@ -268,23 +268,28 @@ export class Trainer {
     const more = () => this.#step < until && !signal?.aborted;
     const inFlight: Window[] = []; // the oldest first
     const turns = new EventLoopTurns(BREATHE_MS);
-    while (more() || inFlight.length > 0) {
-      const started = performance.now();
-      const window = more() ? this.#queueWindow(until, pauseAt) : undefined;
-      if (window) inFlight.push(window);
-      const ahead = window && !window.pauses && device.stepsInFlight > 1 ? 1 : 0;
-      const done = inFlight.splice(0, inFlight.length - ahead);
-      const metrics = await Promise.all(done.map((window) => window.metrics));
-      if (window) window.milliseconds = (performance.now() - started) / window.steps.length;
-      for (const [i, window] of done.entries()) yield* this.#events(window, metrics[i]!);
-      if (this.#goesBack) {
-        await Promise.all(inFlight.splice(0).map((window) => window.metrics)); // its steps are done again
-        yield this.#goBack(await lastGood());
-      } else if (window?.pauses && this.#evaluatesAt(this.#step)) {
-        const evaluation = await this.evaluate(signal);
-        if (evaluation) yield evaluation;
+    try {
+      while (more() || inFlight.length > 0) {
+        const started = performance.now();
+        const window = more() ? this.#queueWindow(until, pauseAt) : undefined;
+        if (window) inFlight.push(window);
+        const ahead = window && !window.pauses && device.stepsInFlight > 1 ? 1 : 0;
+        const done = inFlight.splice(0, inFlight.length - ahead);
+        const metrics = await Promise.all(done.map((window) => window.metrics));
+        if (window) window.milliseconds = (performance.now() - started) / window.steps.length;
+        for (const [i, window] of done.entries()) yield* this.#events(window, metrics[i]!);
+        if (this.#goesBack) {
+          await Promise.all(inFlight.splice(0).map((window) => window.metrics)); // its steps are done again
+          yield this.#goBack(await lastGood());
+        } else if (window?.pauses && this.#evaluatesAt(this.#step)) {
+          const evaluation = await this.evaluate(signal);
+          if (evaluation) yield evaluation;
+        }
+        if (turns.due) await turns.take();
       }
-      if (turns.due) await turns.take();
+    } finally {
+      // who leaves the loop may close the device next
+      await Promise.allSettled(inFlight.map((window) => window.metrics));
     }
   }
 

@@ -464,6 +464,16 @@ Deno.test("no step runs ahead of the event of a step that pauseAt names", async 
   });
 });
 
+Deno.test("leaving the loop of a run with steps in flight leaves nothing behind that fails", async () => {
+  if (!(await gpuIsThere())) return;
+  await inTemporaryDirectory(async (output) => {
+    for await (const event of train({ ...TINY, output, device: "webgpu", steps: 100 })) {
+      if (event.type === "step" && event.step === 3) break;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50)); // until a reading that is left behind would fail
+  });
+});
+
 Deno.test("f16: the loss scale is part of a run's state, and of its checkpoint", async () => {
   const device = await openTestGpu({ dtype: "f16" });
   if (!device) return;
