@@ -41,7 +41,7 @@ const g = (tensor: Tensor) => tensor as GpuTensor;
 /** Tensors and kernels on one GPU. Opened by {@link openGpuDevice}. */
 export class GpuDevice implements Device {
   readonly kind = "webgpu";
-  readonly stepsInFlight = 16;
+  readonly stepsInFlight = 64;
   readonly name: string;
   /** for people: what makes this device slower or less than one would expect */
   readonly warnings: string[] = [];

@@ -132,7 +132,7 @@ export interface Device extends Allocator {
   readonly dtype: Dtype;
   /** What a person should know before computing on it. */
   readonly warnings: string[];
-  /** How many steps the host may queue before it reads metrics; 1 where a read costs nothing. */
+  /** The most steps that the host may queue before it reads metrics; 1 where a read costs nothing. */
   readonly stepsInFlight: number;
 
   /** [rows, cols] of the same memory, from element `offset`. Shares, never copies; the parent must outlive it. */

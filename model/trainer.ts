@@ -14,6 +14,7 @@ import { MicrogptError } from "./errors.ts";
 import { EventLoopTurns } from "./event_loop.ts";
 import { type Activations, allocateActivations, forward, forwardBackward } from "./gpt.ts";
 import { flatTensor, type ParameterLayout, type Weights, weightViews } from "./parameters.ts";
+import { nextWindowSteps } from "./window_steps.ts";
 
 /** Where batches come from. What a call returns may be overwritten by the next. */
 export interface TrainingData {
@@ -268,15 +269,19 @@ export class Trainer {
     const more = () => this.#step < until && !signal?.aborted;
     const inFlight: Window[] = []; // the oldest first
     const turns = new EventLoopTurns(BREATHE_MS);
+    let windowSteps = 1;
     try {
       while (more() || inFlight.length > 0) {
         const started = performance.now();
-        const window = more() ? this.#queueWindow(until, pauseAt) : undefined;
+        const window = more() ? this.#queueWindow(windowSteps, until, pauseAt) : undefined;
         if (window) inFlight.push(window);
         const ahead = window && !window.pauses && device.stepsInFlight > 1 ? 1 : 0;
         const done = inFlight.splice(0, inFlight.length - ahead);
         const metrics = await Promise.all(done.map((window) => window.metrics));
-        if (window) window.milliseconds = (performance.now() - started) / window.steps.length;
+        if (window) {
+          window.milliseconds = (performance.now() - started) / window.steps.length;
+          windowSteps = nextWindowSteps(windowSteps, window.milliseconds, device.stepsInFlight);
+        }
         for (const [i, window] of done.entries()) yield* this.#events(window, metrics[i]!);
         if (this.#goesBack) {
           await Promise.all(inFlight.splice(0).map((window) => window.metrics)); // its steps are done again
@@ -322,11 +327,11 @@ export class Trainer {
     return this.#data.validationBytes > 0 && evalEvery > 0 && step % evalEvery === 0;
   }
 
-  /** Queues steps up to one that pauses, at most `stepsInFlight`. */
-  #queueWindow(until: number, pauseAt: (step: number) => boolean): Window {
+  /** Queues at most `most` steps, up to one that pauses. */
+  #queueWindow(most: number, until: number, pauseAt: (step: number) => boolean): Window {
     const steps: Window["steps"] = [];
     let pauses = false;
-    while (steps.length < this.#device.stepsInFlight && this.#step < until && !pauses) {
+    while (steps.length < most && this.#step < until && !pauses) {
       steps.push(this.#queueStep());
       pauses = pauseAt(this.#step) || this.#evaluatesAt(this.#step);
     }

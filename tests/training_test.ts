@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { Device } from "../model/device.ts";
+import type { Device, Tensor } from "../model/device.ts";
 import { parameterLayout } from "../model/parameters.ts";
 import { initialParameters } from "../model/parameters.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
@@ -221,6 +221,43 @@ Deno.test("where a run goes back does not depend on how many steps are in flight
       const actual = await eventsOf(firstBad, stepsInFlight!, pauseEvery!);
       assert.deepEqual(actual, expected, `${stepsInFlight} steps in flight, a pause every ${pauseEvery}`);
     }
+  }
+});
+
+Deno.test("so many steps are queued before a read as take 100 ms, at most twice as many as before", async () => {
+  const realNow = performance.now;
+  let clock = 0;
+  performance.now = () => clock;
+  try {
+    /** Steps of each window when step s of the device takes `milliseconds(s)`. */
+    const windows = async (milliseconds: (step: number) => number) => {
+      let [step, queued] = [0, 0];
+      const windows: number[] = [];
+      class Slow extends ReferenceDevice {
+        override readonly stepsInFlight = 16;
+        override submit(): void {
+          clock += milliseconds(++step);
+          queued++;
+        }
+        override read(tensor: Tensor): Promise<Float32Array | Uint32Array> {
+          windows.push(queued);
+          queued = 0;
+          return super.read(tensor);
+        }
+      }
+      await Array.fromAsync(trainerOn(new Slow()).run());
+      return windows;
+    };
+    assert.deepEqual(await windows(() => 0.3), [1, 2, 4, 8, 16, 16, 13]);
+    assert.deepEqual(await windows(() => 40), [1, 2, ...Array(19).fill(3)]);
+    assert.deepEqual(await windows(() => 7000), Array(60).fill(1));
+    // the first step compiles the kernels, and from step 20 on the device is slower
+    assert.deepEqual(
+      await windows((step) => step === 1 ? 2000 : step < 20 ? 5 : 50),
+      [1, 1, 2, 4, 8, 16, ...Array(14).fill(2)],
+    );
+  } finally {
+    performance.now = realNow;
   }
 });
 
