@@ -5,6 +5,7 @@ import { EventLoopTurns } from "./event_loop.ts";
 import { allocateDecodeMemory, type DecodeMemory, decodeStep } from "./gpt.ts";
 import type { Weights } from "./parameters.ts";
 import { mixSeed } from "./random.ts";
+import { nextWindowSteps } from "./window_steps.ts";
 
 /** A sequence to go on with: what was fed before lies in its cache line. */
 export interface Start {
@@ -143,10 +144,13 @@ export class Decoder {
     const turns = new EventLoopTurns(BREATHE_MS);
     const windows: Window[] = []; // in flight, the oldest first
     try {
-      for (let size = 1; rows.length > 0 && !signal?.aborted; size = Math.min(2 * size, this.#windowSteps)) {
-        this.#queueWindows(windows, rows, size, options);
+      for (let size = 1; rows.length > 0 && !signal?.aborted;) {
+        const started = performance.now();
+        const queued = this.#queueWindows(windows, rows, size, options);
         const window = windows.shift()!;
-        yield readRows(rows, await window.output as Uint32Array, window.steps, this, options);
+        const output = await window.output as Uint32Array;
+        size = this.#nextSize(size, starts.length, (performance.now() - started) / Math.max(1, queued));
+        yield readRows(rows, output, window.steps, this, options);
         if (windows.length === 0 && rows.some((row) => row.done)) {
           rows = rows.filter((row) => !row.done);
           this.#writeRows(rows);
@@ -159,25 +163,39 @@ export class Decoder {
   }
 
   /**
+   * Steps of the next window. One stream's grow to what takes a moment, so that it flows where steps are slow. Several
+   * streams' do not look at the time: rows that are done leave the batch between windows, products of fewer rows may
+   * round differently, and what is drawn must depend on the seed only.
+   */
+  #nextSize(size: number, streams: number, milliseconds: number): number {
+    if (streams === 1) return nextWindowSteps(size, milliseconds, this.#windowSteps);
+    return Math.min(2 * size, this.#windowSteps);
+  }
+
+  /**
    * Queues a window of steps, and where reading is slow a second one, unless rows that are done take half of the
    * batch (they leave it when nothing is in flight) or one of them comes to the end of its cache line.
+   * @returns steps that it queued
    */
-  #queueWindows(windows: Window[], rows: ActiveRow[], size: number, options: DecodeOptions): void {
+  #queueWindows(windows: Window[], rows: ActiveRow[], size: number, options: DecodeOptions): number {
     const { minTokens = 0, stopToken } = options;
     const early = rows.some((row) => row.made < minTokens);
     const sampling = early ? { ...options, suppressed: [...options.suppressed, stopToken] } : options;
     const alive = rows.filter((row) => !row.done).length;
     const depth = this.#device.stepsInFlight === 1 || early || 2 * alive <= rows.length ? 1 : 2;
+    let queued = 0;
     while (windows.length < depth) {
       const ahead = windows.reduce((sum, window) => sum + window.steps, 0);
       const room = Math.min(...rows.map((row) => this.contextLength - row.position)) - ahead;
       const steps = Math.min(early ? 1 : size, room);
-      if (steps <= 0) return;
+      if (steps <= 0) break;
       const slot = windows[0]?.slot === 0 ? this.#windowSteps : 0;
       for (let step = 0; step < steps; step++) this.#queueStep(rows.length, slot + step, sampling);
       const drawn = this.#device.view(this.#output, slot * this.sequences, steps, this.sequences);
       windows.push({ steps, slot, output: this.#device.read(drawn) });
+      queued += steps;
     }
+    return queued;
   }
 
   /** Gives the device's memory back. */

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { openDevice } from "../devices.ts";
 import { type DecodeOptions, Decoder, type Start } from "../model/decoder.ts";
-import type { Device } from "../model/device.ts";
+import type { Device, Tensor } from "../model/device.ts";
 import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
 import { openTestGpu } from "./test_gpu.ts";
@@ -101,3 +101,32 @@ for (const [name, open] of Object.entries(openers)) {
     },
   });
 }
+
+Deno.test("slow steps of one stream are read a few at a time, with the same draws", async () => {
+  const realNow = performance.now;
+  let clock = 0;
+  performance.now = () => clock;
+  try {
+    const windows: number[] = [];
+    /** Its steps take 40 ms, and reads from it are slow. */
+    class Slow extends ReferenceDevice {
+      override readonly stepsInFlight = 64;
+      override submit(): void {
+        clock += 40;
+      }
+      override read(tensor: Tensor): Promise<Float32Array | Uint32Array> {
+        windows.push(tensor.rows);
+        return super.read(tensor);
+      }
+    }
+    const toTheEnd = { suppressed: [STOP] };
+    const expected = await draws(decoderOn(new ReferenceDevice(), 1), [5], toTheEnd);
+    assert.deepEqual(await draws(decoderOn(new Slow(), 1), [5], toTheEnd), expected);
+    assert.deepEqual(windows, [1, 1, 2, ...Array(28).fill(3), 2]);
+    windows.length = 0;
+    await draws(decoderOn(new Slow(), 2), [5, 10], toTheEnd);
+    assert.deepEqual(windows, [1, 1, 2, 4, 8, 16, 32, 26]);
+  } finally {
+    performance.now = realNow;
+  }
+});
