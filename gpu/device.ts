@@ -38,6 +38,11 @@ export interface GpuDeviceOptions {
 
 const g = (tensor: Tensor) => tensor as GpuTensor;
 
+/** Where the rows in use lie in their buffer. */
+function usedBytes({ format, offset, rows, cols }: GpuTensor): { start: number; bytes: number } {
+  return { start: offset * elementBytes(format), bytes: rows * cols * elementBytes(format) };
+}
+
 /** Tensors and kernels on one GPU. Opened by {@link openGpuDevice}. */
 export class GpuDevice implements Device {
   readonly kind = "webgpu";
@@ -208,16 +213,31 @@ export class GpuDevice implements Device {
 
   zero(tensor: Tensor): void {
     this.#check();
-    const { memory, format, offset, cols } = g(tensor);
-    const [start, bytes] = [offset, tensor.rows * cols].map((n) => n * elementBytes(format)) as [
-      number,
-      number,
-    ];
+    const { memory, offset } = g(tensor);
+    const { start, bytes } = usedBytes(g(tensor));
     const whole = offset === 0 && tensor.rows === tensor.capacity;
     if (start % 4 !== 0 || (bytes % 4 !== 0 && !whole)) {
       throw new RangeError(`"${memory.label}": 16-bit data is zeroed in pairs`);
     }
     this.runner.encode((encoder) => encoder.clearBuffer(memory.gpu, start, Math.ceil(bytes / 4) * 4));
+  }
+
+  copy(out: Tensor, from: Tensor): void {
+    this.#check();
+    if (g(out).format !== g(from).format || out.rows !== from.rows || out.cols !== from.cols) {
+      throw new RangeError(`"${g(from).memory.label}" has another shape or type than what it is copied to`);
+    }
+    const { start, bytes } = usedBytes(g(from));
+    const { start: to } = usedBytes(g(out));
+    if ([start, bytes, to].some((n) => n % 4 !== 0)) {
+      throw new RangeError(`"${g(from).memory.label}": 16-bit data is copied in pairs`);
+    }
+    // WebGPU copies from one buffer to another, never within one.
+    const between = this.scratch(bytes / 4, "copy").memory;
+    this.runner.encode((encoder) => {
+      encoder.copyBufferToBuffer(g(from).memory.gpu, start, between.gpu, 0, bytes);
+      encoder.copyBufferToBuffer(between.gpu, 0, g(out).memory.gpu, to, bytes);
+    });
   }
 
   loadBatch(batch: Batch, documents: PackedDocuments): void {

@@ -125,6 +125,17 @@ export class Decoder {
     }
   }
 
+  /** Copies what was fed to a sequence at positions 0 … `length` − 1 to the cache lines of others. */
+  copy(sequence: number, length: number, others: number[]): void {
+    if (length === 0) return;
+    for (const cache of this.#memory.caches) {
+      const line = (s: number) =>
+        this.#device.view(cache, s * this.contextLength * cache.cols, length, cache.cols);
+      for (const other of others) this.#device.copy(line(other), line(sequence));
+    }
+    this.#device.submit();
+  }
+
   /**
    * Generates until every sequence is done, and tells what each got step by step. Where reading from the device is
    * slow, several steps are read together, and the next are queued before. What a sequence gets depends on its seed

@@ -145,6 +145,8 @@ export interface Device extends Allocator {
   read(tensor: Tensor): Promise<Float32Array | Uint32Array>;
   /** Sets the rows in use to zero. */
   zero(tensor: Tensor): void;
+  /** out = from, the rows in use: of one shape and type, and apart where both are views of one tensor. */
+  copy(out: Tensor, from: Tensor): void;
   loadBatch(batch: Batch, documents: PackedDocuments): void;
   /** Sends what is queued on its way; call once a step. */
   submit(): void;

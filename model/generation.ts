@@ -88,15 +88,16 @@ export async function* generateSamples(
   const lineBytes = context * 2 * config.n_embd * config.n_layer * 4;
   const batch = Math.max(1, Math.min(numSamples, MAX_BATCH, Math.floor(CACHE_BYTES / lineBytes)));
   const decoder = new Decoder(device, config, weights, batch, context);
+  const fed = prompt.length - 1; // its last token is what the samples start from
   try {
+    // decoding writes behind it, so that the next samples find it in their cache lines, too
+    decoder.feed(0, prompt.slice(0, fed), 0);
+    decoder.copy(0, fed, Array.from({ length: batch - 1 }, (_, i) => i + 1));
     for (let first = 0; first < numSamples && !signal?.aborted; first += batch) {
       const n = Math.min(batch, numSamples - first);
-      const starts: Start[] = [];
-      for (let sequence = 0; sequence < n; sequence++) {
-        decoder.feed(sequence, prompt.slice(0, -1), 0);
-        const [token, position] = [prompt.at(-1)!, prompt.length - 1];
-        starts.push({ sequence, token, position, seed: seed + first + sequence });
-      }
+      const starts = Array.from({ length: n }, (_, sequence): Start => {
+        return { sequence, token: prompt[fed]!, position: fed, seed: seed + first + sequence };
+      });
       const streams = starts.map(() => sampleText(tokenizer, start));
       const drawing = {
         temperature,

@@ -114,6 +114,11 @@ export class ReferenceDevice implements Device {
     (tensor as ReferenceTensor).data.fill(0, 0, tensor.rows * tensor.cols);
   }
 
+  copy(out: Tensor, from: Tensor): void {
+    const used = (from as ReferenceTensor).data.subarray(0, from.rows * from.cols);
+    (out as ReferenceTensor).data.set(used);
+  }
+
   loadBatch(batch: Batch, documents: PackedDocuments): void {
     if (documents.tokens.length > batch.maxTokens) {
       throw new RangeError("more tokens than the batch has room for");

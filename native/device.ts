@@ -149,6 +149,14 @@ export class CpuDevice implements Device {
     check(this.#native.mg_cpu_zero(this.#device, t.handle, t.offset, t.rows * t.cols));
   }
 
+  copy(out: Tensor, from: Tensor): void {
+    sameShape(out, from.rows, from.cols);
+    const [o, f] = [out as CpuTensor, from as CpuTensor];
+    const data = new Uint32Array(f.rows * f.cols);
+    check(this.#native.mg_cpu_read(this.#device, f.handle, f.offset, data, data.length));
+    check(this.#native.mg_cpu_write(this.#device, o.handle, o.offset, data, data.length));
+  }
+
   loadBatch(batch: Batch, { tokens, targets, starts }: PackedDocuments): void {
     if (tokens.length > batch.maxTokens || starts.length - 1 > batch.maxDocuments) {
       throw new RangeError("more tokens or documents than the batch has room for");

@@ -3,8 +3,10 @@ import assert from "node:assert/strict";
 import { openDevice } from "../devices.ts";
 import { type DecodeOptions, Decoder, type Start } from "../model/decoder.ts";
 import type { Device, Tensor } from "../model/device.ts";
+import { type GenerateOptions, generateSamples, wholeSamples } from "../model/generation.ts";
 import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
+import { byteTokenizer } from "./byte_tokenizer.ts";
 import { openTestGpu } from "./test_gpu.ts";
 
 const CONFIG = { vocab_size: 20, n_embd: 8, n_head: 2, n_layer: 2, block_size: 90 };
@@ -35,12 +37,21 @@ async function draws(
   seeds: number[],
   options: Partial<DecodeOptions>,
 ): Promise<number[][]> {
-  const results: number[][] = seeds.map(() => []);
   const starts = seeds.map((seed, sequence): Start => {
     const prompt = Array.from({ length: seed % 5 }, (_, i) => 1 + (seed + i) % 19);
     decoder.feed(sequence, prompt, 0);
     return { sequence, token: 1 + seed % 19, position: prompt.length, seed };
   });
+  return await drawsFrom(decoder, starts, options);
+}
+
+/** Token lists of sequences that were fed. */
+async function drawsFrom(
+  decoder: Decoder,
+  starts: Start[],
+  options: Partial<DecodeOptions>,
+): Promise<number[][]> {
+  const results: number[][] = starts.map(() => []);
   const all = {
     temperature: 1,
     topK: 0,
@@ -58,7 +69,7 @@ async function draws(
       if (event.done) done.add(event.sequence);
     }
   }
-  assert.equal(done.size, seeds.length);
+  assert.equal(done.size, starts.length);
   return results;
 }
 
@@ -101,6 +112,54 @@ for (const [name, open] of Object.entries(openers)) {
     },
   });
 }
+
+for (const [name, open] of Object.entries(openers)) {
+  Deno.test({
+    name: `sequences that share a prompt draw as if each were fed it: ${name}`,
+    sanitizeResources: false,
+    async fn() {
+      const device = await open();
+      if (!device) return;
+      const prompt = Array.from({ length: 40 }, (_, i) => 1 + (7 * i) % 19);
+      const shared = async (feed: (decoder: Decoder) => void) => {
+        const decoder = decoderOn(device, SEEDS.length);
+        feed(decoder);
+        const starts = SEEDS.map((seed, sequence): Start => ({ sequence, token: 2, position: 40, seed }));
+        const results = await drawsFrom(decoder, starts, {});
+        decoder.close();
+        return results;
+      };
+      const expected = await shared((decoder) => SEEDS.forEach((_, i) => decoder.feed(i, prompt, 0)));
+      const actual = await shared((decoder) => {
+        decoder.feed(0, prompt, 0);
+        decoder.copy(0, prompt.length, SEEDS.map((_, i) => i).slice(1));
+      });
+      assert.deepEqual(actual, expected);
+      assert(expected.some((tokens) => tokens.length > 3));
+      device.destroy();
+    },
+  });
+}
+
+Deno.test("a sample depends on its seed, not on those beside it, in whatever batch", async () => {
+  const config = { vocab_size: 257, n_embd: 8, n_head: 2, n_layer: 1, block_size: 40 };
+  const device = await openDevice({ device: "cpu", threads: 2 });
+  const layout = parameterLayout(config);
+  const flat = flatTensor(device, "weights", layout, "work");
+  device.write(flat, initialParameters(layout, config, 3, 0.2));
+  const weights = weightViews(device, flat, layout, config.n_layer);
+  const model = { device, config, weights, tokenizer: byteTokenizer(["<bos>"]), chat: false };
+  const samples = (options: GenerateOptions) => {
+    const drawing = { prompt: "what they all begin with", temperature: 1, maxTokens: 12, ...options };
+    return Array.fromAsync(wholeSamples(generateSamples(model, drawing)));
+  };
+  const together = await samples({ numSamples: 300, seed: 7 }); // more than one batch holds
+  assert.equal(together.length, 300);
+  for (const i of [0, 1, 255, 256, 299]) {
+    assert.deepEqual(await samples({ numSamples: 1, seed: 7 + i }), [together[i]], `sample ${i}`);
+  }
+  device.destroy();
+});
 
 Deno.test("slow steps of one stream are read a few at a time, with the same draws", async () => {
   const realNow = performance.now;

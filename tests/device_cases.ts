@@ -292,6 +292,22 @@ function attentionCachedCases(): DeviceCase[] {
   }));
 }
 
+function copyCases(): DeviceCase[] {
+  return (["f32", "work"] as const).map((type): DeviceCase => ({
+    name: `copy within a tensor and to another, ${type}`,
+    tolerance: 0,
+    async run(d) {
+      const lines = filled(d, 30, 6, 1, type);
+      const line = (row: number, rows: number) => d.view(lines, 6 * row, rows, 6);
+      d.copy(line(13, 7), line(2, 7));
+      d.copy(line(20, 7), line(13, 7));
+      const other = d.tensor("other", 4, 6, type);
+      d.copy(other, line(19, 4));
+      return { lines: await d.read(lines), other: await d.read(other) };
+    },
+  }));
+}
+
 function sampleCases(): DeviceCase[] {
   const settings = [
     { temperature: 0, topK: 0, topP: 1, suppressed: [] },
@@ -393,6 +409,7 @@ export const DEVICE_CASES: DeviceCase[] = [
   ...crossEntropyCases(),
   ...adamCases(),
   ...attentionCachedCases(),
+  ...copyCases(),
   ...sampleCases(),
   ...modelCases(),
 ];
