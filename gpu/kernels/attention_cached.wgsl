@@ -30,21 +30,7 @@ const SLICES = THREADS / QUADS;
 var<workgroup> partial: array<vec4<f32>, THREADS * QUADS>;
 var<workgroup> sliced: array<vec4<f32>, SLICES * QUADS>;
 
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) lane_of_subgroup: u32,
-  @builtin(subgroup_id) id_of_subgroup: u32,
-  @builtin(num_subgroups) number_of_subgroups: u32,
-#end
-) {
-#if SUBGROUPS
-  subgroup_lane = lane_of_subgroup;
-  subgroup_index = id_of_subgroup;
-  subgroup_count = number_of_subgroups;
-#end
+fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   let row = group.x;
   let head = group.y;
   let q_start = 3u * row * p.E + head * D;

@@ -9,22 +9,7 @@ fn summed(token: u32, position: u32, i: u32) -> vec4<f32> {
   return wte_quad(at + i, at + p.E) + wpe_quad(place + i, place + p.E);
 }
 
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) lane_of_subgroup: u32,
-  @builtin(subgroup_id) id_of_subgroup: u32,
-  @builtin(num_subgroups) number_of_subgroups: u32,
-#end
-) {
-#if SUBGROUPS
-  subgroup_lane = lane_of_subgroup;
-  subgroup_index = id_of_subgroup;
-  subgroup_count = number_of_subgroups;
-#end
+fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   let row = group.x + group.y * groups.x;
   if (row >= p.T) { return; }
   let start = row * p.E;

@@ -4,22 +4,7 @@
 // FINISH_NORM:   metrics[slot].gradNorm = sqrt(Σ partial) / loss_scale.          one workgroup
 // Each thread adds its elements in order, then the workgroup in a fixed tree: the same sums give the same bits.
 
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) lane_of_subgroup: u32,
-  @builtin(subgroup_id) id_of_subgroup: u32,
-  @builtin(num_subgroups) number_of_subgroups: u32,
-#end
-) {
-#if SUBGROUPS
-  subgroup_lane = lane_of_subgroup;
-  subgroup_index = id_of_subgroup;
-  subgroup_count = number_of_subgroups;
-#end
+fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   var sum = 0.0;
 #if SUM_LOSS
   for (var i = thread; i < p.n; i += THREADS) { sum += losses_load(i); }

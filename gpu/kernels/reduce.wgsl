@@ -1,14 +1,33 @@
-// Sums, maxima and minima over the THREADS of a workgroup, which all get the result. Put in front of kernels that reduce;
-// all threads must call. The order of additions is fixed, so results repeat bit for bit.
+// Sums, maxima and minima over the THREADS of a workgroup, which all get the result; all threads must call. Put in front of
+// kernels that reduce, which write `kernel` in place of `main`. The order of additions is fixed, so results repeat bit for bit.
 // SUBGROUPS: one subgroup operation, then each thread adds up what the subgroups found: 2 barriers.
 // Otherwise a tree in workgroup memory: 2 + log2(THREADS) barriers.
 
 #if SUBGROUPS
-// Set by `main` from its built-in values.
 var<private> subgroup_lane: u32;
 var<private> subgroup_index: u32;
 var<private> subgroup_count: u32;
 #end
+
+// Arguments one by one: naga 29 makes wrong Direct3D code of a struct of them.
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+#if SUBGROUPS
+  @builtin(subgroup_invocation_id) lane_of_subgroup: u32,
+  @builtin(subgroup_id) id_of_subgroup: u32,
+  @builtin(num_subgroups) number_of_subgroups: u32,
+#end
+) {
+#if SUBGROUPS
+  subgroup_lane = lane_of_subgroup;
+  subgroup_index = id_of_subgroup;
+  subgroup_count = number_of_subgroups;
+#end
+  kernel(group, groups, thread);
+}
 
 #for T in f32 u32
 var<workgroup> reduce_$T: array<$T, THREADS>;

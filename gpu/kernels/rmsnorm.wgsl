@@ -3,22 +3,7 @@
 // One workgroup a row, a quad a thread at a time: a first pass for the sums, a second, from cache, for the result.
 // Cost: forward reads T·E, writes T·E, 4·T·E flops. Backward reads 3·T·E, writes T·E, 9·T·E flops.
 
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) lane_of_subgroup: u32,
-  @builtin(subgroup_id) id_of_subgroup: u32,
-  @builtin(num_subgroups) number_of_subgroups: u32,
-#end
-) {
-#if SUBGROUPS
-  subgroup_lane = lane_of_subgroup;
-  subgroup_index = id_of_subgroup;
-  subgroup_count = number_of_subgroups;
-#end
+fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   let row = group.x + group.y * groups.x;
   if (row >= p.T) { return; }
   let start = row * p.E;

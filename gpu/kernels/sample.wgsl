@@ -106,21 +106,7 @@ fn draw(row: u32, threshold: u32, largest: f32, u: f32, otherwise: u32, thread: 
   return chosen;
 }
 
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) lane_of_subgroup: u32,
-  @builtin(subgroup_id) id_of_subgroup: u32,
-  @builtin(num_subgroups) number_of_subgroups: u32,
-#end
-) {
-#if SUBGROUPS
-  subgroup_lane = lane_of_subgroup;
-  subgroup_index = id_of_subgroup;
-  subgroup_count = number_of_subgroups;
-#end
+fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   let row = group.x;
   var best = 0u;
   var best_id = 0xffffffffu;
