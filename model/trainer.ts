@@ -180,6 +180,8 @@ export class Trainer {
   /** the step told last */
   #reported = 0;
   #skippedInARow = 0;
+  /** steps to queue before a read, as fast as they are */
+  #windowSteps = 1;
   #recovered: boolean;
 
   /**
@@ -269,18 +271,17 @@ export class Trainer {
     const more = () => this.#step < until && !signal?.aborted;
     const inFlight: Window[] = []; // the oldest first
     const turns = new EventLoopTurns(BREATHE_MS);
-    let windowSteps = 1;
     try {
       while (more() || inFlight.length > 0) {
         const started = performance.now();
-        const window = more() ? this.#queueWindow(windowSteps, until, pauseAt) : undefined;
+        const window = more() ? this.#queueWindow(until, pauseAt) : undefined;
         if (window) inFlight.push(window);
         const ahead = window && !window.pauses && device.stepsInFlight > 1 ? 1 : 0;
         const done = inFlight.splice(0, inFlight.length - ahead);
         const metrics = await Promise.all(done.map((window) => window.metrics));
         if (window) {
           window.milliseconds = (performance.now() - started) / window.steps.length;
-          windowSteps = nextWindowSteps(windowSteps, window.milliseconds, device.stepsInFlight);
+          this.#windowSteps = nextWindowSteps(this.#windowSteps, window.milliseconds, device.stepsInFlight);
         }
         for (const [i, window] of done.entries()) yield* this.#events(window, metrics[i]!);
         if (this.#goesBack) {
@@ -303,23 +304,30 @@ export class Trainer {
     const device = this.#device;
     const { activations, batch, validation, adam } = this.#memory;
     const turns = new EventLoopTurns(BREATHE_MS);
-    let tokens = 0;
-    for (const documents of this.#data.validation()) {
-      device.loadBatch(batch, documents);
-      forward(device, this.#config, this.weights, activations, batch, 1, adam.control);
-      device.sumLoss(validation, 0, activations.losses, tokens > 0);
-      device.submit();
-      tokens += batch.tokenCount;
-      if (turns.due) await turns.take();
-      if (signal?.aborted) return undefined;
+    const reads: Promise<Float32Array | Uint32Array>[] = [];
+    let [batches, tokens] = [0, 0];
+    try {
+      for (const documents of this.#data.validation()) {
+        device.loadBatch(batch, documents);
+        forward(device, this.#config, this.weights, activations, batch, 1, adam.control);
+        device.sumLoss(validation, 0, activations.losses, tokens > 0);
+        device.submit();
+        tokens += batch.tokenCount;
+        // the read waits for what is queued, so that the signal need not wait for all batches
+        if (++batches % this.#windowSteps === 0) reads.push(device.read(validation));
+        if (turns.due) await turns.take();
+        if (signal?.aborted) return undefined;
+      }
+      const nats = (await device.read(validation))[METRIC.loss]!;
+      return {
+        type: "evaluation",
+        step: this.#step,
+        loss: nats / tokens,
+        bitsPerByte: nats / (Math.LN2 * this.#data.validationBytes),
+      };
+    } finally {
+      await Promise.allSettled(reads);
     }
-    const nats = (await device.read(validation))[METRIC.loss]!;
-    return {
-      type: "evaluation",
-      step: this.#step,
-      loss: nats / tokens,
-      bitsPerByte: nats / (Math.LN2 * this.#data.validationBytes),
-    };
   }
 
   #evaluatesAt(step: number): boolean {
@@ -327,11 +335,11 @@ export class Trainer {
     return this.#data.validationBytes > 0 && evalEvery > 0 && step % evalEvery === 0;
   }
 
-  /** Queues at most `most` steps, up to one that pauses. */
-  #queueWindow(most: number, until: number, pauseAt: (step: number) => boolean): Window {
+  /** Queues the steps of a window, up to one that pauses. */
+  #queueWindow(until: number, pauseAt: (step: number) => boolean): Window {
     const steps: Window["steps"] = [];
     let pauses = false;
-    while (steps.length < most && this.#step < until && !pauses) {
+    while (steps.length < this.#windowSteps && this.#step < until && !pauses) {
       steps.push(this.#queueStep());
       pauses = pauseAt(this.#step) || this.#evaluatesAt(this.#step);
     }

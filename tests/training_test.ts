@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { Device, Tensor } from "../model/device.ts";
+import type { Device, PackedDocuments, Tensor } from "../model/device.ts";
 import { parameterLayout } from "../model/parameters.ts";
 import { initialParameters } from "../model/parameters.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
@@ -152,14 +152,14 @@ interface TestTrainer {
   run: (pauseAt?: (step: number) => boolean) => AsyncGenerator<TrainingEvent>;
 }
 
-function trainerOn(device: Device): TestTrainer {
+function trainerOn(device: Device, validation: PackedDocuments[] = []): TestTrainer {
   const layout = parameterLayout(CONFIG);
   const data: TrainingData = {
     maxTokens: 16,
     maxDocuments: 2,
     batch: (number) => randomDocuments([5, 3], 20, number),
-    validation: () => [],
-    validationBytes: 0,
+    validation: () => validation,
+    validationBytes: 8 * validation.length,
   };
   const initial = () => ({
     step: 0,
@@ -224,41 +224,63 @@ Deno.test("where a run goes back does not depend on how many steps are in flight
   }
 });
 
-Deno.test("so many steps are queued before a read as take 100 ms, at most twice as many as before", async () => {
+/**
+ * Steps that a device gets before each read when step s of its life takes `milliseconds(s)`, by its own clock, and it allows
+ * 16 in flight.
+ */
+async function windows(
+  milliseconds: (step: number) => number,
+  use: (device: Device) => Promise<unknown>,
+): Promise<number[]> {
   const realNow = performance.now;
-  let clock = 0;
+  let [clock, step, queued] = [0, 0, 0];
+  const sizes: number[] = [];
+  class Timed extends ReferenceDevice {
+    override readonly stepsInFlight = 16;
+    override submit(): void {
+      clock += milliseconds(++step);
+      queued++;
+    }
+    override read(tensor: Tensor): Promise<Float32Array | Uint32Array> {
+      sizes.push(queued);
+      queued = 0;
+      return super.read(tensor);
+    }
+  }
   performance.now = () => clock;
   try {
-    /** Steps of each window when step s of the device takes `milliseconds(s)`. */
-    const windows = async (milliseconds: (step: number) => number) => {
-      let [step, queued] = [0, 0];
-      const windows: number[] = [];
-      class Slow extends ReferenceDevice {
-        override readonly stepsInFlight = 16;
-        override submit(): void {
-          clock += milliseconds(++step);
-          queued++;
-        }
-        override read(tensor: Tensor): Promise<Float32Array | Uint32Array> {
-          windows.push(queued);
-          queued = 0;
-          return super.read(tensor);
-        }
-      }
-      await Array.fromAsync(trainerOn(new Slow()).run());
-      return windows;
-    };
-    assert.deepEqual(await windows(() => 0.3), [1, 2, 4, 8, 16, 16, 13]);
-    assert.deepEqual(await windows(() => 40), [1, 2, ...Array(19).fill(3)]);
-    assert.deepEqual(await windows(() => 7000), Array(60).fill(1));
-    // the first step compiles the kernels, and from step 20 on the device is slower
-    assert.deepEqual(
-      await windows((step) => step === 1 ? 2000 : step < 20 ? 5 : 50),
-      [1, 1, 2, 4, 8, 16, ...Array(14).fill(2)],
-    );
+    await use(new Timed());
   } finally {
     performance.now = realNow;
   }
+  return sizes;
+}
+
+Deno.test("so many steps are queued before a read as take 100 ms, at most twice as many as before", async () => {
+  const runOn = (device: Device) => Array.fromAsync(trainerOn(device).run());
+  assert.deepEqual(await windows(() => 0.3, runOn), [1, 2, 4, 8, 16, 16, 13]);
+  assert.deepEqual(await windows(() => 40, runOn), [1, 2, ...Array(19).fill(3)]);
+  assert.deepEqual(await windows(() => 7000, runOn), Array(60).fill(1));
+  // the first step compiles the kernels, and from step 20 on the device is slower
+  assert.deepEqual(
+    await windows((step) => step === 1 ? 2000 : step < 20 ? 5 : 50, runOn),
+    [1, 1, 2, 4, 8, 16, ...Array(14).fill(2)],
+  );
+});
+
+Deno.test("an evaluation queues as many batches before a read as training does steps", async () => {
+  const validation = Array.from({ length: 10 }, (_, i) => randomDocuments([5, 3], 20, 100 + i));
+  const evaluations: unknown[] = [];
+  const trainAndEvaluate = async (device: Device) => {
+    const { trainer, run } = trainerOn(device, validation);
+    await Array.fromAsync(run());
+    evaluations.push(await trainer.evaluate());
+  };
+  assert.deepEqual((await windows(() => 0.3, trainAndEvaluate)).slice(7), [10]);
+  assert.deepEqual((await windows(() => 40, trainAndEvaluate)).slice(21), [3, 3, 3, 1]);
+  assert.deepEqual((await windows(() => 7000, trainAndEvaluate)).slice(60), [...Array(10).fill(1), 0]);
+  assert.deepEqual(evaluations[1], evaluations[0]);
+  assert.deepEqual(evaluations[2], evaluations[0]);
 });
 
 Deno.test("the second time the run stops with the cause", async () => {
