@@ -43,7 +43,7 @@ const { values: flags } = parseArgs({
 /** Lengths of a batch's documents, as the sample data has them; `defaults` is the command line without a preset. */
 const CASES: Record<string, { preset: PresetName; vocabSize: number; lengths: number[] }> = {
   defaults: { preset: "names", vocabSize: 4096, lengths: new Array(8).fill(3) },
-  names: { preset: "names", vocabSize: 512, lengths: new Array(64).fill(5) },
+  names: { preset: "names", vocabSize: 512, lengths: new Array(96).fill(5) },
   "chat-small": { preset: "chat-small", vocabSize: 4096, lengths: new Array(8).fill(285) },
   "chat-medium": { preset: "chat-medium", vocabSize: 4096, lengths: [290, 300, 330, 323] },
   "chat-large": { preset: "chat-large", vocabSize: 4096, lengths: [290, 300, 330, 323] },

@@ -130,7 +130,8 @@ class Trainer:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.device = torch.device(args.device)
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(found if args.device == "auto" else args.device)
         self.documents = Documents(args.tokens, args.block_size, args.vocab_size)
         torch.manual_seed(42)
         model = GPT(args.vocab_size, args.n_embd, args.n_head, args.n_layer, args.block_size).to(self.device)
@@ -174,7 +175,7 @@ class Trainer:
         return {
             "mode": self.args.mode,
             "dtype": self.args.dtype,
-            "device": self.args.device,
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "steps": steps,
             "tokens": tokens,
             "tokens_per_second": tokens / seconds,
@@ -220,7 +221,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--mode", choices=("eager", "compile"), default="eager")
     parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32", help="bf16 is autocast")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu", help="auto: CUDA, else the CPU")
     parser.add_argument("--server", action="store_true", help="wait for lines 'run N' on stdin, ignore --steps")
     return parser.parse_args()
 
