@@ -182,25 +182,6 @@ export function attentionCached(
   const D = headDim(E, nHead, qkv.format, workgroupMemory);
   const quads = Math.ceil(D / 4);
   const aligned = isAligned(D, out, qkv, cache);
-  const N = qkv.rows;
-  const bindings: Record<string, BindingSpec> = {
-    qkv: { format: qkv.format, access: "read", aligned },
-    positions: U32,
-    sequences: U32,
-  };
-  runner.run(
-    `attention cached, store ${qkv.format} ${aligned}`,
-    () => ({
-      source: cachedSource,
-      constants: { STORE: true },
-      params: { N: "u32", E: "u32", B: "u32" },
-      bindings: { ...bindings, cache: { format: cache.format, access: "write", aligned } },
-    }),
-    [qkv, rows.positions, rows.sequences, cache],
-    [N, E, blockSize],
-    Math.min(N, 65535),
-    Math.ceil(N / 65535),
-  );
   const threads = Math.max(
     16,
     Math.min(128, 2 ** Math.floor(Math.log2(partialQuads(workgroupMemory) / quads))),
@@ -209,17 +190,19 @@ export function attentionCached(
     `attention cached ${qkv.format} ${aligned} D=${D} ${threads}`,
     () => ({
       source: reduceSource + cachedSource,
-      constants: { STORE: false, D, QUADS: quads, THREADS: threads, SUBGROUPS: subgroups },
+      constants: { D, QUADS: quads, THREADS: threads, SUBGROUPS: subgroups },
       params: { E: "u32", B: "u32", scale: "f32" },
       bindings: {
-        ...bindings,
-        cache: { format: cache.format, access: "read", aligned },
+        qkv: { format: qkv.format, access: "read", aligned },
+        positions: U32,
+        sequences: U32,
+        cache: { format: cache.format, access: "write", aligned },
         out: { format: out.format, access: "write", aligned },
       },
     }),
     [qkv, rows.positions, rows.sequences, cache, out],
     [E, blockSize, 1 / Math.sqrt(D)],
-    N,
+    qkv.rows,
     nHead,
   );
 }

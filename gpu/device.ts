@@ -21,7 +21,7 @@ import * as attention from "./attention.ts";
 import { GpuBatch } from "./batch.ts";
 import { BufferPool, elementBytes, GpuTensor, type Memory, storageFormat } from "./buffers.ts";
 import { KernelRunner } from "./kernel_runner.ts";
-import { matmul } from "./matmul.ts";
+import { matmul, rmsNormMatmul } from "./matmul.ts";
 import { fromHalves, toHalves } from "./number_formats.ts";
 import * as optimizer from "./optimizer.ts";
 import * as rows from "./rows.ts";
@@ -280,6 +280,10 @@ export class GpuDevice implements Device {
 
   matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion?: MatmulFusion): void {
     matmul(this, g(out), g(a), g(b), form, fusion);
+  }
+
+  rmsNormMatmul(out: Tensor, x: Tensor, w: Tensor, norm: Tensor, relu = false): void {
+    rmsNormMatmul(this, g(out), g(x), g(w), g(norm), relu);
   }
 
   attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void {

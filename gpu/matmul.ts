@@ -5,6 +5,7 @@ import type { KernelRunner } from "./kernel_runner.ts";
 import matmulSource from "./kernels/matmul.wgsl" with { type: "text" };
 import matvecSource from "./kernels/matvec.wgsl" with { type: "text" };
 import splitKSource from "./kernels/split_k.wgsl" with { type: "text" };
+import { rmsNorm, type RowContext } from "./rows.ts";
 import type { BindingSpec } from "./shader_source.ts";
 import { type Hardware, K_STEP, MATVEC_ROWS, planTiles, type TilePlan } from "./tiles.ts";
 
@@ -29,6 +30,8 @@ interface Product {
   accumulate: boolean;
   relu: boolean;
   mask: GpuTensor | undefined;
+  /** of `a`'s rows; matvec.wgsl only */
+  norm: boolean;
 }
 
 /** True when rows of `length` elements can be read four at a time. */
@@ -101,6 +104,7 @@ export function matmul(
     accumulate,
     relu: fusion.relu ?? false,
     mask: fusion.reluMask as GpuTensor | undefined,
+    norm: false,
   };
   if (!plan && form === "NT" && M <= MATVEC_ROWS) return runMatvec(context, product);
   const cut = plan ?? planTiles(M, N, K, context.hardware);
@@ -108,14 +112,32 @@ export function matmul(
   else runTiles(context, product, cut);
 }
 
+/** See `Device.rmsNormMatmul`: in one call for few rows, else in two. */
+export function rmsNormMatmul(
+  context: MatmulContext & RowContext,
+  out: GpuTensor,
+  x: GpuTensor,
+  w: GpuTensor,
+  norm: GpuTensor,
+  relu: boolean,
+): void {
+  if (x.rows > MATVEC_ROWS) {
+    rmsNorm(context, norm, x);
+    return matmul(context, out, norm, w, "NT", { relu });
+  }
+  const [M, N, K] = [x.rows, w.rows, x.cols];
+  const fused = { add: undefined, accumulate: false, relu, mask: undefined, norm: true };
+  runMatvec(context, { out, a: x, b: w, M, N, K, form: "NT", ...fused });
+}
+
 function runMatvec({ runner }: MatmulContext, product: Product): void {
-  const { out, a, b, M, N, K, relu } = product;
+  const { out, a, b, M, N, K, relu, norm } = product;
   const rows = M <= 2 ? M : M <= 4 ? 4 : 8;
   runner.run(
-    `matvec ${rows} ${variant(a, K)} ${variant(b, K)} ${variant(out, N)} ${fusedVariant(product)}`,
+    `matvec ${rows} ${norm} ${variant(a, K)} ${variant(b, K)} ${variant(out, N)} ${fusedVariant(product)}`,
     () => ({
       source: matvecSource,
-      constants: { ROWS: rows, ...fusedConstants(product) },
+      constants: { ROWS: rows, NORM: norm, ...fusedConstants(product) },
       params: { M: "u32", N: "u32", K: "u32", relu: "u32" },
       bindings: {
         a: operand(a, K),

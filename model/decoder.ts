@@ -54,7 +54,7 @@ interface Window {
 }
 
 /** Most steps of a window where reading is slow: of a fast GPU's steps so many take longer than a read. */
-const WINDOW_STEPS = 32;
+const WINDOW_STEPS = 64;
 
 /** Prompts are fed so many tokens at a time. */
 const PROMPT_CHUNK = 128;

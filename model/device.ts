@@ -56,7 +56,10 @@ export interface MatmulFusion {
   reluMask?: Tensor;
 }
 
-/** The rows of one decoding step: row r feeds `tokens[r]` at `positions[r]` of cache line `sequences[r]`. All u32 [N, 1]. */
+/**
+ * The rows of one decoding step: row r feeds `tokens[r]` at `positions[r]` of cache line `sequences[r]`. All u32 [N, 1]. Rows of
+ * one sequence are neighbours at consecutive positions: a prompt.
+ */
 export interface DecodeRows {
   tokens: Tensor;
   positions: Tensor;
@@ -163,6 +166,11 @@ export interface Device extends Allocator {
   rmsNormBackward(dx: Tensor, dy: Tensor, x: Tensor): void;
   /** out = a · b in one of three forms, with what `fusion` adds. */
   matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion?: MatmulFusion): void;
+  /**
+   * out = rmsnorm(x) · wᵀ, with `relu` max(0, ·); meant for the few rows of decoding.  out: [N, M]   x: [N, E] f32   w: [M, E]
+   * @param norm [N, E] memory for rmsnorm(x), which a device may leave unused
+   */
+  rmsNormMatmul(out: Tensor, x: Tensor, w: Tensor, norm: Tensor, relu?: boolean): void;
   /** Causal attention within each document.  out: [T, E]   lse: [T, H] f32, log-sum-exp of the scaled scores   qkv: [T, 3E] */
   attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void;
   /** dQkv [T, 3E] from dOut [T, E] and what `attention` left. */

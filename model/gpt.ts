@@ -249,7 +249,7 @@ export function allocateDecodeMemory(
 
 /**
  * One decoding step: feeds a token a row, stores its key and value, and leaves the logits of the last `logitRows`
- * rows in m.logits. Rows of one sequence must be in the order of their positions; a prompt is many rows of one.
+ * rows in m.logits. See `DecodeRows` for their order.
  */
 export function decodeStep(
   d: Device,
@@ -264,12 +264,10 @@ export function decodeStep(
   for (const tensor of [m.x, m.norm, m.qkv, m.heads, m.fc1]) tensor.rows = n;
   d.embedRows(m.x, rows, w.wte, w.wpe);
   w.layers.forEach((layer, i) => {
-    d.rmsNorm(m.norm, m.x);
-    d.matmul(m.qkv, m.norm, layer.qkv, "NT");
+    d.rmsNormMatmul(m.qkv, m.x, layer.qkv, m.norm);
     d.attentionCached(m.heads, m.qkv, m.caches[i]!, rows, blockSize, config.n_head);
     d.matmul(m.x, m.heads, layer.attnWo, "NT", { add: m.x });
-    d.rmsNorm(m.norm, m.x);
-    d.matmul(m.fc1, m.norm, layer.mlpFc1, "NT", { relu: true });
+    d.rmsNormMatmul(m.fc1, m.x, layer.mlpFc1, m.norm, true);
     d.matmul(m.x, m.fc1, layer.mlpFc2, "NT", { add: m.x });
   });
   if (logitRows === 0) return;

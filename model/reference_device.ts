@@ -234,6 +234,11 @@ export class ReferenceDevice implements Device {
     }
   }
 
+  rmsNormMatmul(out: Tensor, x: Tensor, w: Tensor, norm: Tensor, relu = false): void {
+    this.rmsNorm(norm, x);
+    this.matmul(out, norm, w, "NT", { relu });
+  }
+
   attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void {
     const E = out.cols;
     const D = E / nHead;

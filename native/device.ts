@@ -237,6 +237,11 @@ export class CpuDevice implements Device {
     ));
   }
 
+  rmsNormMatmul(out: Tensor, x: Tensor, w: Tensor, norm: Tensor, relu = false): void {
+    this.rmsNorm(norm, x);
+    this.matmul(out, norm, w, "NT", { relu });
+  }
+
   attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void {
     sameShape(out, batch.tokenCount, out.cols);
     sameShape(lse, out.rows, nHead);

@@ -274,6 +274,21 @@ function decodeRows(d: Device, tokens: number[], positions: number[], sequences:
   };
 }
 
+function rmsNormMatmulCases(): DeviceCase[] {
+  return [[1, 64, 256], [2, 12, 36], [7, 48, 144], [33, 64, 40]].map(([N, E, M]): DeviceCase => ({
+    name: `rmsNormMatmul [${N}, ${E}] to ${M}`,
+    tolerance: 3e-5,
+    async run(d) {
+      const [x, w] = [filled(d, N!, E!, 1), filled(d, M!, E!, 2, "work")];
+      const [out, norm] = [d.tensor("out", N!, M!, "work"), d.tensor("norm", N!, E!, "work")];
+      d.rmsNormMatmul(out, x, w, norm);
+      const plain = await d.read(out);
+      d.rmsNormMatmul(out, x, w, norm, true);
+      return { plain, relu: await d.read(out) };
+    },
+  }));
+}
+
 function attentionCachedCases(): DeviceCase[] {
   return WIDTHS.map(([E, H]): DeviceCase => ({
     name: `attentionCached: three sequences, then a prompt in one, E = ${E}, ${H} heads`,
@@ -408,6 +423,7 @@ export const DEVICE_CASES: DeviceCase[] = [
   ...attentionCases(),
   ...crossEntropyCases(),
   ...adamCases(),
+  ...rmsNormMatmulCases(),
   ...attentionCachedCases(),
   ...copyCases(),
   ...sampleCases(),

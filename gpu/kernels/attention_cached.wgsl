@@ -1,28 +1,12 @@
 // Attention of a decoding step.  qkv: [N, 3E]   cache: [sequences · B, 2E], row s·B + p: key then value of position p   out: [N, E]
-// STORE: row r's key and value go to their place in the cache: N·2E elements copied. A call of its own, since rows of one
-//   sequence (a prompt) see each other.
-// Otherwise a workgroup takes a row and a head, a thread every THREADS-th position: it keeps its own running maximum, sum
-//   and weighted values in registers; at the end the threads' results are rescaled to the common maximum and added
-//   up in workgroup memory, in order.
+// A workgroup takes a row and a head. It puts the row's key and value into the cache, and attends with a thread on every
+// THREADS-th position: each keeps its own running maximum, sum and weighted values in registers; at the end the threads' results
+// are rescaled to the common maximum and added up in workgroup memory, in order.
+// Rows of one sequence are neighbours at consecutive positions (a prompt). What this call itself puts into the cache is
+// read from qkv, since other workgroups may not have written it yet.
 // Cost for a row at position p: 4·p·E flops, reads 2·p·E elements: bandwidth of the cache decides.
-// Registers 2·D + 20; workgroup memory THREADS·D·4 bytes, 16 KiB at most.
+// Registers 3·D + 20; workgroup memory THREADS·D·4 bytes, 16 KiB at most.
 
-#if STORE
-@compute @workgroup_size(64)
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let row = group.x + group.y * groups.x;
-  if (row >= p.N) { return; }
-  let from_ = (3u * row + 1u) * p.E;
-  let to = (sequences_load(row) * p.B + positions_load(row)) * 2u * p.E;
-  for (var i = 4u * thread; i < 2u * p.E; i += 256u) {
-    cache_store_quad(to + i, to + 2u * p.E, qkv_quad(from_ + i, from_ + 2u * p.E));
-  }
-}
-#else
 const LOWEST = -3.0e38;
 // Threads that add up one quad of D together.
 const SLICES = THREADS / QUADS;
@@ -34,28 +18,51 @@ fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   let row = group.x;
   let head = group.y;
   let q_start = 3u * row * p.E + head * D;
-  let line = sequences_load(row) * p.B;
+  let sequence = sequences_load(row);
+  let last = positions_load(row);
+  // Rows of this sequence up to this one.
+  var fresh = 1u;
+  while (fresh <= row && sequences_load(row - fresh) == sequence) { fresh++; }
+
+  if (thread < QUADS) {
+    let from_ = q_start + p.E;
+    let to = (sequence * p.B + last) * 2u * p.E + head * D;
+    cache_store_quad(to + 4u * thread, to + D, qkv_quad(from_ + 4u * thread, from_ + D));
+    cache_store_quad(to + p.E + 4u * thread, to + p.E + D, qkv_quad(from_ + p.E + 4u * thread, from_ + p.E + D));
+  }
 #for d in 0..QUADS
   let q_$d = qkv_quad(q_start + 4u * $du, q_start + D) * p.scale;
   var sum_$d = vec4<f32>();
 #end
   var largest = LOWEST;
   var total = 0.0;
-  let last = positions_load(row);
   for (var position = thread; position <= last; position += THREADS) {
-    let key = (line + position) * 2u * p.E + head * D;
-    let value = key + p.E;
     var s = 0.0;
 #for d in 0..QUADS
-    s += dot(q_$d, cache_quad(key + 4u * $du, key + D));
+    var v_$d: vec4<f32>;
 #end
+    if (last - position < fresh) {
+      let key = (3u * (row - (last - position)) + 1u) * p.E + head * D;
+      let value = key + p.E;
+#for d in 0..QUADS
+      s += dot(q_$d, qkv_quad(key + 4u * $du, key + D));
+      v_$d = qkv_quad(value + 4u * $du, value + D);
+#end
+    } else {
+      let key = (sequence * p.B + position) * 2u * p.E + head * D;
+      let value = key + p.E;
+#for d in 0..QUADS
+      s += dot(q_$d, cache_quad(key + 4u * $du, key + D));
+      v_$d = cache_quad(value + 4u * $du, value + D);
+#end
+    }
     let larger = max(largest, s);
     let shrink = exp(largest - larger);
     let w = exp(s - larger);
     total = total * shrink + w;
     largest = larger;
 #for d in 0..QUADS
-    sum_$d = sum_$d * shrink + w * cache_quad(value + 4u * $du, value + D);
+    sum_$d = sum_$d * shrink + w * v_$d;
 #end
   }
   let row_max = workgroup_max_f32(largest, thread);
@@ -79,4 +86,3 @@ fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   let start = row * p.E + head * D;
   out_store_quad(start + 4u * thread, start + D, sum / row_total);
 }
-#end
