@@ -196,10 +196,13 @@ function runTiles({ runner }: MatmulContext, product: Product, plan: TilePlan): 
   );
 }
 
-/** Each part of K into scratch memory, then their sum with what is fused. */
+/**
+ * Each part of K into scratch memory, then their sum with what is fused. A form's scratch is its own: the gradients of weights and
+ * of activations stand side by side in the queue, and what shares no buffer may overlap on the GPU.
+ */
 function runSplit(context: MatmulContext, product: Product, plan: TilePlan): void {
   const { out, M, N, relu } = product;
-  const sums = context.scratch(plan.parts * M * N, "parts of a product");
+  const sums = context.scratch(plan.parts * M * N, `parts of a product ${product.form}`);
   runTiles(context, {
     ...product,
     out: sums,

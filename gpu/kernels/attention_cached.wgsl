@@ -5,7 +5,7 @@
 // Rows of one sequence are neighbours at consecutive positions (a prompt). What this call itself puts into the cache is
 // read from qkv, since other workgroups may not have written it yet.
 // Cost for a row at position p: 4·p·E flops, reads 2·p·E elements: bandwidth of the cache decides.
-// Registers 3·D + 20; workgroup memory THREADS·D·4 bytes, 16 KiB at most.
+// Registers 2·D + 20; workgroup memory THREADS·D·4 bytes, 16 KiB at most.
 
 const LOWEST = -3.0e38;
 // Threads that add up one quad of D together.
@@ -13,6 +13,11 @@ const SLICES = THREADS / QUADS;
 
 var<workgroup> partial: array<vec4<f32>, THREADS * QUADS>;
 var<workgroup> sliced: array<vec4<f32>, SLICES * QUADS>;
+
+fn key_or_value(is_fresh: bool, i: u32, end: u32) -> vec4<f32> {
+  if (is_fresh) { return qkv_quad(i, end); }
+  return cache_quad(i, end);
+}
 
 fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   let row = group.x;
@@ -37,32 +42,23 @@ fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   var largest = LOWEST;
   var total = 0.0;
   for (var position = thread; position <= last; position += THREADS) {
+    let is_fresh = last - position < fresh;
+    let key = select(
+      (sequence * p.B + position) * 2u * p.E,
+      (3u * (row - min(last - position, row)) + 1u) * p.E,
+      is_fresh) + head * D;
+    let value = key + p.E;
     var s = 0.0;
 #for d in 0..QUADS
-    var v_$d: vec4<f32>;
+    s += dot(q_$d, key_or_value(is_fresh, key + 4u * $du, key + D));
 #end
-    if (last - position < fresh) {
-      let key = (3u * (row - (last - position)) + 1u) * p.E + head * D;
-      let value = key + p.E;
-#for d in 0..QUADS
-      s += dot(q_$d, qkv_quad(key + 4u * $du, key + D));
-      v_$d = qkv_quad(value + 4u * $du, value + D);
-#end
-    } else {
-      let key = (sequence * p.B + position) * 2u * p.E + head * D;
-      let value = key + p.E;
-#for d in 0..QUADS
-      s += dot(q_$d, cache_quad(key + 4u * $du, key + D));
-      v_$d = cache_quad(value + 4u * $du, value + D);
-#end
-    }
     let larger = max(largest, s);
     let shrink = exp(largest - larger);
     let w = exp(s - larger);
     total = total * shrink + w;
     largest = larger;
 #for d in 0..QUADS
-    sum_$d = sum_$d * shrink + w * v_$d;
+    sum_$d = sum_$d * shrink + w * key_or_value(is_fresh, value + 4u * $du, value + D);
 #end
   }
   let row_max = workgroup_max_f32(largest, thread);
