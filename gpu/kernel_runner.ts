@@ -44,8 +44,6 @@ export class KernelRunner {
   #groups = new Map<string, GPUBindGroup>();
   /** keys of bind groups by the id of a buffer in them */
   #groupsOf = new Map<number, string[]>();
-  #paramsLayout: GPUBindGroupLayout;
-  #paramsGroup: GPUBindGroup;
   #paramsMemory: Memory;
   #u32 = new Uint32Array(SLOTS * SLOT_BYTES / 4);
   #f32 = new Float32Array(this.#u32.buffer);
@@ -67,17 +65,6 @@ export class KernelRunner {
       SLOTS * SLOT_BYTES,
       GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
     );
-    this.#paramsLayout = gpu.createBindGroupLayout({
-      entries: [{
-        binding: 0,
-        visibility: GPUShaderStage.COMPUTE,
-        buffer: { type: "uniform", hasDynamicOffset: true },
-      }],
-    });
-    this.#paramsGroup = gpu.createBindGroup({
-      layout: this.#paramsLayout,
-      entries: [{ binding: 0, resource: { buffer: this.#paramsMemory.gpu, size: SLOT_BYTES } }],
-    });
   }
 
   /** True when calls wait for a flush. */
@@ -112,8 +99,7 @@ export class KernelRunner {
     }
     this.#dynamicOffset[0] = this.#slot++ * SLOT_BYTES;
     pass.setPipeline(kernel.pipeline);
-    pass.setBindGroup(0, this.#paramsGroup, this.#dynamicOffset, 0, 1);
-    pass.setBindGroup(1, group);
+    pass.setBindGroup(0, group, this.#dynamicOffset, 0, 1);
     pass.dispatchWorkgroups(x, y, z);
   }
 
@@ -175,12 +161,13 @@ export class KernelRunner {
   }
 
   #createGroup(key: string, kernel: Kernel, tensors: GpuTensor[]): GPUBindGroup {
-    const entries = tensors.map(({ memory, offset, format }, binding) => {
+    const entries = tensors.map(({ memory, offset, format }, i) => {
       const start = bindingStart(offset * elementBytes(format), memory.bytes, this.#maxBinding);
       const size = Math.min(memory.bytes - start, this.#maxBinding);
-      return { binding, resource: { buffer: memory.gpu, offset: start, size } };
+      return { binding: i + 1, resource: { buffer: memory.gpu, offset: start, size } };
     });
-    const group = this.gpu.createBindGroup({ layout: kernel.layout, entries });
+    const params = { binding: 0, resource: { buffer: this.#paramsMemory.gpu, size: SLOT_BYTES } };
+    const group = this.gpu.createBindGroup({ layout: kernel.layout, entries: [params, ...entries] });
     this.#groups.set(key, group);
     for (const { memory } of tensors) {
       const keys = this.#groupsOf.get(memory.id);
@@ -195,12 +182,16 @@ export class KernelRunner {
     const signature = bindings.map((binding) => binding.access[0]).join("");
     let layout = this.#layouts.get(signature);
     if (!layout) {
+      const visibility = GPUShaderStage.COMPUTE;
       layout = this.gpu.createBindGroupLayout({
-        entries: bindings.map(({ access }, binding) => ({
-          binding,
-          visibility: GPUShaderStage.COMPUTE,
-          buffer: { type: access === "write" ? "storage" : "read-only-storage" },
-        })),
+        entries: [
+          { binding: 0, visibility, buffer: { type: "uniform", hasDynamicOffset: true } },
+          ...bindings.map(({ access }, i): GPUBindGroupLayoutEntry => ({
+            binding: i + 1,
+            visibility,
+            buffer: { type: access === "write" ? "storage" : "read-only-storage" },
+          })),
+        ],
       });
       this.#layouts.set(signature, layout);
     }
@@ -208,7 +199,7 @@ export class KernelRunner {
     this.gpu.pushErrorScope("validation");
     const pipeline = this.gpu.createComputePipeline({
       label: key,
-      layout: this.gpu.createPipelineLayout({ bindGroupLayouts: [this.#paramsLayout, layout] }),
+      layout: this.gpu.createPipelineLayout({ bindGroupLayouts: [layout] }),
       compute: { module: this.gpu.createShaderModule({ label: key, code }), entryPoint: "main" },
     });
     this.gpu.popErrorScope().then((error) => {

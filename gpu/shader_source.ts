@@ -178,7 +178,7 @@ ${quad}\n${store(pairs.map((line) => line.replace("WORD", word)))}`,
 function declareBinding(name: string, spec: BindingSpec, index: number): string {
   const mode = spec.access === "write" ? "read_write" : "read";
   const declare = (element: string) =>
-    `@group(1) @binding(${index}) var<storage, ${mode}> ${name}: array<${element}>;`;
+    `@group(0) @binding(${index + 1}) var<storage, ${mode}> ${name}: array<${element}>;`;
   const writable = spec.access === "write";
   if (!spec.aligned || spec.format === "u32") {
     const { element, functions } = scalarAccess(name, spec.format);
