@@ -56,16 +56,10 @@ function headDim(E: number, nHead: number, format: string, workgroupMemory: numb
   return D;
 }
 
-/** How attention_tiles.wgsl takes a head apart: DEPTHS times DEPTH numbers for the scores, WIDTHS times 32 for the sums. */
+/** How attention_tiles.wgsl takes a head apart: PARTS times DEPTH numbers for the scores, PARTS times 32 for the sums. */
 function headConstants(D: number): Record<string, number> {
-  const DEPTHS = Math.ceil(D / 32);
-  return {
-    D,
-    QUADS: Math.ceil(D / 4),
-    DEPTHS,
-    DEPTH: Math.ceil(D / DEPTHS / 4) * 4,
-    WIDTHS: Math.ceil(D / 32),
-  };
+  const PARTS = Math.ceil(D / 32);
+  return { D, QUADS: Math.ceil(D / 4), PARTS, DEPTH: Math.ceil(D / PARTS / 4) * 4 };
 }
 
 function isAligned(D: number, ...tensors: GpuTensor[]): boolean {

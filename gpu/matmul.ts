@@ -2,6 +2,7 @@
 import type { MatmulForm, MatmulFusion } from "../model/device.ts";
 import type { GpuTensor } from "./buffers.ts";
 import type { KernelRunner } from "./kernel_runner.ts";
+import fusedSource from "./kernels/fused.wgsl" with { type: "text" };
 import matmulSource from "./kernels/matmul.wgsl" with { type: "text" };
 import matvecSource from "./kernels/matvec.wgsl" with { type: "text" };
 import splitKSource from "./kernels/split_k.wgsl" with { type: "text" };
@@ -112,7 +113,10 @@ export function matmul(
   else runTiles(context, product, cut);
 }
 
-/** See `Device.rmsNormMatmul`: in one call for few rows, else in two. */
+/**
+ * See `Device.rmsNormMatmul`: in one call for few rows, else in two. In 16 bits always in two: the second would not round the
+ * normalized rows, and a sample would depend on how many are drawn beside it.
+ */
 export function rmsNormMatmul(
   context: MatmulContext & RowContext,
   out: GpuTensor,
@@ -121,7 +125,7 @@ export function rmsNormMatmul(
   norm: GpuTensor,
   relu: boolean,
 ): void {
-  if (x.rows > MATVEC_ROWS) {
+  if (x.rows > MATVEC_ROWS || norm.format !== "f32") {
     rmsNorm(context, norm, x);
     return matmul(context, out, norm, w, "NT", { relu });
   }
@@ -136,7 +140,7 @@ function runMatvec({ runner }: MatmulContext, product: Product): void {
   runner.run(
     `matvec ${rows} ${norm} ${variant(a, K)} ${variant(b, K)} ${variant(out, N)} ${fusedVariant(product)}`,
     () => ({
-      source: matvecSource,
+      source: fusedSource + matvecSource,
       constants: { ROWS: rows, NORM: norm, ...fusedConstants(product) },
       params: { M: "u32", N: "u32", K: "u32", relu: "u32" },
       bindings: {
@@ -159,14 +163,13 @@ function runTiles({ runner }: MatmulContext, product: Product, plan: TilePlan): 
   const lengthA = form === "TN" ? M : K;
   const lengthB = form === "NT" ? K : N;
   const fused = fusedVariant(product);
-  const split = parts > 1;
   const whole = K % K_STEP === 0;
   runner.run(
-    `matmul ${form} ${tile.name} ${split} ${whole} ${variant(a, lengthA)} ${variant(b, lengthB)} ${
+    `matmul ${form} ${tile.name} ${whole} ${variant(a, lengthA)} ${variant(b, lengthB)} ${
       variant(out, N)
     } ${fused}`,
     () => ({
-      source: matmulSource,
+      source: fusedSource + matmulSource,
       constants: {
         BM: tile.bm,
         BN: tile.bn,
@@ -176,7 +179,6 @@ function runTiles({ runner }: MatmulContext, product: Product, plan: TilePlan): 
         SHARED_LOAD: tile.sharedLoad,
         A_ALONG_K: form !== "TN",
         B_ALONG_K: form === "NT",
-        SPLIT: split,
         WHOLE: whole,
         ...fusedConstants(product),
       },
@@ -214,7 +216,7 @@ function runSplit(context: MatmulContext, product: Product, plan: TilePlan): voi
   context.runner.run(
     `split_k ${variant(sums, N)} ${variant(out, N)} ${fusedVariant(product)}`,
     () => ({
-      source: splitKSource,
+      source: fusedSource + splitKSource,
       constants: fusedConstants(product),
       params: { M: "u32", N: "u32", parts: "u32", relu: "u32" },
       bindings: { parts: operand(sums, N), out: operand(out, N, "write"), ...fusedBindings(product) },

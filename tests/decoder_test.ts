@@ -141,25 +141,37 @@ for (const [name, open] of Object.entries(openers)) {
   });
 }
 
-Deno.test("a sample depends on its seed, not on those beside it, in whatever batch", async () => {
-  const config = { vocab_size: 257, n_embd: 8, n_head: 2, n_layer: 1, block_size: 40 };
-  const device = await openDevice({ device: "cpu", threads: 2 });
-  const layout = parameterLayout(config);
-  const flat = flatTensor(device, "weights", layout, "work");
-  device.write(flat, initialParameters(layout, config, 3, 0.2));
-  const weights = weightViews(device, flat, layout, config.n_layer);
-  const model = { device, config, weights, tokenizer: byteTokenizer(["<bos>"]), chat: false };
-  const samples = (options: GenerateOptions) => {
-    const drawing = { prompt: "what they all begin with", temperature: 1, maxTokens: 12, ...options };
-    return Array.fromAsync(wholeSamples(generateSamples(model, drawing)));
-  };
-  const together = await samples({ numSamples: 300, seed: 7 }); // more than one batch holds
-  assert.equal(together.length, 300);
-  for (const i of [0, 1, 255, 256, 299]) {
-    assert.deepEqual(await samples({ numSamples: 1, seed: 7 + i }), [together[i]], `sample ${i}`);
-  }
-  device.destroy();
-});
+const drawers: Record<string, () => Promise<Device | undefined>> = {
+  "cpu": () => openDevice({ device: "cpu", threads: 2 }),
+  "webgpu in bf16": () => openTestGpu({ dtype: "bf16" }),
+};
+
+for (const [name, open] of Object.entries(drawers)) {
+  Deno.test({
+    name: `a sample depends on its seed, not on those beside it, in whatever batch: ${name}`,
+    sanitizeResources: false,
+    async fn() {
+      const config = { vocab_size: 258, n_embd: 32, n_head: 2, n_layer: 1, block_size: 40 };
+      const device = await open();
+      if (!device) return;
+      const layout = parameterLayout(config);
+      const flat = flatTensor(device, "weights", layout, "work");
+      device.write(flat, initialParameters(layout, config, 3, 0.2));
+      const weights = weightViews(device, flat, layout, config.n_layer);
+      const model = { device, config, weights, tokenizer: byteTokenizer(["<bos>"]), chat: false };
+      const samples = (options: GenerateOptions) => {
+        const drawing = { prompt: "what they all begin with", temperature: 1, maxTokens: 12, ...options };
+        return Array.fromAsync(wholeSamples(generateSamples(model, drawing)));
+      };
+      const together = await samples({ numSamples: 300, seed: 7 }); // more than one batch holds
+      assert.equal(together.length, 300);
+      for (const i of [0, 1, 40, 100, 200, 255, 256, 299]) {
+        assert.deepEqual(await samples({ numSamples: 1, seed: 7 + i }), [together[i]], `sample ${i}`);
+      }
+      device.destroy();
+    },
+  });
+}
 
 Deno.test("slow steps of one stream are read a few at a time, with the same draws", async () => {
   const realNow = performance.now;

@@ -275,7 +275,9 @@ function decodeRows(d: Device, tokens: number[], positions: number[], sequences:
 }
 
 function rmsNormMatmulCases(): DeviceCase[] {
-  return [[1, 64, 256], [2, 12, 36], [7, 48, 144], [33, 64, 40]].map(([N, E, M]): DeviceCase => ({
+  return [[1, 64, 256], [2, 12, 36], [3, 64, 64], [7, 48, 144], [33, 64, 40]].map((
+    [N, E, M],
+  ): DeviceCase => ({
     name: `rmsNormMatmul [${N}, ${E}] to ${M}`,
     tolerance: 3e-5,
     async run(d) {
@@ -291,7 +293,7 @@ function rmsNormMatmulCases(): DeviceCase[] {
 
 function attentionCachedCases(): DeviceCase[] {
   return WIDTHS.map(([E, H]): DeviceCase => ({
-    name: `attentionCached: three sequences, then a prompt in one, E = ${E}, ${H} heads`,
+    name: `attentionCached: three sequences, then two prompts, E = ${E}, ${H} heads`,
     tolerance: 3e-5,
     async run(d) {
       const B = 40;
@@ -299,7 +301,7 @@ function attentionCachedCases(): DeviceCase[] {
       const single = d.tensor("single", 3, E, "work");
       const three = decodeRows(d, [1, 2, 3], [39, 0, 7], [2, 0, 1]);
       d.attentionCached(single, filled(d, 3, 3 * E, 2, "work"), cache, three, B, H);
-      const prompt = decodeRows(d, [4, 5, 6, 7, 8], [8, 9, 10, 11, 12], [1, 1, 1, 1, 1]);
+      const prompt = decodeRows(d, [4, 5, 6, 7, 8], [8, 9, 10, 0, 1], [1, 1, 1, 2, 2]);
       const many = d.tensor("many", 5, E, "work");
       d.attentionCached(many, filled(d, 5, 3 * E, 3, "work"), cache, prompt, B, H);
       return { single: await d.read(single), many: await d.read(many), cache: await d.read(cache) };

@@ -6,7 +6,7 @@ import { type GpuDevice, openGpuDevice } from "../gpu/device.ts";
 import { matmul } from "../gpu/matmul.ts";
 import { cut, TILES } from "../gpu/tiles.ts";
 import { fromHalves, toHalves } from "../gpu/number_formats.ts";
-import type { Device, Dtype, ElementType, Tensor } from "../model/device.ts";
+import type { Device, Dtype, ElementType, MatmulForm, Tensor } from "../model/device.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { allocateActivations, forwardBackward } from "../model/gpt.ts";
 import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
@@ -51,14 +51,14 @@ const TOLERANCE: Record<"bf16" | "f16", { kernel: number; model: number }> = {
 /** Cases whose working tensors have rows, or heads, of an odd number of elements: bf16 cannot hold them. */
 const ODD_FOR_BF16 = /\[33, 12\] over 97|\[1, 97\]|\[5, 1\]|E = 12, 4 heads/;
 /**
- * Of each kernel a case whose rows are read by vectors; for bf16, where scalars share words, the others too. A product of many
- * normalized rows is two kernels, each tested.
+ * Of each kernel a case whose rows are read by vectors; for bf16, where scalars share words, the others too. A product of
+ * normalized rows is two kernels then, each tested.
  */
 const SIXTEEN_BIT_CASES = {
   f16:
-    /embed.*E = 64.*33|rmsNorm.*\[7, 64\]|rmsNormMatmul \[7|matmul.*\[24, 64\]|attention.*E = 64.*130|attentionCached.*64|copy|forwardBackward|decoding/,
+    /embed.*E = 64.*33|rmsNorm.*\[7, 64\]|matmul.*\[24, 64\]|attention.*E = 64.*130|attentionCached.*64|copy|forwardBackward|decoding/,
   bf16:
-    /embed.*33|rmsNorm(?!Matmul \[33)|matmul.*(over 12,|over 64|over 97)|attention.*(33|130)|attentionCached|copy|forwardBackward|decoding/,
+    /embed.*33|rmsNorm(?!Matmul)|matmul.*(over 12,|over 64|over 97)|attention.*(33|130)|attentionCached|copy|forwardBackward|decoding/,
 };
 
 function assertNear(
@@ -130,37 +130,52 @@ function filled(d: Device, rows: number, cols: number, seed: number, type: Eleme
   return tensor;
 }
 
+/** Three products with all that can be fused to them, and what they leave. */
+async function fusedProducts(
+  d: Device,
+  form: MatmulForm,
+  [M, N, K]: [number, number, number],
+  multiply: typeof d.matmul,
+): Promise<Float32Array[]> {
+  const a = form === "TN" ? filled(d, K, M, 1, "work") : filled(d, M, K, 1, "work");
+  const b = form === "NT" ? filled(d, N, K, 2, "work") : filled(d, K, N, 2, "work");
+  const [out, other, mask] = [filled(d, M, N, 3), filled(d, M, N, 4), filled(d, M, N, 5, "work")];
+  const results: Float32Array[] = [];
+  for (const fusion of [{ add: out, relu: true }, { add: other }, { reluMask: mask }]) {
+    multiply(out, a, b, form, fusion);
+    results.push(await d.read(out) as Float32Array);
+  }
+  for (const tensor of [a, b, out, other, mask]) d.free(tensor);
+  return results;
+}
+
 gpuTest("matrix products with every tile, whole and in parts", async (t) => {
-  const reference = new ReferenceDevice("f32");
-  await withGpu("f32", async (d) => {
-    for (const form of ["NT", "NN", "TN"] as const) {
-      // Edges of all tiles; K a multiple of its step of 16, and not.
-      for (const [M, N, K] of [[133, 141, 112], [140, 132, 301]] as const) {
-        const product = async (device: Device, multiply: typeof device.matmul) => {
-          const a = form === "TN" ? filled(device, K, M, 1) : filled(device, M, K, 1);
-          const b = form === "NT" ? filled(device, N, K, 2) : filled(device, K, N, 2);
-          const out = filled(device, M, N, 3);
-          multiply(out, a, b, form, { add: out, relu: true });
-          const result = await device.read(out);
-          for (const tensor of [a, b, out]) device.free(tensor);
-          return result;
-        };
-        const expected = await product(reference, (...args) => reference.matmul(...args));
+  // Edges of all tiles; K a multiple of its step of 16, and not.
+  const cases: [Dtype, [number, number, number]][] = [
+    ["f32", [133, 141, 112]],
+    ["f32", [140, 132, 301]],
+    ["bf16", [140, 132, 112]],
+  ];
+  for (const [dtype, shape] of cases) {
+    await withGpu(dtype, async (d) => {
+      const reference = new RoundedReference(dtype);
+      for (const form of ["NT", "NN", "TN"] as const) {
+        const expected = await fusedProducts(reference, form, shape, (...args) => reference.matmul(...args));
         for (const tile of TILES) {
           for (const parts of [1, 3]) {
-            await t.step(`${form} [${M}, ${N}] over ${K}: tile ${tile.name}, ${parts} parts`, async () => {
-              const plan = cut(tile, parts, M, N, K);
-              const actual = await product(d, (...args) => {
+            await t.step(`${form} ${shape} in ${dtype}: tile ${tile.name}, ${parts} parts`, async () => {
+              const plan = cut(tile, parts, ...shape);
+              const actual = await fusedProducts(d, form, shape, (...args) => {
                 const [out, a, b] = args.slice(0, 3) as GpuTensor[] as [GpuTensor, GpuTensor, GpuTensor];
                 matmul(d, out, a, b, args[3], args[4], plan);
               });
-              assertClose(actual, expected, 1e-4, "product");
+              actual.forEach((values, i) => assertClose(values, expected[i]!, 1e-4, `product ${i}`));
             });
           }
         }
       }
-    }
-  });
+    });
+  }
 });
 
 gpuTest("attention with wide heads, in training and decoding", async (t) => {

@@ -24,12 +24,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
   var largest = vec4(LOWEST);
   var total = vec4<f32>();
-#for w in 0..WIDTHS
+#for w in 0..PARTS
   var sum_$w = mat4x4<f32>();
 #end
   for (var tile = begin; tile < end; tile += 32u) {
     var s = mat4x4<f32>();
-#for d in 0..DEPTHS
+#for d in 0..PARTS
     if ($du > 0u) { workgroupBarrier(); }
     turn(first, QUERY, tile, KEY, head, $du, thread);
     workgroupBarrier();
@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
     total = total * shrink + (s[0] + s[1]) + (s[2] + s[3]);
     weigh(s, row, column);
-#for w in 0..WIDTHS
+#for w in 0..PARTS
     if ($wu > 0u) { workgroupBarrier(); }
     lay(tile, VALUE, head, $wu, thread);
     workgroupBarrier();
@@ -63,7 +63,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for i in 0..4
   if (query[$i] < end) {
     let to = query[$i] * p.E + head * D;
-#for w in 0..WIDTHS
+#for w in 0..PARTS
     out_store_quad(to + 32u * $wu + 4u * column, to + D, row_of(sum_$w, $iu) / total[$i]);
 #end
     if (column == 0u) { lse[p.lse_base + query[$i] * p.H + head] = largest[$i] + log(total[$i]); }

@@ -7,7 +7,7 @@
 // Otherwise: a block of 64 keys and a head against the queries up to `end`. Leaves dk and dv.
 //   items: (first, end) for every block of 64 tokens: its first, and the end of the document that its last token is in
 //
-// Cost for a document of n tokens and one head: 3·n²·D and 4·n²·D flops, about n²·D/10 elements read each, most of them from cache.
+// Cost for a document of n tokens and one head: 3·n²·D and 4·n²·D flops, about n²·D/17 elements read each, most of them from cache.
 // Registers about 80 and 100 at D = 32.
 
 #if QUERIES
@@ -36,13 +36,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
   let row_delta = rows_sum(products, row, column);
 
-#for w in 0..WIDTHS
+#for w in 0..PARTS
   var sum_$w = mat4x4<f32>();
 #end
   for (var tile = begin; tile < end; tile += 32u) {
     var s = mat4x4<f32>();
     var dp = mat4x4<f32>();
-#for d in 0..DEPTHS
+#for d in 0..PARTS
     workgroupBarrier();
     turn(first, QUERY, tile, KEY, head, $du, thread);
     workgroupBarrier();
@@ -61,7 +61,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
     workgroupBarrier();
     weigh(s, row, column);
-#for w in 0..WIDTHS
+#for w in 0..PARTS
     if ($wu > 0u) { workgroupBarrier(); }
     lay(tile, KEY, head, $wu, thread);
     workgroupBarrier();
@@ -72,7 +72,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for i in 0..4
   if (query[$i] < end) {
     let to = 3u * query[$i] * p.E + head * D;
-#for w in 0..WIDTHS
+#for w in 0..PARTS
     dqkv_store_quad(to + 32u * $wu + 4u * column, to + D, row_of(sum_$w, $iu) * p.scale);
 #end
     if (column == 0u) { delta[p.delta_base + query[$i] * p.H + head] = row_delta[$i]; }
@@ -89,14 +89,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let column = thread % 8u;
   let key = vec4(first + 4u * row) + FOUR;
 
-#for w in 0..WIDTHS
+#for w in 0..PARTS
   var sum_dk_$w = mat4x4<f32>();
   var sum_dv_$w = mat4x4<f32>();
 #end
   for (var tile = first; tile < end; tile += 32u) {
     var s = mat4x4<f32>();
     var dp = mat4x4<f32>();
-#for d in 0..DEPTHS
+#for d in 0..PARTS
     workgroupBarrier();
     turn(first, KEY, tile, QUERY, head, $du, thread);
     workgroupBarrier();
@@ -118,7 +118,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
     workgroupBarrier();
     weigh(s, row, column);
-#for w in 0..WIDTHS
+#for w in 0..PARTS
     if ($wu > 0u) { workgroupBarrier(); }
     lay(tile, D_OUT, head, $wu, thread);
     workgroupBarrier();
@@ -126,7 +126,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
     workgroupBarrier();
     weigh(dp, row, column);
-#for w in 0..WIDTHS
+#for w in 0..PARTS
     if ($wu > 0u) { workgroupBarrier(); }
     lay(tile, QUERY, head, $wu, thread);
     workgroupBarrier();
@@ -137,7 +137,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for i in 0..4
   if (key[$i] < p.T) {
     let to = (3u * key[$i] + 1u) * p.E + head * D;
-#for w in 0..WIDTHS
+#for w in 0..PARTS
     {
       let d = 32u * $wu + 4u * column;
       dqkv_store_quad(to + d, to + D, row_of(sum_dk_$w, $iu) * p.scale);

@@ -5,7 +5,7 @@
 // Rows of one sequence are neighbours at consecutive positions (a prompt). What this call itself puts into the cache is
 // read from qkv, since other workgroups may not have written it yet.
 // Cost for a row at position p: 4·p·E flops, reads 2·p·E elements: bandwidth of the cache decides.
-// Registers 2·D + 20; workgroup memory THREADS·D·4 bytes, 16 KiB at most.
+// Registers 2·D + 20; workgroup memory THREADS·D·4 bytes, 16 KiB at most, and 3 KiB.
 
 const LOWEST = -3.0e38;
 // Threads that add up one quad of D together.

@@ -3,8 +3,8 @@
 // A workgroup makes one BM × BN tile of out. It walks K in steps of 16: the next piece of a and b comes from memory into
 // registers while the present one is multiplied; both lie in workgroup memory as [k][row] and [k][column], so that
 // a thread reads its rows and columns as vec4 and holds (4·GROUPS_M) × (4·GROUPS_N) sums in registers: 64 multiply-adds
-// per 4 vec4 loads with 8 × 8 sums. Workgroup z takes the z-th part of K (SPLIT: its sums go to a scratch matrix of its own,
-// and split_k.wgsl adds them in order).
+// per 4 vec4 loads with 8 × 8 sums. Workgroup z takes the z-th part of K. Where there are several,
+// each has a matrix of its own in `out`, scratch memory then, and split_k.wgsl adds them in order.
 //
 // A matrix whose rows run along K is turned by 4 × 4 blocks on the way in. Row k = 4·k4 + c lies at [c][k4], two vec4 longer
 // than needed: the eight threads of one store phase then hit eight different banks, and a thread finds all of its numbers
@@ -101,27 +101,11 @@ fn keep_b(fetched: mat4x4<f32>, i: u32, k4: u32) {
 #end
 }
 
-// Adds what is fused to four sums of one row and stores them.
+// Stores four sums of one row in the part's matrix.
 fn store_row(row: u32, column: u32, part: u32, sums: vec4<f32>) {
   if (row >= p.M || column >= p.N) { return; }
-  let start = row * p.N;
-#if SPLIT
-  let offset = part * p.M * p.N;
-  out_store_quad(offset + start + column, offset + start + p.N, sums);
-#else
-  var v = sums;
-#if ADD
-  v += add_quad(start + column, start + p.N);
-#end
-#if ACCUMULATE
-  v += out_quad(start + column, start + p.N);
-#end
-  if (p.relu == 1u) { v = max(v, vec4<f32>()); }
-#if MASK
-  v = select(vec4<f32>(), v, mask_quad(start + column, start + p.N) > vec4<f32>());
-#end
-  out_store_quad(start + column, start + p.N, v);
-#end
+  let start = (part * p.M + row) * p.N;
+  store_fused(start + column, start + p.N, sums);
 }
 
 @compute @workgroup_size(THREADS)

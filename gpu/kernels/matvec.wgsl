@@ -65,15 +65,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let start = row * p.N;
   let at = start + group.x * OUTPUTS + first;
   if (at >= start + p.N) { return; }
-#if ADD
-  v += add_quad(at, start + p.N);
-#end
-#if ACCUMULATE
-  v += out_quad(at, start + p.N);
-#end
-  if (p.relu == 1u) { v = max(v, vec4<f32>()); }
-#if MASK
-  v = select(vec4<f32>(), v, mask_quad(at, start + p.N) > vec4<f32>());
-#end
-  out_store_quad(at, start + p.N, v);
+  store_fused(at, start + p.N, v);
 }

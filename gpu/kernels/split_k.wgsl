@@ -14,15 +14,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let offset = part * p.M * p.N + start;
     v += parts_quad(offset + column, offset + p.N);
   }
-#if ADD
-  v += add_quad(start + column, start + p.N);
-#end
-#if ACCUMULATE
-  v += out_quad(start + column, start + p.N);
-#end
-  if (p.relu == 1u) { v = max(v, vec4<f32>()); }
-#if MASK
-  v = select(vec4<f32>(), v, mask_quad(start + column, start + p.N) > vec4<f32>());
-#end
-  out_store_quad(start + column, start + p.N, v);
+  store_fused(start + column, start + p.N, v);
 }
