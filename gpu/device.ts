@@ -38,6 +38,9 @@ export interface GpuDeviceOptions {
 
 const g = (tensor: Tensor) => tensor as GpuTensor;
 
+/** A loss is told so long after the first thing that it makes fail. */
+const LOSS_MS = 100;
+
 /** Where the rows in use lie in their buffer. */
 function usedBytes({ format, offset, rows, cols }: GpuTensor): { start: number; bytes: number } {
   return { start: offset * elementBytes(format), bytes: rows * cols * elementBytes(format) };
@@ -186,7 +189,10 @@ export class GpuDevice implements Device {
     });
     this.runner.flush();
     const mapped = staging.gpu.mapAsync(GPUMapMode.READ, 0, Math.max(4, bytes));
-    return this.#finishRead(mapped, staging, bytes, count, g(tensor));
+    const result = this.#finishRead(mapped, staging, bytes, count, g(tensor));
+    // A lost GPU fails what is in flight while nobody awaits it yet; who does gets the error all the same.
+    result.catch(() => {});
+    return result;
   }
 
   async #finishRead(
@@ -199,6 +205,8 @@ export class GpuDevice implements Device {
     try {
       await mapped;
     } catch (error) {
+      // Of a lost GPU, the map's failure is told before the loss.
+      await Promise.race([this.#gpu.lost, new Promise((resolve) => setTimeout(resolve, LOSS_MS))]);
       this.#check();
       throw error;
     }
@@ -233,7 +241,7 @@ export class GpuDevice implements Device {
       throw new RangeError(`"${g(from).memory.label}": 16-bit data is copied in pairs`);
     }
     // WebGPU copies from one buffer to another, never within one.
-    const between = this.scratch(bytes / 4, "copy").memory;
+    const between = this.scratch(bytes / 4, "decoding copy").memory;
     this.runner.encode((encoder) => {
       encoder.copyBufferToBuffer(g(from).memory.gpu, start, between.gpu, 0, bytes);
       encoder.copyBufferToBuffer(between.gpu, 0, g(out).memory.gpu, to, bytes);

@@ -139,7 +139,7 @@ export class Decoder {
   /**
    * Generates until every sequence is done, and tells what each got step by step. Where reading from the device is
    * slow, several steps are read together, and the next are queued before. What a sequence gets depends on its seed
-   * and its tokens only.
+   * and its tokens; on a GPU, where a batch of another size may be another kernel, up to rounding.
    */
   async *decode(starts: Start[], options: DecodeOptions): AsyncGenerator<Decoded[], void, void> {
     const { maxTokens, signal } = options;
@@ -169,7 +169,7 @@ export class Decoder {
         if (turns.due) await turns.take();
       }
     } finally {
-      await Promise.all(windows.map((window) => window.output));
+      await Promise.allSettled(windows.map((window) => window.output));
     }
   }
 

@@ -98,6 +98,24 @@ gpuTest("a lost GPU is an error at the next call", async () => {
   assert.throws(() => device.read(x), isLost);
 });
 
+gpuTest("a GPU lost while results are read is an error for who awaits them, and only there", async () => {
+  const adapter = await openAdapter("f32", false);
+  const device = new GpuDevice(adapter, "f32", false);
+  const x = device.tensor("x", 1, 1);
+  const early = device.read(x);
+  adapter.gpu.destroy();
+  const late = device.read(x);
+  // Nobody awaits them yet: an unhandled rejection would end the program here.
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  const results = await Promise.allSettled([early, late]);
+  assert.equal(results[1].status, "rejected");
+  for (const result of results) {
+    if (result.status === "fulfilled") continue;
+    assert(result.reason instanceof MicrogptError, String(result.reason));
+    assert.match(result.reason.message, /was lost/);
+  }
+});
+
 gpuTest("a software adapter carries a warning", async () => {
   await withGpu((d) => {
     assert.equal(d.warnings.length, d.description.software ? 1 : 0);
