@@ -26,7 +26,7 @@ const { values: flags } = parseArgs({
 /** Documents of a step by preset: lengths as the sample data and OASST have them on average. */
 const LENGTHS: Record<string, number[]> = {
   defaults: [3, 3, 3, 3, 3, 3, 3, 3],
-  names: Array(64).fill(6),
+  names: Array(96).fill(5),
   "chat-small": [40, 120, 180, 250, 300, 385, 490, 512],
   "chat-medium": [90, 180, 320, 653],
   "chat-large": [90, 180, 320, 653],

@@ -273,5 +273,5 @@ console.log(
 );
 if (ratios.length > 0) console.log(`median ratio to PyTorch's better mode: ${median(ratios).toFixed(2)}`);
 if (flags.profile) printProfile(profile, total);
-for (const other of others) await other.close();
+for (const other of theirs.keys()) await other.close();
 opened.destroy();

@@ -40,8 +40,8 @@ export function storageFormat(type: ElementType, dtype: Dtype): StorageFormat {
 
 /** The flag that makes the tensor with this label smaller. */
 function shrinkingFlag(label: string): string {
+  if (/^(decoding|key-value cache|scratch decoding)/.test(label)) return "--num-samples or --block-size";
   if (/^(activations|batch|scratch)/.test(label)) return "--batch-size or --block-size";
-  if (/^(decoding|key-value cache)/.test(label)) return "--num-samples or --block-size";
   return "--n-embd, --n-layer or --vocab-size";
 }
 
