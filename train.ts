@@ -165,6 +165,10 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   if (savedDtype !== undefined && savedDtype !== device.dtype) {
     notices.push(`warning: dtype changes from ${savedDtype} to ${device.dtype}`);
   }
+  const savedDevice = checkpoint?.trainState.device;
+  if (savedDevice !== undefined && savedDevice !== device.name) {
+    notices.push(`warning: the device changes from ${savedDevice} to ${device.name}, see --device`);
+  }
   // from here on nothing can fail: who gets the run closes it, and with it the device
   const run = new TrainingRun({
     device,

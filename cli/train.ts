@@ -367,7 +367,7 @@ async function finish(prepared: PreparedRun, report: Report, values: FlagValues)
   const held = report.validation.at(-1);
   say(
     `training loss ${report.smoothed.toFixed(4)} (smoothed)` +
-      (held ? `, held out ${lossAndBits(held)}` : ""),
+      (held ? `, held out ${lossAndBits(held)}${held.step < step ? ` (step ${held.step})` : ""}` : ""),
   );
   if (run.skippedSteps > 0) {
     sayNotice(`warning: ${run.skippedSteps} steps were skipped, their loss or gradient was not finite`);

@@ -43,6 +43,7 @@ export class MetricsLog {
   readonly #file: Deno.FsFile;
   readonly #path: string;
   #bytes = 0;
+  #lastEvaluation: number | undefined;
 
   private constructor(file: Deno.FsFile, path: string) {
     this.#file = file;
@@ -67,6 +68,11 @@ export class MetricsLog {
       file?.close();
       throw fileError(`cannot write ${path}`, error);
     }
+  }
+
+  /** Step of the last evaluation among the lines that a resumed run found; undefined when there is none. */
+  get lastEvaluation(): number | undefined {
+    return this.#lastEvaluation;
   }
 
   /** Adds a line. A loss that is not finite becomes null, as JSON has it. */
@@ -105,7 +111,11 @@ export class MetricsLog {
     await forEachChunk(source, (chunk) => {
       const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
       rest = lines.pop()!;
-      const kept = lines.filter((line) => stepOf(line, join(dir, "metrics.jsonl"), ++number) <= lastStep);
+      const kept = lines.filter((line) => {
+        const step = stepOf(line, join(dir, "metrics.jsonl"), ++number);
+        if (step <= lastStep && line.includes('"val_loss"')) this.#lastEvaluation = step;
+        return step <= lastStep;
+      });
       if (rest.length > MAX_LINE_BYTES) throw badLine(join(dir, "metrics.jsonl"), number + 1);
       if (kept.length > 0) this.#write(kept.join("\n") + "\n");
     });

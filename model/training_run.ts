@@ -166,6 +166,17 @@ export class TrainingRun {
         lastGood: () => this.#lastGood(),
         ...(signal ? { signal } : {}),
       };
+      if (resumed !== undefined && evaluatesAt(this.startStep) && log.lastEvaluation !== this.startStep) {
+        // Ctrl-C came before the evaluation of the step that the run goes on from.
+        const event = await this.trainer.evaluate(signal);
+        if (event) {
+          this.#record(event, log);
+          yield event;
+          if (savesAt(this.startStep)) {
+            this.#saving = this.#savePeriodic(await this.#checkpoint(log), keepOld);
+          }
+        }
+      }
       for await (const event of this.trainer.run(this.totalSteps, options)) {
         this.#record(event, log);
         yield event;

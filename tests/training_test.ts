@@ -487,7 +487,7 @@ Deno.test("every number of threads that is taken makes a checkpoint that loads",
   });
 });
 
-Deno.test("a run that is told to end during an evaluation saves without it", async () => {
+Deno.test("a run that is told to end during an evaluation saves without it, and makes up for it", async () => {
   await inTemporaryDirectory(async (output) => {
     const stop = new AbortController();
     const { run } = await prepareRun({
@@ -506,6 +506,10 @@ Deno.test("a run that is told to end during an evaluation saves without it", asy
     run.close();
     assert.deepEqual(events.flatMap((event) => event.type === "evaluation" ? [event.step] : []), [1, 2]);
     assert.deepEqual(events.at(-1), { type: "checkpoint", step: 3, directory: output, final: false });
+    const resumed = await Array.fromAsync(train({ resume: output, documents: TINY.documents! }));
+    const evaluations = resumed.flatMap((event) => event.type === "evaluation" ? [event.step] : []);
+    assert.deepEqual(evaluations.slice(0, 2), [3, 4]);
+    assert.equal(resumed.filter((event) => event.type === "step")[0]?.step, 4);
   });
 });
 
