@@ -32,10 +32,16 @@ async function run(args: string[]): Promise<number> {
     }
     const { command } = await load();
     const sub = quiet(program.command(name).description(summary));
-    for (const flag of command.flags) sub.addOption(option(flag));
+    const options = command.flags.map((flag) => ({ flag, option: option(flag) }));
+    for (const { option } of options) sub.addOption(option);
     if (command.argument) sub.addArgument(argument(command.argument));
     sub.action(async (...called: unknown[]) => {
-      const values = sub.opts() as FlagValues;
+      const given = sub.opts() as FlagValues;
+      const values: FlagValues = {};
+      for (const { flag, option } of options) {
+        const name = option.attributeName();
+        if (given[name] !== undefined) values[flag.key ?? name] = given[name];
+      }
       if (command.argument) values[command.argument.key] = called[0] as string;
       exitCode = await command.run(values) ?? 0;
     });

@@ -1,27 +1,37 @@
 /** Opens devices and tokenizers: the one place that knows the implementations behind the interfaces. */
 import { checkVocabSize, type Tokenizer } from "./data/tokenizer.ts";
+import { checkOptions, type Options, type OptionValues } from "./device/options.ts";
 import { MicrogptError } from "./model/errors.ts";
 import type { Device, Dtype } from "./model/device.ts";
 import { ReferenceDevice } from "./model/reference_device.ts";
 
-/**
- * What `--device` takes. `metal` is `webgpu` on a Mac, `reference` the plain TypeScript device; `auto` measures a moment of
- * the work to be done and takes the faster of GPU and CPU.
- */
-export type DeviceName = "cpu" | "metal" | "webgpu" | "auto" | "reference";
-
-/** Where to compute. */
-export interface DeviceOptions {
-  /** default cpu */
-  device?: DeviceName;
-  /** type of working weights and activations; default bf16 for `metal`, f32 otherwise */
-  dtype?: Dtype;
-  /** CPU threads; default, and 0: all cores */
-  threads?: number;
-}
-
 /** More threads than this are taken for a mistake. */
 const MAX_THREADS = 1024;
+
+/** Where to compute, each option declared once. */
+export const DEVICE_OPTIONS = {
+  device: {
+    type: "choice",
+    choices: ["cpu", "metal", "webgpu", "auto", "reference"],
+    default: "cpu",
+    help: "where to compute",
+  },
+  dtype: {
+    type: "choice",
+    choices: ["f32", "bf16", "f16"],
+    help: "type of working weights and activations (default bf16 on metal, f32 otherwise)",
+  },
+  threads: { type: "whole", min: 0, max: MAX_THREADS, help: "CPU threads (default, and 0: all)" },
+} as const satisfies Options;
+
+/**
+ * What the option `device` takes. `metal` is `webgpu` on a Mac, `reference` the plain TypeScript device; `auto` measures a
+ * moment of the work to be done and takes the faster of GPU and CPU.
+ */
+export type DeviceName = OptionValues<typeof DEVICE_OPTIONS>["device"];
+
+/** Where to compute. */
+export type DeviceOptions = Partial<OptionValues<typeof DEVICE_OPTIONS>>;
 
 /** Does a moment of the work that the device is for. @returns the milliseconds it took, compiling and allocating left out */
 export type Trial = (device: Device) => Promise<number>;
@@ -95,10 +105,7 @@ async function timed(options: DeviceOptions, trial: Trial): Promise<number> {
 
 /** Checked whatever the device: a run's threads are stored with it. */
 function checkThreads(threads: number | undefined): void {
-  if (threads === undefined || (Number.isInteger(threads) && threads >= 0 && threads <= MAX_THREADS)) return;
-  throw new MicrogptError(`--threads must be a whole number from 0 to ${MAX_THREADS}, got ${threads}`, {
-    usage: true,
-  });
+  checkOptions(DEVICE_OPTIONS, { threads });
 }
 
 async function openGpu(dtype: Dtype): Promise<Device> {

@@ -20,7 +20,16 @@
 export { train, type TrainOptions } from "./train.ts";
 export type { CheckpointEvent, NoticeEvent, RunEvent } from "./model/training_run.ts";
 export type { EvaluationEvent, RecoveryEvent, StepEvent, TrainingEvent } from "./model/trainer.ts";
-export { DEFAULTS, type Preset, type PresetName, PRESETS, type Settings } from "./model/presets.ts";
+export {
+  DEFAULTS,
+  type Preset,
+  type PresetName,
+  PRESETS,
+  SETTINGS,
+  type Settings,
+} from "./model/settings.ts";
+export type { Option, Options, OptionValue, OptionValues } from "./device/options.ts";
+export { SAMPLING, type SamplingOptions } from "./model/generate/sampling.ts";
 export { LanguageModel, loadModel } from "./language_model.ts";
 export type { GenerateOptions, SamplePiece } from "./model/generation.ts";
 export type { PromptOptions } from "./model/prompt.ts";
@@ -30,6 +39,6 @@ export type { ModelConfig } from "./model/config.ts";
 export type { EncodedDocuments, Tokenizer } from "./data/tokenizer.ts";
 export { exportModel, type ExportOptions, type ExportResult } from "./export.ts";
 export { type OnnxGenerateOptions, OnnxModel } from "./onnx_model.ts";
-export type { DeviceName, DeviceOptions } from "./devices.ts";
+export { DEVICE_OPTIONS, type DeviceName, type DeviceOptions } from "./devices.ts";
 export type { Dtype } from "./model/device.ts";
 export { MicrogptError, type MicrogptErrorOptions } from "./model/errors.ts";

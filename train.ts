@@ -28,11 +28,13 @@ import { initialParameters, type ParameterLayout, parameterLayout } from "./mode
 import {
   checkSettings,
   DEFAULTS,
+  fieldsOf,
   type PresetName,
   PRESETS,
-  SETTING_RULES,
+  savedSettings,
+  type SettingName,
   type Settings,
-} from "./model/presets.ts";
+} from "./model/settings.ts";
 import { type Recipe, Trainer, type TrainingData, type TrainingState } from "./model/trainer.ts";
 import { type RunEvent, TrainingRun } from "./model/training_run.ts";
 
@@ -128,7 +130,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   const output = options.output ?? options.resume ?? "output";
   await checkOutput(output);
   const settings = resolveSettings(options, checkpoint, notices);
-  if (!checkpoint) checkConfig(modelConfig(settings, settings.vocabSize), flagOf, true);
+  if (!checkpoint) checkConfig(modelConfig(settings, settings.vocabSize), settingOf, true);
   const data = await loadData(options, checkpoint, notices);
   const texts = data.mode === "chat" ? data.conversations.flat().map((turn) => turn.content) : data.documents;
   const tokenizer = checkpoint
@@ -189,17 +191,14 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
     skippedSteps: checkpoint?.trainState.skipped_steps ?? 0,
     recovered: checkpoint?.trainState.lr_halved ?? false,
     record: {
-      batch_size: settings.batchSize,
+      ...savedSettings(settings),
       dataset_path: data.path,
       dataset_mode: data.mode,
       dtype: device.dtype,
-      seed: settings.seed,
       ...presetOf(options, checkpoint),
       device: device.name,
       ...(options.threads ? { threads: options.threads } : {}),
-      skip_long: settings.skipLong,
       ...(data.hash === undefined ? {} : { dataset_sha256: data.hash }),
-      val_fraction: settings.valFraction,
       val_documents: split.validation.length,
     },
   });
@@ -232,31 +231,23 @@ function resolveSettings(
   ) as Partial<Settings>;
   if (!checkpoint) return { ...DEFAULTS, ...(options.preset ? PRESETS[options.preset] : {}), ...given };
 
-  const saved = savedSettings(checkpoint);
-  const fixed: (keyof Settings)[] = [
-    "nEmbd",
-    "nHead",
-    "nLayer",
-    "blockSize",
-    "vocabSize",
-    "seed",
-    "valFraction",
-  ];
-  for (const name of fixed) {
+  const saved = settingsOf(checkpoint);
+  const ofTheModel = fieldsOf("config").map(([name]) => name);
+  for (const name of [...ofTheModel, "seed", "valFraction"] as const) {
     if (given[name] === undefined || saved[name] === undefined) continue;
     if (given[name] !== saved[name]) {
       notices.push(
-        `warning: ${SETTING_RULES[name].flag} ${given[name]} is ignored, the checkpoint has ${saved[name]}`,
+        `warning: \`${name}\` ${given[name]} is ignored, the checkpoint has ${saved[name]}`,
       );
     }
     delete given[name];
   }
   if (options.preset !== undefined && options.preset !== checkpoint.trainState.preset) {
-    notices.push(`warning: --preset ${options.preset} is ignored, the settings are the checkpoint's`);
+    notices.push(`warning: \`preset\` ${options.preset} is ignored, the settings are the checkpoint's`);
   }
   for (const name of ["learningRate", "batchSize"] as const) {
     if (given[name] === undefined || given[name] === saved[name]) continue;
-    notices.push(`warning: ${SETTING_RULES[name].flag} changes from ${saved[name]} to ${given[name]}`);
+    notices.push(`warning: \`${name}\` changes from ${saved[name]} to ${given[name]}`);
   }
   const { step, steps_total: total } = checkpoint.trainState;
   // none of a run that is complete: `TrainingRun.events` then asks for --steps
@@ -265,27 +256,13 @@ function resolveSettings(
 }
 
 /** The settings that a checkpoint holds. */
-function savedSettings({ config, trainState: state }: LoadedCheckpoint): Partial<Settings> {
-  const saved: Record<keyof Settings, number | boolean | undefined> = {
-    steps: undefined,
-    learningRate: state.learning_rate,
-    warmupSteps: state.warmup_steps,
-    seed: state.seed,
-    nEmbd: config.n_embd,
-    nHead: config.n_head,
-    nLayer: config.n_layer,
-    blockSize: config.block_size,
-    batchSize: state.batch_size,
-    vocabSize: config.vocab_size,
-    gradClip: state.grad_clip,
-    gradAccum: state.grad_accum,
-    weightDecay: state.weight_decay,
-    valFraction: state.val_fraction,
-    evalEvery: state.eval_every,
-    checkpointEvery: undefined,
-    skipLong: state.skip_long,
-  };
-  return Object.fromEntries(Object.entries(saved).filter(([, value]) => value !== undefined));
+function settingsOf({ config, trainState }: LoadedCheckpoint): Partial<Settings> {
+  const held = { ...config, ...trainState } as unknown as Record<string, Settings[SettingName] | undefined>;
+  return Object.fromEntries(
+    [...fieldsOf("config"), ...fieldsOf("saved")]
+      .map(([name, field]) => [name, held[field]])
+      .filter(([, value]) => value !== undefined),
+  );
 }
 
 async function loadData(
@@ -353,19 +330,17 @@ async function readData(
   return mode === "chat" ? await loadChat(path) : await loadText(path);
 }
 
+/** The architecture that settings ask for, its fields in the order of `meta.json`. */
 function modelConfig(settings: Settings, vocabSize: number): ModelConfig {
-  return {
-    vocab_size: vocabSize,
-    n_embd: settings.nEmbd,
-    n_head: settings.nHead,
-    n_layer: settings.nLayer,
-    block_size: settings.blockSize,
-  };
+  const { vocab_size: _, ...rest } = Object.fromEntries(
+    fieldsOf("config").map(([name, field]) => [field, settings[name]]),
+  );
+  return { vocab_size: vocabSize, ...rest } as unknown as ModelConfig;
 }
 
-/** The flag that sets a field of the architecture. */
-function flagOf(field: keyof ModelConfig): string {
-  return `--${field.replace("_", "-")}`;
+/** The setting that sets a field of the architecture, as messages call it. */
+function settingOf(field: keyof ModelConfig): string {
+  return `\`${fieldsOf("config").find(([, other]) => other === field)![0]}\``;
 }
 
 /** Most tokens of an evaluation's batch, unless one document has more. */

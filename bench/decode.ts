@@ -8,7 +8,7 @@ import { type DeviceName, openDevice } from "../devices.ts";
 import { loadModel } from "../language_model.ts";
 import { Decoder } from "../model/decoder.ts";
 import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
-import { PRESETS } from "../model/presets.ts";
+import { PRESETS } from "../model/settings.ts";
 
 const { values: flags } = parseArgs({
   options: {

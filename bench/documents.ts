@@ -14,7 +14,7 @@ import { encodeChat, encodeText, fitDocuments } from "../data/documents.ts";
 import { splitDocuments } from "../data/split.ts";
 import { loadText } from "../data/text.ts";
 import { trainTokenizer } from "../devices.ts";
-import { DEFAULTS, type PresetName, PRESETS, type Settings } from "../model/presets.ts";
+import { DEFAULTS, type PresetName, PRESETS, type Settings } from "../model/settings.ts";
 
 const { values: flags } = parseArgs({
   options: {

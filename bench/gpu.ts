@@ -27,7 +27,7 @@ import type {
 } from "../model/device.ts";
 import { allocateActivations, allocateDecodeMemory, decodeStep, forwardBackward } from "../model/gpt.ts";
 import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
-import { type PresetName, PRESETS } from "../model/presets.ts";
+import { type PresetName, PRESETS } from "../model/settings.ts";
 import { mixSeed, uniform } from "../model/random.ts";
 
 const { values: flags } = parseArgs({

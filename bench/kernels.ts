@@ -11,7 +11,7 @@ import { parseArgs } from "node:util";
 import { openDevice } from "../devices.ts";
 import type { Device, MatmulForm, Tensor } from "../model/device.ts";
 import { parameterLayout } from "../model/parameters.ts";
-import { DEFAULTS, type PresetName, PRESETS } from "../model/presets.ts";
+import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
 
 const { values: flags } = parseArgs({
   options: {

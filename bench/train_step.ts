@@ -15,7 +15,7 @@ import type { ModelConfig } from "../model/config.ts";
 import type { AdamState, Device, Dtype, PackedDocuments } from "../model/device.ts";
 import { allocateActivations, forwardBackward } from "../model/gpt.ts";
 import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
-import { DEFAULTS, type PresetName, PRESETS } from "../model/presets.ts";
+import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
 import { printProfile, type Profile, profiled } from "./profile.ts";
 
 const { values: flags } = parseArgs({

@@ -1,25 +1,20 @@
 import { loadModel } from "../language_model.ts";
 import type { ChatOptions, ChatSession } from "../model/chat.ts";
 import { checkGenerateOptions } from "../model/generation.ts";
-import { type Command, DEVICE_FLAGS, deviceOptions, type FlagValues } from "./command.ts";
+import { DEVICE_OPTIONS } from "../devices.ts";
+import { SAMPLING } from "../model/generate/sampling.ts";
+import { type Command, deviceOptions, type FlagValues } from "./command.ts";
+import { flagsOf } from "./flags.ts";
 import { DEFAULT_CHAT_MODEL, defaultChatModel } from "./default_model.ts";
 import { HarmlessText } from "./harmless.ts";
 import { LineEditor, PipedLines } from "./line_editor.ts";
-import { SAMPLING_FLAGS } from "./sampling_flags.ts";
 import { print, say, sayWarnings, styled, writeOut } from "./terminal.ts";
 
 export const command: Command = {
   flags: [
     { name: "--model-dir", value: "dir", help: "the model", default: DEFAULT_CHAT_MODEL },
-    ...SAMPLING_FLAGS,
-    {
-      name: "--max-tokens",
-      value: "n",
-      type: "number",
-      help: "tokens an answer gets at most (default: what the context holds)",
-    },
-    { name: "--seed", value: "n", type: "number", help: "answer i uses seed + i", default: 42 },
-    ...DEVICE_FLAGS,
+    ...flagsOf(SAMPLING),
+    ...flagsOf(DEVICE_OPTIONS),
     { name: "--json", help: "print one JSON object an answer: message, answer, dropped_tokens" },
   ],
   run: runChat,

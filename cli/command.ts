@@ -6,6 +6,8 @@ import { MicrogptError } from "../model/errors.ts";
 export interface Flag {
   /** "--steps" */
   name: string;
+  /** what its value is called in `FlagValues`; default: the name in camelCase */
+  key?: string;
   /** what its value is called in the help, such as "n" or "dir"; a flag without is a switch */
   value?: string;
   /** numbers are parsed; text is as typed */
@@ -17,7 +19,7 @@ export interface Flag {
   choices?: readonly string[];
 }
 
-/** Values of the flags that were given, by their names in camelCase. */
+/** Values of the flags that were given, by their keys. */
 export type FlagValues = Record<string, string | number | boolean | undefined>;
 
 /** Its name and its summary stand in cli/commands.ts, which is read without loading it. */
@@ -54,25 +56,7 @@ export function parseFlag(flag: Flag, text: string): string | number {
   throw new MicrogptError(`${flag.name} must be a number, got ${JSON.stringify(text)}`, { usage: true });
 }
 
-/** The flags that say where to compute. */
-export const DEVICE_FLAGS: Flag[] = [
-  {
-    name: "--device",
-    value: "name",
-    help: "where to compute",
-    choices: ["cpu", "metal", "webgpu", "auto", "reference"],
-    default: "cpu",
-  },
-  {
-    name: "--dtype",
-    value: "type",
-    help: "type of working weights and activations (default bf16 on metal, f32 otherwise)",
-    choices: ["f32", "bf16", "f16"],
-  },
-  { name: "--threads", value: "n", type: "number", help: "CPU threads (default: all)" },
-];
-
-/** What `DEVICE_FLAGS` were given as. */
+/** What the flags that say where to compute were given as. */
 export function deviceOptions({ device, dtype, threads }: FlagValues): DeviceOptions {
   const given = Object.entries({ device, dtype, threads }).filter(([, value]) => value !== undefined);
   return Object.fromEntries(given) as DeviceOptions;

@@ -1,5 +1,7 @@
+import { DEVICE_OPTIONS } from "../devices.ts";
 import { MicrogptError } from "../model/errors.ts";
-import { type Command, DEVICE_FLAGS, deviceOptions, type FlagValues } from "./command.ts";
+import { type Command, deviceOptions, type FlagValues } from "./command.ts";
+import { flagsOf } from "./flags.ts";
 import { print } from "./terminal.ts";
 
 export const command: Command = {
@@ -15,7 +17,7 @@ export const command: Command = {
       default: "safetensors",
     },
     // the graph of an ONNX export is checked against this device's logits
-    ...DEVICE_FLAGS.filter(({ name }) => name !== "--dtype"),
+    ...flagsOf(DEVICE_OPTIONS).filter(({ name }) => name !== "--dtype"),
     { name: "--json", help: "print one JSON object" },
   ],
   run: runExport,

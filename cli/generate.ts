@@ -1,30 +1,25 @@
 import { parseConversation } from "../data/chat.ts";
 import { type LanguageModel, loadModel } from "../language_model.ts";
-import { checkGenerateOptions, type GenerateOptions, wholeSamples } from "../model/generation.ts";
-import { type Command, DEVICE_FLAGS, deviceOptions, type FlagValues } from "./command.ts";
+import { checkGenerateOptions, type GenerateOptions, GENERATION, wholeSamples } from "../model/generation.ts";
+import { DEVICE_OPTIONS } from "../devices.ts";
+import { SAMPLING } from "../model/generate/sampling.ts";
+import { type Command, deviceOptions, type FlagValues } from "./command.ts";
+import { flagsOf } from "./flags.ts";
 import { harmless, harmlessLine, HarmlessText } from "./harmless.ts";
-import { SAMPLING_FLAGS } from "./sampling_flags.ts";
 import { print, sayWarnings, writeOut } from "./terminal.ts";
 
 export const command: Command = {
   flags: [
     { name: "--model-dir", value: "dir", help: "the model", default: "output" },
-    { name: "--num-samples", value: "n", type: "number", help: "how many", default: 20 },
+    ...flagsOf(GENERATION),
     {
       name: "--prompt",
       value: "text",
       help: "what each sample begins with; for a chat model what the user says, " +
         'or a conversation to go on with: [{"role", "content"}, …]',
     },
-    ...SAMPLING_FLAGS,
-    {
-      name: "--max-tokens",
-      value: "n",
-      type: "number",
-      help: "tokens a sample gets at most (default: the context)",
-    },
-    { name: "--seed", value: "n", type: "number", help: "sample i uses seed + i", default: 42 },
-    ...DEVICE_FLAGS,
+    ...flagsOf(SAMPLING),
+    ...flagsOf(DEVICE_OPTIONS),
     { name: "--json", help: "print one JSON object a line: index, seed, text" },
   ],
   run: runGenerate,

@@ -114,7 +114,7 @@ async function describeData(
   }
   const { encodeChat, encodeText } = await import("../data/documents.ts");
   const { lengthStatistics, renderLengths } = await import("../data/lengths.ts");
-  const { checkSettings, DEFAULTS } = await import("../model/presets.ts");
+  const { checkSettings, DEFAULTS } = await import("../model/settings.ts");
   const { openTokenizer, trainTokenizer } = await import("../devices.ts");
   const size = vocabSize as number | undefined ?? DEFAULTS.vocabSize;
   checkSettings({ vocabSize: size });

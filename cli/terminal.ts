@@ -1,6 +1,7 @@
 /** What the program shows a person: errors, one live line, the loss curve. All of it on stderr. */
 import { styleText } from "node:util";
 import { MicrogptError } from "../model/errors.ts";
+import { inFlags } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
 
 const encoder = new TextEncoder();
@@ -67,7 +68,7 @@ function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string
 
 /** A notice, which may quote a file; those that begin with "warning:" stand out. */
 export function sayNotice(message: string): void {
-  const line = harmlessLine(message);
+  const line = harmlessLine(inFlags(message));
   say(line.startsWith("warning") ? styled("yellow", line) : line);
 }
 
@@ -85,8 +86,8 @@ export function printError(error: unknown): number {
     Deno.env.get("MICROGPT_DEBUG") === "1";
   if (debug) console.error(error);
   if (error instanceof MicrogptError) {
-    say(`${styled("red", "error:")} ${harmlessLine(error.message)}`);
-    if (error.hint) say(`${styled("cyan", "hint:")} ${harmlessLine(error.hint)}`);
+    say(`${styled("red", "error:")} ${harmlessLine(inFlags(error.message))}`);
+    if (error.hint) say(`${styled("cyan", "hint:")} ${harmlessLine(inFlags(error.hint))}`);
     return error.usage ? 2 : 1;
   }
   say(`${styled("red", "error:")} ${harmlessLine(error instanceof Error ? error.message : String(error))}`);

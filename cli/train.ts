@@ -1,10 +1,12 @@
 import { renderLengths } from "../data/lengths.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { generateSamples, wholeSamples } from "../model/generation.ts";
-import { DEFAULTS, PRESETS, SETTING_RULES } from "../model/presets.ts";
+import { PRESETS, SETTINGS } from "../model/settings.ts";
 import type { EvaluationEvent, StepEvent } from "../model/trainer.ts";
+import { DEVICE_OPTIONS } from "../devices.ts";
 import { type PreparedRun, prepareRun, type TrainOptions } from "../train.ts";
-import { type Command, DEVICE_FLAGS, type Flag, type FlagValues } from "./command.ts";
+import type { Command, FlagValues } from "./command.ts";
+import { flagsOf } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
 import {
   bar,
@@ -20,39 +22,6 @@ import {
   styled,
 } from "./terminal.ts";
 
-/** What each setting's flag does; names and ranges stand in model/presets.ts. */
-const SETTING_HELP: Record<keyof typeof SETTING_RULES, string> = {
-  steps: "steps to train; with --resume so many more",
-  learningRate: "peak learning rate",
-  warmupSteps: "steps of linear warmup before the linear decay",
-  seed: "seed of weights, batches and validation split",
-  nEmbd: "width of the embedding",
-  nHead: "attention heads, a divisor of --n-embd",
-  nLayer: "layers",
-  blockSize: "longest context in tokens",
-  batchSize: "documents a batch",
-  vocabSize: "most tokens of the tokenizer",
-  gradClip: "largest global gradient norm; 0 = off",
-  gradAccum: "batches a step, one after the other in the same memory",
-  weightDecay: "decoupled weight decay",
-  valFraction: "share of documents held out; 0 = none",
-  evalEvery: "steps between evaluations; 0 = only at the end",
-  checkpointEvery: "steps between checkpoints; 0 = only at the end",
-  skipLong: "drop documents longer than the block instead of truncating them",
-};
-
-const settingFlags = (Object.keys(SETTING_RULES) as (keyof typeof SETTING_RULES)[]).map((name): Flag => {
-  const { flag, kind } = SETTING_RULES[name];
-  if (kind === "switch") return { name: flag, help: SETTING_HELP[name] };
-  return {
-    name: flag,
-    value: "n",
-    type: "number",
-    help: SETTING_HELP[name],
-    default: DEFAULTS[name] as number,
-  };
-});
-
 export const command: Command = {
   flags: [
     {
@@ -64,8 +33,8 @@ export const command: Command = {
     { name: "--chat", help: "the input is conversations: JSONL of [{role, content}, …]" },
     { name: "--preset", value: "name", help: "settings to start from", choices: Object.keys(PRESETS) },
     { name: "--resume", value: "dir", help: "go on from this checkpoint" },
-    ...settingFlags,
-    ...DEVICE_FLAGS,
+    ...flagsOf(SETTINGS),
+    ...flagsOf(DEVICE_OPTIONS),
     {
       name: "--keep",
       value: "n",
@@ -85,10 +54,10 @@ export const command: Command = {
 };
 
 async function runTrain(values: FlagValues): Promise<number> {
-  const { dryRun, sampleEvery = 0, lr, ...rest } = values as FlagValues & { sampleEvery?: number };
+  const { dryRun, sampleEvery = 0, ...rest } = values as FlagValues & { sampleEvery?: number };
   checkCount("--sample-every", sampleEvery);
   checkCount("--keep", values.keep as number | undefined);
-  const options = { ...rest, ...(lr === undefined ? {} : { learningRate: lr }) } as TrainOptions;
+  const options = rest as TrainOptions;
   const prepared = await prepareRun(options);
   try {
     describe(prepared);

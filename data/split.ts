@@ -1,7 +1,5 @@
 /** Which documents are held out of training. */
 
-import { MicrogptError } from "../model/errors.ts";
-import { SETTING_RULES } from "../model/presets.ts";
 import { mixSeed, permutation } from "../model/random.ts";
 
 /** Most documents held out, so that an evaluation stays cheap on large data. */
@@ -21,18 +19,11 @@ export interface Split {
 /**
  * Chooses the validation documents by the seed: the same for the same count, fraction and seed.
  * @param count number of documents
- * @param fraction held out, within the rule of `--val-fraction`; 0 holds out none, else at least one and at most 512
+ * @param fraction held out, below 1; 0 holds out none, else at least one and at most 512
  * @param seed the run's
  * @returns with a notice, and nothing held out, when there is only one document
- * @throws {MicrogptError} when the fraction is out of range
  */
 export function splitDocuments(count: number, fraction: number, seed: number): Split {
-  const { flag, min, max } = SETTING_RULES.valFraction;
-  if (!(fraction >= min && fraction <= max)) {
-    throw new MicrogptError(`${flag} must be a number from ${min} to ${max}, got ${fraction}`, {
-      usage: true,
-    });
-  }
   const wanted = Math.min(Math.max(Math.round(count * fraction), 1), MAX_VALIDATION_DOCUMENTS);
   const held = fraction === 0 || count < 2 ? 0 : Math.min(wanted, count - 1);
   const order = permutation(mixSeed(seed) ^ SPLIT_STREAM, count);

@@ -3,21 +3,11 @@ import { StreamDecoder } from "../data/tokenizer.ts";
 import { Decoder } from "./decoder.ts";
 import { MicrogptError } from "./errors.ts";
 import { checkGenerateOptions, type GenerationModel } from "./generation.ts";
+import type { SamplingOptions } from "./generate/sampling.ts";
 import { noChatTokens, specialIds } from "./prompt.ts";
 
 /** How to answer. */
-export interface ChatOptions {
-  /** default 0.5; ≤ 0 takes the most probable token always */
-  temperature?: number;
-  /** default 42; the answers of a conversation use seed, seed + 1, … */
-  seed?: number;
-  /** keep the k most probable tokens; default 0 = all */
-  topK?: number;
-  /** keep the most probable tokens that reach this mass; default 1 = all */
-  topP?: number;
-  /** tokens an answer gets at most; default: what the context holds */
-  maxTokens?: number;
-}
+export type ChatOptions = SamplingOptions;
 
 /** What `ChatSession.send` takes beside the message. */
 export interface SendOptions {

@@ -1,26 +1,22 @@
 /** Text from a model: prompts in, pieces of text out as they are drawn. */
 import type { Tokenizer } from "../data/tokenizer.ts";
+import { checkOptions, type Options } from "../device/options.ts";
 import type { ModelConfig } from "./config.ts";
 import { Decoder, type Start } from "./decoder.ts";
 import type { Device } from "./device.ts";
-import { MicrogptError } from "./errors.ts";
 import type { Weights } from "./parameters.ts";
+import { SAMPLING, type SamplingOptions } from "./generate/sampling.ts";
 import { buildPrompt, type PromptOptions, sampleText } from "./prompt.ts";
 
+/** Options of `generate` beside those of sampling. */
+export const GENERATION = {
+  numSamples: { type: "whole", min: 1, max: 1e7, default: 20, help: "samples to print" },
+} as const satisfies Options;
+
 /** How to generate. */
-export interface GenerateOptions extends PromptOptions {
+export interface GenerateOptions extends PromptOptions, SamplingOptions {
   /** default 20 */
   numSamples?: number;
-  /** default 0.5; ≤ 0 takes the most probable token always */
-  temperature?: number;
-  /** default 42; sample i uses seed + i */
-  seed?: number;
-  /** keep the k most probable tokens; default 0 = all */
-  topK?: number;
-  /** keep the most probable tokens that reach this mass; default 1 = all */
-  topP?: number;
-  /** tokens a sample gets at most; default: what the context holds */
-  maxTokens?: number;
   /** ends the generation early, without an error */
   signal?: AbortSignal;
 }
@@ -55,18 +51,8 @@ const MAX_BATCH = 256;
  * @throws {MicrogptError} naming the option, its range and what was got
  */
 export function checkGenerateOptions(options: GenerateOptions): void {
-  const check = (flag: string, value: number | undefined, min: number, max: number, whole: boolean) => {
-    if (value === undefined) return;
-    if (Number.isFinite(value) && value >= min && value <= max && (!whole || Number.isInteger(value))) return;
-    const noun = whole ? "a whole number" : "a number";
-    throw new MicrogptError(`${flag} must be ${noun} from ${min} to ${max}, got ${value}`, { usage: true });
-  };
-  check("--num-samples", options.numSamples, 1, 1e7, true);
-  check("--temperature", options.temperature, -1000, 1000, false);
-  check("--seed", options.seed, 0, Number.MAX_SAFE_INTEGER - 1e7, true);
-  check("--top-k", options.topK, 0, 1e9, true);
-  check("--top-p", options.topP, 0, 1, false);
-  check("--max-tokens", options.maxTokens, 1, 1e9, true);
+  checkOptions(SAMPLING, options);
+  checkOptions(GENERATION, options);
 }
 
 /**

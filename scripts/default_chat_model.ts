@@ -12,7 +12,7 @@ import { parseArgs } from "node:util";
 import { exportModel } from "../export.ts";
 import { holdsCheckpoint, readCheckpoint } from "../model/checkpoint.ts";
 import { MicrogptError } from "../model/errors.ts";
-import type { PresetName, Settings } from "../model/presets.ts";
+import type { PresetName, Settings } from "../model/settings.ts";
 import { type PreparedRun, prepareRun, type TrainOptions } from "../train.ts";
 
 /** What the model card says of the data. */

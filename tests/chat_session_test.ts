@@ -192,7 +192,7 @@ Deno.test("chat: one answer at a time; refusals say what to do", async () => {
     assert.throws(() => session.clear(), /answer before is not complete/);
     await answer.return();
     session.clear();
-    assert.throws(() => model.startChat({ topP: 2 }), /--top-p must be a number from 0 to 1, got 2/);
+    assert.throws(() => model.startChat({ topP: 2 }), /`topP` must be a number from 0 to 1, got 2/);
     const short = { ...source, config: { ...source.config, block_size: 4 }, chat: true };
     const { params } = tinyModel(true);
     const tiny = new LanguageModel(short, params.slice(0, 1), tokenizer, model.device);

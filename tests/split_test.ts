@@ -32,9 +32,3 @@ Deno.test("split: one document cannot be split, which is said", () => {
   assert.deepEqual([training.length, validation.length], [1, 0]);
   assert.equal(notice, "validation is off: a single document cannot be split");
 });
-
-Deno.test("split: a fraction out of range is wrong usage", () => {
-  for (const fraction of [-0.1, 0.91, 1, NaN, Infinity]) {
-    assert.throws(() => splitDocuments(10, fraction, 1), { name: "MicrogptError", usage: true });
-  }
-});

@@ -336,9 +336,9 @@ Deno.test("a resumed run says which option changes it, which is ignored, and tha
     });
     run.close();
     assert.deepEqual(notices.slice(0, 3), [
-      "warning: --n-embd 16 is ignored, the checkpoint has 8",
-      "warning: --lr changes from 0.01 to 0.002",
-      "warning: --batch-size changes from 4 to 2",
+      "warning: `nEmbd` 16 is ignored, the checkpoint has 8",
+      "warning: `learningRate` changes from 0.01 to 0.002",
+      "warning: `batchSize` changes from 4 to 2",
     ]);
     assert.match(
       notices[3]!,

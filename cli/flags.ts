@@ -1,0 +1,52 @@
+/** Flags of the options that the library declares, and the library's messages in the words of the command line. */
+import { DEVICE_OPTIONS } from "../devices.ts";
+import { flagOf, type Option, type Options } from "../device/options.ts";
+import { GENERATION } from "../model/generation.ts";
+import { SAMPLING } from "../model/generate/sampling.ts";
+import { SETTINGS } from "../model/settings.ts";
+import type { Flag } from "./command.ts";
+
+/** Options that a subcommand declares itself, because only it has them. */
+const OTHER_OPTIONS = [
+  "input",
+  "output",
+  "resume",
+  "preset",
+  "chat",
+  "keep",
+  "half",
+  "format",
+  "prompt",
+  "modelDir",
+];
+
+const ALL: Options = { ...SETTINGS, ...SAMPLING, ...GENERATION, ...DEVICE_OPTIONS };
+
+const FLAGS = new Map<string, string>([
+  ...OTHER_OPTIONS.map((name): [string, string] => [name, flagOf(name)]),
+  ...Object.entries(ALL).map(([name, option]): [string, string] => [name, flagOf(name, option)]),
+]);
+
+/** A message of the library, which calls an option `nEmbd`, as the command line calls it: --n-embd. */
+export function inFlags(message: string): string {
+  return message.replace(/`([a-z][A-Za-z]*)`/g, (quoted, name) => FLAGS.get(name) ?? quoted);
+}
+
+/** The flags of a table of options. */
+export function flagsOf(options: Options): Flag[] {
+  return Object.entries(options).map(([name, option]) => ({
+    name: flagOf(name, option),
+    key: name,
+    help: inFlags(option.help),
+    ...valueOf(option),
+    ...(option.default === undefined || option.type === "switch"
+      ? {}
+      : { default: option.default as string | number }),
+  }));
+}
+
+function valueOf({ type, choices }: Option): Pick<Flag, "value" | "type" | "choices"> {
+  if (type === "switch") return {};
+  if (type === "choice") return { value: "name", ...(choices ? { choices } : {}) };
+  return { value: type === "whole" ? "n" : "x", type: "number" };
+}

@@ -1,0 +1,43 @@
+/** How tokens are drawn: the options that `generate` and `chat` share. */
+import type { Options, OptionValues } from "../../device/options.ts";
+
+/** Each option, declared once. */
+export const SAMPLING = {
+  temperature: {
+    type: "number",
+    min: -1000,
+    max: 1000,
+    default: 0.5,
+    help: "0 takes the most probable token always",
+  },
+  topK: {
+    type: "whole",
+    min: 0,
+    max: 1e9,
+    default: 0,
+    help: "draw from the n most probable tokens; 0 = all",
+  },
+  topP: {
+    type: "number",
+    min: 0,
+    max: 1,
+    default: 1,
+    help: "draw from the tokens that together reach this mass; 1 = all",
+  },
+  maxTokens: {
+    type: "whole",
+    min: 1,
+    max: 1e9,
+    help: "tokens that a sample or an answer gets at most (default: what the context holds)",
+  },
+  seed: {
+    type: "whole",
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER - 1e7,
+    default: 42,
+    help: "sample or answer number i uses seed + i",
+  },
+} as const satisfies Options;
+
+/** How tokens are drawn. */
+export type SamplingOptions = Partial<OptionValues<typeof SAMPLING>>;

@@ -1,0 +1,220 @@
+/** The settings of a training run that a person can choose, and the presets. Each is declared once, here. */
+import { checkOptions, defaultsOf, type Options, type OptionValues } from "../device/options.ts";
+import { LIMITS } from "./config.ts";
+
+/** What a run is made of, beside its data and its device. */
+export const SETTINGS = {
+  steps: {
+    type: "whole",
+    min: 1,
+    max: 1e9,
+    default: 5000,
+    help: "steps to train; with `resume` this many more",
+  },
+  learningRate: {
+    type: "number",
+    min: 0,
+    exclusive: true,
+    max: 1000,
+    default: 0.01,
+    help: "peak learning rate",
+    flag: "--lr",
+    saved: "learning_rate",
+  },
+  warmupSteps: {
+    type: "whole",
+    min: 0,
+    max: 1e9,
+    default: 200,
+    help: "steps of linear warmup before the linear decay",
+    saved: "warmup_steps",
+  },
+  seed: {
+    type: "whole",
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    default: 42,
+    help: "seed of weights, batches and validation split",
+    saved: "seed",
+  },
+  nEmbd: {
+    type: "whole",
+    min: 1,
+    max: LIMITS.n_embd,
+    default: 64,
+    help: "width of the embedding",
+    config: "n_embd",
+  },
+  nHead: {
+    type: "whole",
+    min: 1,
+    max: LIMITS.n_head,
+    default: 4,
+    help: "attention heads, a divisor of `nEmbd`",
+    config: "n_head",
+  },
+  nLayer: { type: "whole", min: 1, max: LIMITS.n_layer, default: 2, help: "layers", config: "n_layer" },
+  blockSize: {
+    type: "whole",
+    min: 1,
+    max: LIMITS.block_size,
+    default: 256,
+    help: "longest context in tokens",
+    config: "block_size",
+  },
+  batchSize: {
+    type: "whole",
+    min: 1,
+    max: 1 << 16,
+    default: 8,
+    help: "documents a batch",
+    saved: "batch_size",
+  },
+  vocabSize: {
+    type: "whole",
+    min: 257,
+    max: LIMITS.vocab_size,
+    default: 4096,
+    help: "most tokens of the tokenizer",
+    config: "vocab_size",
+  },
+  gradClip: {
+    type: "number",
+    min: 0,
+    max: 1e9,
+    default: 1,
+    help: "largest global gradient norm; 0 = off",
+    saved: "grad_clip",
+  },
+  gradAccum: {
+    type: "whole",
+    min: 1,
+    max: 1 << 16,
+    default: 1,
+    help: "batches a step, one after the other in the same memory",
+    saved: "grad_accum",
+  },
+  weightDecay: {
+    type: "number",
+    min: 0,
+    max: 1000,
+    default: 0,
+    help: "decoupled weight decay",
+    saved: "weight_decay",
+  },
+  valFraction: {
+    type: "number",
+    min: 0,
+    max: 0.9,
+    default: 0.05,
+    help: "share of documents held out; 0 = none",
+    saved: "val_fraction",
+  },
+  evalEvery: {
+    type: "whole",
+    min: 0,
+    max: 1e9,
+    default: 250,
+    help: "steps between evaluations; 0 = only at the end",
+    saved: "eval_every",
+  },
+  checkpointEvery: {
+    type: "whole",
+    min: 0,
+    max: 1e9,
+    default: 0,
+    help: "steps between checkpoints; 0 = only at the end",
+  },
+  skipLong: {
+    type: "switch",
+    default: false,
+    help: "drop documents longer than the block instead of truncating them",
+    saved: "skip_long",
+  },
+} as const satisfies Options;
+
+/** Values of all settings. */
+export type Settings = OptionValues<typeof SETTINGS>;
+
+/** The name of a setting. */
+export type SettingName = keyof typeof SETTINGS;
+
+/** What a setting is that nobody chooses. */
+export const DEFAULTS: Settings = defaultsOf(SETTINGS);
+
+type FieldOf<Name extends SettingName, Key extends "saved" | "config"> = (typeof SETTINGS)[Name] extends
+  Record<Key, infer Field extends string> ? Field : never;
+
+/** The settings that a checkpoint keeps, by their names in `train_state.json`. */
+export type SavedSettings = { [Name in SettingName as FieldOf<Name, "saved">]: Settings[Name] };
+
+/** Names of the settings that have a field of a kind, with that field. */
+export function fieldsOf(key: "saved" | "config"): [name: SettingName, field: string][] {
+  const all = Object.entries(SETTINGS as Options) as [SettingName, Options[string]][];
+  return all.flatMap(([name, option]) => option[key] === undefined ? [] : [[name, option[key]]]);
+}
+
+/** Settings as the fields of `train_state.json`. */
+export function savedSettings(settings: Settings): SavedSettings {
+  return Object.fromEntries(
+    fieldsOf("saved").map(([name, field]) => [field, settings[name]]),
+  ) as unknown as SavedSettings;
+}
+
+/**
+ * Checks every setting that is given.
+ * @throws {MicrogptError} naming the setting, its range and what was got
+ */
+export function checkSettings(settings: Partial<Settings>): void {
+  checkOptions(SETTINGS, settings);
+}
+
+/** What a preset sets: the architecture, the rate and the length of the run, and more where it has a reason. */
+export type Preset =
+  & Pick<Settings, "nEmbd" | "nHead" | "nLayer" | "blockSize" | "learningRate" | "steps" | "batchSize">
+  & Partial<Settings>;
+
+/** Settings for a purpose; explicit ones win. */
+export const PRESETS: Record<PresetName, Preset> = {
+  // tuned, see docs/log.md: short words in short documents want a small vocabulary and a large batch
+  names: {
+    nEmbd: 48,
+    nHead: 3,
+    nLayer: 2,
+    blockSize: 256,
+    learningRate: 0.007,
+    steps: 2000,
+    batchSize: 96,
+    vocabSize: 512,
+  },
+  "chat-small": {
+    nEmbd: 128,
+    nHead: 4,
+    nLayer: 4,
+    blockSize: 512,
+    learningRate: 0.006,
+    steps: 8000,
+    batchSize: 8,
+  },
+  "chat-medium": {
+    nEmbd: 256,
+    nHead: 8,
+    nLayer: 6,
+    blockSize: 1024,
+    learningRate: 0.001,
+    steps: 10_000,
+    batchSize: 4,
+  },
+  "chat-large": {
+    nEmbd: 384,
+    nHead: 8,
+    nLayer: 8,
+    blockSize: 1024,
+    learningRate: 0.001,
+    steps: 100_000,
+    batchSize: 4,
+  },
+};
+
+/** The name of a preset. */
+export type PresetName = "names" | "chat-small" | "chat-medium" | "chat-large";
