@@ -27,11 +27,22 @@ export function normal(mixedSeed: number, counter: number): number {
   return Math.sqrt(-2 * Math.log(u)) * Math.cos(2 * Math.PI * uniform(mixedSeed, 2 * counter + 1));
 }
 
+/**
+ * Draw number `counter` of a mixed seed: a whole number from 0 to n − 1. Above 2^24 it takes 53 bits, because 24 do not
+ * reach every number there.
+ */
+export function uniformInteger(mixedSeed: number, counter: number, n: number): number {
+  if (n <= 0x100_0000) return Math.floor(uniform(mixedSeed, counter) * n);
+  const high = hash32(mixedSeed ^ hash32(counter ^ 0x85ebca6b));
+  const low = hash32(mixedSeed ^ hash32(counter ^ 0xc2b2ae35));
+  return Math.floor((high * 2 ** 21 + (low >>> 11)) / 2 ** 53 * n);
+}
+
 /** A permutation of 0 … n−1 (Fisher–Yates). */
 export function permutation(mixedSeed: number, n: number): Uint32Array {
   const order = Uint32Array.from({ length: n }, (_, i) => i);
   for (let i = n - 1; i > 0; i--) {
-    const j = Math.floor(uniform(mixedSeed, i) * (i + 1));
+    const j = uniformInteger(mixedSeed, i, i + 1);
     [order[i], order[j]] = [order[j]!, order[i]!];
   }
   return order;

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { batchesInOrder, BatchSampler } from "../data/batches.ts";
 import type { TokenDocuments } from "../data/documents.ts";
 import type { PackedDocuments } from "../model/device.ts";
+import { mixSeed, permutation, uniform, uniformInteger } from "../model/random.ts";
 
 /** Documents of 2 … 6 ids; all ids of document d are 10·d + their position, so that any mix-up shows. */
 function numbered(count: number): TokenDocuments {
@@ -106,4 +107,26 @@ Deno.test("batches in order: all documents, within both limits", () => {
   assert(batches > 3);
   assert.deepEqual([...batchesInOrder(documents, new Uint32Array(0), 9, 3)], []);
   assert.throws(() => [...batchesInOrder(documents, Uint32Array.of(4), 4, 3)], RangeError);
+});
+
+Deno.test("permutation: the draws of a small one are what they were", () => {
+  assert.deepEqual([...permutation(mixSeed(42), 12)], [6, 0, 10, 5, 9, 8, 4, 2, 7, 11, 1, 3]);
+  const n = 2 ** 24;
+  for (const i of [1, 77, n - 1]) {
+    assert.equal(uniformInteger(5, i, n), Math.floor(uniform(5, i) * n));
+  }
+});
+
+Deno.test("permutation: above 2^24 documents every place is reached", () => {
+  // 24 bits times 2^26 are multiples of 4
+  const n = 2 ** 26;
+  const remainders = [0, 0, 0, 0];
+  let high = 0;
+  for (let i = 0; i < 4000; i++) {
+    const draw = uniformInteger(mixSeed(1), i, n);
+    assert(Number.isInteger(draw) && draw >= 0 && draw < n);
+    remainders[draw % 4]!++;
+    if (draw >= n / 2) high++;
+  }
+  for (const count of [...remainders, high / 2]) assert(Math.abs(count - 1000) < 120, `${count}`);
 });
