@@ -4,18 +4,22 @@
  */
 import { bytesOfTokens, targetBytes } from "./data/bits_per_byte.ts";
 import { batchesInOrder, BatchSampler, longestInput } from "./data/batches.ts";
+import type { Message } from "./data/chat.ts";
 import {
-  type ChatData,
-  cleanChat,
-  cleanupNotice,
-  conversationsNotice,
-  loadChat,
-  type Message,
-} from "./data/chat.ts";
-import { encodeChat, encodeText, fitDocuments, type TokenDocuments } from "./data/documents.ts";
+  checkDataSource,
+  dataNotices,
+  type Dataset,
+  datasetInMemory,
+  documentsOf,
+  encodeDataset,
+  IN_MEMORY,
+  loadDataset,
+  textsOf,
+  unitOf,
+} from "./data/dataset.ts";
+import { fitDocuments, type FittedDocuments, type TokenDocuments } from "./data/documents.ts";
 import { type LengthStatistics, lengthStatistics } from "./data/lengths.ts";
-import { splitDocuments } from "./data/split.ts";
-import { loadText, type TextData } from "./data/text.ts";
+import { copiesNotice, type Split, splitByCount, splitDocuments, splitHashes } from "./data/split.ts";
 import type { Tokenizer } from "./data/tokenizer.ts";
 import { type DeviceName, openDevice, openTokenizer, trainTokenizer } from "./devices.ts";
 import { type LoadedCheckpoint, readCheckpoint } from "./model/checkpoint.ts";
@@ -124,6 +128,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<RunEvent, vo
  */
 export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   checkSettings(options);
+  checkDataSource(options);
   const notices: string[] = [];
   const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
   // what can be wrong without the data is said before minutes go into them
@@ -132,10 +137,9 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   const settings = resolveSettings(options, checkpoint, notices);
   if (!checkpoint) checkConfig(modelConfig(settings, settings.vocabSize), settingOf, true);
   const data = await loadData(options, checkpoint, notices);
-  const texts = data.mode === "chat" ? data.conversations.flat().map((turn) => turn.content) : data.documents;
   const tokenizer = checkpoint
     ? await openTokenizer(checkpoint.tokenizerJson, options.threads)
-    : await trainTokenizer(texts, {
+    : await trainTokenizer(textsOf(data), {
       vocabSize: settings.vocabSize,
       chat: data.mode === "chat",
       threads: options.threads,
@@ -143,13 +147,10 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   const config = checkpoint?.config ?? modelConfig(settings, tokenizer.vocabSize);
   const layout = checkpoint?.layout ?? parameterLayout(config);
 
-  const all = data.mode === "chat"
-    ? encodeChat(data.conversations, tokenizer)
-    : encodeText(data.documents, tokenizer);
+  const all = encodeDataset(data, tokenizer);
   const fitted = fitDocuments(all, config.block_size, settings.skipLong, data.mode);
-  if (fitted.notice) notices.push(fitted.notice);
-  const split = splitDocuments(fitted.offsets.length - 1, settings.valFraction, settings.seed);
-  if (split.notice) notices.push(split.notice);
+  notices.push(...fitted.notices);
+  const split = splitData(data, fitted, settings, checkpoint, notices);
   const trainingData = batches(fitted, split, settings, tokenizer);
 
   const state = checkpoint ? resumedState(checkpoint) : freshState(config, layout, settings.seed);
@@ -200,6 +201,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
       ...(options.threads ? { threads: options.threads } : {}),
       ...(data.hash === undefined ? {} : { dataset_sha256: data.hash }),
       val_documents: split.validation.length,
+      ...(split.threshold === undefined ? {} : { val_threshold: split.threshold }),
     },
   });
   return {
@@ -269,11 +271,11 @@ async function loadData(
   options: TrainOptions,
   checkpoint: LoadedCheckpoint | undefined,
   notices: string[],
-): Promise<TextData | ChatData> {
+): Promise<Dataset> {
   const saved = checkpoint?.trainState;
   const data = await readData(options, saved?.dataset_mode, saved?.dataset_path);
-  const notice = data.mode === "chat" ? cleanupNotice(data) : saved ? undefined : conversationsNotice(data);
-  if (notice) notices.push(notice);
+  // a resumed run goes on with data that was there before
+  if (!saved || data.mode === "chat") notices.push(...dataNotices(data));
   if (!saved) return data;
   if (options.input !== undefined && options.input !== saved.dataset_path) {
     notices.push(`warning: --input changes from ${saved.dataset_path} to ${options.input}`);
@@ -290,14 +292,11 @@ async function loadData(
   return data;
 }
 
-/** The path of data that a program handed over. */
-const IN_MEMORY = "(memory)";
-
 async function readData(
   options: TrainOptions,
   savedMode: "text" | "chat" | undefined,
   savedPath: string | undefined,
-): Promise<TextData | ChatData> {
+): Promise<Dataset> {
   const { documents, conversations } = options;
   if (documents && savedMode === "chat") {
     throw new MicrogptError("documents: the checkpoint was trained on conversations", { usage: true });
@@ -305,9 +304,8 @@ async function readData(
   if (conversations && savedMode === "text") {
     throw new MicrogptError("conversations: the checkpoint was trained on plain text", { usage: true });
   }
-  if (documents?.length === 0) throw new MicrogptError("documents is empty", { usage: true });
-  if (documents) return { mode: "text", path: IN_MEMORY, documents };
-  if (conversations) return cleanChat(IN_MEMORY, conversations);
+  const inMemory = datasetInMemory(options);
+  if (inMemory) return inMemory;
   const path = options.input ?? savedPath;
   if (path === undefined) {
     throw new MicrogptError("--input is required", {
@@ -327,7 +325,52 @@ async function readData(
   if (options.chat && mode === "text") {
     throw new MicrogptError("--chat: the checkpoint was trained on plain text", { usage: true });
   }
-  return mode === "chat" ? await loadChat(path) : await loadText(path);
+  if (options.chat === false && mode === "chat") {
+    throw new MicrogptError("chat: false: the checkpoint was trained on conversations", { usage: true });
+  }
+  return await loadDataset(path, mode);
+}
+
+/** Chooses what is held out; a resumed run keeps each document on its side. */
+function splitData(
+  data: Dataset,
+  fitted: FittedDocuments,
+  settings: Settings,
+  checkpoint: LoadedCheckpoint | undefined,
+  notices: string[],
+): Split {
+  const all = splitHashes(documentsOf(data), settings.seed);
+  const hashes = Float64Array.from(fitted.numbers, (d) => all[d]!);
+  const split = (checkpoint && earlierSplit(data, hashes.length, settings, checkpoint, notices)) ??
+    splitDocuments(hashes, settings.valFraction, checkpoint?.trainState.val_threshold);
+  if (split.notice) notices.push(split.notice);
+  const copies = copiesNotice(hashes, unitOf(data), split);
+  if (copies) notices.push(copies);
+  return split;
+}
+
+/** The split of a checkpoint that knows no threshold, as long as its data are the same; undefined otherwise. */
+function earlierSplit(
+  data: Dataset,
+  count: number,
+  settings: Settings,
+  { trainState: saved }: LoadedCheckpoint,
+  notices: string[],
+): Split | undefined {
+  if (saved.val_threshold !== undefined) return undefined;
+  const split = splitByCount(count, settings.valFraction, settings.seed);
+  const { dataset_sha256: savedHash } = saved;
+  const changed = savedHash !== undefined && data.hash !== undefined && savedHash !== data.hash;
+  const skipsOthers = saved.skip_long !== undefined && saved.skip_long !== settings.skipLong;
+  const held = saved.val_documents ?? split.validation.length;
+  const same = !changed && !skipsOthers && held === split.validation.length;
+  if (split.validation.length > 0 && (!same || saved.val_fraction === undefined)) {
+    notices.push(
+      "warning: the checkpoint does not say which documents it held out: " +
+        "it may have been trained on some of those that are held out now",
+    );
+  }
+  return same ? split : undefined;
 }
 
 /** The architecture that settings ask for, its fields in the order of `meta.json`. */

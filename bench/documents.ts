@@ -9,10 +9,9 @@
  */
 import { parseArgs } from "node:util";
 import { BatchSampler } from "../data/batches.ts";
-import { loadChat } from "../data/chat.ts";
-import { encodeChat, encodeText, fitDocuments } from "../data/documents.ts";
-import { splitDocuments } from "../data/split.ts";
-import { loadText } from "../data/text.ts";
+import { documentsOf, encodeDataset, loadDataset, textsOf } from "../data/dataset.ts";
+import { fitDocuments } from "../data/documents.ts";
+import { splitDocuments, splitHashes } from "../data/split.ts";
 import { trainTokenizer } from "../devices.ts";
 import { DEFAULTS, type PresetName, PRESETS, type Settings } from "../model/settings.ts";
 
@@ -33,16 +32,15 @@ const settings: Settings = {
   ...(flags.preset === "defaults" ? {} : PRESETS[flags.preset as PresetName]),
 };
 
-const data = flags.chat ? await loadChat(flags.input) : await loadText(flags.input);
-const texts = data.mode === "chat" ? data.conversations.flat().map((turn) => turn.content) : data.documents;
-const tokenizer = await trainTokenizer(texts, { vocabSize: settings.vocabSize, chat: data.mode === "chat" });
-const documents = fitDocuments(
-  data.mode === "chat" ? encodeChat(data.conversations, tokenizer) : encodeText(data.documents, tokenizer),
-  settings.blockSize,
-  flags.chat,
-  data.mode,
-);
-const split = splitDocuments(documents.offsets.length - 1, settings.valFraction, settings.seed);
+const data = await loadDataset(flags.input, flags.chat ? "chat" : "text");
+const tokenizer = await trainTokenizer(textsOf(data), {
+  vocabSize: settings.vocabSize,
+  chat: data.mode === "chat",
+});
+const documents = fitDocuments(encodeDataset(data, tokenizer), settings.blockSize, flags.chat, data.mode);
+const hashes = splitHashes(documentsOf(data), settings.seed);
+const kept = Float64Array.from(documents.numbers, (d) => hashes[d]!);
+const split = splitDocuments(kept, settings.valFraction);
 const sampler = new BatchSampler(documents, split.training, settings.batchSize, settings.seed);
 
 const ids: number[] = [];

@@ -112,7 +112,10 @@ async function describeData(
       },
     );
   }
-  const { encodeChat, encodeText } = await import("../data/documents.ts");
+  const { dataNotices, documentsOf, encodeDataset, loadDataset, textsOf, unitOf } = await import(
+    "../data/dataset.ts"
+  );
+  const { copiesNotice, countCopies, splitHashes } = await import("../data/split.ts");
   const { lengthStatistics, renderLengths } = await import("../data/lengths.ts");
   const { checkSettings, DEFAULTS } = await import("../model/settings.ts");
   const { openTokenizer, trainTokenizer } = await import("../devices.ts");
@@ -121,30 +124,22 @@ async function describeData(
   const model = modelDir === undefined
     ? undefined
     : await (await import("../model/checkpoint.ts")).readSummary(modelDir);
-  const data = await loadData(path, chat || model?.chat === true);
-  const texts = data.mode === "chat" ? data.conversations.flat().map((turn) => turn.content) : data.documents;
+  const data = await loadDataset(path, chat || model?.chat === true ? "chat" : "text");
+  for (const notice of dataNotices(data)) sayNotice(notice);
   const tokenizer = model
     ? await openTokenizer(model.tokenizerJson)
-    : await trainTokenizer(texts, { vocabSize: size, chat: data.mode === "chat" });
-  const documents = data.mode === "chat"
-    ? encodeChat(data.conversations, tokenizer)
-    : encodeText(data.documents, tokenizer);
+    : await trainTokenizer(textsOf(data), { vocabSize: size, chat: data.mode === "chat" });
+  const documents = encodeDataset(data, tokenizer);
+  const hashes = splitHashes(documentsOf(data), DEFAULTS.seed);
   const statistics = lengthStatistics(documents);
   if (json) {
-    print(JSON.stringify({ input: path, mode: data.mode, vocab_size: tokenizer.vocabSize, ...statistics }));
+    const vocab_size = tokenizer.vocabSize;
+    const copies = countCopies(hashes);
+    print(JSON.stringify({ input: path, mode: data.mode, vocab_size, ...statistics, copies }));
     return;
   }
-  for (const line of renderLengths(statistics, data.mode === "chat" ? "conversations" : "documents")) {
-    print(line);
-  }
+  const copies = copiesNotice(hashes, unitOf(data));
+  if (copies) sayNotice(copies);
+  for (const line of renderLengths(statistics, unitOf(data))) print(line);
   print(`${statistics.tokens.toLocaleString("en")} tokens of a vocabulary of ${tokenizer.vocabSize}`);
-}
-
-async function loadData(path: string, chat: boolean) {
-  const { cleanupNotice, conversationsNotice, loadChat } = await import("../data/chat.ts");
-  const { loadText } = await import("../data/text.ts");
-  const data = chat ? await loadChat(path) : await loadText(path);
-  const notice = data.mode === "chat" ? cleanupNotice(data) : conversationsNotice(data);
-  if (notice) sayNotice(notice);
-  return data;
 }

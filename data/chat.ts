@@ -2,7 +2,6 @@
 
 import { MicrogptError } from "../model/errors.ts";
 import { openInput, readLines } from "./lines.ts";
-import type { TextData } from "./text.ts";
 
 /** Who speaks. */
 export type Role = "user" | "assistant";
@@ -31,6 +30,7 @@ export interface ChatData {
 
 const EXPECTED = 'an array of {"role", "content"} messages';
 const EXAMPLE = 'write [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]';
+const ONE_A_LINE = "each conversation must be on one line of its own";
 
 /**
  * Loads conversations. Other fields of a message are ignored; so is the order of roles.
@@ -49,13 +49,18 @@ export async function loadChat(path: string): Promise<ChatData> {
 }
 
 /**
- * The same of conversations in memory.
+ * The same of conversations in memory, which are checked as those of a file are.
  * @param path what stands for a path
- * @throws {MicrogptError} when no conversation is left
+ * @throws {MicrogptError} with the place of what is no conversation, or when none is left
  */
-export function cleanChat(path: string, conversations: Message[][]): ChatData {
+export function cleanChat(path: string, conversations: readonly Message[][]): ChatData {
+  if (!Array.isArray(conversations)) {
+    throw unexpected("conversations", "an array of conversations", conversations);
+  }
   const data: ChatData = { mode: "chat", path, conversations: [], trimmed: 0, skipped: 0 };
-  for (const messages of conversations) addConversation(data, messages);
+  for (let c = 0; c < conversations.length; c++) {
+    addConversation(data, checkConversation(conversations[c], `conversations[${c}]`));
+  }
   checkSomeLeft(data, "conversations", "each is an array of {role, content} messages");
   return data;
 }
@@ -75,6 +80,15 @@ function checkSomeLeft({ conversations, skipped }: ChatData, name: string, hint:
   if (conversations.length > 0) return;
   const missing = skipped > 0 ? ` with an assistant turn (${skipped} without)` : "";
   throw new MicrogptError(`${name} holds no conversation${missing}`, { hint });
+}
+
+/** How many messages say nothing; undefined when all say something. */
+export function emptyMessagesNotice({ conversations }: ChatData): string | undefined {
+  let empty = 0;
+  for (const messages of conversations) {
+    for (const { content } of messages) if (content.trim() === "") empty++;
+  }
+  return empty === 0 ? undefined : `warning: ${empty} messages are empty, and are trained on as such`;
 }
 
 /** What cleaning changed, in the line that is printed; undefined when it changed nothing. */
@@ -99,23 +113,30 @@ export function parseConversation(line: string, where: string): Message[] {
       cause: error,
     });
   }
-  if (!Array.isArray(value)) throw unexpected(where, EXPECTED, value);
-  return value.map((message, i) => parseMessage(message, `${where}: message ${i + 1}`));
+  return checkConversation(value, where);
 }
 
-/** What to say of a text file whose first lines are conversations; undefined where they are not. */
-export function conversationsNotice({ path, documents }: TextData): string | undefined {
-  if (!documents.slice(0, 3).every(isConversation)) return undefined;
-  return `warning: the lines of ${path} look like conversations; without --chat they are plain text`;
-}
-
-function isConversation(line: string): boolean {
-  try {
-    return parseConversation(line, "").length > 0;
-  } catch (error) {
-    if (error instanceof MicrogptError) return false;
-    throw error;
+/** @throws {MicrogptError} when a value is no conversation */
+function checkConversation(value: unknown, where: string): Message[] {
+  if (!Array.isArray(value)) throw unexpected(where, EXPECTED, value, shapeHint(value));
+  if (Array.isArray(value[0])) {
+    throw unexpected(`${where}: message 1`, 'an object {"role", "content"}', value[0], ONE_A_LINE);
   }
+  // not value.map, which passes over the holes of an array
+  return Array.from(value, (message, i) => parseMessage(message, `${where}: message ${i + 1}`));
+}
+
+function shapeHint(value: unknown): string {
+  if (typeof value !== "object" || value === null) return EXAMPLE;
+  const field = conversationField(value);
+  return field === undefined ? EXAMPLE : `leave out the object around the array: jq -c .${field}`;
+}
+
+/** The field that holds the conversation in an object around it, as other programs write it. */
+export function conversationField(value: object): string | undefined {
+  return ["messages", "conversation", "conversations"].find((name) =>
+    Array.isArray((value as Record<string, unknown>)[name])
+  );
 }
 
 function parseMessage(value: unknown, where: string): Message {
@@ -130,9 +151,7 @@ function parseMessage(value: unknown, where: string): Message {
   if (typeof content !== "string") throw unexpected(where, '"content" to be a string', content);
   // JSON can spell half of a surrogate pair ("\ud800"), UTF-8 cannot: replacing it would change the data in silence.
   if (!content.isWellFormed()) {
-    throw new MicrogptError(
-      `${where}: expected "content" to be well-formed Unicode, got a lone surrogate escape`,
-    );
+    throw new MicrogptError(`${where}: expected "content" to be well-formed Unicode, got a lone surrogate`);
   }
   return { role, content };
 }
@@ -141,12 +160,13 @@ function unexpected(where: string, expected: string, value: unknown, hint = EXAM
   return new MicrogptError(`${where}: expected ${expected}, got ${describe(value)}`, { hint });
 }
 
-/** A JSON value in a few words, safe to print. */
-function describe(value: unknown): string {
+/** A value in a few words, safe to print. */
+export function describe(value: unknown): string {
   if (value === undefined) return "none";
   if (value === null) return "null";
   if (Array.isArray(value)) return "an array";
   if (typeof value === "object") return "an object";
+  if (typeof value === "function" || typeof value === "symbol") return `a ${typeof value}`;
   if (typeof value !== "string") return `${value}`;
   return printable(JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}…` : value));
 }

@@ -64,8 +64,10 @@ export function encodeChat(conversations: Message[][], tokenizer: Tokenizer): To
 
 /** Documents that all fit, and what had to be done for it. */
 export interface FittedDocuments extends TokenDocuments {
-  /** the line to print when some were too long */
-  notice?: string;
+  /** the number that each of them had before some were dropped */
+  numbers: Uint32Array;
+  /** what to print when some were too long */
+  notices: string[];
 }
 
 /**
@@ -93,7 +95,7 @@ export function fitDocuments(
     kept[d] = length <= limit ? length : skipLong ? 0 : limit;
     total += kept[d]!;
   }
-  if (long === 0) return documents;
+  if (long === 0) return { ...documents, numbers: Uint32Array.from(kept.keys()), notices: [] };
   const unit = mode === "chat" ? "conversations" : "documents";
   if (total === 0) {
     throw new MicrogptError(
@@ -101,17 +103,33 @@ export function fitDocuments(
       { hint: "raise --block-size, or train without --skip-long" },
     );
   }
-  const fitted = pickPrefixes(documents, kept, total);
-  const notice = skipLong
-    ? `--skip-long: dropped ${long} ${unit} exceeding block_size (${blockSize})`
-    : `warning: ${long} / ${count} docs are longer than block_size (${blockSize}) and will be truncated`;
-  return { ...fitted, notice };
+  const notices = [
+    skipLong
+      ? `--skip-long: dropped ${long} ${unit} exceeding block_size (${blockSize})`
+      : `warning: ${long} / ${count} docs are longer than block_size (${blockSize}) and will be truncated`,
+  ];
+  const all = offsets[count]! - offsets[0]!;
+  if (total < all / 2) notices.push(lossNotice(total, all));
+  return { ...pickPrefixes(documents, kept, total), notices };
+}
+
+/** Most of the data is not trained on: that is hardly what was meant. */
+function lossNotice(left: number, all: number): string {
+  // rounded down, so that 100 % is never said
+  const percent = Math.floor((1 - left / all) * 1000) / 10;
+  return `warning: ${percent} % of the data is not trained on, ${left} of ${all} tokens are left: ` +
+    "raise --block-size, or split long documents";
 }
 
 /** The first kept[d] ids of each document, without the documents of which none is kept. */
-function pickPrefixes(documents: TokenDocuments, kept: Uint32Array, total: number): TokenDocuments {
+function pickPrefixes(
+  documents: TokenDocuments,
+  kept: Uint32Array,
+  total: number,
+): TokenDocuments & { numbers: Uint32Array } {
   const ids = new Uint32Array(total);
   const offsets = new Uint32Array(kept.length + 1);
+  const numbers = new Uint32Array(kept.length);
   let at = 0;
   let count = 0;
   kept.forEach((length, d) => {
@@ -119,9 +137,10 @@ function pickPrefixes(documents: TokenDocuments, kept: Uint32Array, total: numbe
     const start = documents.offsets[d]!;
     ids.set(documents.ids.subarray(start, start + length), at);
     at += length;
+    numbers[count] = d;
     offsets[++count] = at;
   });
-  return { ids, offsets: offsets.slice(0, count + 1) };
+  return { ids, offsets: offsets.slice(0, count + 1), numbers: numbers.slice(0, count) };
 }
 
 function specialId(tokenizer: Tokenizer, token: string): number {

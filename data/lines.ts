@@ -1,7 +1,9 @@
 /** Reads a data file or standard input line by line, strictly as UTF-8, and hashes it on the way. */
 
 import { createHash } from "node:crypto";
+import { getHeapStatistics } from "node:v8";
 import { MicrogptError } from "../model/errors.ts";
+import { refuseSignatures } from "./file_signatures.ts";
 
 /**
  * Longest line that is read, in bytes. A document of this size is thousands of times any context; the bound keeps a
@@ -9,7 +11,17 @@ import { MicrogptError } from "../model/errors.ts";
  */
 export const MAX_LINE_BYTES = 4 * 1024 * 1024;
 
-const NEWLINE = 0x0a;
+/** Most lines that are read: V8 ends the process when an array grows beyond some 112 million elements. */
+const MAX_LINES = 100_000_000;
+
+/** V8 ends the process when its heap is full, so reading stops well before: tokenizing needs some of it, too. */
+const MAX_HEAP_SHARE = 2 / 3;
+
+/** Bytes to read between two looks at the heap. */
+const HEAP_CHECK_BYTES = 1024 * 1024;
+
+const LF = 0x0a;
+const CR = 0x0d;
 
 /** Bytes to read, and what to call them in messages. */
 export interface Input {
@@ -36,12 +48,14 @@ export async function openInput(path: string): Promise<Input> {
 }
 
 /**
- * Reads lines until the input ends. Lines come trimmed (of a byte order mark and of \r too) and never empty; numbers
- * count all lines from 1. Memory stays within a few times {@link MAX_LINE_BYTES}, whatever the input holds.
+ * Reads lines until the input ends. A line ends with \n, \r\n or \r, mixed as they come; nothing else ends one, neither
+ * form feeds nor U+0085 or U+2028. Lines come trimmed (of a byte order mark too) and never empty; numbers count all lines
+ * from 1. Memory stays within a few times {@link MAX_LINE_BYTES}, whatever the input holds, besides what `onLine` keeps.
  * @param input from {@link openInput}; its stream is used up
  * @param onLine called for each line that is not empty
  * @returns SHA-256 of all bytes, in hexadecimal
- * @throws {MicrogptError} when the bytes are not UTF-8 text, a line is too long, or reading fails
+ * @throws {MicrogptError} when the bytes are not UTF-8 text, a line is too long, what `onLine` keeps nearly fills V8's
+ * heap, or reading fails
  */
 export async function readLines(
   input: Input,
@@ -79,6 +93,7 @@ class BlockReader {
   /** Bytes and lines before the pending ones. */
   #offset = 0;
   #lines = 0;
+  #nextHeapCheck = HEAP_CHECK_BYTES;
 
   constructor(name: string, onLine: (line: string, number: number) => void) {
     this.#name = name;
@@ -86,27 +101,32 @@ class BlockReader {
   }
 
   push(chunk: Uint8Array): void {
+    if (chunk.length === 0) return;
+    const start = this.#offset + this.#pendingBytes;
+    if (start === 0) refuseSignatures(this.#name, chunk);
     const zero = chunk.indexOf(0);
     if (zero >= 0) {
       throw new MicrogptError(
-        `${this.#name} is not a text file: it has a zero byte at offset ${
-          this.#offset + this.#pendingBytes + zero
-        }`,
-        { hint: "the data must be UTF-8 text; convert UTF-16 files, unpack compressed ones" },
+        `${this.#name} is not a text file: it has a zero byte at offset ${start + zero}`,
+        {
+          hint: "the data must be UTF-8 text; convert UTF-16 files, unpack compressed ones",
+        },
       );
     }
-    const first = chunk.indexOf(NEWLINE);
-    if (this.#pendingBytes + (first < 0 ? chunk.length : first) > MAX_LINE_BYTES) {
+    if (this.#pending.at(-1)?.at(-1) === CR && chunk[0] !== LF) this.#flush();
+    // A \r that ends the chunk may be half of a \r\n: it waits for what comes next.
+    const ended = chunk.subarray(0, chunk[chunk.length - 1] === CR ? chunk.length - 1 : chunk.length);
+    const ends = [LF, CR].map((end) => ended.indexOf(end)).filter((at) => at >= 0);
+    if (this.#pendingBytes + Math.min(chunk.length, ...ends) > MAX_LINE_BYTES) {
       throw new MicrogptError(
         `${this.#name} line ${this.#lines + 1} is longer than ${MAX_LINE_BYTES / 1024 / 1024} MB`,
         { hint: "one document or conversation a line; split it" },
       );
     }
-    const end = chunk.lastIndexOf(NEWLINE) + 1;
+    const end = Math.max(ended.lastIndexOf(LF), ended.lastIndexOf(CR)) + 1;
     if (end > 0) {
-      this.#decode([...this.#pending, chunk.subarray(0, end)]);
-      this.#pending = [];
-      this.#pendingBytes = 0;
+      this.#pending.push(chunk.subarray(0, end));
+      this.#flush();
     }
     if (end < chunk.length) {
       this.#pending.push(chunk.subarray(end));
@@ -115,7 +135,13 @@ class BlockReader {
   }
 
   end(): void {
-    if (this.#pendingBytes > 0) this.#decode(this.#pending);
+    if (this.#pendingBytes > 0) this.#flush();
+  }
+
+  #flush(): void {
+    this.#decode(this.#pending);
+    this.#pending = [];
+    this.#pendingBytes = 0;
   }
 
   #decode(parts: Uint8Array[]): void {
@@ -126,14 +152,36 @@ class BlockReader {
     } catch {
       throw notUtf8(this.#name, block, this.#offset, this.#lines);
     }
-    const lines = text.split("\n");
-    const complete = block[block.length - 1] === NEWLINE ? lines.length - 1 : lines.length;
+    const lines = block.includes(CR) ? text.split(/\r\n|\r|\n/u) : text.split("\n");
+    const last = block[block.length - 1];
+    const complete = last === LF || last === CR ? lines.length - 1 : lines.length;
     for (let i = 0; i < complete; i++) {
       const line = lines[i]!.trim();
       if (line !== "") this.#onLine(line, this.#lines + i + 1);
     }
     this.#lines += complete;
     this.#offset += block.length;
+    this.#checkSize();
+  }
+
+  #checkSize(): void {
+    if (this.#lines > MAX_LINES) {
+      throw new MicrogptError(`${this.#name} has more than ${MAX_LINES / 1e6} million lines`, {
+        hint: "use a part of it",
+      });
+    }
+    if (this.#offset < this.#nextHeapCheck) return;
+    this.#nextHeapCheck = this.#offset + HEAP_CHECK_BYTES;
+    const { used_heap_size: used, heap_size_limit: limit } = getHeapStatistics();
+    if (used < limit * MAX_HEAP_SHARE) return;
+    const mb = (bytes: number) => Math.round(bytes / 1e6);
+    throw new MicrogptError(
+      `${this.#name} is too large for JavaScript's memory: ${mb(this.#offset)} MB of it take ${
+        mb(used)
+      } of ` +
+        `${mb(limit)} MB`,
+      { hint: `use a part of it, or allow more: DENO_V8_FLAGS=--max-old-space-size=${2 * mb(limit)}` },
+    );
   }
 }
 
@@ -152,7 +200,9 @@ function notUtf8(name: string, block: Uint8Array, offset: number, lines: number)
   const again = new TextEncoder().encode(new TextDecoder("utf-8", { ignoreBOM: true }).decode(block));
   let bad = 0;
   let line = lines + 1;
-  for (; block[bad] === again[bad]; bad++) if (block[bad] === NEWLINE) line++;
+  for (; block[bad] === again[bad]; bad++) {
+    if (block[bad] === LF || block[bad] === CR && block[bad + 1] !== LF) line++;
+  }
   return new MicrogptError(`${name} line ${line} is not valid UTF-8: bad byte at offset ${offset + bad}`, {
     hint: "convert the file to UTF-8 first, for example with iconv",
   });

@@ -1,6 +1,7 @@
-/** Text mode: a UTF-8 file, one document a line. */
+/** Text mode: a UTF-8 file, one document a line; or documents in memory. */
 
 import { MicrogptError } from "../model/errors.ts";
+import { describe } from "./chat.ts";
 import { openInput, readLines } from "./lines.ts";
 
 /** The documents of a text file. */
@@ -29,4 +30,30 @@ export async function loadText(path: string): Promise<TextData> {
     });
   }
   return { mode: "text", path, hash, documents };
+}
+
+/**
+ * The same of documents in memory. They are taken as they are: they may have line ends, and are not trimmed.
+ * @param path what stands for a path
+ * @throws {MicrogptError} when there is none, or one is not text
+ */
+export function textInMemory(path: string, documents: readonly string[]): TextData {
+  if (!Array.isArray(documents)) {
+    throw new MicrogptError(`documents: expected an array of texts, got ${describe(documents)}`, {
+      usage: true,
+    });
+  }
+  if (documents.length === 0) throw new MicrogptError("documents is empty", { usage: true });
+  for (let d = 0; d < documents.length; d++) {
+    const document: unknown = documents[d];
+    if (typeof document !== "string") {
+      throw new MicrogptError(`documents[${d}]: expected text, got ${describe(document)}`, { usage: true });
+    }
+    if (!document.isWellFormed()) {
+      throw new MicrogptError(`documents[${d}]: expected well-formed Unicode, got a lone surrogate`, {
+        usage: true,
+      });
+    }
+  }
+  return { mode: "text", path, documents: [...documents] };
 }

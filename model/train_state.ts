@@ -36,6 +36,8 @@ export interface TrainState {
   eval_every?: number;
   /** documents held out */
   val_documents?: number;
+  /** documents whose hash is below it are held out, see data/split.ts; not in early checkpoints of ours */
+  val_threshold?: number;
   best_val_loss?: number;
   best_val_step?: number;
   /** steps whose loss or gradient was not finite */
@@ -97,6 +99,7 @@ const OPTIONAL = {
   val_fraction: "number",
   eval_every: "count",
   val_documents: "count",
+  val_threshold: "count",
   best_val_loss: "number",
   best_val_step: "count",
   skipped_steps: "count",

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { cleanupNotice, conversationsNotice, loadChat } from "../data/chat.ts";
+import { cleanChat, cleanupNotice, emptyMessagesNotice, loadChat, type Message } from "../data/chat.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { withFile } from "./temporary_file.ts";
 
@@ -37,26 +37,63 @@ Deno.test("chat: conversations are cut after the last assistant turn, those with
   );
 });
 
+Deno.test("chat: lines may end with \\r alone", async () => {
+  const line = jsonl([user("a\r\nb"), assistant("c")]);
+  const data = await withFile(`${line}\r${line}\r`, loadChat);
+  assert.deepEqual(data.conversations, [[user("a\r\nb"), assistant("c")], [user("a\r\nb"), assistant("c")]]);
+});
+
 Deno.test("chat: no cleanup, no line", async () => {
   const data = await withFile(jsonl([user("hi"), assistant("hello")]), loadChat);
   assert.equal(cleanupNotice(data), undefined);
 });
 
-Deno.test("text that looks like conversations is told, other text is not", () => {
-  const notice = (...documents: string[]) =>
-    conversationsNotice({ mode: "text", path: "a.jsonl", documents });
-  const chat = jsonl([user("hi"), assistant("hello")]);
+Deno.test("chat: messages that say nothing are counted", () => {
+  const notice = (...contents: string[]) =>
+    emptyMessagesNotice(cleanChat("(memory)", [contents.map((content) => assistant(content))]));
+  assert.equal(notice("a"), undefined);
+  assert.equal(notice("", "a", " \n"), "warning: 2 messages are empty, and are trained on as such");
+});
+
+Deno.test("chat: conversations in memory are checked as those of a file", () => {
+  const good = [user("hi"), assistant("hello")];
+  const refused = (...conversations: unknown[]) => {
+    try {
+      cleanChat("(memory)", conversations as Message[][]);
+    } catch (error) {
+      return (error as Error).message;
+    }
+  };
+  assert.equal(refused(good), undefined);
+  const role = 'expected "role" to be "user" or "assistant"';
   assert.equal(
-    notice(chat, chat, chat, "more"),
-    "warning: the lines of a.jsonl look like conversations; without --chat they are plain text",
+    refused(good, good, good, [user("a"), { role: "system", content: "b" }]),
+    `conversations[3]: message 2: ${role}, got "system"`,
   );
-  assert.notEqual(notice(chat), undefined);
-  for (
-    const other of ["emma", "[]", "[1]", "{}", '{"role": "user", "content": ""}', "[", '[{"role": "x"}]']
-  ) {
-    assert.equal(notice(other), undefined, other);
-    assert.equal(notice(chat, other), undefined, other);
-  }
+  assert.equal(refused([{ role: Symbol("x") }]), `conversations[0]: message 1: ${role}, got a symbol`);
+  const content = 'conversations[0]: message 1: expected "content" to be';
+  assert.equal(refused([{ role: "user" }]), `${content} a string, got none`);
+  assert.equal(refused([user("\ud800")]), `${content} well-formed Unicode, got a lone surrogate`);
+  const object = 'expected an object {"role", "content"}';
+  assert.equal(refused(good, new Array(2)), `conversations[1]: message 1: ${object}, got none`);
+  const array = 'expected an array of {"role", "content"} messages';
+  assert.equal(refused(good, undefined), `conversations[1]: ${array}, got none`);
+  assert.equal(refused({ messages: good }), `conversations[0]: ${array}, got an object`);
+  assert.throws(() => cleanChat("(memory)", good[0] as unknown as Message[][]), {
+    message: "conversations: expected an array of conversations, got an object",
+  });
+});
+
+Deno.test("chat: an object around the messages, or an array around all conversations, is named", async () => {
+  const good = [user("hi"), assistant("hello")];
+  assert.match(
+    await refusal(JSON.stringify({ messages: good })),
+    /got an object \| leave out the object around the array: jq -c \.messages$/u,
+  );
+  assert.match(
+    await refusal(JSON.stringify([good, good])),
+    /got an array \| each conversation must be on one line of its own$/u,
+  );
 });
 
 Deno.test("chat: other fields are ignored, escapes and whitespace of contents kept", async () => {

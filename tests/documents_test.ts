@@ -39,9 +39,13 @@ Deno.test("documents: chat needs a tokenizer with chat tokens", () => {
 
 Deno.test("documents: block_size + 1 ids fit, one more does not", () => {
   const documents = encodeText(["abcd", "abcde", "a"], TEXT); // 6, 7 and 3 ids
-  assert.equal(fitDocuments(documents, 6, false, "text").notice, undefined);
+  const whole = fitDocuments(documents, 6, false, "text");
+  assert.deepEqual(whole.notices, []);
+  assert.deepEqual([...whole.numbers], [0, 1, 2]);
   const truncated = fitDocuments(documents, 5, false, "text");
-  assert.equal(truncated.notice, "warning: 1 / 3 docs are longer than block_size (5) and will be truncated");
+  assert.deepEqual(truncated.notices, [
+    "warning: 1 / 3 docs are longer than block_size (5) and will be truncated",
+  ]);
   assert.deepEqual(lists(truncated), [
     [0, 98, 99, 100, 101, 0],
     [0, 98, 99, 100, 101, 102],
@@ -50,13 +54,28 @@ Deno.test("documents: block_size + 1 ids fit, one more does not", () => {
 });
 
 Deno.test("documents: --skip-long drops them, and says so", () => {
-  const documents = encodeText(["abcde", "a", "abcdef", "b"], TEXT);
+  const documents = encodeText(["abcde", "a", "abcdef", "bc", "ab"], TEXT);
   const text = fitDocuments(documents, 4, true, "text");
-  assert.equal(text.notice, "--skip-long: dropped 2 documents exceeding block_size (4)");
-  assert.deepEqual(lists(text), [[0, 98, 0], [0, 99, 0]]);
+  assert.equal(text.notices[0], "--skip-long: dropped 2 documents exceeding block_size (4)");
+  assert.deepEqual(lists(text), [[0, 98, 0], [0, 99, 100, 0], [0, 98, 99, 0]]);
+  assert.deepEqual([...text.numbers], [1, 3, 4]);
   assert.equal(
-    fitDocuments(documents, 4, true, "chat").notice,
+    fitDocuments(documents, 4, true, "chat").notices[0],
     "--skip-long: dropped 2 conversations exceeding block_size (4)",
+  );
+});
+
+Deno.test("documents: when most of the data is cut off or dropped, it is said in numbers", () => {
+  const documents = encodeText(["x".repeat(9_998), "a"], TEXT); // 10,000 and 3 ids
+  const left = (skipLong: boolean) => fitDocuments(documents, 4, skipLong, "text").notices[1];
+  const hint = "raise --block-size, or split long documents";
+  assert.equal(
+    left(false),
+    `warning: 99.9 % of the data is not trained on, 8 of 10003 tokens are left: ${hint}`,
+  );
+  assert.equal(
+    left(true),
+    `warning: 99.9 % of the data is not trained on, 3 of 10003 tokens are left: ${hint}`,
   );
 });
 

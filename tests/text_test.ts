@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
-import { MAX_LINE_BYTES } from "../data/lines.ts";
-import { loadText } from "../data/text.ts";
+import { MAX_LINE_BYTES, readLines } from "../data/lines.ts";
+import { loadText, textInMemory } from "../data/text.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { withFile } from "./temporary_file.ts";
 
@@ -21,6 +21,36 @@ Deno.test("text: one document a line, trimmed, empty lines dropped", async () =>
   const data = await withFile(content, loadText);
   assert.deepEqual(data.documents, ["anna", "bob", "élodie 👋"]);
   assert.equal(data.hash, createHash("sha256").update(content).digest("hex"));
+});
+
+Deno.test("text: lines end with \\n, \\r\\n or \\r, mixed as they come, and with nothing else", async () => {
+  const load = async (content: string) => (await withFile(content, loadText)).documents;
+  assert.deepEqual(await load("anna\rbob\rcarla"), ["anna", "bob", "carla"]);
+  assert.deepEqual(await load("anna\r\nbob\ncarla\rdora\r\r\nemma\n\r"), [
+    "anna",
+    "bob",
+    "carla",
+    "dora",
+    "emma",
+  ]);
+  assert.deepEqual(await load("a\u2028b\u0085c\fd\ve\u2029f\n"), ["a\u2028b\u0085c\fd\ve\u2029f"]);
+});
+
+Deno.test("text: \\r at the end of a read ends one line, whether \\n comes next or not", async () => {
+  const read = async (...chunks: string[]) => {
+    const lines: [string, number][] = [];
+    const stream = ReadableStream.from(chunks.map((chunk) => new TextEncoder().encode(chunk)));
+    await readLines({ name: "x", stream }, (line, number) => lines.push([line, number]));
+    return lines;
+  };
+  const two = [["a", 1], ["b", 2]];
+  assert.deepEqual(await read("a\r", "\nb"), two);
+  assert.deepEqual(await read("a\r", "b"), two);
+  assert.deepEqual(await read("a", "\r", "b\r"), two);
+  assert.deepEqual(await read("a\r", "", "\n", "b\r", "\n"), two);
+  assert.deepEqual(await read("a\r", "\r", "\nb"), [["a", 1], ["b", 3]]);
+  const half = "x".repeat(MAX_LINE_BYTES / 2 + 1);
+  assert.equal((await read(`${half}\r`, half, `\r`, half)).length, 3);
 });
 
 Deno.test("text: lines and characters that straddle the chunks of a read", async () => {
@@ -65,6 +95,47 @@ Deno.test("text: binary files are refused", async () => {
     /^data.txt is not a text file: it has a zero byte at offset 8$/u,
   );
   assert.match(await refusal(new Uint8Array(10_000_000)), /zero byte at offset 0$/u);
+});
+
+Deno.test("text: files of well-known formats are named", async () => {
+  const bytes = (...list: number[]) => Uint8Array.from([...list, ...new TextEncoder().encode("漢字")]);
+  assert.equal(await refusal(bytes(0xff, 0xfe)), "data.txt is UTF-16 text, not UTF-8 text");
+  assert.equal(await refusal(bytes(0xfe, 0xff)), "data.txt is UTF-16 text, not UTF-8 text");
+  assert.equal(await refusal(bytes(0x1f, 0x8b, 8)), "data.txt is compressed (gzip), not UTF-8 text");
+  assert.match(await refusal(bytes(0x50, 0x4b, 3, 4)), /^data.txt is a zip archive/u);
+  assert.equal(await refusal("%PDF-1.7\n"), "data.txt is a PDF, not UTF-8 text");
+  assert.deepEqual((await withFile("PK\nBZh\n", loadText)).documents, ["PK", "BZh"]);
+});
+
+Deno.test("text: documents in memory are checked", () => {
+  const refused = (documents: unknown) => {
+    try {
+      textInMemory("(memory)", documents as string[]);
+    } catch (error) {
+      return (error as Error).message;
+    }
+  };
+  assert.equal(refused([" a\n", ""]), undefined);
+  assert.equal(refused("anna"), 'documents: expected an array of texts, got "anna"');
+  assert.equal(refused([]), "documents is empty");
+  assert.equal(refused(["a", 7]), "documents[1]: expected text, got 7");
+  assert.equal(refused(new Array(1)), "documents[0]: expected text, got none");
+  assert.equal(refused(["a", "b\udc00"]), "documents[1]: expected well-formed Unicode, got a lone surrogate");
+});
+
+Deno.test("text: more than V8's heap holds is one line of error, before V8 ends the process", async () => {
+  const source = `import { loadText } from ${
+    JSON.stringify(new URL("../data/text.ts", import.meta.url).href)
+  };
+    await loadText(Deno.args[0]).catch((error) => console.log(error.message));`;
+  await withFile("emma\n".repeat(4_000_000), (path) =>
+    withFile(source, async (program) => {
+      const args = ["run", "-A", "--v8-flags=--max-old-space-size=100", program, path];
+      const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args }).output();
+      const said = new TextDecoder().decode(stdout);
+      assert.equal(code, 0, new TextDecoder().decode(stderr));
+      assert.match(said, /is too large for JavaScript's memory: \d+ MB of it take \d+ of \d+ MB\n$/u);
+    }, "read.ts"));
 });
 
 Deno.test("text: a line may be long, but not endless", async () => {

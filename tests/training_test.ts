@@ -376,6 +376,7 @@ Deno.test("conversations in memory are cleaned as those of a file, and compared 
     const events = await Array.fromAsync(train({ ...chat, conversations }));
     assert.deepEqual(events.flatMap((event) => event.type === "notice" ? [event.message] : []), [
       "data cleanup: 1 conversations trimmed (trailing user turn removed), 1 skipped (no assistant turn)",
+      "1 of 2 conversations repeat others word for word",
     ]);
     const state = JSON.parse(await Deno.readTextFile(join(output, "train_state.json")));
     assert(!("dataset_sha256" in state));

@@ -74,7 +74,7 @@ Deno.test("attack: lone surrogates, as escapes and as bytes", async () => {
   for (const escape of ["\\ud800", "\\udc00", "\\udc00\\ud800", "a\\ud800b"]) {
     assert.equal(
       await refusal(message(`"${escape}"`)),
-      'chats.jsonl line 1: message 2: expected "content" to be well-formed Unicode, got a lone surrogate escape',
+      'chats.jsonl line 1: message 2: expected "content" to be well-formed Unicode, got a lone surrogate',
     );
   }
   const bytes = Uint8Array.from(message('"@"'), (c) => c.charCodeAt(0));
