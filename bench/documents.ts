@@ -53,7 +53,7 @@ for (let step = 0; step < Number(flags.steps); step++) {
     offsets.push(ids.length);
   }
 }
-const words = Uint32Array.of(offsets.length - 1, ...offsets);
+const words = Uint32Array.from([offsets.length - 1, ...offsets]);
 const out = new Uint8Array(4 * (words.length + ids.length));
 out.set(new Uint8Array(words.buffer));
 out.set(new Uint8Array(Uint32Array.from(ids).buffer), words.byteLength);

@@ -81,7 +81,8 @@ export class ChatSession implements Disposable {
     this.#answering = true;
     try {
       const { user, assistant, endTurn } = this.#ids;
-      this.#tokens.push(user, ...ids, endTurn, assistant);
+      // no `push(...ids)`: a long message has more ids than a call may have arguments
+      this.#tokens = [...this.#tokens, user, ...ids, endTurn, assistant];
       const dropped = this.#truncate();
       if (dropped > 0) onDropped?.(dropped);
       yield* this.#answer(signal);

@@ -86,7 +86,9 @@ function chatPrompt(
   const continued = messages.at(-1)?.role === "assistant";
   const ids = [bos];
   messages.forEach(({ role, content }, i) => {
-    ids.push(role === "user" ? user : assistant, ...tokenizer.encodeOne(content));
+    ids.push(role === "user" ? user : assistant);
+    // no `push(...)`: a long message has more ids than a call may have arguments
+    for (const id of tokenizer.encodeOne(content)) ids.push(id);
     if (!continued || i < messages.length - 1) ids.push(endTurn);
   });
   if (!continued) ids.push(assistant);

@@ -58,7 +58,9 @@ export function parseMetrics(text: string): Losses {
 export function trainingPicture({ training, validation }: Losses, title: string): string {
   const curve = averaged(training);
   const losses = [...curve, ...validation].map(({ loss }) => loss);
-  const yTicks = ticks(Math.min(...losses), Math.max(...losses), 6);
+  const lowest = losses.reduce((a, b) => Math.min(a, b));
+  const highest = losses.reduce((a, b) => Math.max(a, b));
+  const yTicks = ticks(lowest, highest, 6);
   const last = training.at(-1)!.step;
   const xTicks = ticks(0, last, 6).filter((step) => step <= last);
   const [low, high] = [yTicks[0]!, yTicks.at(-1)!];
