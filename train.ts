@@ -12,7 +12,7 @@ import {
   datasetInMemory,
   documentsOf,
   encodeDataset,
-  IN_MEMORY,
+  isFile,
   loadDataset,
   textsOf,
   unitOf,
@@ -313,7 +313,7 @@ async function readData(
       usage: true,
     });
   }
-  if (path === "-" && options.input === undefined || path === IN_MEMORY) {
+  if (options.input === undefined && !isFile(path)) {
     throw new MicrogptError(
       "the run was trained on data that came from no file, which cannot be read again",
       {
@@ -328,7 +328,21 @@ async function readData(
   if (options.chat === false && mode === "chat") {
     throw new MicrogptError("chat: false: the checkpoint was trained on conversations", { usage: true });
   }
-  return await loadDataset(path, mode);
+  return await loadFile(path, mode, options.input === undefined);
+}
+
+/** @param remembered the path is the checkpoint's, which nobody gave now */
+async function loadFile(path: string, mode: "text" | "chat", remembered: boolean): Promise<Dataset> {
+  try {
+    return await loadDataset(path, mode);
+  } catch (error) {
+    if (!remembered || !(error instanceof MicrogptError)) throw error;
+    if (!(error.cause instanceof Deno.errors.NotFound)) throw error;
+    throw new MicrogptError(error.message, {
+      hint: "the path is as it was where the run began; say where its data is now with `input`",
+      cause: error.cause,
+    });
+  }
 }
 
 /** Chooses what is held out; a resumed run keeps each document on its side. */

@@ -2,7 +2,8 @@
 import { dirname, join } from "node:path";
 import { MicrogptError } from "../model/errors.ts";
 import { fileError, ifThere, MODEL_FILES, syncDirectory } from "../model/model_dir.ts";
-import { say, sayNotice } from "./terminal.ts";
+import { programName } from "./printed_command.ts";
+import { sayNotice } from "./terminal.ts";
 
 const HOMEBREW_PREFIXES = ["/opt/homebrew", "/usr/local", "/home/linuxbrew/.linuxbrew"];
 const NAME = "default-chat-model";
@@ -21,7 +22,7 @@ export async function defaultChatModel(): Promise<string> {
   const shared = await sharedModel();
   if (shared === undefined) {
     throw new MicrogptError(`there is no default chat model (${own ?? DEFAULT_CHAT_MODEL})`, {
-      hint: "name a model with --model-dir; `microgpt train --chat --input FILE` makes one",
+      hint: `name a model with --model-dir; \`${programName()} train --chat --input FILE\` makes one`,
     });
   }
   if (own === undefined) return shared;
@@ -33,7 +34,7 @@ export async function defaultChatModel(): Promise<string> {
     sayNotice(`warning: ${failure.message}; using ${shared}`);
     return shared;
   }
-  say(`copied ${shared} to ${own}`);
+  sayNotice(`copied ${shared} to ${own}`);
   return own;
 }
 

@@ -1,7 +1,8 @@
 import { MicrogptError } from "../model/errors.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { harmless } from "./harmless.ts";
-import { print, sayNotice } from "./terminal.ts";
+import { resumeCommand } from "./printed_command.ts";
+import { print, printJson, sayNotice } from "./terminal.ts";
 
 // Models are described without opening a device, and modules load when they are needed: it must start fast.
 
@@ -66,7 +67,7 @@ async function describeModel(dir: string, json: boolean): Promise<void> {
       file: { format: "safetensors", dtype: fileDtype, bytes: weightsBytes },
       training: trainState ?? null,
     };
-    return print(JSON.stringify(described));
+    return printJson(described);
   }
   const { n_layer, n_head, n_embd, block_size, vocab_size } = config;
   row("model", `${dir}: ${chat ? "chat" : "text"}, ${parameters.toLocaleString("en")} parameters`);
@@ -76,7 +77,9 @@ async function describeModel(dir: string, json: boolean): Promise<void> {
   row("weights", `safetensors, ${fileDtype}, ${(weightsBytes / 1e6).toFixed(2)} MB`);
   if (!trainState) return row("training", "no state: an inference-only model");
   const { step, steps_total: total, learning_rate, batch_size, dataset_path, preset, dtype } = trainState;
-  const end = total === undefined || step === total ? "" : ` of ${total}, \`train --resume ${dir}\` goes on`;
+  const end = total === undefined || step === total
+    ? ""
+    : ` of ${total}, \`${resumeCommand(dir, dataset_path)}\` goes on`;
   row("training", `step ${step}${end}`);
   row(
     "recipe",
@@ -135,7 +138,7 @@ async function describeData(
   if (json) {
     const vocab_size = tokenizer.vocabSize;
     const copies = countCopies(hashes);
-    print(JSON.stringify({ input: path, mode: data.mode, vocab_size, ...statistics, copies }));
+    printJson({ input: path, mode: data.mode, vocab_size, ...statistics, copies });
     return;
   }
   const copies = copiesNotice(hashes, unitOf(data));

@@ -1,13 +1,16 @@
+import { basename, resolve } from "node:path";
 import { renderLengths } from "../data/lengths.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { generateSamples, wholeSamples } from "../model/generation.ts";
 import { PRESETS, SETTINGS } from "../model/settings.ts";
+import { isFile } from "../data/dataset.ts";
 import type { EvaluationEvent, StepEvent } from "../model/trainer.ts";
 import { DEVICE_OPTIONS } from "../devices.ts";
 import { type PreparedRun, prepareRun, type TrainOptions } from "../train.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
+import { programName, resumeCommand, shellPath } from "./printed_command.ts";
 import {
   bar,
   columns,
@@ -204,7 +207,7 @@ async function follow(prepared: PreparedRun, signal: AbortSignal, sampleEvery: n
       case "checkpoint":
         live.clear();
         if (!event.final && !signal.aborted) {
-          say(`step ${event.step}: checkpoint saved to ${event.directory}`);
+          sayNotice(`step ${event.step}: checkpoint saved to ${event.directory}`);
         }
         break;
       case "notice":
@@ -253,6 +256,9 @@ function divergence(
     `train anew with --lr below ${settings.learningRate} or ${clip}`;
 }
 
+/** Below so many columns a bar would leave no room for the step. */
+const NARROW = 20;
+
 /** One live line, for a terminal. */
 class LiveProgress {
   readonly #pace = new Pace();
@@ -267,8 +273,9 @@ class LiveProgress {
       `${Math.round(this.#pace.tokensPerSecond).toLocaleString("en")} tok/s  ${
         this.#pace.milliseconds.toFixed(1)
       } ms  ETA ${left}`;
-    const room = Math.max(5, Math.min(30, columns() - text.length - 2));
-    this.live.update(bar(step / this.totalSteps, room) + text);
+    const width = columns();
+    const room = width < NARROW ? 0 : Math.max(5, Math.min(30, width - text.length - 2));
+    this.live.update((bar(step / this.totalSteps, room) + text).trimStart());
   }
 }
 
@@ -343,12 +350,16 @@ async function finish(prepared: PreparedRun, report: Report, values: FlagValues)
   }
   const diverged = divergence(report, prepared);
   if (diverged) sayNotice(diverged);
-  say(`model in ${run.output}`);
+  sayNotice(`model in ${await realPlace(run.output)}`);
   if (step < run.totalSteps) {
-    say(`resume with: ${programName()} train --resume ${run.output}${notInCheckpoint(values)}`);
+    say(`resume with: ${resumeCommand(run.output, prepared.dataPath)}${notInCheckpoint(values)}`);
+    if (!isFile(prepared.dataPath)) {
+      say("FILE is the same data in a file: what came from standard input cannot be read again");
+    }
     return;
   }
-  say(`next: ${programName()} ${mode === "chat" ? "chat" : "generate"} --model-dir ${run.output}`);
+  const next = mode === "chat" ? "chat" : "generate";
+  say(`next: ${programName()} ${next} --model-dir ${shellPath(run.output)}`);
   if (mode === "text") {
     await showSamples(prepared, 5, (text, i) => print(`sample ${String(i + 1).padStart(2)}: ${text}`));
   }
@@ -356,12 +367,20 @@ async function finish(prepared: PreparedRun, report: Report, values: FlagValues)
 
 /** The flags that a resumed run does not have from its checkpoint, as they were given. */
 function notInCheckpoint(values: FlagValues): string {
-  const names = ["device", "dtype", "threads", "checkpointEvery", "keep"];
-  return names.filter((name) => values[name] !== undefined)
-    .map((name) => ` --${name === "checkpointEvery" ? "checkpoint-every" : name} ${values[name]}`).join("");
+  const flags = {
+    device: "--device",
+    dtype: "--dtype",
+    threads: "--threads",
+    checkpointEvery: "--checkpoint-every",
+    keep: "--keep",
+    sampleEvery: "--sample-every",
+  };
+  return Object.entries(flags).filter(([name]) => values[name] !== undefined)
+    .map(([name, flag]) => ` ${flag} ${values[name]}`).join("");
 }
 
-/** How a person calls this program. */
-function programName(): string {
-  return Deno.build.standalone ? "microgpt" : "deno task microgpt";
+/** A directory as it was named, and where it is, should a link or "." hide that. */
+async function realPlace(dir: string): Promise<string> {
+  const real = await Deno.realPath(dir);
+  return real === resolve(dir) && basename(dir) === basename(real) ? dir : `${dir} (${real})`;
 }

@@ -20,6 +20,11 @@ export type Dataset = TextData | ChatData;
 /** The path of data that a program handed over. */
 export const IN_MEMORY = "(memory)";
 
+/** Whether a `dataset_path` names a file, which can be read again; "-" is standard input. */
+export function isFile(datasetPath: string): boolean {
+  return datasetPath !== "-" && datasetPath !== IN_MEMORY;
+}
+
 /** Where data can come from: one of them. */
 export interface DataSource {
   input?: string;

@@ -5,7 +5,7 @@ import type { Device } from "./device.ts";
 import { MicrogptError } from "./errors.ts";
 import { keepCheckpoint } from "./kept_checkpoints.ts";
 import { MetricsLog } from "./metrics_log.ts";
-import { prepareOutput, sameDirectory } from "./model_dir.ts";
+import { oldModelPath, prepareOutput, sameDirectory } from "./model_dir.ts";
 import type { ParameterLayout } from "./parameters.ts";
 import type { TrainState } from "./train_state.ts";
 import {
@@ -147,8 +147,9 @@ export class TrainingRun {
     }
     const keepOld = await this.#replacesOther();
     if (keepOld) {
+      const old = await oldModelPath(output);
       const message =
-        `${output} holds a model: it stays until this run's first checkpoint, then moves to ${output}.old`;
+        `${output} holds a model: it stays until this run's first checkpoint, then moves to ${old}`;
       yield { type: "notice", message };
     }
     const log = await MetricsLog.open(
