@@ -1,9 +1,10 @@
 /** The program: subcommands, and from errors to exit codes. Results go to stdout, progress and errors to stderr. */
 import { Argument, Command as Commander, CommanderError, Option } from "npm:commander@15.1.0";
 import project from "./deno.json" with { type: "json" };
-import { type Command, type Flag, type FlagValues, parseFlag } from "./cli/command.ts";
+import { checkWords, type Command, type Flag, type FlagValues, parseFlag } from "./cli/command.ts";
 import { COMMANDS } from "./cli/commands.ts";
-import { printError } from "./cli/terminal.ts";
+import { programName } from "./cli/printed_command.ts";
+import { printError, writeOut } from "./cli/terminal.ts";
 import { MicrogptError } from "./model/errors.ts";
 
 /**
@@ -25,12 +26,14 @@ async function run(args: string[]): Promise<number> {
     .version(project.version);
   quiet(program);
   let exitCode = 0;
+  checkHelp(args);
   for (const [name, { summary, load }] of Object.entries(COMMANDS)) {
     if (!args.some((arg) => arg === name || arg === "help")) {
       quiet(program.command(name).description(summary));
       continue;
     }
     const { command } = await load();
+    if (args[0] === name) checkWords(command.flags, args.slice(1));
     const sub = quiet(program.command(name).description(summary));
     const options = command.flags.map((flag) => ({ flag, option: option(flag) }));
     for (const { option } of options) sub.addOption(option);
@@ -57,9 +60,24 @@ async function run(args: string[]): Promise<number> {
   return exitCode;
 }
 
-/** Commander throws instead of exiting, and prints only help. */
+/** Commander helps with everything where it does not know the word. */
+function checkHelp([first, word, ...more]: string[]): void {
+  if (first !== "help" || word === undefined) return;
+  if (more.length > 0) {
+    throw new MicrogptError("help takes one subcommand", { usage: true, hint: helpHint() });
+  }
+  if (word in COMMANDS || word === "help" || word.startsWith("-")) return;
+  throw new MicrogptError(`unknown command '${word}'`, { usage: true, hint: helpHint() });
+}
+
+function helpHint(): string {
+  return `\`${programName()} help\` lists the subcommands, \`${programName()} help train\` their flags`;
+}
+
+/** Commander throws instead of exiting, and prints only help; a reader who leaves it early is no error. */
 function quiet(command: Commander): Commander {
   return command.exitOverride().configureOutput({
+    writeOut,
     writeErr: (text) => text.startsWith("Usage") && writeHelp(text),
   });
 }
@@ -88,9 +106,7 @@ function help(flag: Flag): string {
 function usageError({ message }: CommanderError): MicrogptError {
   const [first, ...rest] = message.replace(/^error: /, "").split("\n");
   const suggestion = /\(Did you mean (.*)\?\)/.exec(rest.join(" "))?.[1];
-  const hint = suggestion
-    ? `did you mean ${suggestion}?`
-    : "`microgpt help` lists the subcommands, `microgpt help train` their flags";
+  const hint = suggestion ? `did you mean ${suggestion}?` : helpHint();
   return new MicrogptError(first!, { usage: true, hint });
 }
 

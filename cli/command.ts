@@ -56,6 +56,38 @@ export function parseFlag(flag: Flag, text: string): string | number {
   throw new MicrogptError(`${flag.name} must be a number, got ${JSON.stringify(text)}`, { usage: true });
 }
 
+/**
+ * Finds what commander reads otherwise than it was meant: of a flag that is given twice it takes the last, and a flag
+ * without its value takes the next flag for it. A switch may be given twice, which says no more than once.
+ * @param words the command line after the subcommand
+ * @throws {MicrogptError} naming the flag
+ */
+export function checkWords(flags: readonly Flag[], words: readonly string[]): void {
+  const flagOf = (word: string) => flags.find(({ name }) => word === name || word.startsWith(`${name}=`));
+  const given = new Set<string>();
+  for (let i = 0; i < words.length && words[i] !== "--"; i++) {
+    const word = words[i]!;
+    const flag = flagOf(word);
+    if (!flag) continue;
+    const { name, value } = flag;
+    if (value === undefined) {
+      if (word !== name) throw new MicrogptError(`${name} takes no value, got ${word}`, { usage: true });
+      continue;
+    }
+    if (given.has(name)) {
+      throw new MicrogptError(`${name} is given twice`, { hint: "give it once", usage: true });
+    }
+    given.add(name);
+    if (word !== name) continue;
+    const next = words[++i];
+    if (next === undefined || !flagOf(next)) continue;
+    throw new MicrogptError(`${name} has no value: ${next} after it is a flag`, {
+      hint: `should ${next} be the value, write ${name}=${next}`,
+      usage: true,
+    });
+  }
+}
+
 /** What the flags that say where to compute were given as. */
 export function deviceOptions({ device, dtype, threads }: FlagValues): DeviceOptions {
   const given = Object.entries({ device, dtype, threads }).filter(([, value]) => value !== undefined);

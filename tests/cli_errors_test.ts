@@ -126,6 +126,22 @@ for (
       /f32.*f16.*\nhint: /,
       2,
     ],
+    [
+      "a flag for a directory's name",
+      { "data.txt": NAMES },
+      ["train", "--input", "data.txt", "--output", "--chat"],
+      /^error: --output has no value: --chat after it is a flag\nhint: .* write --output=--chat\n/,
+      2,
+    ],
+    [
+      "a switch with a value",
+      {},
+      ["info", "--json=no"],
+      /^error: --json takes no value, got --json=no\n/,
+      2,
+    ],
+    ["help with what is no command", {}, ["help", "trian"], /^error: unknown command 'trian'\nhint: /, 2],
+    ["help with two commands", {}, ["help", "train", "chat"], /^error: help takes one subcommand\nhint: /, 2],
     ["too many words", { "data.txt": NAMES }, ["train", "data.txt"], /^error: too many arguments/, 2],
     [
       "an empty name",
@@ -301,6 +317,25 @@ async function refusesNumbers(command: string, { name }: Flag, otherwise: string
     assert.equal(code, 2, stderr);
   }
 }
+
+Deno.test("a flag that is given twice is an error, for every flag; a switch says the same twice", async () => {
+  for (const [subcommand, { load }] of Object.entries(COMMANDS)) {
+    const { command } = await load();
+    for (const { name, value } of command.flags) {
+      if (value === undefined) {
+        const { code, stderr } = await captured([subcommand, name, name, "--nonsense"]);
+        assert.match(stderr, /^error: unknown option '--nonsense'\n/);
+        assert.equal(code, 2);
+        continue;
+      }
+      for (const twice of [[name, "1", name, "1"], [name, "1", `${name}=2`], [`${name}=`, name, "2"]]) {
+        const { code, stderr } = await captured([subcommand, ...twice]);
+        assert.equal(stderr, `error: ${name} is given twice\nhint: give it once\n`);
+        assert.equal(code, 2);
+      }
+    }
+  }
+});
 
 Deno.test("flags with choices say which", async () => {
   for (const [subcommand, { load }] of Object.entries(COMMANDS)) {

@@ -17,9 +17,15 @@ export interface RunOptions {
   env?: Record<string, string>;
 }
 
-/** The command line of the program, to be started by something else. */
+/**
+ * The command line of the program, to be started by something else. A test may give a flag of its recipe again, which the
+ * program refuses: here the last one counts.
+ */
 export function programArgs(args: string[]): string[] {
-  return [Deno.execPath(), "run", "--quiet", "--no-prompt", "--no-check", "-A", CLI, ...args];
+  const isOverridden = (at: number) => args[at]!.startsWith("--") && args.indexOf(args[at]!, at + 1) > 0;
+  const isValue = (at: number) => at > 0 && !args[at]!.startsWith("--");
+  const words = args.filter((_, at) => !isOverridden(at) && !(isValue(at) && isOverridden(at - 1)));
+  return [Deno.execPath(), "run", "--quiet", "--no-prompt", "--no-check", "-A", CLI, ...words];
 }
 
 /** Runs `microgpt` with arguments until it ends. */
