@@ -7,8 +7,9 @@ import { type Command, deviceOptions, type FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { DEFAULT_CHAT_MODEL, defaultChatModel } from "./default_model.ts";
 import { HarmlessText } from "./harmless.ts";
-import { LineEditor, PipedLines } from "./line_editor.ts";
-import { print, say, sayWarnings, styled, writeOut } from "./terminal.ts";
+import { LineEditor } from "./line_editor.ts";
+import { PipedLines } from "./piped_lines.ts";
+import { printJson, say, sayWarnings, styled, writeOut } from "./terminal.ts";
 
 export const command: Command = {
   flags: [
@@ -20,10 +21,15 @@ export const command: Command = {
   run: runChat,
 };
 
+const COMMANDS = {
+  "/clear": "forget the conversation and begin anew",
+  "/help": "show this",
+  "/quit": "end the conversation (also Ctrl-D)",
+};
+
 const HELP = [
-  "/clear  forget the conversation and begin anew",
-  "/help   show this",
-  "/quit   end the conversation (also Ctrl-D)",
+  ...Object.entries(COMMANDS).map(([name, does]) => `${name.padEnd(7)} ${does}`),
+  "everything else is a message, //help the message /help; lines that are pasted together are one",
   "Ctrl-C stops an answer; the arrow keys bring earlier messages back",
 ];
 
@@ -35,6 +41,7 @@ async function runChat(values: FlagValues): Promise<void> {
   sayWarnings(model.device);
   using session = model.startChat(options);
   const terminal = Deno.stdin.isTerminal();
+  // in a pipe every line is a message: data that begins with a slash must not command
   const lines = terminal ? new LineEditor("> ") : new PipedLines();
   const answer = json ? answerAsJson : answerAsText;
   if (terminal) {
@@ -49,32 +56,57 @@ async function runChat(values: FlagValues): Promise<void> {
   }
   try {
     for (let line; (line = await lines.next()) !== undefined;) {
-      if (line.startsWith("/")) {
-        if (line.trim() === "/quit") break;
-        obey(line.trim(), session);
-      } else if (line.trim() !== "") {
-        const stop = new AbortController();
-        lines.onInterrupt = () => stop.abort();
-        await answer(session, line.trim(), stop.signal);
+      let message = line.trim();
+      if (terminal && message.startsWith("/")) {
+        if (message === "/quit") break;
+        if (obey(message, session)) continue;
+        message = message.replace(/^\/\//, "/");
       }
+      if (message === "") continue;
+      const stop = new AbortController();
+      lines.onInterrupt = () => stop.abort();
+      await answer(session, message, stop.signal);
     }
   } finally {
     lines.close();
   }
 }
 
-function obey(command: string, session: ChatSession): void {
-  switch (command) {
-    case "/clear":
-      session.clear();
-      say("the conversation begins anew");
-      break;
-    case "/help":
-      for (const line of HELP) say(line);
-      break;
-    default:
-      say(`there is no command ${new HarmlessText().push(command)}; /help lists them`);
+/** @returns false for what is a message; a command that was mistyped is neither obeyed nor sent */
+function obey(line: string, session: ChatSession): boolean {
+  if (line === "/clear") {
+    session.clear();
+    say("the conversation begins anew");
+  } else if (line === "/help") {
+    for (const text of HELP) say(text);
+  } else {
+    const meant = likelyCommand(line);
+    if (meant === undefined) return false;
+    say(`not sent: did you mean ${meant}? /${line} sends it as a message`);
   }
+  return true;
+}
+
+/** The command that a single word beginning with a slash was probably meant to be. */
+export function likelyCommand(word: string): string | undefined {
+  if (!/^\/[a-z]+$/i.test(word)) return undefined;
+  const typed = word.toLowerCase();
+  const names = Object.keys(COMMANDS);
+  return names.find((name) => name.startsWith(typed)) ?? names.find((name) => editDistance(name, typed) <= 2);
+}
+
+/** Letters to insert, leave out or change between two words (Levenshtein's distance). */
+function editDistance(a: string, b: string): number {
+  let above = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const change = above[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      row.push(Math.min(change, above[j]! + 1, row[j - 1]! + 1));
+    }
+    above = row;
+  }
+  return above[b.length]!;
 }
 
 function sayDropped(tokens: number): void {
@@ -97,5 +129,5 @@ async function answerAsJson(session: ChatSession, message: string, signal: Abort
   let [answer, dropped] = ["", 0];
   const onDropped = (tokens: number) => dropped = tokens;
   for await (const piece of session.send(message, { signal, onDropped })) answer += piece;
-  print(JSON.stringify({ message, answer, dropped_tokens: dropped }));
+  printJson({ message, answer, dropped_tokens: dropped });
 }

@@ -1,7 +1,10 @@
 /** Lines that a person types, with line editing and history. */
+import { Buffer } from "node:buffer";
 import process from "node:process";
 import { createInterface, type Interface } from "node:readline";
-import { Writable } from "node:stream";
+import { PassThrough, Writable } from "node:stream";
+import { MARK_NO_PASTES, MARK_PASTES, PasteReader, withLineEnds } from "./paste_reader.ts";
+import { isTerminal } from "./terminal.ts";
 
 /** Where lines come from. */
 export interface LineReader {
@@ -31,13 +34,29 @@ class PromptOutput extends Writable {
   }
 }
 
-/** Lines typed at a prompt. What is typed while no line is asked for is kept for the next. */
+/** What readline reads from: it is given what is typed, and switches the terminal itself to single keys. */
+class TypedInput extends PassThrough {
+  setRawMode(raw: boolean): void {
+    process.stdin.setRawMode(raw);
+  }
+}
+
+/**
+ * Lines typed at a prompt. What is typed while no line is asked for is kept for the next. Lines that are pasted together
+ * are edited as one, with a sign for each end, and given as they were.
+ */
 export class LineEditor implements LineReader {
   onInterrupt: (() => void) | undefined;
   readonly #output = new PromptOutput(Deno.stdout.isTerminal() ? "stdout" : "stderr");
   readonly #readline: Interface;
   readonly #prompt: string;
   readonly #typedAhead: string[] = [];
+  readonly #input = new TypedInput();
+  readonly #pastes = new PasteReader({
+    // readline takes a key at a time, and looks at the whole line for each
+    typed: (text) => this.#input.emit("data", Buffer.from(text)),
+    pasted: (text) => this.#readline.write(text),
+  });
   #waiting: ((line: string | undefined) => void) | undefined;
   #interrupted = false;
   #closed = false;
@@ -46,17 +65,23 @@ export class LineEditor implements LineReader {
   constructor(prompt: string) {
     this.#prompt = prompt;
     this.#readline = createInterface({
-      input: process.stdin,
+      input: this.#input,
       output: this.#output,
       terminal: true,
       prompt,
       historySize: 1000,
       removeHistoryDuplicates: true,
     });
-    this.#readline.on("line", (line: string) => this.#give(line));
+    if (isTerminal(Deno[this.#output.stream])) this.#write(MARK_PASTES);
+    process.stdin.on("data", this.#read);
+    process.stdin.on("end", this.#end);
+    this.#readline.on("line", (line: string) => this.#give(withLineEnds(line)));
     this.#readline.on("SIGINT", () => this.#interrupt());
     this.#readline.on("close", () => {
       this.#closed = true;
+      process.stdin.off("data", this.#read);
+      process.stdin.off("end", this.#end);
+      if (isTerminal(Deno[this.#output.stream])) this.#write(MARK_NO_PASTES);
       this.onInterrupt?.();
       this.#give(undefined);
     });
@@ -80,6 +105,9 @@ export class LineEditor implements LineReader {
   close(): void {
     this.#readline.close();
   }
+
+  readonly #read = (bytes: Uint8Array): void => this.#pastes.push(bytes);
+  readonly #end = (): void => this.close();
 
   #give(line: string | undefined): void {
     const waiting = this.#waiting;
@@ -111,21 +139,5 @@ export class LineEditor implements LineReader {
     this.#output.muted = false;
     this.#output.write(text);
     this.#output.muted = muted;
-  }
-}
-
-/** Lines of a pipe or a file, without prompts. */
-export class PipedLines implements LineReader {
-  onInterrupt: (() => void) | undefined;
-  readonly #readline = createInterface({ input: process.stdin, crlfDelay: Infinity });
-  readonly #lines = this.#readline[Symbol.asyncIterator]();
-
-  async next(): Promise<string | undefined> {
-    const { done, value } = await this.#lines.next();
-    return done ? undefined : value;
-  }
-
-  close(): void {
-    this.#readline.close();
   }
 }

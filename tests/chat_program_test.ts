@@ -1,5 +1,7 @@
 /** `microgpt chat` from a pipe and in a terminal. */
 import assert from "node:assert/strict";
+import { likelyCommand } from "../cli/chat.ts";
+import { PasteReader, withLineEnds } from "../cli/paste_reader.ts";
 import { saveInferenceModel } from "../model/checkpoint.ts";
 import { namesIn, withDirectory } from "./checkpoint_fixture.ts";
 import { initialParameters, parameterLayout } from "../model/parameters.ts";
@@ -21,16 +23,21 @@ async function withChatModel(use: (dir: string) => Promise<void>): Promise<void>
   });
 }
 
-Deno.test("chat from a pipe: an answer a message, commands, no prompts", async () => {
+Deno.test("chat from a pipe: every line is a message, no commands, no prompts", async () => {
   await withChatModel(async (dir) => {
-    const chat = async (stdin: string, ...args: string[]) =>
+    const chat = async (stdin: string | Uint8Array, ...args: string[]) =>
       await microgpt(["chat", "--model-dir", "model", ...GREEDY, ...args], { cwd: dir, stdin });
-    const plain = await chat("hello\n\n  fine \r\n/clear\n/nonsense\n/help\ncount");
-    assert.equal(plain.code, 0);
-    assert.equal(plain.stdout, `Hello! How are you?\nI am glad to hear that.\n${COUNT}\n`);
-    assert.match(plain.stderr, /there is no command \/nonsense; \/help lists them\n\/clear {2}forget/);
-    assert.equal((await chat("/quit\nhello\n")).stdout, "");
+    const plain = await chat("hello\n\n  fine \r\n");
+    assert.deepEqual(plain, {
+      code: 0,
+      stdout: "Hello! How are you?\nI am glad to hear that.\n",
+      stderr: "",
+    });
     assert.equal((await chat("")).stdout, "");
+    const slashes = ["say 5", "/usr/bin/env is what?", "/quit", "/clear", "//help", "a\u2028b", "say 7"];
+    const answered = await chat(slashes.join("\n"), "--json", "--max-tokens", "1");
+    const asked = answered.stdout.trimEnd().split("\n").map((line) => JSON.parse(line).message);
+    assert.deepEqual(asked, slashes);
 
     const json = await chat("hello\ncount\n", "--json", "--max-tokens", "2");
     const [first] = json.stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
@@ -40,8 +47,11 @@ Deno.test("chat from a pipe: an answer a message, commands, no prompts", async (
 
     const long = await chat(`hello\n${"count ".repeat(50)}\n`);
     assert.match(long.stderr, /^note: dropped \d+ tokens at the start of the conversation/m);
-    const hostile = await chat("hello\n/\x1b]0;title\x07clear\x1b[31m\n");
-    assert.equal(hostile.stderr, "there is no command /clear; /help lists them\n");
+    const huge = await chat(`${"a".repeat(130_000)}\nhello\n`, "--json", "--max-tokens", "1");
+    assert.equal(huge.stdout.trimEnd().split("\n").length, 2, huge.stderr);
+    const latin1 = await chat(Uint8Array.of(0x61, 0xff, 10));
+    assert.match(latin1.stderr, /^error: standard input is not valid UTF-8 at line 1 .*\nhint: /);
+    assert.equal(latin1.code, 1);
   });
 });
 
@@ -116,8 +126,16 @@ Deno.test({
         { send: `${KEY.backspace.repeat(5)}cunt${KEY.left.repeat(3)}o${KEY.enter}` },
         { wait: COUNT },
         { wait: "> " },
-        { send: `/nonsense${KEY.enter}` },
-        { wait: "there is no command /nonsense" },
+        // what was mistyped is not sent; what is no command is a message
+        { send: `/hepl${KEY.enter}` },
+        { wait: "not sent: did you mean /help? //hepl sends it as a message" },
+        { wait: "> " },
+        { send: `/clear${KEY.enter}` },
+        { wait: "begins anew" },
+        { wait: "> " },
+        { send: `/usr/bin/env is what?${KEY.enter}` },
+        { wait: "\r\n" },
+        { wait: "\r\n" },
         { wait: "> " },
         // Ctrl-C clears a line, says how to leave on an empty one, and leaves the second time
         { send: `half a line${KEY.ctrlC}` },
@@ -192,4 +210,72 @@ Deno.test({
       assert.ok(!pieces[3]!.includes("/help"), "nothing that is typed during an answer is shown in it");
     });
   },
+});
+
+Deno.test({
+  name:
+    "chat in a terminal: lines that are pasted are one message, `//` begins one with a slash, at any width",
+  ignore: !TERMINAL_TESTS,
+  fn: async () => {
+    await withDirectory(async (dir) => {
+      await saveInferenceModel(`${dir}/model`, { ...tinyModel(true), chat: true });
+      const chat = ["chat", "--model-dir", "model", "--json", "--max-tokens", "1"];
+      const { code, pieces } = await inTerminal(chat, [
+        { wait: "> " },
+        { send: `${KEY.pasteStart}/quit\rtwo\x1b[31m\r\nthree${KEY.pasteEnd} four` },
+        { wait: "/quit␤two␤three four" },
+        { send: KEY.enter },
+        { wait: '{"message":"/quit\\ntwo\\nthree four"' },
+        { wait: "> " },
+        { columns: 5 },
+        { send: `//help me, 漢字${KEY.enter}` },
+        { wait: '{"message":"/help me, 漢字"' },
+        { wait: "> " },
+        { columns: 1 },
+        { send: `é${KEY.enter}` },
+        { wait: '{"message":"é"' },
+        { send: KEY.ctrlD },
+      ], { cwd: dir });
+      assert.equal(code, 0);
+      assert.ok(pieces[0]!.includes("\x1b[?2004h") && pieces.at(-1)!.includes("\x1b[?2004l"));
+      const dumb = await inTerminal(chat, [
+        { wait: "> " },
+        { send: `hello${KEY.enter}` },
+        { wait: '{"message":"hello"' },
+        { send: KEY.ctrlD },
+      ], { cwd: dir, env: { TERM: "dumb" } });
+      assert.equal(dumb.code, 0);
+      assert.ok(!dumb.pieces.join("").includes("\x1b"));
+    });
+  },
+});
+
+Deno.test("pastes are told from keys, wherever the pieces end", () => {
+  const bytes = new TextEncoder().encode(`a\x1b[Aé${KEY.pasteStart}x\ny${KEY.pasteEnd}b\x1b`);
+  for (let cut = 0; cut <= bytes.length; cut++) {
+    if (bytes[cut - 1] === 0x1b && cut < bytes.length) continue; // Escape alone is a key
+    let read = "";
+    const reader = new PasteReader({
+      typed: (text) => read += text,
+      pasted: (text) => read += `<${withLineEnds(text)}>`,
+    });
+    reader.push(bytes.subarray(0, cut));
+    reader.push(bytes.subarray(cut));
+    assert.equal(read, "a\x1b[Aé<x\ny>b\x1b", `cut at ${cut}`);
+  }
+});
+
+Deno.test("a paste that the terminal does not end leaves Ctrl-C", () => {
+  let typed = "";
+  const reader = new PasteReader({ typed: (text) => typed += text, pasted: () => assert.fail() });
+  for (const text of [`${KEY.pasteStart}abc`, KEY.ctrlC, "d"]) reader.push(new TextEncoder().encode(text));
+  assert.equal(typed, `${KEY.ctrlC}d`);
+});
+
+Deno.test("what a mistyped command was meant to be", () => {
+  for (const word of ["/hepl", "/HELP", "/h", "/hlep"]) assert.equal(likelyCommand(word), "/help", word);
+  for (const word of ["/exit", "/q", "/quiit"]) assert.equal(likelyCommand(word), "/quit", word);
+  for (const word of ["/nonsense", "/etc/hosts", "/help me", "//help", "/5", "/"]) {
+    assert.equal(likelyCommand(word), undefined, word);
+  }
 });

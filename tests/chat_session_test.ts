@@ -5,6 +5,7 @@ import type { Tokenizer } from "../data/tokenizer.ts";
 import { type DeviceName, openDevice } from "../devices.ts";
 import { LanguageModel } from "../language_model.ts";
 import type { ChatSession } from "../model/chat.ts";
+import { buildPrompt } from "../model/prompt.ts";
 import type { OnnxSource } from "../model/onnx_export.ts";
 import { naiveGreedy, tinyModel } from "./onnx_fixture.ts";
 import { gpuTest } from "./test_gpu.ts";
@@ -149,6 +150,18 @@ Deno.test("chat: of a message longer than the context the end is kept, after <us
     assert.equal(text, expected);
     assert.equal(dropped, naive.dropped);
     assert(dropped > 40);
+  });
+});
+
+Deno.test("a message and a prompt may have more tokens than a call may have arguments", async () => {
+  await withModel(5, "reference", async ({ model, tokenizer }) => {
+    const message = "xyz".repeat(50_000);
+    using session = model.startChat({ maxTokens: 1 });
+    assert((await answerOf(session, message)).dropped > 130_000);
+    const messages = [{ role: "user" as const, content: message }];
+    for (const options of [{ messages }, { prompt: message }]) {
+      assert.throws(() => buildPrompt(tokenizer, true, 32, options), /the prompt has \d{6} tokens/);
+    }
   });
 });
 

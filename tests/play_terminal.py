@@ -1,8 +1,8 @@
 """Runs a command in a pseudo-terminal and plays a script to it.
 
-usage: play_terminal.py COMMAND ARGUMENT...   with the script on standard input: a JSON list of {"wait": text}, {"send": text}
-and, as the last one, {"hangUp": true}, which closes the terminal. A wait reads until the text comes, after what the wait before it found. Prints JSON: the exit code, and what was read up to
-each wait, then what was read until the end.
+usage: play_terminal.py COMMAND ARGUMENT...   with the script on standard input: a JSON list of {"wait": text}, {"send": text},
+{"columns": number} and, as the last one, {"hangUp": true}, which closes the terminal. A wait reads until the text comes, after
+what the wait before it found. Prints JSON: the exit code, and what was read up to each wait, then what was read until the end.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ def main():
     pid, terminal = pty.fork()
     if pid == 0:
         os.execvp(sys.argv[1], sys.argv[1:])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    resize(terminal, 100)
     unread = b""
     pieces = []
 
@@ -43,6 +43,9 @@ def main():
         if "send" in step:
             os.write(terminal, step["send"].encode())
             continue
+        if "columns" in step:
+            resize(terminal, step["columns"])
+            continue
         if "hangUp" in step:
             os.close(terminal)
             finish(pid, pieces)
@@ -61,6 +64,11 @@ def main():
     while (data := more(deadline)) is not None:
         unread += data
     finish(pid, pieces + [unread.decode(errors="replace")])
+
+
+def resize(terminal, columns):
+    """Makes the terminal so wide, as its window does."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
 
 def finish(pid, pieces):

@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { programArgs } from "./program.ts";
 
-/** What to do next: type something, read until a text comes, or, at last, close the terminal. */
-export type Step = { send: string } | { wait: string } | { hangUp: true };
+/** What to do next: type something, read until a text comes, change the width, or, at last, close the terminal. */
+export type Step = { send: string } | { wait: string } | { columns: number } | { hangUp: true };
 
 /** Keys as a terminal sends them. */
 export const KEY = {
@@ -14,6 +14,8 @@ export const KEY = {
   backspace: "\x7f",
   ctrlC: "\x03",
   ctrlD: "\x04",
+  pasteStart: "\x1b[200~",
+  pasteEnd: "\x1b[201~",
 };
 
 /** Whether there are pseudo-terminals and a Python to drive them. */
@@ -29,7 +31,7 @@ async function hasPython(): Promise<boolean> {
 }
 
 /**
- * Runs `microgpt` in a terminal of 100 columns.
+ * Runs `microgpt` in a terminal, of 100 columns at first.
  * @returns exit code, and what came up to each `wait`, then the rest
  */
 export async function inTerminal(
