@@ -1,7 +1,8 @@
 import project from "../deno.json" with { type: "json" };
 import type { DeviceDiagnosis, Diagnosis, GpuDiagnosis } from "../diagnosis.ts";
 import type { Command, FlagValues } from "./command.ts";
-import { print, styled } from "./terminal.ts";
+import { harmlessLine } from "./harmless.ts";
+import { print, printJson, styled } from "./terminal.ts";
 
 export const command: Command = {
   flags: [{ name: "--json", help: "print one JSON object" }],
@@ -17,7 +18,7 @@ async function runDoctor({ json }: FlagValues): Promise<number> {
     system: `${Deno.build.os} ${Deno.osRelease()}, ${Deno.build.arch}`,
   };
   const diagnosis = await diagnose();
-  if (json) print(JSON.stringify({ ...program, ...diagnosis }));
+  if (json) printJson({ ...program, ...diagnosis });
   else show(program, diagnosis);
   return diagnosis.cpu.problem !== undefined && diagnosis.webgpu.problem !== undefined ? 1 : 0;
 }
@@ -27,7 +28,7 @@ function show(
   { library, cpu, webgpu }: Diagnosis,
 ): void {
   row("microgpt", `${program.version}, Deno ${program.deno}, ${program.system}`);
-  row("library", library.path ? `${library.path}: works` : bad(library.problem!));
+  row("library", library.path ? `${harmlessLine(library.path)}: works` : bad(library.problem!));
   device("cpu", cpu);
   device("webgpu", webgpu);
   if (webgpu.features) showGpu(webgpu);
@@ -36,7 +37,7 @@ function show(
 function device(label: string, { name, problem, warnings, productGigaflops }: DeviceDiagnosis): void {
   row(label, [name, problem && bad(problem)].filter(Boolean).join(": "));
   if (problem !== undefined) return;
-  for (const warning of warnings ?? []) row("", styled("yellow", `warning: ${warning}`));
+  for (const warning of warnings ?? []) row("", styled("yellow", `warning: ${warning}`, Deno.stdout));
   row("", `self-test passed; matrix product of chat-medium: ${figure(productGigaflops!)} GFLOP/s`);
 }
 
@@ -57,7 +58,7 @@ function row(label: string, text: string): void {
 }
 
 function bad(problem: string): string {
-  return styled("red", problem);
+  return styled("red", harmlessLine(problem), Deno.stdout);
 }
 
 function figure(value: number): string {

@@ -2,7 +2,8 @@ import { DEVICE_OPTIONS } from "../devices.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { type Command, deviceOptions, type FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
-import { print } from "./terminal.ts";
+import { harmlessLine } from "./harmless.ts";
+import { print, printJson } from "./terminal.ts";
 
 export const command: Command = {
   flags: [
@@ -37,10 +38,10 @@ async function runExport(values: FlagValues): Promise<void> {
   const dtype = half ? "f16" : "f32";
   if (json) {
     const difference = maxDifference === undefined ? {} : { max_difference: maxDifference };
-    print(JSON.stringify({ format, dtype, file, bytes, ...difference }));
+    printJson({ format, dtype, file, bytes, ...difference });
     return;
   }
-  print(`exported ${modelDir} to ${file}: ${dtype}, ${(bytes / 1e6).toFixed(2)} MB`);
+  print(harmlessLine(`exported ${modelDir} to ${file}: ${dtype}, ${(bytes / 1e6).toFixed(2)} MB`));
   if (maxDifference !== undefined) {
     print(`checked in onnxruntime: logits differ from ours by at most ${maxDifference.toExponential(1)}`);
   }

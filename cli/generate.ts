@@ -6,7 +6,7 @@ import { SAMPLING } from "../model/generate/sampling.ts";
 import { type Command, deviceOptions, type FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { harmless, harmlessLine, HarmlessText } from "./harmless.ts";
-import { print, sayWarnings, writeOut } from "./terminal.ts";
+import { print, printJson, sayWarnings, writeOut } from "./terminal.ts";
 
 export const command: Command = {
   flags: [
@@ -41,7 +41,8 @@ async function runGenerate(values: FlagValues): Promise<void> {
     const seed = (options.seed ?? 42) + index;
     // the documents of a text model are lines
     const shown = () => model.chat ? harmless(whole).trim() : harmlessLine(whole);
-    print(json ? JSON.stringify({ index, seed, text: whole.trim() }) : label(index) + shown());
+    if (json) printJson({ index, seed, text: whole.trim() });
+    else print(label(index) + shown());
     index++;
   }
 }

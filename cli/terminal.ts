@@ -6,14 +6,25 @@ import { harmlessLine } from "./harmless.ts";
 
 const encoder = new TextEncoder();
 
-/** True when stderr is a terminal that a live line may be drawn on. */
-export function isTerminal(): boolean {
-  return Deno.stderr.isTerminal();
+/** TERM=dumb: the terminal takes no commands, neither colours nor "clear this line". */
+const DUMB = mayRead("TERM") && Deno.env.get("TERM") === "dumb";
+
+function mayRead(variable: string): boolean {
+  return Deno.permissions.querySync({ name: "env", variable }).state === "granted";
 }
 
-/** Text in a style, where the terminal shows colours and NO_COLOR does not forbid them. */
-export function styled(style: "bold" | "dim" | "red" | "green" | "yellow" | "cyan", text: string): string {
-  return isTerminal() && !Deno.noColor ? styleText(style, text, { validateStream: false }) : text;
+/** True when stderr, or another stream, is a terminal that a live line may be drawn on. */
+export function isTerminal(stream: { isTerminal(): boolean } = Deno.stderr): boolean {
+  return !DUMB && stream.isTerminal();
+}
+
+/** Text in a style, where the terminal that it goes to shows colours and NO_COLOR does not forbid them. */
+export function styled(
+  style: "bold" | "dim" | "red" | "green" | "yellow" | "cyan",
+  text: string,
+  stream: { isTerminal(): boolean } = Deno.stderr,
+): string {
+  return isTerminal(stream) && !Deno.noColor ? styleText(style, text, { validateStream: false }) : text;
 }
 
 /** Nobody reads stderr any more (`2>&1 | head`, a closed terminal), or its disk is full: a run is not lost for that. */
@@ -46,6 +57,17 @@ function isFull(error: unknown): boolean {
 /** Writes a line to stdout. A reader who left (`microgpt generate | head -1`) ends the program quietly. */
 export function print(line: string): void {
   writeOut(line + "\n");
+}
+
+/** Writes a value to stdout as one line of JSON. */
+export function printJson(value: unknown): void {
+  print(jsonLine(value));
+}
+
+/** JSON, with its other spelling for the control characters that it would leave for a terminal to obey. */
+export function jsonLine(value: unknown): string {
+  const escaped = (c: string) => `\\u00${c.charCodeAt(0).toString(16)}`;
+  return JSON.stringify(value).replace(/[\u007f-\u009f]/g, escaped);
 }
 
 /** Writes to stdout without a line's end. @throws {MicrogptError} when its disk is full */
@@ -82,8 +104,7 @@ export function sayWarnings({ warnings }: { warnings: readonly string[] }): void
  * @returns the exit code
  */
 export function printError(error: unknown): number {
-  const debug = Deno.permissions.querySync({ name: "env", variable: "MICROGPT_DEBUG" }).state === "granted" &&
-    Deno.env.get("MICROGPT_DEBUG") === "1";
+  const debug = mayRead("MICROGPT_DEBUG") && Deno.env.get("MICROGPT_DEBUG") === "1";
   if (debug) console.error(error);
   if (error instanceof MicrogptError) {
     say(`${styled("red", "error:")} ${harmlessLine(inFlags(error.message))}`);
@@ -121,13 +142,16 @@ export class LiveLine {
   }
 }
 
+const SHORTEST_BAR = 5;
+
 /** Width of the terminal; 80 where there is none, or one that does not say. */
 export function columns(): number {
   return isTerminal() && Deno.consoleSize().columns || 80;
 }
 
-/** A bar of `width` characters, filled to `fraction`. */
+/** A bar of `width` characters, filled to `fraction`; nothing where there is no room for one. */
 export function bar(fraction: number, width: number): string {
+  if (width < SHORTEST_BAR) return "";
   const filled = Math.round(Math.min(Math.max(fraction, 0), 1) * width);
   return "━".repeat(filled) + "─".repeat(width - filled);
 }
@@ -148,19 +172,28 @@ export interface CurvePoint {
 }
 
 const CURVE_ROWS = 10;
+/** Beside the curve: its labels and the axis. */
+const CURVE_MARGIN = 12;
+const NARROWEST_CURVE = 8;
 
-/** The loss curve as lines of text: the training loss, averaged over each column, and the held-out loss where it was measured. */
+/**
+ * The loss curve as lines of text: the training loss, averaged over each column, and the held-out loss where it was
+ * measured. None where the terminal is too narrow.
+ */
 export function lossCurve(training: CurvePoint[], validation: CurvePoint[]): string[] {
   const points = training.filter(({ loss }) => Number.isFinite(loss));
   if (points.length < 2) return [];
   const first = points[0]!.step;
   const span = points.at(-1)!.step - first + 1;
-  const width = Math.min(columns() - 12, 72, points.length);
+  const room = columns() - CURVE_MARGIN;
+  if (room < NARROWEST_CURVE) return [];
+  const width = Math.min(room, 72, points.length);
   const column = (step: number) => Math.min(width - 1, Math.floor((step - first) / span * width));
   const curve = columnMeans(points, width, column);
   const held = validation.filter(({ step, loss }) => step >= first && Number.isFinite(loss));
+  // there may be more evaluations than a call may have arguments
   const all = [...curve, ...held.map(({ loss }) => loss)];
-  const [min, max] = [Math.min(...all), Math.max(...all)];
+  const [min, max] = [all.reduce((a, b) => Math.min(a, b)), all.reduce((a, b) => Math.max(a, b))];
   const row = (loss: number) => Math.round((max - loss) / (max - min || 1) * (CURVE_ROWS - 1));
 
   const grid = Array.from({ length: CURVE_ROWS }, () => new Array<string>(width).fill(" "));
@@ -177,7 +210,7 @@ export function lossCurve(training: CurvePoint[], validation: CurvePoint[]): str
     `loss: ─ training${held.length > 0 ? `, ${styled("yellow", "●")} held out` : ""}`,
     ...grid.map((cells, y) => `${label(y)} ┤${cells.join("")}`),
     `${" ".repeat(8)}└${"─".repeat(width)}`,
-    `${" ".repeat(9)}${first}${String(first + span - 1).padStart(width - String(first).length)}`,
+    `${" ".repeat(9)}${first}${` ${first + span - 1}`.padStart(width - String(first).length)}`,
   ];
 }
 

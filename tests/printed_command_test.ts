@@ -96,7 +96,7 @@ Deno.test(
         );
         const [, resume] = /^resume with: (.*)$/m.exec(said)!;
         assert.match(resume!, / --checkpoint-every 90000000 --sample-every 80000000$/);
-        assert.equal(resume!.includes(" --input FILE"), input === "-", resume);
+        assert.equal(resume!.includes(" --input FILE"), input === "-", resume!);
         assert.equal(/^FILE is the same data in a file: /m.test(said), input === "-");
         const again = await bash(resume!.replace("FILE", `./${shellWord(data)}`) + " --steps 2", dir);
         assert.equal(again.code, 0, again.stderr);
@@ -157,7 +157,7 @@ Deno.test("notices name where a directory is, not what leads there", { ignore: w
     assert.deepEqual(lines(await train(".")), [`model in . (${dir}/real)`]);
     for (const output of [".", "../real/", "../link"]) {
       const [notice, end] = lines(await train(output));
-      assert.ok(notice!.endsWith(`then moves to ${dir}/real.old`), notice);
+      assert.ok(notice!.endsWith(`then moves to ${dir}/real.old`), notice!);
       assert.equal(end, output === "../real/" ? "model in ../real/" : `model in ${output} (${dir}/real)`);
     }
   });

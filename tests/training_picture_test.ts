@@ -29,6 +29,12 @@ Deno.test("a run whose losses are all the same, or that held nothing out, has a 
   assert.doesNotMatch(trainingPicture(parseMetrics(same), "same"), /NaN|undefined|Infinity|class="dot"/);
 });
 
+Deno.test("a run of very many evaluations has a picture", () => {
+  const training = [{ step: 1, loss: 3 }, { step: 200_000, loss: 1 }];
+  const validation = Array.from({ length: 200_000 }, (_, i) => ({ step: i + 1, loss: 2 }));
+  assert.match(trainingPicture({ training, validation }, "long"), /held out, 2\.000 at the end/);
+});
+
 Deno.test("metrics that are none are refused", () => {
   assert.throws(() => parseMetrics("{}"), /line 1: no step/);
   assert.throws(() => parseMetrics('{"step":1,"loss":1}\nhello'), /line 2: not JSON/);
