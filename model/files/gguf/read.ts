@@ -24,6 +24,8 @@ import {
 
 /** A GGUF file without its tensors' values. */
 export interface GgufFile {
+  /** where the tensors' values come from */
+  source: ByteSource;
   /** what error messages call the file */
   path: string;
   /** 2 or 3, which differ only in that 3 knows big-endian files */
@@ -69,6 +71,7 @@ export async function readGguf(source: ByteSource, path: string): Promise<GgufFi
   for (const tensor of tensors) tensor.offset += dataStart;
   checkPlaces(cursor, tensors, source.size);
   return {
+    source,
     path,
     version,
     metadata: new Metadata(path, metadata),

@@ -3,7 +3,7 @@ import { MicrogptError } from "../../errors.ts";
 import { printable } from "../../model_dir.ts";
 import { dequantize } from "./dequantize.ts";
 import type { GgufFile } from "./read.ts";
-import { bytesOf, type ByteSource, type GgufTensor, TENSOR_TYPES } from "./types.ts";
+import { bytesOf, type GgufTensor, TENSOR_TYPES } from "./types.ts";
 
 /** Dequantized at a time: a few milliseconds, between which other work goes on. A multiple of every block. */
 const CHUNK_ELEMENTS = 1 << 18;
@@ -21,13 +21,11 @@ export function rowLength(tensor: GgufTensor): number {
 
 /**
  * Reads a tensor, or some rows of it, as f32. Takes 1 MB beside `into` at most.
- * @param source the file that `gguf` was read from
  * @param into [rows, rowLength], receives the values
  * @throws {MicrogptError} when the file shrank, or holds a value that is not finite
  * @throws {RangeError} when `into` is not the rows' size
  */
 export async function readTensor(
-  source: ByteSource,
   gguf: GgufFile,
   tensor: GgufTensor,
   into: Float32Array<ArrayBuffer>,
@@ -41,10 +39,10 @@ export async function readTensor(
     const values = into.subarray(done, done + CHUNK_ELEMENTS);
     const offset = tensor.offset + bytesOf(tensor.type, start + done);
     if (tensor.type === "F32") {
-      await fill(source, gguf, offset, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+      await fill(gguf, offset, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
     } else {
       const bytes = scratch.subarray(0, bytesOf(tensor.type, values.length));
-      await fill(source, gguf, offset, bytes);
+      await fill(gguf, offset, bytes);
       dequantize(tensor.type, bytes, values);
     }
     checkFinite(gguf, tensor, values, start + done);
@@ -58,7 +56,6 @@ export async function readTensor(
  * @throws {RangeError} when `into` is not the rows' size
  */
 export async function readBlocks(
-  source: ByteSource,
   gguf: GgufFile,
   tensor: GgufTensor,
   into: Uint8Array<ArrayBuffer>,
@@ -66,7 +63,7 @@ export async function readBlocks(
 ): Promise<void> {
   const block = TENSOR_TYPES[tensor.type];
   const start = checkedStart(tensor, rows, into.length / block.bytes * block.elements);
-  await fill(source, gguf, tensor.offset + bytesOf(tensor.type, start), into);
+  await fill(gguf, tensor.offset + bytesOf(tensor.type, start), into);
 }
 
 /** The first element of some rows, of which there must be `elements`. */
@@ -80,12 +77,11 @@ function checkedStart(tensor: GgufTensor, { first, end }: RowRange, elements: nu
 }
 
 async function fill(
-  source: ByteSource,
   gguf: GgufFile,
   offset: number,
   into: Uint8Array<ArrayBuffer>,
 ): Promise<void> {
-  if (!await source.readAt(offset, into)) {
+  if (!await gguf.source.readAt(offset, into)) {
     throw new MicrogptError(`${gguf.path}: the file shrank while it was read`);
   }
 }

@@ -36,8 +36,7 @@ export async function writeGguf(
   metadata: ReadonlyMap<string, GgufValue>,
   tensors: TensorToWrite[],
 ): Promise<FileDigest> {
-  const alignment = metadata.get("general.alignment")?.value ?? DEFAULT_ALIGNMENT;
-  if (typeof alignment !== "number") throw new RangeError("general.alignment must be a u32");
+  const alignment = alignmentOf(metadata);
   const header = headerBytes(metadata, tensors, alignment);
   return await writeHashed(path, async (file) => {
     await file.write(header);
@@ -47,6 +46,15 @@ export async function writeGguf(
       await file.write(zeros.subarray(0, padded(bytes, alignment) - bytes));
     }
   });
+}
+
+function alignmentOf(metadata: ReadonlyMap<string, GgufValue>): number {
+  const given = metadata.get("general.alignment");
+  if (!given) return DEFAULT_ALIGNMENT;
+  if (given.type !== "u32" || !(given.value > 0) || (given.value & (given.value - 1)) !== 0) {
+    throw new RangeError("general.alignment must be a u32 and a power of two");
+  }
+  return given.value;
 }
 
 /** Everything before the data, with its padding. */

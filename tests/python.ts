@@ -1,0 +1,38 @@
+/** Python programs that tests compare with. */
+import { fileURLToPath } from "node:url";
+
+/** The Python that has the packages of bench/requirements.txt; MICROGPT_PYTHON names another than the system's. */
+const PYTHON = Deno.env.get("MICROGPT_PYTHON") || "python3";
+
+async function python(args: string[]): Promise<Deno.CommandOutput | undefined> {
+  try {
+    return await new Deno.Command(PYTHON, { args, stdout: "piped", stderr: "piped" }).output();
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * A test that needs Python modules; without them it is skipped, and its name says so. (What a test prints is not seen
+ * under `deno test --quiet`.)
+ * @param modules what must be importable
+ */
+export async function pythonTest(name: string, modules: string[], fn: () => Promise<void>): Promise<void> {
+  const ignore = !(await python(["-c", `import ${modules.join(", ")}`]))?.success;
+  const reason = ignore
+    ? ` (skipped: ${PYTHON} lacks ${modules.join(" or ")}, see bench/requirements.txt)`
+    : "";
+  Deno.test({ name: name + reason, ignore, fn });
+}
+
+/**
+ * Runs a program of tests/.
+ * @param file beside this one
+ * @returns what it printed
+ */
+export async function runPython(file: string, args: string[]): Promise<string> {
+  const output = await python([fileURLToPath(new URL(file, import.meta.url)), ...args]);
+  if (!output?.success) throw new Error(`${file}: ${new TextDecoder().decode(output?.stderr)}`);
+  return new TextDecoder().decode(output.stdout);
+}
