@@ -62,14 +62,19 @@ function toBf16(values: Float32Array, view: DataView): void {
 function quantizeQ8_0(values: Float32Array, view: DataView): void {
   for (let start = 0, at = 0; start < values.length; start += 32, at += 34) {
     let largest = 0;
-    for (let i = start; i < start + 32; i++) largest = Math.max(largest, Math.abs(values[i]!));
+    for (let i = start; i < start + 32; i++) {
+      const magnitude = Math.abs(values[i]!);
+      if (magnitude > largest) largest = magnitude;
+    }
     const d = Math.fround(largest / 127);
-    // 1/d is infinite where d is below 2^-128: such values are zeros beside f16's smallest, 2^-24.
-    const inverse = Math.fround(1 / d) < Infinity ? Math.fround(1 / d) : 0;
+    // Below 2^-127, 1/d might be infinite; such values are zeros beside f16's smallest, 2^-24.
+    const inverse = d > 2 ** -127 ? Math.fround(1 / d) : 0;
     view.setFloat16(at, d, true);
     for (let i = 0; i < 32; i++) {
       const x = Math.fround(values[start + i]! * inverse);
-      view.setInt8(at + 2 + i, Math.sign(x) * Math.floor(Math.abs(x) + 0.5));
+      let q = (x + 128.5 | 0) - 128; // nearest, halves up: exact in a double, and no branch on a random sign
+      if (q - x === 0.5 && x < 0) q--;
+      view.setInt8(at + 2 + i, q);
     }
   }
 }
