@@ -94,13 +94,14 @@ export async function openAdapter(dtype: Dtype, subgroups: boolean): Promise<Ope
     const adapter = await requestAdapter();
     const offered = WANTED_FEATURES.filter((name) => adapter.features.has(name));
     const features = [...offered, ...extra];
+    const description = describe(adapter, features);
+    const { name, software, limits } = description;
+    const hardware = hardwareOf(name, software, limits.maxComputeWorkgroupStorageSize!);
     const gpu = await adapter.requestDevice({
       requiredFeatures: features as GPUFeatureName[],
       requiredLimits: Object.fromEntries(WANTED_LIMITS.map((name) => [name, Number(adapter.limits[name])])),
     });
-    const description = describe(adapter, features);
-    const { name, software, limits } = description;
-    return { gpu, description, hardware: hardwareOf(name, software, limits.maxComputeWorkgroupStorageSize!) };
+    return { gpu, description, hardware };
   };
   let opened: OpenedAdapter | undefined;
   // A refusal here only means that this adapter has no subgroups: the second request, without them, decides.

@@ -2,7 +2,7 @@
 import { MicrogptError } from "../model/errors.ts";
 import type { GpuBatch } from "./batch.ts";
 import type { GpuTensor } from "./buffers.ts";
-import type { KernelRunner } from "./kernel_runner.ts";
+import { type KernelRunner, workgroupGrid } from "./kernel_runner.ts";
 import attentionSource from "./kernels/attention.wgsl" with { type: "text" };
 import backwardSource from "./kernels/attention_backward.wgsl" with { type: "text" };
 import cachedSource from "./kernels/attention_cached.wgsl" with { type: "text" };
@@ -62,6 +62,12 @@ function headConstants(D: number): Record<string, number> {
   return { D, QUADS: Math.ceil(D / 4), PARTS, DEPTH: Math.ceil(D / PARTS / 4) * 4 };
 }
 
+/** Workgroups of rows, or of blocks of rows, and heads: heads are few and take y, so rows have x and z. */
+function rowsAndHeads(rows: number, nHead: number): [number, number, number] {
+  const [x, z] = workgroupGrid(rows);
+  return [x, nHead, z];
+}
+
 function isAligned(D: number, ...tensors: GpuTensor[]): boolean {
   return D % 4 === 0 && tensors.every((tensor) => tensor.offset % 4 === 0);
 }
@@ -70,7 +76,7 @@ const U32: BindingSpec = { format: "u32", access: "read", aligned: false };
 const F32_READ: BindingSpec = { format: "f32", access: "read", aligned: false };
 const F32_WRITE: BindingSpec = { format: "f32", access: "write", aligned: false };
 
-const PARAMS = { T: "u32", E: "u32", H: "u32", scale: "f32" } as const;
+const PARAMS = { T: "u32", E: "u32", H: "u32", blocks: "u32", scale: "f32" } as const;
 
 /** See `Device.attention`. */
 export function attention(
@@ -100,9 +106,8 @@ export function attention(
       },
     }),
     [qkv, out, lse, positions, forwardItems],
-    [batch.tokenCount, E, nHead, 1 / Math.sqrt(D)],
-    batch.blockCount,
-    nHead,
+    [batch.tokenCount, E, nHead, batch.blockCount, 1 / Math.sqrt(D)],
+    ...rowsAndHeads(batch.blockCount, nHead),
   );
 }
 
@@ -126,7 +131,7 @@ export function attentionBackward(
   const shared = { qkv: read(qkv), d_out: read(dOut), lse: F32_READ, positions: U32, items: U32 };
   const dqkv: BindingSpec = { format: dQkv.format, access: "write", aligned };
   const constants = { ...headConstants(D), BACKWARD: true };
-  const values = [batch.tokenCount, E, nHead, 1 / Math.sqrt(D)];
+  const values = [batch.tokenCount, E, nHead, batch.blockCount, 1 / Math.sqrt(D)];
   runner.run(
     `attention backward, queries ${qkv.format} ${aligned} D=${D}`,
     () => ({
@@ -137,8 +142,7 @@ export function attentionBackward(
     }),
     [qkv, dOut, lse, positions, forwardItems, out, dQkv, delta],
     values,
-    batch.blockCount,
-    nHead,
+    ...rowsAndHeads(batch.blockCount, nHead),
   );
   runner.run(
     `attention backward, keys ${qkv.format} ${aligned} D=${D}`,
@@ -150,8 +154,7 @@ export function attentionBackward(
     }),
     [qkv, dOut, lse, positions, backwardItems, delta, dQkv],
     values,
-    batch.blockCount,
-    nHead,
+    ...rowsAndHeads(batch.blockCount, nHead),
   );
 }
 
@@ -185,7 +188,7 @@ export function attentionCached(
     () => ({
       source: reduceSource + cachedSource,
       constants: { D, QUADS: quads, THREADS: threads, SUBGROUPS: subgroups },
-      params: { E: "u32", B: "u32", scale: "f32" },
+      params: { N: "u32", E: "u32", B: "u32", scale: "f32" },
       bindings: {
         qkv: { format: qkv.format, access: "read", aligned },
         positions: U32,
@@ -195,8 +198,7 @@ export function attentionCached(
       },
     }),
     [qkv, rows.positions, rows.sequences, cache, out],
-    [E, blockSize, 1 / Math.sqrt(D)],
-    qkv.rows,
-    nHead,
+    [qkv.rows, E, blockSize, 1 / Math.sqrt(D)],
+    ...rowsAndHeads(qkv.rows, nHead),
   );
 }

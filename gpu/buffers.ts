@@ -54,6 +54,35 @@ function outOfMemory(label: string, bytes: number, allocated: number, reason: st
   );
 }
 
+/** The error for a tensor that is larger than what a kernel may see of a buffer at once. */
+export function tooLargeToBind(label: string, bytes: number, most: number): MicrogptError {
+  const mb = (n: number) => `${Math.ceil(n / 2 ** 20)} MB`;
+  return new MicrogptError(
+    `"${label}" takes ${mb(bytes)}, a kernel of this GPU can use ${mb(most)} at once`,
+    {
+      hint: `make it smaller with ${shrinkingFlag(label)}, or use --device cpu`,
+    },
+  );
+}
+
+/**
+ * Creates something on the GPU and tells `fail` of an error of this kind, which comes later. The scope ends even where `create`
+ * throws; of a lost GPU, the device's own `lost` tells.
+ */
+export function withErrorScope<T>(
+  gpu: GPUDevice,
+  filter: GPUErrorFilter,
+  create: () => T,
+  fail: (error: { message: string }) => void,
+): T {
+  gpu.pushErrorScope(filter);
+  try {
+    return create();
+  } finally {
+    gpu.popErrorScope().then((error) => error && fail(error), fail);
+  }
+}
+
 /** Largest buffer for reading back that is kept: metrics and tokens are read all the time, weights for a checkpoint only. */
 const KEPT_STAGING = 1 << 20;
 
@@ -84,14 +113,14 @@ export class BufferPool {
         `one buffer holds at most ${Math.floor(largest / 2 ** 20)} MB here`,
       );
     }
-    this.gpu.pushErrorScope("out-of-memory");
-    const buffer = this.gpu.createBuffer({ label, size, usage });
     const before = this.allocatedBytes;
-    this.gpu.popErrorScope().then((error) => {
-      if (error) {
-        this.fail(outOfMemory(label, size, before, error.message.trim() || "the driver is out of memory"));
-      }
-    });
+    const buffer = withErrorScope(
+      this.gpu,
+      "out-of-memory",
+      () => this.gpu.createBuffer({ label, size, usage }),
+      ({ message }) =>
+        this.fail(outOfMemory(label, size, before, message.trim() || "the driver is out of memory")),
+    );
     const memory: Memory = { id: this.#nextId++, label, gpu: buffer, bytes: size, freed: false };
     this.#alive.add(memory);
     this.allocatedBytes += size;

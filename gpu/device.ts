@@ -15,7 +15,7 @@ import type {
   Sampling,
   Tensor,
 } from "../model/device.ts";
-import { MicrogptError } from "../model/errors.ts";
+import { deviceClosed, MicrogptError } from "../model/errors.ts";
 import { type AdapterDescription, openAdapter, type OpenedAdapter } from "./adapter.ts";
 import * as attention from "./attention.ts";
 import { GpuBatch } from "./batch.ts";
@@ -26,13 +26,13 @@ import { fromHalves, toHalves } from "./number_formats.ts";
 import * as optimizer from "./optimizer.ts";
 import * as rows from "./rows.ts";
 import { selfTest } from "./self_test.ts";
-import { subgroupsHelp } from "./subgroups.ts";
+import { subgroupsWork } from "./subgroups.ts";
 import type { Hardware } from "./tiles.ts";
 
 /** How to open the GPU. */
 export interface GpuDeviceOptions {
   dtype: Dtype;
-  /** reductions by subgroup operations: `auto` (default) where a probe finds them right and not slower */
+  /** reductions by subgroup operations: `auto` (default) where the adapter has them and a probe finds them right */
   subgroups?: "auto" | "on" | "off";
 }
 
@@ -104,7 +104,9 @@ export class GpuDevice implements Device {
     const kept = this.#scratch.get(purpose);
     if (kept && kept.cols >= elements) return kept;
     if (kept) this.free(kept);
-    const grown = g(this.tensor(`scratch ${purpose}`, 1, Math.ceil(elements * 1.25)));
+    // Room to grow, but for what one binding can hold.
+    const room = Math.max(elements, Math.min(Math.ceil(elements * 1.25), Math.floor(this.maxBinding / 4)));
+    const grown = g(this.tensor(`scratch ${purpose}`, 1, room));
     this.#scratch.set(purpose, grown);
     return grown;
   };
@@ -137,6 +139,7 @@ export class GpuDevice implements Device {
   }
 
   view(tensor: Tensor, offset: number, viewRows: number, cols: number): Tensor {
+    this.#checkAlive(tensor);
     const { memory, type, format, offset: start } = g(tensor);
     if ((start + offset + viewRows * cols) * elementBytes(format) > memory.bytes) {
       throw new RangeError(`a view reaches beyond "${memory.label}"`);
@@ -146,13 +149,14 @@ export class GpuDevice implements Device {
 
   free(tensor: Tensor): void {
     const { memory } = g(tensor);
+    if (memory.freed) return;
     this.runner.flush();
     this.runner.forget(memory);
     this.#pool.release(memory);
   }
 
   write(tensor: Tensor, data: Float32Array | Uint32Array, offset = 0): void {
-    this.#check();
+    this.#checkAlive(tensor);
     const { memory, format, offset: start, capacity, cols, type } = g(tensor);
     if (offset + data.length > capacity * cols) throw new RangeError(`data reaches beyond "${memory.label}"`);
     if ((data instanceof Uint32Array) !== (type === "u32")) {
@@ -175,7 +179,7 @@ export class GpuDevice implements Device {
    * (Deno polls it), and the promise takes a timer of 10 ms more: queue the next steps before awaiting it.
    */
   read(tensor: Tensor): Promise<Float32Array | Uint32Array> {
-    this.#check();
+    this.#checkAlive(tensor);
     const { memory, format, offset, cols } = g(tensor);
     const count = tensor.rows * cols;
     const start = offset * elementBytes(format);
@@ -220,7 +224,7 @@ export class GpuDevice implements Device {
   }
 
   zero(tensor: Tensor): void {
-    this.#check();
+    this.#checkAlive(tensor);
     const { memory, offset } = g(tensor);
     const { start, bytes } = usedBytes(g(tensor));
     const whole = offset === 0 && tensor.rows === tensor.capacity;
@@ -231,7 +235,8 @@ export class GpuDevice implements Device {
   }
 
   copy(out: Tensor, from: Tensor): void {
-    this.#check();
+    this.#checkAlive(out);
+    this.#checkAlive(from);
     if (g(out).format !== g(from).format || out.rows !== from.rows || out.cols !== from.cols) {
       throw new RangeError(`"${g(from).memory.label}" has another shape or type than what it is copied to`);
     }
@@ -251,6 +256,7 @@ export class GpuDevice implements Device {
   loadBatch(batch: Batch, documents: PackedDocuments): void {
     this.#check();
     const gpuBatch = batch as GpuBatch;
+    this.#checkAlive(gpuBatch.sections.tokens);
     const contents = gpuBatch.fill(documents);
     this.runner.flush();
     this.#gpu.queue.writeBuffer(gpuBatch.memory.gpu, 0, contents as Uint32Array<ArrayBuffer>);
@@ -264,7 +270,8 @@ export class GpuDevice implements Device {
   destroy(): void {
     if (this.#destroyed) return;
     this.#destroyed = true;
-    this.#failure ??= new Error("the device was destroyed");
+    this.#failure ??= deviceClosed();
+    this.runner.close();
     this.#pool.releaseAll();
     this.#gpu.destroy();
   }
@@ -366,6 +373,13 @@ export class GpuDevice implements Device {
   #check(): void {
     if (this.#failure) throw this.#failure;
   }
+
+  /** The driver would call the use of a freed buffer an error of the whole device: here only the call fails. */
+  #checkAlive(tensor: Tensor): void {
+    this.#check();
+    const { memory } = g(tensor);
+    if (memory.freed) throw new Error(`tensor "${memory.label}" was freed`);
+  }
 }
 
 function lostError(name: string, reason: string, message: string): MicrogptError {
@@ -390,13 +404,13 @@ export async function openGpuDevice({ dtype, subgroups = "auto" }: GpuDeviceOpti
       hint: "open it with subgroups off",
     });
   }
-  const use = subgroups === "on" || (subgroups === "auto" && offered && await subgroupsHelp(adapter.gpu));
-  const device = new GpuDevice(adapter, dtype, use);
   try {
+    const use = subgroups === "on" || (subgroups === "auto" && offered && await subgroupsWork(adapter.gpu));
+    const device = new GpuDevice(adapter, dtype, use);
     await selfTest(device);
+    return device;
   } catch (error) {
-    device.destroy();
+    adapter.gpu.destroy();
     throw error;
   }
-  return device;
 }

@@ -4,7 +4,8 @@
  * keeps writes and submissions in order, so its slots are free again at once), bind groups are kept by the buffers in them.
  */
 import type { BufferPool, GpuTensor, Memory } from "./buffers.ts";
-import { elementBytes } from "./buffers.ts";
+import { deviceClosed } from "../model/errors.ts";
+import { elementBytes, tooLargeToBind, withErrorScope } from "./buffers.ts";
 import { type KernelSpec, shaderSource } from "./shader_source.ts";
 
 /** Bytes between the parameters of two calls; 256 is the largest alignment a device may ask for. */
@@ -25,9 +26,12 @@ interface Kernel {
   floats: boolean[];
 }
 
-/** Workgroups in x for n items, where a dimension holds 65,535: kernels count x + y · (workgroups in x). */
+/** Workgroups that one dimension of a call may have: WebGPU's default, which every adapter grants. */
+export const MAX_WORKGROUPS = 65535;
+
+/** Workgroups in x and y for n items, where one dimension may not hold them: kernels count x + y · (workgroups in x). */
 export function workgroupGrid(n: number): [number, number] {
-  return n <= 65535 ? [n, 1] : [65535, Math.ceil(n / 65535)];
+  return n <= MAX_WORKGROUPS ? [n, 1] : [MAX_WORKGROUPS, Math.ceil(n / MAX_WORKGROUPS)];
 }
 
 /**
@@ -38,12 +42,19 @@ export function bindingStart(byteOffset: number, bufferBytes: number, maxBinding
   return bufferBytes <= maxBinding ? 0 : Math.floor(byteOffset / 256) * 256;
 }
 
+/** A bind group and the ids of the buffers in it. */
+interface BoundBuffers {
+  group: GPUBindGroup;
+  ids: number[];
+}
+
 export class KernelRunner {
   #kernels = new Map<string, Kernel>();
   #layouts = new Map<string, GPUBindGroupLayout>();
-  #groups = new Map<string, GPUBindGroup>();
+  #groups = new Map<string, BoundBuffers>();
   /** keys of bind groups by the id of a buffer in them */
-  #groupsOf = new Map<number, string[]>();
+  #groupsOf = new Map<number, Set<string>>();
+  #closed = false;
   #paramsMemory: Memory;
   #u32 = new Uint32Array(SLOTS * SLOT_BYTES / 4);
   #f32 = new Float32Array(this.#u32.buffer);
@@ -67,6 +78,12 @@ export class KernelRunner {
     );
   }
 
+  /** What is kept between calls, for tests of leaks: kernels, bind groups, and entries of the list of groups by buffer. */
+  get kept(): { kernels: number; groups: number; entries: number } {
+    const entries = this.#groupsOf.values().reduce((sum, keys) => sum + keys.size, 0);
+    return { kernels: this.#kernels.size, groups: this.#groups.size, entries };
+  }
+
   /** True when calls wait for a flush. */
   get pending(): boolean {
     return this.#encoder !== undefined;
@@ -78,6 +95,8 @@ export class KernelRunner {
    * @param tensors in the order of the bindings
    * @param params in the order of the kernel's parameters
    * @throws {Error} when a written tensor shares its buffer with another one: WebGPU forbids it
+   * @throws {RangeError} for more workgroups in a dimension than a call may have
+   * @throws {MicrogptError} when a tensor is larger than the GPU lets a kernel see, or the device is closed
    */
   run(
     key: string,
@@ -88,6 +107,10 @@ export class KernelRunner {
     y = 1,
     z = 1,
   ): void {
+    if (this.#closed) throw deviceClosed();
+    if (Math.max(x, y, z) > MAX_WORKGROUPS) {
+      throw new RangeError(`${key}: ${x} × ${y} × ${z} workgroups, at most ${MAX_WORKGROUPS} a dimension`);
+    }
     const kernel = this.#kernels.get(key) ?? this.#compile(key, specify());
     if (this.#slot === SLOTS) this.flush();
     const pass = this.#openPass();
@@ -125,8 +148,21 @@ export class KernelRunner {
 
   /** Forgets the bind groups that hold a buffer which is about to be freed. */
   forget(memory: Memory): void {
-    for (const key of this.#groupsOf.get(memory.id) ?? []) this.#groups.delete(key);
+    for (const key of this.#groupsOf.get(memory.id) ?? []) {
+      for (const id of this.#groups.get(key)?.ids ?? []) {
+        if (id !== memory.id) this.#groupsOf.get(id)?.delete(key);
+      }
+      this.#groups.delete(key);
+    }
     this.#groupsOf.delete(memory.id);
+  }
+
+  /** Drops what is queued and kept; later calls throw. */
+  close(): void {
+    this.#closed = true;
+    this.#pass?.end();
+    [this.#pass, this.#encoder] = [undefined, undefined];
+    for (const kept of [this.#kernels, this.#layouts, this.#groups, this.#groupsOf]) kept.clear();
   }
 
   #openPass(): GPUComputePassEncoder {
@@ -139,7 +175,7 @@ export class KernelRunner {
     let key = kernel.signature;
     const slot = this.#slot * (SLOT_BYTES / 4) + firstBase;
     for (let i = 0; i < tensors.length; i++) {
-      const { memory, offset, format } = tensors[i]!;
+      const { memory, offset, format, rows, cols } = tensors[i]!;
       if (memory.freed) throw new Error(`${name}: tensor "${memory.label}" was freed`);
       if (kernel.writes[i] && tensors.some((other, j) => j !== i && other.memory === memory)) {
         throw new Error(`${name}: "${memory.label}" is written and used in another place of the same call`);
@@ -147,6 +183,9 @@ export class KernelRunner {
       const bytes = elementBytes(format);
       const start = bindingStart(offset * bytes, memory.bytes, this.#maxBinding);
       const base = offset - start / bytes;
+      if ((base + rows * cols) * bytes > this.#maxBinding) {
+        throw tooLargeToBind(memory.label, rows * cols * bytes, this.#maxBinding);
+      }
       if (base % kernel.multiples[i]! !== 0) {
         throw new Error(
           `${name}: "${memory.label}" at element ${offset} does not start at a multiple of ${
@@ -157,7 +196,7 @@ export class KernelRunner {
       this.#u32[slot + i] = base;
       key += `|${memory.id}:${start}`;
     }
-    return this.#groups.get(key) ?? this.#createGroup(key, kernel, tensors);
+    return this.#groups.get(key)?.group ?? this.#createGroup(key, kernel, tensors);
   }
 
   #createGroup(key: string, kernel: Kernel, tensors: GpuTensor[]): GPUBindGroup {
@@ -168,11 +207,12 @@ export class KernelRunner {
     });
     const params = { binding: 0, resource: { buffer: this.#paramsMemory.gpu, size: SLOT_BYTES } };
     const group = this.gpu.createBindGroup({ layout: kernel.layout, entries: [params, ...entries] });
-    this.#groups.set(key, group);
-    for (const { memory } of tensors) {
-      const keys = this.#groupsOf.get(memory.id);
-      if (keys) keys.push(key);
-      else this.#groupsOf.set(memory.id, [key]);
+    const ids = [...new Set(tensors.map(({ memory }) => memory.id))];
+    this.#groups.set(key, { group, ids });
+    for (const id of ids) {
+      const keys = this.#groupsOf.get(id);
+      if (keys) keys.add(key);
+      else this.#groupsOf.set(id, new Set([key]));
     }
     return group;
   }
@@ -196,15 +236,17 @@ export class KernelRunner {
       this.#layouts.set(signature, layout);
     }
     const code = shaderSource(spec);
-    this.gpu.pushErrorScope("validation");
-    const pipeline = this.gpu.createComputePipeline({
-      label: key,
-      layout: this.gpu.createPipelineLayout({ bindGroupLayouts: [layout] }),
-      compute: { module: this.gpu.createShaderModule({ label: key, code }), entryPoint: "main" },
-    });
-    this.gpu.popErrorScope().then((error) => {
-      if (error) this.fail(new Error(`kernel ${key} does not compile: ${error.message}`));
-    });
+    const pipeline = withErrorScope(
+      this.gpu,
+      "validation",
+      () =>
+        this.gpu.createComputePipeline({
+          label: key,
+          layout: this.gpu.createPipelineLayout({ bindGroupLayouts: [layout] }),
+          compute: { module: this.gpu.createShaderModule({ label: key, code }), entryPoint: "main" },
+        }),
+      ({ message }) => this.fail(new Error(`kernel ${key} does not compile: ${message}`)),
+    );
     const kernel: Kernel = {
       pipeline,
       layout,

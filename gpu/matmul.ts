@@ -1,14 +1,14 @@
 /** Matrix products: chooses kernel and variant, and queues the calls. */
 import type { MatmulForm, MatmulFusion } from "../model/device.ts";
 import type { GpuTensor } from "./buffers.ts";
-import type { KernelRunner } from "./kernel_runner.ts";
+import { type KernelRunner, MAX_WORKGROUPS, workgroupGrid } from "./kernel_runner.ts";
 import fusedSource from "./kernels/fused.wgsl" with { type: "text" };
 import matmulSource from "./kernels/matmul.wgsl" with { type: "text" };
 import matvecSource from "./kernels/matvec.wgsl" with { type: "text" };
 import splitKSource from "./kernels/split_k.wgsl" with { type: "text" };
 import { rmsNorm, type RowContext } from "./rows.ts";
-import type { BindingSpec } from "./shader_source.ts";
-import { type Hardware, K_STEP, MATVEC_ROWS, planTiles, type TilePlan } from "./tiles.ts";
+import type { BindingSpec, KernelSpec } from "./shader_source.ts";
+import { type Hardware, K_STEP, MATVEC_ROWS, planTiles, type Tile, type TilePlan } from "./tiles.ts";
 
 /** What the products need from their device. */
 export interface MatmulContext {
@@ -91,6 +91,7 @@ export function matmul(
       `${form} product of [${a.rows}, ${a.cols}] and [${b.rows}, ${b.cols}] is not [${out.rows}, ${out.cols}]`,
     );
   }
+  if (M === 0 || N === 0) return;
   const add = fusion.add as GpuTensor | undefined;
   const accumulate = add !== undefined && add.memory === out.memory && add.offset === out.offset;
   const product: Product = {
@@ -125,6 +126,7 @@ export function rmsNormMatmul(
   norm: GpuTensor,
   relu: boolean,
 ): void {
+  if (x.rows === 0) return;
   if (x.rows > MATVEC_ROWS || norm.format !== "f32") {
     rmsNorm(context, norm, x);
     return matmul(context, out, norm, w, "NT", { relu });
@@ -152,7 +154,7 @@ function runMatvec({ runner }: MatmulContext, product: Product): void {
     }),
     withFused([a, b, out], product),
     [M, N, K, Number(relu)],
-    Math.ceil(N / 8),
+    ...workgroupGrid(Math.ceil(N / 8)),
   );
 }
 
@@ -163,39 +165,55 @@ function runTiles({ runner }: MatmulContext, product: Product, plan: TilePlan): 
   const lengthA = form === "TN" ? M : K;
   const lengthB = form === "NT" ? K : N;
   const fused = fusedVariant(product);
-  const whole = K % K_STEP === 0;
-  runner.run(
-    `matmul ${form} ${tile.name} ${whole} ${variant(a, lengthA)} ${variant(b, lengthB)} ${
-      variant(out, N)
-    } ${fused}`,
-    () => ({
-      source: fusedSource + matmulSource,
-      constants: {
-        BM: tile.bm,
-        BN: tile.bn,
-        GROUPS_M: tile.groupsM,
-        GROUPS_N: tile.groupsN,
-        THREADS: tile.threads,
-        SHARED_LOAD: tile.sharedLoad,
-        A_ALONG_K: form !== "TN",
-        B_ALONG_K: form === "NT",
-        WHOLE: whole,
-        ...fusedConstants(product),
-      },
-      params: { M: "u32", N: "u32", K: "u32", part: "u32", relu: "u32" },
-      bindings: {
-        a: operand(a, lengthA),
-        b: operand(b, lengthB),
-        out: operand(out, N, "write"),
-        ...fusedBindings(product),
-      },
-    }),
-    withFused([a, b, out], product),
-    [M, N, K, part, Number(relu)],
-    plan.tilesN,
-    plan.tilesM,
-    parts,
-  );
+  const whole = K > 0 && K % K_STEP === 0;
+  const key = `matmul ${form} ${tile.name} ${whole} ${variant(a, lengthA)} ${variant(b, lengthB)} ${
+    variant(out, N)
+  } ${fused}`;
+  const specify = (): KernelSpec => ({
+    source: fusedSource + matmulSource,
+    constants: { ...tileConstants(tile, form), WHOLE: whole, ...fusedConstants(product) },
+    params: {
+      M: "u32",
+      N: "u32",
+      K: "u32",
+      part: "u32",
+      relu: "u32",
+      first_tile_n: "u32",
+      first_tile_m: "u32",
+    },
+    bindings: {
+      a: operand(a, lengthA),
+      b: operand(b, lengthB),
+      out: operand(out, N, "write"),
+      ...fusedBindings(product),
+    },
+  });
+  const tensors = withFused([a, b, out], product);
+  for (const [firstM, tilesM] of stretches(plan.tilesM)) {
+    for (const [firstN, tilesN] of stretches(plan.tilesN)) {
+      const values = [M, N, K, part, Number(relu), firstN, firstM];
+      runner.run(key, specify, tensors, values, tilesN, tilesM, parts);
+    }
+  }
+}
+
+function tileConstants(tile: Tile, form: MatmulForm) {
+  return {
+    BM: tile.bm,
+    BN: tile.bn,
+    GROUPS_M: tile.groupsM,
+    GROUPS_N: tile.groupsN,
+    THREADS: tile.threads,
+    SHARED_LOAD: tile.sharedLoad,
+    A_ALONG_K: form !== "TN",
+    B_ALONG_K: form === "NT",
+  };
+}
+
+/** The calls for n tiles along one dimension, of which a call holds at most `most`: (first tile, tiles), nearly always one. */
+export function stretches(n: number, most = MAX_WORKGROUPS): [first: number, count: number][] {
+  const calls = Math.ceil(n / most);
+  return Array.from({ length: calls }, (_, i) => [i * most, Math.min(most, n - i * most)]);
 }
 
 /**
@@ -223,7 +241,6 @@ function runSplit(context: MatmulContext, product: Product, plan: TilePlan): voi
     }),
     withFused([sums, out], product),
     [M, N, plan.parts, Number(relu)],
-    Math.ceil(N / 256),
-    M,
+    ...workgroupGrid(Math.ceil(N / 256) * M),
   );
 }

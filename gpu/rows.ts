@@ -217,6 +217,11 @@ export function crossEntropy(
 const NO_ID = 0xffffffff;
 const MAX_SUPPRESSED = 8;
 
+/** A temperature below the normal f32 numbers would be 0 to some GPUs, which then divide by it: it takes the most probable token. */
+function normalOrZero(temperature: number): number {
+  return temperature < 2 ** -126 ? 0 : temperature;
+}
+
 /**
  * See `Device.sample`.
  * @throws {RangeError} when more than 8 ids are suppressed
@@ -242,6 +247,7 @@ export function sample(
       source: reduceSource + sampleSource,
       constants: { THREADS: threads, SUBGROUPS: subgroups },
       params: {
+        N: "u32",
         V: "u32",
         stride: "u32",
         step: "u32",
@@ -260,7 +266,7 @@ export function sample(
       },
     }),
     [logits, seeds, rows.sequences, rows.tokens, rows.positions, output],
-    [logits.cols, output.cols, step, topK, temperature, topP, ...ids],
-    logits.rows,
+    [logits.rows, logits.cols, output.cols, step, topK, normalOrZero(temperature), topP, ...ids],
+    ...workgroupGrid(logits.rows),
   );
 }

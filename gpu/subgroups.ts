@@ -1,92 +1,81 @@
-/** Whether reductions should use subgroup operations here: asked of the hardware, not of a list of features. */
+/**
+ * Whether reductions should use subgroup operations here: asked of the hardware, not of a list of features. They add in another
+ * order than the tree in workgroup memory, so the answer decides the bits of every run: it depends on what the hardware computes,
+ * never on how fast it was at the moment.
+ */
 import { BufferPool, GpuTensor } from "./buffers.ts";
 import { KernelRunner } from "./kernel_runner.ts";
-import { rmsNorm } from "./rows.ts";
+import reduceSource from "./kernels/reduce.wgsl" with { type: "text" };
+import probeSource from "./kernels/subgroup_probe.wgsl" with { type: "text" };
+import type { BindingSpec } from "./shader_source.ts";
 
-const ROWS = 256;
-const COLS = 256;
-/** Calls in a timed run, and runs of each way; the fastest run counts. */
-const CALLS = 32;
-const ROUNDS = 5;
-/**
- * Subgroups are taken unless they are clearly slower. The two ways add in different orders, so a run that is resumed must
- * decide as the one before it did: noise in the timing must not tip the scale.
- */
-const MARGIN = 1.5;
+/** The sizes of workgroups that reduce: one subgroup or a few, and many. */
+const THREADS = [64, 256];
+/** sum, maximum and minimum, as f32 and as u32 */
+const RESULTS = 6;
 
-/** One way to reduce, on memory of its own. */
-class Contestant {
-  readonly out: GpuTensor;
-  readonly #runner: KernelRunner;
-  readonly #maps: Promise<unknown>[] = [];
-  milliseconds = Infinity;
-
-  constructor(
-    readonly gpu: GPUDevice,
-    readonly pool: BufferPool,
-    readonly input: GpuTensor,
-    readonly subgroups: boolean,
-    fail: (error: Error) => void,
-  ) {
-    this.#runner = new KernelRunner(gpu, pool, fail);
-    this.out = matrix(pool);
-  }
-
-  /** Normalizes the input `calls` times and waits: the call of mapAsync returns when the GPU is done. */
-  run(calls: number): void {
-    const scratch = () => this.out;
-    const start = performance.now();
-    for (let i = 0; i < calls; i++) {
-      rmsNorm({ runner: this.#runner, subgroups: this.subgroups, scratch }, this.out, this.input);
-    }
-    const staging = this.pool.takeStaging(4);
-    this.#runner.encode((encoder) => encoder.copyBufferToBuffer(this.out.memory.gpu, 0, staging.gpu, 0, 4));
-    this.#runner.flush();
-    this.#maps.push(staging.gpu.mapAsync(GPUMapMode.READ));
-    if (calls === CALLS) this.milliseconds = Math.min(this.milliseconds, performance.now() - start);
-  }
-
-  /** All that was normalized. */
-  async result(): Promise<Float32Array> {
-    await Promise.all(this.#maps);
-    const staging = this.pool.takeStaging(4 * ROWS * COLS);
-    this.#runner.encode((encoder) =>
-      encoder.copyBufferToBuffer(this.out.memory.gpu, 0, staging.gpu, 0, 4 * ROWS * COLS)
-    );
-    this.#runner.flush();
-    await staging.gpu.mapAsync(GPUMapMode.READ);
-    return new Float32Array(staging.gpu.getMappedRange(0, 4 * ROWS * COLS).slice(0));
-  }
+/** Numbers below 2^16 whose sums f32 holds exactly; neither the first nor the last is the largest or smallest. */
+function probeValues(threads: number): Uint32Array<ArrayBuffer> {
+  return Uint32Array.from({ length: threads }, (_, i) => 1 + (i * 7919 + 1234) % 50021);
 }
 
-function matrix(pool: BufferPool): GpuTensor {
+/** What all reductions of the values come to. */
+function expectedResults(values: Uint32Array): number[] {
+  const three = [values.reduce((sum, value) => sum + value, 0), Math.max(...values), Math.min(...values)];
+  return [...three, ...three];
+}
+
+function column(pool: BufferPool, length: number): GpuTensor {
   const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
-  return new GpuTensor(pool.allocate("probe", 4 * ROWS * COLS, usage), "f32", "f32", 0, ROWS, COLS);
+  return new GpuTensor(pool.allocate("subgroup probe", 4 * length, usage), "u32", "u32", 0, length, 1);
+}
+
+/** Queues the reductions of `values`. @returns their results */
+async function reduce(
+  gpu: GPUDevice,
+  pool: BufferPool,
+  runner: KernelRunner,
+  values: Uint32Array<ArrayBuffer>,
+): Promise<Uint32Array> {
+  const threads = values.length;
+  const [input, out] = [column(pool, threads), column(pool, RESULTS)];
+  gpu.queue.writeBuffer(input.memory.gpu, 0, values);
+  const binding = (access: "read" | "write"): BindingSpec => ({ format: "u32", access, aligned: false });
+  runner.run(
+    `subgroup probe ${threads}`,
+    () => ({
+      source: reduceSource + probeSource,
+      constants: { THREADS: threads, SUBGROUPS: true },
+      params: {},
+      bindings: { values: binding("read"), out: binding("write") },
+    }),
+    [input, out],
+    [],
+    1,
+  );
+  const staging = pool.takeStaging(4 * RESULTS);
+  runner.encode((encoder) => encoder.copyBufferToBuffer(out.memory.gpu, 0, staging.gpu, 0, 4 * RESULTS));
+  runner.flush();
+  await staging.gpu.mapAsync(GPUMapMode.READ);
+  return new Uint32Array(staging.gpu.getMappedRange(0, 4 * RESULTS).slice(0));
 }
 
 /**
- * Runs one reduction both ways.
- * @returns true when subgroup operations compile, give the right numbers, and do not lose time
+ * Runs every reduction with subgroup operations.
+ * @returns true when they compile and give the right numbers
  */
-export async function subgroupsHelp(gpu: GPUDevice): Promise<boolean> {
+export async function subgroupsWork(gpu: GPUDevice): Promise<boolean> {
   let failed = false;
   const fail = () => failed = true;
   const pool = new BufferPool(gpu, fail);
-  const input = matrix(pool);
-  const values = Float32Array.from({ length: ROWS * COLS }, (_, i) => ((i * 37) % 101 - 50) / 10);
-  gpu.queue.writeBuffer(input.memory.gpu, 0, values);
-  const [tree, subgroup] = [false, true].map((on) => new Contestant(gpu, pool, input, on, fail)) as [
-    Contestant,
-    Contestant,
-  ];
   try {
-    for (const contestant of [tree, subgroup]) contestant.run(1);
-    for (let round = 0; round < ROUNDS; round++) {
-      for (const contestant of [tree, subgroup]) contestant.run(CALLS);
-    }
-    const [expected, actual] = await Promise.all([tree.result(), subgroup.result()]);
-    const right = actual.every((value, i) => Math.abs(value - expected[i]!) <= 1e-5 * (1 + Math.abs(value)));
-    return !failed && right && subgroup.milliseconds < MARGIN * tree.milliseconds;
+    const runner = new KernelRunner(gpu, pool, fail);
+    const all = THREADS.map(probeValues);
+    const results = await Promise.all(all.map((values) => reduce(gpu, pool, runner, values)));
+    const right = all.every((values, i) => {
+      return expectedResults(values).every((expected, j) => expected === results[i]![j]);
+    });
+    return right && !failed;
   } finally {
     pool.releaseAll();
   }

@@ -114,7 +114,7 @@ export function tileBytes({ bm, bn }: Tile): number {
 
 /** Cuts a product into tiles and parts of K. */
 export function cut(tile: Tile, parts: number, M: number, N: number, K: number): TilePlan {
-  const part = Math.ceil(Math.ceil(K / parts) / K_STEP) * K_STEP;
+  const part = Math.max(1, Math.ceil(Math.ceil(K / parts) / K_STEP)) * K_STEP;
   return {
     tile,
     tilesN: Math.ceil(N / tile.bn),

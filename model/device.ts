@@ -66,7 +66,10 @@ export interface DecodeRows {
   sequences: Tensor;
 }
 
-/** How the next token is drawn from logits. */
+/**
+ * How the next token is drawn from logits. NaN and −∞ are never drawn, and where nothing else is left id 0 is; +∞ always is, the lowest
+ * id of several.
+ */
 export interface Sampling {
   /** ≤ 0 takes the most probable token, the lowest id among equals */
   temperature: number;
@@ -91,7 +94,10 @@ export interface AdamState {
 
 /** Columns of `AdamState.control`. */
 export const CONTROL = {
-  /** updates applied so far; bias correction uses this plus one */
+  /**
+   * updates applied so far; bias correction uses this plus one. An f32 counts to 2²⁴ and stays there: the corrections, 1 − betaᵗ,
+   * have long been 1 then
+   */
   adamStep: 0,
   /** factor on the loss gradient while it travels in f16; 1 for other types */
   lossScale: 1,
@@ -140,7 +146,7 @@ export interface Device extends Allocator {
 
   /** [rows, cols] of the same memory, from element `offset`. Shares, never copies; the parent must outlive it. */
   view(tensor: Tensor, offset: number, rows: number, cols: number): Tensor;
-  /** Gives the memory of a tensor back now (its views die with it). */
+  /** Gives the memory of a tensor back now (its views die with it). Again, or after `destroy`, it does nothing. */
   free(tensor: Tensor): void;
   /** Copies `data` to element `offset` on; f32 data into a `work` tensor is rounded to its type. */
   write(tensor: Tensor, data: Float32Array | Uint32Array, offset?: number): void;
@@ -153,7 +159,10 @@ export interface Device extends Allocator {
   loadBatch(batch: Batch, documents: PackedDocuments): void;
   /** Sends what is queued on its way; call once a step. */
   submit(): void;
-  /** Ends the device and frees all its memory. */
+  /**
+   * Ends the device and frees all its memory. Again it does nothing. Every later call but `free` throws a `MicrogptError`; a read
+   * that is still on its way gives its numbers or rejects with the same error.
+   */
   destroy(): void;
 
   /** x[t] = rmsnorm(wte[token] + wpe[position]).  x: [T, E] f32 */

@@ -8,6 +8,13 @@ export interface MicrogptErrorOptions {
   cause?: unknown;
 }
 
+/** The error for every use of a device after `destroy`, of whatever kind the device is. */
+export function deviceClosed(): MicrogptError {
+  return new MicrogptError("the device is closed", {
+    hint: "nothing can be computed after destroy() or close(): open a device, or load the model, again",
+  });
+}
+
 /**
  * An error meant for the person who runs the program: one line that says what is wrong and where, and a hint.
  * Mistakes of the calling program are plain exceptions instead.

@@ -18,19 +18,38 @@ import {
   type Sampling,
   type Tensor,
 } from "./device.ts";
+import { deviceClosed } from "./errors.ts";
 import { uniform } from "./random.ts";
 
 type Floats = Float32Array | Float64Array;
 
+/** What a tensor and its views share. */
+interface Memory {
+  readonly label: string;
+  freed: boolean;
+}
+
 class ReferenceTensor implements Tensor {
   rows: number;
+  readonly #data: Floats | Uint32Array;
+
   constructor(
+    readonly device: ReferenceDevice,
+    readonly memory: Memory,
     readonly type: ElementType,
     readonly capacity: number,
     readonly cols: number,
-    readonly data: Floats | Uint32Array,
+    data: Floats | Uint32Array,
   ) {
     this.rows = capacity;
+    this.#data = data;
+  }
+
+  /** @throws when its memory was given back, or the device is closed */
+  get data(): Floats | Uint32Array {
+    this.device.checkOpen();
+    if (this.memory.freed) throw new Error(`tensor "${this.memory.label}" was freed`);
+    return this.#data;
   }
 }
 
@@ -76,6 +95,7 @@ export class ReferenceDevice implements Device {
   readonly stepsInFlight: number = 1;
   readonly warnings = ["the reference device is plain TypeScript: correct, but very slow"];
   readonly name: string;
+  #closed = false;
   readonly #Floats: Float32ArrayConstructor | Float64ArrayConstructor;
 
   /** @param precision how numbers are stored; sums are always f64 */
@@ -84,22 +104,31 @@ export class ReferenceDevice implements Device {
     this.#Floats = precision === "f64" ? Float64Array : Float32Array;
   }
 
-  tensor(_label: string, rows: number, cols: number, type: ElementType = "f32"): Tensor {
+  /** @throws {MicrogptError} after `destroy` */
+  checkOpen(): void {
+    if (this.#closed) throw deviceClosed();
+  }
+
+  tensor(label: string, rows: number, cols: number, type: ElementType = "f32"): Tensor {
+    this.checkOpen();
     const data = type === "u32" ? new Uint32Array(rows * cols) : new this.#Floats(rows * cols);
-    return new ReferenceTensor(type, rows, cols, data);
+    return new ReferenceTensor(this, { label, freed: false }, type, rows, cols, data);
   }
 
   createBatch(maxTokens: number, maxDocuments: number): Batch {
+    this.checkOpen();
     return new ReferenceBatch(maxTokens, maxDocuments);
   }
 
   view(tensor: Tensor, offset: number, rows: number, cols: number): Tensor {
-    const { data, type } = tensor as ReferenceTensor;
+    const { data, type, memory } = tensor as ReferenceTensor;
     if (offset + rows * cols > data.length) throw new RangeError("view reaches beyond its tensor");
-    return new ReferenceTensor(type, rows, cols, data.subarray(offset, offset + rows * cols));
+    return new ReferenceTensor(this, memory, type, rows, cols, data.subarray(offset, offset + rows * cols));
   }
 
-  free(_tensor: Tensor): void {}
+  free(tensor: Tensor): void {
+    (tensor as ReferenceTensor).memory.freed = true;
+  }
 
   write(tensor: Tensor, data: Float32Array | Uint32Array, offset = 0): void {
     (tensor as ReferenceTensor).data.set(data, offset);
@@ -120,6 +149,7 @@ export class ReferenceDevice implements Device {
   }
 
   loadBatch(batch: Batch, documents: PackedDocuments): void {
+    this.checkOpen();
     if (documents.tokens.length > batch.maxTokens) {
       throw new RangeError("more tokens than the batch has room for");
     }
@@ -131,9 +161,13 @@ export class ReferenceDevice implements Device {
     batch.tokenCount = documents.tokens.length;
   }
 
-  submit(): void {}
+  submit(): void {
+    this.checkOpen();
+  }
 
-  destroy(): void {}
+  destroy(): void {
+    this.#closed = true;
+  }
 
   embed(x: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void {
     const { tokens } = (batch as ReferenceBatch).documents;
@@ -451,7 +485,7 @@ function logSumExp(x: Floats): number {
 
 /**
  * The token that a uniform `draw` picks from logits (changed in place): suppressed ids out, top-k, softmax at the temperature, top-p,
- * then the first id whose cumulative probability exceeds the draw.
+ * then the first id whose cumulative probability exceeds the draw. NaN is never drawn; an infinite logit always is.
  */
 export function drawToken(
   logits: Float64Array,
@@ -459,8 +493,9 @@ export function drawToken(
   { temperature, topK, topP, suppressed }: Sampling,
 ): number {
   for (const id of suppressed) logits[id] = -Infinity;
+  for (let id = 0; id < logits.length; id++) if (Number.isNaN(logits[id])) logits[id] = -Infinity;
   const greedy = logits.reduce((best, logit, id) => logit > logits[best]! ? id : best, 0);
-  if (temperature <= 0) return greedy;
+  if (temperature <= 0 || !Number.isFinite(logits[greedy])) return greedy;
   if (topK > 0 && topK < logits.length) {
     const kth = logits.toSorted()[logits.length - topK]!;
     for (let id = 0; id < logits.length; id++) if (logits[id]! < kth) logits[id] = -Infinity;

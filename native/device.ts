@@ -16,7 +16,7 @@ import type {
   Sampling,
   Tensor,
 } from "../model/device.ts";
-import { MicrogptError } from "../model/errors.ts";
+import { deviceClosed, MicrogptError } from "../model/errors.ts";
 import { openKernels } from "./kernels.ts";
 import { check } from "./library.ts";
 
@@ -34,18 +34,31 @@ const NO_MEMORY = 0xffff_ffff;
 const FORMS: Record<MatmulForm, number> = { NT: 0, NN: 1, TN: 2 };
 const ADD_OUT = 1, ADD_MATRIX = 2, RELU = 4, MASK = 8;
 
+/** What a tensor and its views share. */
+interface Memory {
+  readonly label: string;
+  /** its number in the library */
+  readonly handle: number;
+  freed: boolean;
+}
+
 class CpuTensor implements Tensor {
   rows: number;
   constructor(
     readonly type: ElementType,
     readonly capacity: number,
     readonly cols: number,
-    /** number of the memory in the library */
-    readonly handle: number,
+    readonly memory: Memory,
     /** first element in it */
     readonly offset: number,
   ) {
     this.rows = capacity;
+  }
+
+  /** Number of the memory in the library, which may stand for something else once it was given back. */
+  get handle(): number {
+    if (this.memory.freed) throw new Error(`there is no tensor "${this.memory.label}": it was freed`);
+    return this.memory.handle;
   }
 }
 
@@ -71,7 +84,9 @@ export class CpuDevice implements Device {
   readonly name: string;
   /** threads that compute, the caller's included */
   readonly threads: number;
-  readonly #device: number;
+  /** its number in the library */
+  readonly #opened: number;
+  #closed = false;
   readonly #native: ReturnType<typeof openKernels>;
   /** where the library writes handles */
   readonly #handle = new Uint32Array(1);
@@ -86,8 +101,14 @@ export class CpuDevice implements Device {
     this.threads = threads || navigator.hardwareConcurrency;
     this.#native = openKernels();
     check(this.#native.mg_cpu_open(this.threads, this.#handle, 1));
-    this.#device = this.#handle[0]!;
+    this.#opened = this.#handle[0]!;
     this.name = `${this.#processor()}, ${this.threads} ${this.threads === 1 ? "thread" : "threads"}`;
+  }
+
+  /** The device's number in the library. @throws {MicrogptError} after `destroy` */
+  get #device(): number {
+    if (this.#closed) throw deviceClosed();
+    return this.#opened;
   }
 
   #processor(): string {
@@ -105,7 +126,7 @@ export class CpuDevice implements Device {
         hint: "make the model or the batch smaller: --n-embd, --block-size or --batch-size",
       });
     }
-    return new CpuTensor(type, rows, cols, this.#handle[0]!, 0);
+    return new CpuTensor(type, rows, cols, { label, handle: this.#handle[0]!, freed: false }, 0);
   }
 
   createBatch(maxTokens: number, maxDocuments: number): Batch {
@@ -114,15 +135,19 @@ export class CpuDevice implements Device {
   }
 
   view(tensor: Tensor, offset: number, rows: number, cols: number): Tensor {
+    if (this.#closed) throw deviceClosed();
     const parent = tensor as CpuTensor;
     if (offset < 0 || offset + rows * cols > parent.capacity * parent.cols) {
       throw new RangeError("view reaches beyond its tensor");
     }
-    return new CpuTensor(parent.type, rows, cols, parent.handle, parent.offset + offset);
+    return new CpuTensor(parent.type, rows, cols, parent.memory, parent.offset + offset);
   }
 
   free(tensor: Tensor): void {
-    check(this.#native.mg_cpu_free(this.#device, (tensor as CpuTensor).handle));
+    const { memory } = tensor as CpuTensor;
+    if (this.#closed || memory.freed) return;
+    memory.freed = true;
+    check(this.#native.mg_cpu_free(this.#opened, memory.handle));
   }
 
   write(tensor: Tensor, data: Float32Array | Uint32Array, offset = 0): void {
@@ -170,10 +195,14 @@ export class CpuDevice implements Device {
   }
 
   /** Nothing is queued: every call has done its work when it returns. */
-  submit(): void {}
+  submit(): void {
+    if (this.#closed) throw deviceClosed();
+  }
 
   destroy(): void {
-    check(this.#native.mg_cpu_close(this.#device));
+    if (this.#closed) return;
+    this.#closed = true;
+    check(this.#native.mg_cpu_close(this.#opened));
   }
 
   embed(x: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void {

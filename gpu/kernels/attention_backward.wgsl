@@ -12,9 +12,15 @@
 
 #if QUERIES
 @compute @workgroup_size(128)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let first = items_load(2u * group.x);
-  let begin = items_load(2u * group.x + 1u);
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let block = group.x + group.z * groups.x;
+  if (block >= p.blocks) { return; }
+  let first = items_load(2u * block);
+  let begin = items_load(2u * block + 1u);
   let end = min(first + 64u, p.T);
   let head = group.y;
   let row = thread / 8u;
@@ -81,9 +87,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }
 #else
 @compute @workgroup_size(128)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let first = items_load(2u * group.x);
-  let end = items_load(2u * group.x + 1u);
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let block = group.x + group.z * groups.x;
+  if (block >= p.blocks) { return; }
+  let first = items_load(2u * block);
+  let end = items_load(2u * block + 1u);
   let head = group.y;
   let row = thread / 8u;
   let column = thread % 8u;

@@ -20,7 +20,8 @@ fn key_or_value(is_fresh: bool, i: u32, end: u32) -> vec4<f32> {
 }
 
 fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
-  let row = group.x;
+  let row = group.x + group.z * groups.x;
+  if (row >= p.N) { return; }
   let head = group.y;
   let q_start = 3u * row * p.E + head * D;
   let sequence = sequences_load(row);

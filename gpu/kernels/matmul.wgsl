@@ -110,8 +110,8 @@ fn store_row(row: u32, column: u32, part: u32, sums: vec4<f32>) {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let row0 = group.y * BM;
-  let column0 = group.x * BN;
+  let row0 = (p.first_tile_m + group.y) * BM;
+  let column0 = (p.first_tile_n + group.x) * BN;
   let k_begin = group.z * p.part;
   let k_end = min(k_begin + p.part, p.K);
   let steps = (k_end - k_begin + BK - 1u) / BK;

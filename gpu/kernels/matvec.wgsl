@@ -16,9 +16,14 @@ var<workgroup> squares: array<f32, ROWS * THREADS>;
 #end
 
 @compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
   let lane = thread % LANES;
-  let column = group.x * OUTPUTS + thread / LANES;
+  let first_column = (group.x + group.y * groups.x) * OUTPUTS;
+  let column = first_column + thread / LANES;
   let b_start = min(column, p.N - 1u) * p.K;
   let b_end = b_start + p.K;
 #for r in 0..ROWS
@@ -63,7 +68,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   v *= inverseSqrt(square_sum / f32(p.K) + 1e-5);
 #end
   let start = row * p.N;
-  let at = start + group.x * OUTPUTS + first;
+  let at = start + first_column + first;
   if (at >= start + p.N) { return; }
   store_fused(at, start + p.N, v);
 }

@@ -1,21 +1,26 @@
 // Draws the next token of each row.  logits: [N, V] f32   tokens, positions, sequences: u32 [N]   seeds: u32 [sequences]   output: u32 [steps, N]
 // One workgroup a row. Suppressed ids never count. Then, as in `Sampling`:
-//   temperature ≤ 0: the largest logit, the lowest id among equals.
+//   temperature ≤ 0, or an infinite logit: the largest logit, the lowest id among equals.
 //   top-k: a logit counts when it is at least the k-th largest. Found bit by bit on the logits' bits as ordered integers: the
 //     largest threshold that k logits reach, 32 counts over V, exact, equals included.
 //   top-p: the same search for the largest threshold whose logits together hold the mass asked for: the most probable ones that
 //     reach it, and all equal to the last of them.
-//   The draw: each thread sums a stretch of ids, a scan over the stretches finds the one where the cumulative mass first
+//   The draw: each thread sums a stretch of ids, a scan over the stretches finds the first where the cumulative mass
 //     exceeds u · total, and its thread the id in it: the first id in order whose cumulative mass exceeds the draw.
+//   NaN and −∞ are never drawn; where nothing else is left, id 0.
 // u is `uniform(seeds[sequence], position)` of model/random.ts, in u32 arithmetic.
 // Cost: reads 2·V, and 32·V from cache for each of top-k and top-p; writes three numbers.
 
-// An order of u32 that is the order of the floats; 0 for what may not be drawn, −0 as 0.
+const PLUS_INFINITY = 0x7f800000u;
+
+// An order of u32 that is the order of the floats; 0 for what may not be drawn, −0 as 0. By the bits: compilers may assume
+// that floats are finite.
 fn rank(row: u32, id: u32) -> u32 {
 #for s in 0..8
   if (p.suppressed$s == id) { return 0u; }
 #end
   let bits = bitcast<u32>(logits_load(row * p.V + id));
+  if ((bits & 0x7fffffffu) > PLUS_INFINITY || bits == (PLUS_INFINITY | 0x80000000u)) { return 0u; }
   if (bits == 0x80000000u) { return bits; }
   return select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
 }
@@ -58,28 +63,31 @@ fn total_mass(row: u32, threshold: u32, largest: f32, thread: u32) -> f32 {
   return workgroup_sum_f32(sum, thread);
 }
 
-fn nucleus_rank(row: u32, from_: u32, largest: f32, thread: u32) -> u32 {
+fn nucleus_rank(row: u32, from_: u32, top: u32, thread: u32) -> u32 {
+  let largest = rank_value(top);
   let wanted = p.top_p * total_mass(row, from_, largest, thread);
   var threshold = 0u;
   for (var bit = 0u; bit < 32u; bit++) {
     let candidate = threshold | (0x80000000u >> bit);
     if (total_mass(row, max(candidate, from_), largest, thread) >= wanted) { threshold = candidate; }
   }
-  return max(threshold, from_);
+  // A top_p of 0 is reached by nothing at all: the most probable ones stay.
+  return min(max(threshold, from_), top);
 }
 
 var<workgroup> scan: array<f32, THREADS>;
 var<workgroup> chosen: u32;
 
-// The first id whose cumulative mass exceeds u · total, or `otherwise` where rounding leaves none.
-fn draw(row: u32, threshold: u32, largest: f32, u: f32, otherwise: u32, thread: u32) -> u32 {
+// The first id whose cumulative mass exceeds u · total. The scan adds up each place in another order, so that by rounding a place may be
+// less than the one before it, and several stretches, or none, seem to hold the draw: the first of them has it, or
+// else the last that has any mass.
+fn draw(row: u32, threshold: u32, largest: f32, u: f32, thread: u32) -> u32 {
   let stretch = (p.V + THREADS - 1u) / THREADS;
   let first = min(thread * stretch, p.V);
   let last = min(first + stretch, p.V);
   var own = 0.0;
   for (var id = first; id < last; id++) { own += mass(row, id, threshold, largest); }
   scan[thread] = own;
-  if (thread == 0u) { chosen = otherwise; }
   workgroupBarrier();
   for (var stride = 1u; stride < THREADS; stride *= 2u) {
     var left = 0.0;
@@ -89,10 +97,11 @@ fn draw(row: u32, threshold: u32, largest: f32, u: f32, otherwise: u32, thread: 
     workgroupBarrier();
   }
   let wanted = u * scan[THREADS - 1u];
-  var before = 0.0;
-  if (thread > 0u) { before = scan[thread - 1u]; }
-  if (before <= wanted && wanted < scan[thread]) {
-    var cumulative = before;
+  let holder = workgroup_min_u32(select(THREADS, thread, own > 0.0 && wanted < scan[thread]), thread);
+  let last_with_mass = workgroup_max_u32(select(0u, thread, own > 0.0), thread);
+  if (thread == select(holder, last_with_mass, holder == THREADS)) {
+    var cumulative = 0.0;
+    if (thread > 0u) { cumulative = scan[thread - 1u]; }
     for (var id = first; id < last; id++) {
       let m = mass(row, id, threshold, largest);
       if (m > 0.0) {
@@ -107,7 +116,8 @@ fn draw(row: u32, threshold: u32, largest: f32, u: f32, otherwise: u32, thread: 
 }
 
 fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
-  let row = group.x;
+  let row = group.x + group.y * groups.x;
+  if (row >= p.N) { return; }
   var best = 0u;
   var best_id = 0xffffffffu;
   for (var id = thread; id < p.V; id += THREADS) {
@@ -116,15 +126,15 @@ fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   }
   let top = workgroup_max_u32(best, thread);
   var next = workgroup_min_u32(select(0xffffffffu, best_id, best == top), thread);
-  // All ids suppressed: id 0, as good as any.
+  // Nothing that may be drawn: id 0, as good as any.
   if (next == 0xffffffffu) { next = 0u; }
   let position = positions_load(row);
-  if (p.temperature > 0.0 && top != 0u) {
+  if (p.temperature > 0.0 && top != 0u && top != (PLUS_INFINITY | 0x80000000u)) {
     let largest = rank_value(top);
     var threshold = 1u;
     if (p.top_k > 0u && p.top_k < p.V) { threshold = max(threshold, kth_rank(row, thread)); }
-    if (p.top_p < 1.0) { threshold = nucleus_rank(row, threshold, largest, thread); }
-    next = draw(row, threshold, largest, uniform_draw(seeds_load(sequences_load(row)), position), next, thread);
+    if (p.top_p < 1.0) { threshold = nucleus_rank(row, threshold, top, thread); }
+    next = draw(row, threshold, largest, uniform_draw(seeds_load(sequences_load(row)), position), thread);
   }
   // All threads have read the position before it moves on.
   workgroupBarrier();

@@ -3,11 +3,16 @@
 // Cost: reads 4·S·M·N bytes, writes M·N; S·M·N flops.
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-  let columns = (p.N + 3u) / 4u;
-  let row = id.y;
-  let column = 4u * id.x;
-  if (id.x >= columns) { return; }
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let groups_of_row = (p.N + 255u) / 256u;
+  let index = group.x + group.y * groups.x;
+  let row = index / groups_of_row;
+  let column = 4u * (index % groups_of_row * 64u + thread);
+  if (row >= p.M || column >= p.N) { return; }
   let start = row * p.N;
   var v = vec4<f32>();
   for (var part = 0u; part < p.parts; part++) {

@@ -68,6 +68,8 @@ fn draw_token(p: &mut [f32], spare: &mut [f32], suppressed: &[u32], draw: f64, s
             *logit = f32::NEG_INFINITY;
         }
     }
+    // NaN is never drawn, and spoils no sum.
+    p.iter_mut().filter(|logit| logit.is_nan()).for_each(|logit| *logit = f32::NEG_INFINITY);
     let max = maximum::dispatch(p);
     let greedy = p.iter().position(|&logit| logit == max).unwrap_or(0);
     if sampling.temperature <= 0.0 {
