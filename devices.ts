@@ -26,7 +26,8 @@ export const DEVICE_OPTIONS = {
 
 /**
  * What the option `device` takes. `metal` is `webgpu` on a Mac, `reference` the plain TypeScript device; `auto` measures a
- * moment of the work to be done and takes the faster of GPU and CPU.
+ * moment of the work to be done and takes the faster of GPU and CPU, but goes on with a run on the device that it was
+ * begun on.
  */
 export type DeviceName = OptionValues<typeof DEVICE_OPTIONS>["device"];
 
@@ -36,17 +37,25 @@ export type DeviceOptions = Partial<OptionValues<typeof DEVICE_OPTIONS>>;
 /** Does a moment of the work that the device is for. @returns the milliseconds it took, compiling and allocating left out */
 export type Trial = (device: Device) => Promise<number>;
 
+/** What `auto` decides by. */
+export interface AutoChoice {
+  /** what it measures; without one it takes the GPU where there is one */
+  trial?: Trial;
+  /** name and dtype of the device that the work was begun on: taken without measuring where it is here */
+  before?: { device?: string; dtype?: Dtype };
+}
+
 /**
  * Opens a device.
- * @param trial what `auto` measures; without one it takes the GPU where there is one
+ * @param choice what `auto` decides by
  * @throws {MicrogptError} when it is not there, or cannot compute in `dtype`
  */
-export async function openDevice(options: DeviceOptions = {}, trial?: Trial): Promise<Device> {
+export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice = {}): Promise<Device> {
   const { device = "cpu", dtype, threads } = options;
   checkThreads(threads);
   switch (device) {
     case "auto":
-      return await openFaster(options, trial);
+      return await openBefore(options, choice) ?? await openFaster(options, choice.trial);
     case "cpu": {
       await ensureNativeLibrary();
       const { openCpuDevice } = await import("./native/device.ts");
@@ -70,12 +79,39 @@ export async function openDevice(options: DeviceOptions = {}, trial?: Trial): Pr
   }
 }
 
+/** The devices that `auto` chooses from: the GPU where there is a real one, or where only it computes in the dtype, and the CPU. */
+async function candidates(dtype: Dtype | undefined): Promise<DeviceName[]> {
+  const gpuName = Deno.build.os === "darwin" ? "metal" : "webgpu";
+  if (dtype && dtype !== "f32") return [gpuName];
+  const adapter = await navigator.gpu?.requestAdapter();
+  return adapter && !adapter.info.isFallbackAdapter ? [gpuName, "cpu"] : ["cpu"];
+}
+
+/** A device's name without the number of its threads. */
+function hardware(name: string): string {
+  return name.replace(/, \d+ threads?$/, "");
+}
+
+/** The device that the work was begun on, where it is one of those that `auto` chooses from. */
+async function openBefore(options: DeviceOptions, { before = {} }: AutoChoice): Promise<Device | undefined> {
+  if (before.device === undefined) return undefined;
+  const dtype = options.dtype ?? before.dtype;
+  for (const device of await candidates(dtype)) {
+    let opened: Device;
+    try {
+      opened = await openDevice({ ...options, device, ...(dtype ? { dtype } : {}) });
+    } catch (error) {
+      if (error instanceof MicrogptError) continue; // measuring, next, says what is wrong with it
+      throw error;
+    }
+    if (hardware(opened.name) === hardware(before.device)) return opened;
+    opened.destroy();
+  }
+}
+
 /** The GPU where there is a real one and it is faster than the CPU at `trial`, else the CPU; the other where one fails. */
 async function openFaster(options: DeviceOptions, trial: Trial | undefined): Promise<Device> {
-  const gpuName = Deno.build.os === "darwin" ? "metal" : "webgpu";
-  const names: DeviceName[] = options.dtype && options.dtype !== "f32" ? [gpuName] : [gpuName, "cpu"];
-  const adapter = await navigator.gpu?.requestAdapter();
-  if ((!adapter || adapter.info.isFallbackAdapter) && names.length > 1) names.shift();
+  const names = await candidates(options.dtype);
   if (names.length === 1 || !trial) return await openDevice({ ...options, device: names[0]! });
   const times: { device: DeviceName; milliseconds: number }[] = [];
   const problems: MicrogptError[] = [];

@@ -35,7 +35,7 @@ export interface GpuDiagnosis extends DeviceDiagnosis {
   architecture?: string;
   features?: string[];
   limits?: Record<string, number>;
-  /** reductions use subgroup operations: a probe found them right and not slower */
+  /** reductions use subgroup operations: the adapter has them and a probe found them right */
   subgroups?: boolean;
   /** multiply-adds in registers alone; 10⁹ operations a second */
   peakGigaflops?: number;

@@ -38,7 +38,7 @@ export async function loadModel(directory: string, options: DeviceOptions = {}):
   const model = await readModel(directory);
   const tokenizer = await openTokenizer(model.tokenizerJson, options.threads);
   const on = (device: Device) => new LanguageModel(model, model.params, tokenizer, device);
-  const device = await openDevice(options, (candidate) => timeDecoding(on(candidate)));
+  const device = await openDevice(options, { trial: (candidate) => timeDecoding(on(candidate)) });
   try {
     return on(device);
   } catch (error) {
@@ -137,7 +137,7 @@ export class LanguageModel implements Disposable {
     return new ChatSession(this.#generationModel(), options);
   }
 
-  /** Frees the device. */
+  /** Frees the device; again it does nothing. What is being generated ends with an error. */
   close(): void {
     this.device.destroy();
   }

@@ -117,7 +117,7 @@ export class OnnxModel {
     if (rest) yield rest;
   }
 
-  /** Frees the memory of the model. */
+  /** Frees the memory of the model; again it does nothing. What is being generated ends with an error. */
   async close(): Promise<void> {
     await this.session.close();
   }

@@ -161,8 +161,15 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
       ...(options.dtype === undefined ? {} : { dtype: options.dtype }),
       ...(options.threads === undefined ? {} : { threads: options.threads }),
     },
-    (candidate) => timeSteps(candidate, config, layout, trainingData, recipe, state()),
+    {
+      trial: (candidate) => timeSteps(candidate, config, layout, trainingData, recipe, state()),
+      // a resumed run goes on with the same bits, whichever device happens to be faster today
+      ...(checkpoint ? { before: checkpoint.trainState } : {}),
+    },
   );
+  // whatever is thrown until the run is there frees the device; who gets the run closes it, and with it the device
+  using opened = new DisposableStack();
+  opened.defer(() => device.destroy());
   notices.push(...device.warnings.map((warning) => `warning: ${warning}`));
   const savedDtype = checkpoint?.trainState.dtype;
   if (savedDtype !== undefined && savedDtype !== device.dtype) {
@@ -172,7 +179,6 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   if (savedDevice !== undefined && savedDevice !== device.name) {
     notices.push(`warning: the device changes from ${savedDevice} to ${device.name}, see --device`);
   }
-  // from here on nothing can fail: who gets the run closes it, and with it the device
   const run = new TrainingRun({
     device,
     config,
@@ -204,7 +210,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
       ...(split.threshold === undefined ? {} : { val_threshold: split.threshold }),
     },
   });
-  return {
+  const prepared: PreparedRun = {
     run,
     config,
     settings,
@@ -219,6 +225,8 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
     memory: memoryPlan(device, config, layout, trainingData),
     notices,
   };
+  opened.move();
+  return prepared;
 }
 
 /** Explicit options, then the checkpoint, then the preset, then the defaults. Says where an option changes a resumed run. */

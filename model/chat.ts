@@ -32,6 +32,7 @@ export class ChatSession implements Disposable {
   #cached = 0;
   #turns = 0;
   #answering = false;
+  #closed = false;
 
   /**
    * @throws {MicrogptError} for options out of range, a model without chat tokens or with too short a context, or when
@@ -74,9 +75,11 @@ export class ChatSession implements Disposable {
   /**
    * Answers a message, in whole characters as they come. One answer at a time.
    * @throws {Error} during another answer
+   * @throws {MicrogptError} once the conversation or its model is closed
    */
   async *send(message: string, { signal, onDropped }: SendOptions = {}): AsyncGenerator<string, void, void> {
     this.#checkIdle();
+    if (this.#closed) throw new MicrogptError("the conversation is closed", { hint: "start another" });
     const ids = this.#model.tokenizer.encodeOne(message);
     this.#answering = true;
     try {
@@ -92,8 +95,9 @@ export class ChatSession implements Disposable {
     }
   }
 
-  /** Gives the device's memory back. */
+  /** Gives the device's memory back; again, or after the model was closed, it does nothing. An answer that is being given ends with an error. */
   close(): void {
+    this.#closed = true;
     this.#decoder.close();
   }
 

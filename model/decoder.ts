@@ -1,6 +1,7 @@
 /** Decoding with a key-value cache: all sequences of a call are one batch, and tokens are drawn on the device. */
 import type { ModelConfig } from "./config.ts";
-import type { DecodeRows, Device, Sampling, Tensor } from "./device.ts";
+import type { Allocator, DecodeRows, Device, Sampling, Tensor } from "./device.ts";
+import { MicrogptError } from "./errors.ts";
 import { EventLoopTurns } from "./event_loop.ts";
 import { allocateDecodeMemory, type DecodeMemory, decodeStep } from "./gpt.ts";
 import type { Weights } from "./parameters.ts";
@@ -76,6 +77,9 @@ export class Decoder {
   readonly #windowSteps: number;
   /** [2 windows, sequences] */
   readonly #output: Tensor;
+  /** all of the above but the weights */
+  readonly #tensors: Tensor[] = [];
+  #closed = false;
 
   /**
    * @param weights working weights on the device
@@ -96,22 +100,41 @@ export class Decoder {
     this.sequences = sequences;
     this.contextLength = Math.min(contextLength, config.block_size);
     const chunk = Math.max(sequences, Math.min(PROMPT_CHUNK, this.contextLength));
-    this.#memory = allocateDecodeMemory(device, config, chunk, sequences, this.contextLength);
-    const column = (label: string, rows: number) => device.tensor(`decoding ${label}`, rows, 1, "u32");
+    const allocator = this.#allocator();
+    const column = (label: string, rows: number) => allocator.tensor(`decoding ${label}`, rows, 1, "u32");
     const rows = (n: number): DecodeRows => ({
       tokens: column("tokens", n),
       positions: column("positions", n),
       sequences: column("sequences", n),
     });
-    this.#rows = rows(sequences);
-    this.#promptRows = rows(chunk);
-    this.#seeds = column("seeds", sequences);
     this.#windowSteps = device.stepsInFlight === 1 ? 1 : WINDOW_STEPS;
-    this.#output = device.tensor("decoding output", 2 * this.#windowSteps, sequences, "u32");
+    try {
+      this.#memory = allocateDecodeMemory(allocator, config, chunk, sequences, this.contextLength);
+      this.#rows = rows(sequences);
+      this.#promptRows = rows(chunk);
+      this.#seeds = column("seeds", sequences);
+      this.#output = allocator.tensor("decoding output", 2 * this.#windowSteps, sequences, "u32");
+    } catch (error) {
+      this.close(); // what there was room for
+      throw error;
+    }
+  }
+
+  /** The device's memory, remembered for `close`. */
+  #allocator(): Allocator {
+    return {
+      tensor: (...args) => {
+        const tensor = this.#device.tensor(...args);
+        this.#tensors.push(tensor);
+        return tensor;
+      },
+      createBatch: (...args) => this.#device.createBatch(...args),
+    };
   }
 
   /** Feeds tokens whose successors are known: keys and values of positions `position` … are in the cache after. */
   feed(sequence: number, tokens: ArrayLike<number>, position: number): void {
+    this.#checkOpen();
     const device = this.#device;
     const rows = this.#promptRows;
     for (let at = 0; at < tokens.length; at += rows.tokens.capacity) {
@@ -127,6 +150,7 @@ export class Decoder {
 
   /** Copies what was fed to a sequence at positions 0 … `length` − 1 to the cache lines of others. */
   copy(sequence: number, length: number, others: number[]): void {
+    this.#checkOpen();
     if (length === 0) return;
     for (const cache of this.#memory.caches) {
       const line = (s: number) =>
@@ -140,8 +164,10 @@ export class Decoder {
    * Generates until every sequence is done, and tells what each got step by step. Where reading from the device is
    * slow, several steps are read together, and the next are queued before. What a sequence gets depends on its seed
    * and its tokens; on a GPU, where a batch of another size may be another kernel, up to rounding.
+   * @throws {MicrogptError} once the decoder or its device is closed
    */
   async *decode(starts: Start[], options: DecodeOptions): AsyncGenerator<Decoded[], void, void> {
+    this.#checkOpen();
     const { maxTokens, signal } = options;
     let rows: ActiveRow[] = starts
       .filter((start) => maxTokens > 0 && start.position < this.contextLength)
@@ -167,6 +193,7 @@ export class Decoder {
           this.#writeRows(rows);
         }
         if (turns.due) await turns.take();
+        this.#checkOpen();
       }
     } finally {
       await Promise.allSettled(windows.map((window) => window.output));
@@ -209,14 +236,14 @@ export class Decoder {
     return queued;
   }
 
-  /** Gives the device's memory back. */
+  /** Gives the device's memory back. Again, or when the device is closed, it does nothing; a generation that runs ends with an error. */
   close(): void {
-    const { caches, ...scratch } = this.#memory;
-    const tensors = [...caches, ...Object.values(scratch), this.#seeds, this.#output];
-    for (const rows of [this.#rows, this.#promptRows]) {
-      tensors.push(rows.tokens, rows.positions, rows.sequences);
-    }
-    for (const tensor of tensors) this.#device.free(tensor);
+    this.#closed = true;
+    for (const tensor of this.#tensors.splice(0)) this.#device.free(tensor);
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new MicrogptError("the generation was closed");
   }
 
   #writeRows(active: ActiveRow[]): void {

@@ -25,6 +25,10 @@ export interface OnnxFeed {
 
 /** An exported graph, ready to run. */
 export class OnnxSession {
+  /** the steps that were asked for, one after the other: the runtime takes one at a time */
+  #running: Promise<unknown> = Promise.resolve();
+  #released: Promise<void> | undefined;
+
   private constructor(
     private readonly runtime: Runtime,
     private readonly session: InferenceSession,
@@ -58,6 +62,7 @@ export class OnnxSession {
 
   /**
    * One step.
+   * @throws {MicrogptError} when the session is closed
    * @returns logits [b, s, V] end to end, and the cache to pass to the next step
    */
   async run(feed: OnnxFeed): Promise<{ logits: Float32Array; cache: OnnxCache }> {
@@ -74,16 +79,24 @@ export class OnnxSession {
     for (const name of cacheNames(config)) {
       feeds[name] = feed.cache?.get(name) ?? new runtime.Tensor("float32", new Float32Array(0), emptyShape);
     }
-    const outputs = await this.session.run(feeds);
+    const outputs = await this.#run(feeds);
     const cache = new Map(
       cacheNames(config).map((name) => [name, outputs[name.replace("past_key_values", "present")]!]),
     );
     return { logits: outputs.logits!.data as Float32Array, cache };
   }
 
-  /** Frees the memory of the graph. */
+  /** Frees the memory of the graph, when a step that runs is done. Again it does nothing. */
   async close(): Promise<void> {
-    await this.session.release();
+    await (this.#released ??= this.#running.then(() => this.session.release()));
+  }
+
+  async #run(feeds: Record<string, Tensor>): Promise<Record<string, Tensor>> {
+    if (this.#released) throw new MicrogptError("the model is closed", { hint: "load it again" });
+    const outputs = this.#running.then(() => this.session.run(feeds));
+    // Who awaits the step gets its error; the next step does not fail for it.
+    this.#running = outputs.catch(() => {});
+    return await outputs as Record<string, Tensor>;
   }
 
   #integers(rows: (number | boolean)[][]): Tensor {

@@ -228,7 +228,7 @@ function adamCases(): DeviceCase[] {
     weightDecay: 0.1,
     gradClip: 1,
   };
-  return [[128, 0], [1280, 7], [100_096, 500]].flatMap(([n, step]): DeviceCase[] => [
+  return [[128, 0], [1280, 7], [100_096, 500], [128, 2 ** 24]].flatMap(([n, step]): DeviceCase[] => [
     {
       name: `gradNorm and adam with clipping and weight decay, ${n} parameters after ${step} steps`,
       tolerance: 2e-5,
@@ -357,6 +357,69 @@ function sampleCases(): DeviceCase[] {
   );
 }
 
+/** Logits that a working model does not have, or hardly ever: every device draws the same id from them. */
+function oddLogitsCases(): DeviceCase[] {
+  const V = 300;
+  const everywhere = (value: number) => new Float32Array(V).fill(value);
+  const with_ = (logits: Float32Array, values: Record<number, number>) => {
+    for (const [id, value] of Object.entries(values)) logits[Number(id)] = value;
+    return logits;
+  };
+  const rows: Float32Array[] = [
+    everywhere(0),
+    everywhere(NaN),
+    everywhere(-Infinity),
+    with_(everywhere(1), { 0: NaN, 7: NaN, 299: NaN }),
+    with_(everywhere(NaN), { 130: -5, 131: -5 }),
+    with_(everywhere(0), { 100: Infinity, 200: Infinity }),
+    with_(everywhere(-Infinity), { 3: 0, 299: -1 }),
+    with_(everywhere(-100), { 5: 2, 6: 2, 290: 2 }), // equals at the edge of top-k and top-p
+    with_(everywhere(-0), { 20: 0 }),
+  ];
+  const settings = [
+    { temperature: 0, topK: 0, topP: 1, suppressed: [] },
+    { temperature: 1, topK: 0, topP: 1, suppressed: [2] },
+    { temperature: 1, topK: 1, topP: 1, suppressed: [] },
+    { temperature: 1, topK: 2, topP: 0.5, suppressed: [] },
+    { temperature: 1, topK: 0, topP: 0, suppressed: [] },
+    { temperature: 1e-40, topK: 0, topP: 1, suppressed: [] },
+    { temperature: 1, topK: 300, topP: 0.999, suppressed: [0, 1, 2, 3, 4, 5, 6, 7] },
+  ];
+  return settings.map((sampling): DeviceCase => ({
+    name: `sample from NaN, infinite and equal logits, ${JSON.stringify(sampling)}`,
+    tolerance: 0,
+    async run(d) {
+      const range = rows.map((_, i) => i);
+      const drawn = decodeRows(d, range, range.map((i) => 5 * i), range);
+      const seeds = d.tensor("seeds", rows.length, 1, "u32");
+      d.write(seeds, Uint32Array.from(range, mixSeed));
+      const output = d.tensor("output", 1, rows.length, "u32");
+      const logits = d.tensor("logits", rows.length, V);
+      rows.forEach((row, i) => d.write(logits, row, i * V));
+      d.sample(drawn, logits, output, 0, seeds, sampling);
+      return { output: await d.read(output) };
+    },
+  }));
+}
+
+function emptyCases(): DeviceCase[] {
+  return [{
+    name: "matrices without rows change nothing",
+    tolerance: 0,
+    async run(d) {
+      const [x, w, out] = [filled(d, 4, 8, 1), filled(d, 16, 8, 2, "work"), filled(d, 4, 16, 3)];
+      x.rows = out.rows = 0;
+      d.rmsNorm(filled(d, 0, 8, 4), x);
+      d.matmul(out, x, w, "NT");
+      d.copy(d.tensor("none", 0, 8), x);
+      d.zero(x);
+      const none = await d.read(x);
+      x.rows = out.rows = 4;
+      return { none, x: await d.read(x), out: await d.read(out) };
+    },
+  }];
+}
+
 const TINY: ModelConfig = { vocab_size: 97, n_embd: 12, n_head: 3, n_layer: 2, block_size: 40 };
 
 /** The whole model with fixed weights: parameters on the device and their views. */
@@ -429,5 +492,7 @@ export const DEVICE_CASES: DeviceCase[] = [
   ...attentionCachedCases(),
   ...copyCases(),
   ...sampleCases(),
+  ...oddLogitsCases(),
+  ...emptyCases(),
   ...modelCases(),
 ];
