@@ -1,5 +1,5 @@
 /** Kernels that take a row a workgroup: embedding, normalization, cross-entropy, sampling. */
-import type { Sampling } from "../model/device.ts";
+import { LEAST_TEMPERATURE, type Sampling } from "../model/device.ts";
 import type { GpuDecodeRows } from "./attention.ts";
 import type { GpuBatch } from "./batch.ts";
 import type { GpuTensor } from "./buffers.ts";
@@ -217,11 +217,6 @@ export function crossEntropy(
 const NO_ID = 0xffffffff;
 const MAX_SUPPRESSED = 8;
 
-/** A temperature below the normal f32 numbers would be 0 to some GPUs, which then divide by it: it takes the most probable token. */
-function normalOrZero(temperature: number): number {
-  return temperature < 2 ** -126 ? 0 : temperature;
-}
-
 /**
  * See `Device.sample`.
  * @throws {RangeError} when more than 8 ids are suppressed
@@ -266,7 +261,16 @@ export function sample(
       },
     }),
     [logits, seeds, rows.sequences, rows.tokens, rows.positions, output],
-    [logits.rows, logits.cols, output.cols, step, topK, normalOrZero(temperature), topP, ...ids],
+    [
+      logits.rows,
+      logits.cols,
+      output.cols,
+      step,
+      topK,
+      temperature < LEAST_TEMPERATURE ? 0 : temperature,
+      topP,
+      ...ids,
+    ],
     ...workgroupGrid(logits.rows),
   );
 }

@@ -66,12 +66,15 @@ export interface DecodeRows {
   sequences: Tensor;
 }
 
+/** A smaller temperature is as good as 0: no normal f32 number, it would be 0 to some devices, which divide by it. */
+export const LEAST_TEMPERATURE = 2 ** -126;
+
 /**
  * How the next token is drawn from logits. NaN and −∞ are never drawn, and where nothing else is left id 0 is; +∞ always is, the lowest
  * id of several.
  */
 export interface Sampling {
-  /** ≤ 0 takes the most probable token, the lowest id among equals */
+  /** below `LEAST_TEMPERATURE`, 0 and less among them, takes the most probable token, the lowest id among equals */
   temperature: number;
   /** keep tokens whose logit is at least the k-th largest; 0 = all */
   topK: number;

@@ -11,6 +11,7 @@ import {
   type DecodeRows,
   type Device,
   type ElementType,
+  LEAST_TEMPERATURE,
   type MatmulForm,
   type MatmulFusion,
   METRIC,
@@ -495,7 +496,7 @@ export function drawToken(
   for (const id of suppressed) logits[id] = -Infinity;
   for (let id = 0; id < logits.length; id++) if (Number.isNaN(logits[id])) logits[id] = -Infinity;
   const greedy = logits.reduce((best, logit, id) => logit > logits[best]! ? id : best, 0);
-  if (temperature <= 0 || !Number.isFinite(logits[greedy])) return greedy;
+  if (temperature < LEAST_TEMPERATURE || !Number.isFinite(logits[greedy])) return greedy;
   if (topK > 0 && topK < logits.length) {
     const kth = logits.toSorted()[logits.length - topK]!;
     for (let id = 0; id < logits.length; id++) if (logits[id]! < kth) logits[id] = -Infinity;

@@ -2,19 +2,20 @@
  * The CPU device: the kernels of the native library behind the `Device` interface. Each call is one synchronous native
  * call with numbers only; the library checks every range, this file checks shapes.
  */
-import type {
-  AdamHyper,
-  AdamState,
-  Batch,
-  DecodeRows,
-  Device,
-  Dtype,
-  ElementType,
-  MatmulForm,
-  MatmulFusion,
-  PackedDocuments,
-  Sampling,
-  Tensor,
+import {
+  type AdamHyper,
+  type AdamState,
+  type Batch,
+  type DecodeRows,
+  type Device,
+  type Dtype,
+  type ElementType,
+  LEAST_TEMPERATURE,
+  type MatmulForm,
+  type MatmulFusion,
+  type PackedDocuments,
+  type Sampling,
+  type Tensor,
 } from "../model/device.ts";
 import { deviceClosed, MicrogptError } from "../model/errors.ts";
 import { openKernels } from "./kernels.ts";
@@ -409,10 +410,11 @@ export class CpuDevice implements Device {
     const [t, p, s, x] = [rows.tokens, rows.positions, rows.sequences, logits] as CpuTensor[] as FiveTensors;
     const [o, u] = [output as CpuTensor, seeds as CpuTensor];
     const suppressed = Uint32Array.from(sampling.suppressed);
+    const temperature = sampling.temperature < LEAST_TEMPERATURE ? 0 : sampling.temperature;
     // deno-fmt-ignore
     check(this.#native.mg_cpu_sample(
       this.#device, t.handle, t.offset, p.handle, p.offset, s.handle, s.offset, x.handle, x.offset,
-      o.handle, o.offset + step * o.cols, u.handle, u.offset, x.rows, x.cols, u.rows, sampling.temperature,
+      o.handle, o.offset + step * o.cols, u.handle, u.offset, x.rows, x.cols, u.rows, temperature,
       sampling.topK, sampling.topP, suppressed, suppressed.length,
     ));
   }

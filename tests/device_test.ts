@@ -69,7 +69,7 @@ for (const name of ["reference", "cpu"]) {
     const before = heldBytes();
     await generate(8000);
     const grown = (heldBytes() - before) / 2 ** 20;
-    assert(grown < 24, `${grown.toFixed(1)} MB more than after 2,000`);
+    assert(grown < 16, `${grown.toFixed(1)} MB more than after 2,000`);
   });
 }
 

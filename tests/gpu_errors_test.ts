@@ -5,7 +5,7 @@ import { BufferPool } from "../gpu/buffers.ts";
 import { GpuDevice, openGpuDevice } from "../gpu/device.ts";
 import { checkSelfTest, selfTest } from "../gpu/self_test.ts";
 import { MicrogptError } from "../model/errors.ts";
-import { gpuTest } from "./test_gpu.ts";
+import { gpuTest, withNavigatorGpu } from "./test_gpu.ts";
 
 async function withGpu(use: (d: GpuDevice) => Promise<void>): Promise<void> {
   const device = await openGpuDevice({ dtype: "f32", subgroups: "off" });
@@ -46,18 +46,6 @@ Deno.test("a driver that runs out of memory is an error with the tensor's name",
   assert.match(failures[0]!.message, /"key-value cache of layer 3" \(5 MB; .*Not enough memory left/);
   assert.match(failures[0]!.hint!, /--num-samples/);
 });
-
-/** Runs `use` while `navigator.gpu` is something else. */
-async function withNavigatorGpu(gpu: unknown, use: () => Promise<void>): Promise<void> {
-  const own = Object.getOwnPropertyDescriptor(navigator, "gpu");
-  Object.defineProperty(navigator, "gpu", { value: gpu, configurable: true });
-  try {
-    await use();
-  } finally {
-    if (own) Object.defineProperty(navigator, "gpu", own);
-    else delete (navigator as unknown as Record<string, unknown>).gpu;
-  }
-}
 
 Deno.test("no adapter is an error that says what to do", async () => {
   const isClear = (error: unknown) =>

@@ -10,6 +10,7 @@ import type { Device, Dtype, ElementType, MatmulForm, Tensor } from "../model/de
 import { MicrogptError } from "../model/errors.ts";
 import { allocateActivations, forwardBackward } from "../model/gpt.ts";
 import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { mixSeed, uniform } from "../model/random.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
 import { assertClose } from "./assert_close.ts";
 import { DEVICE_CASES, gaussian, randomDocuments } from "./device_cases.ts";
@@ -354,6 +355,51 @@ gpuTest(
     });
   },
 );
+
+/** Counters whose uniform numbers of this mixed seed are next to 1. */
+function countersNearOne(seed: number, count: number): number[] {
+  const found: number[] = [];
+  for (let counter = 0; found.length < count; counter++) {
+    if (uniform(seed, counter) > 1 - 2 ** -19) found.push(counter);
+  }
+  return found;
+}
+
+gpuTest("a draw at the very end of the cumulative mass takes the last id that has any", async () => {
+  // Behind the last id the scan's places should all be the total, but are rounded each in its own way.
+  const V = 320;
+  const seed = mixSeed(9);
+  const positions = countersNearOne(seed, 8);
+  for (const subgroups of ["on", "off"] as const) {
+    await withGpu("f32", async (d) => {
+      const tensor = (label: string, rows: number, cols: number, type: "f32" | "u32") =>
+        d.tensor(label, rows, cols, type);
+      const N = 25 * positions.length;
+      const last = Array.from({ length: N }, (_, row) => 150 + row % 160);
+      const logits = gaussian(N * V, 4).map((x, i) =>
+        i % V === 0 ? 5 : i % V > last[Math.floor(i / V)]! ? -Infinity : x
+      );
+      const rows = {
+        tokens: tensor("tokens", N, 1, "u32"),
+        positions: tensor("positions", N, 1, "u32"),
+        sequences: tensor("sequences", N, 1, "u32"),
+      };
+      const [x, seeds, output] = [
+        tensor("logits", N, V, "f32"),
+        tensor("seeds", 1, 1, "u32"),
+        tensor("output", 1, N, "u32"),
+      ];
+      d.write(x, logits);
+      d.write(seeds, Uint32Array.of(seed));
+      d.write(rows.positions, Uint32Array.from(last, (_, row) => positions[row % positions.length]!));
+      d.sample(rows, x, output, 0, seeds, { temperature: 1, topK: 0, topP: 1, suppressed: [] });
+      assert.deepEqual([...await d.read(output)], last);
+    }, subgroups);
+    const { gpu, description } = await openAdapter("f32", true);
+    gpu.destroy();
+    if (!description.features.includes("subgroups")) return;
+  }
+});
 
 gpuTest("the devices that these tests shared end", () => {
   for (const device of shared.values()) device.destroy();

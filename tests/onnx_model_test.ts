@@ -161,3 +161,16 @@ Deno.test("OnnxModel refuses what is no export in one line", async () => {
     await refuses(OnnxModel.load(folder), /cannot read .*model\.onnx/);
   });
 });
+
+Deno.test("an OnnxModel that is closed, twice or during a generation, says so", async () => {
+  await withExport(tinyModel(false, 3), async (folder) => {
+    const model = await OnnxModel.load(folder);
+    const pieces = model.generate({ prompt: "the", seed: 1, temperature: 2 });
+    await pieces.next();
+    const running = Array.fromAsync(pieces);
+    await Promise.all([model.close(), model.close()]);
+    await assert.rejects(running, { name: "MicrogptError", message: "the model is closed" });
+    await model.close();
+    await assert.rejects(model.generate({ prompt: "the" }).next(), { message: "the model is closed" });
+  });
+});

@@ -28,3 +28,15 @@ export function gpuTest(name: string, fn: (t: Deno.TestContext) => Promise<void>
     },
   });
 }
+
+/** Runs `use` while `navigator.gpu` is something else. */
+export async function withNavigatorGpu(gpu: unknown, use: () => Promise<void>): Promise<void> {
+  const own = Object.getOwnPropertyDescriptor(navigator, "gpu");
+  Object.defineProperty(navigator, "gpu", { value: gpu, configurable: true });
+  try {
+    await use();
+  } finally {
+    if (own) Object.defineProperty(navigator, "gpu", own);
+    else delete (navigator as unknown as Record<string, unknown>).gpu;
+  }
+}

@@ -577,3 +577,61 @@ Deno.test("a run that is complete is not trained on without --steps", async () =
     assert.deepEqual(await hashes(output), before);
   });
 });
+
+Deno.test("whatever is thrown after the device was opened frees it", async () => {
+  const { destroy } = ReferenceDevice.prototype;
+  let destroyed = 0;
+  ReferenceDevice.prototype.destroy = function () {
+    destroyed++;
+    destroy.call(this);
+  };
+  try {
+    await inTemporaryDirectory(async (dir) => {
+      const small = { nEmbd: 8, nHead: 2, nLayer: 1, vocabSize: 260, steps: 1, valFraction: 0 };
+      const options: TrainOptions = {
+        documents: ["anna", "bob"],
+        output: join(dir, "out"),
+        device: "reference",
+        ...small,
+      };
+      // An injected failure: the run reads this option when its device is open.
+      const failing = Object.defineProperty({ ...options }, "keep", {
+        get: () => {
+          throw new Error("injected");
+        },
+      });
+      await assert.rejects(prepareRun(failing), /injected/);
+      assert.equal(destroyed, 1);
+      const { run } = await prepareRun(options);
+      assert.equal(destroyed, 1, "a run that is ready keeps its device");
+      run.close();
+      run.close();
+      await assert.rejects(Array.fromAsync(run.events()), { name: "MicrogptError", message: /closed/ });
+    });
+  } finally {
+    ReferenceDevice.prototype.destroy = destroy;
+  }
+});
+
+Deno.test("a run that is closed while it trains ends with an error, and again is harmless", async () => {
+  await inTemporaryDirectory(async (dir) => {
+    for (const device of ["reference", "cpu"] as const) {
+      const { run } = await prepareRun({
+        documents: ["anna", "bob"],
+        output: join(dir, device),
+        device,
+        nEmbd: 8,
+        nHead: 2,
+        nLayer: 1,
+        vocabSize: 260,
+        valFraction: 0,
+        steps: 500,
+      });
+      const events = run.events();
+      await events.next();
+      run.close();
+      await assert.rejects(Array.fromAsync(events), { name: "MicrogptError", message: /closed/ });
+      run.close();
+    }
+  });
+});
