@@ -54,6 +54,14 @@ function outOfMemory(label: string, bytes: number, allocated: number, reason: st
   );
 }
 
+/**
+ * Bytes that one binding can hold: the GPU's limit, which may be 2³¹ − 1, down to where bindings and the parts of a large buffer
+ * may start, and within what kernels count with a u32.
+ */
+export function bindingBytes(gpu: Pick<GPUDevice, "limits">): number {
+  return Math.floor(Math.min(gpu.limits.maxStorageBufferBindingSize, 2 ** 32 - 1) / 256) * 256;
+}
+
 /** The error for a tensor that is larger than what a kernel may see of a buffer at once. */
 export function tooLargeToBind(label: string, bytes: number, most: number): MicrogptError {
   const mb = (n: number) => `${Math.ceil(n / 2 ** 20)} MB`;

@@ -19,7 +19,7 @@ import { deviceClosed, MicrogptError } from "../model/errors.ts";
 import { type AdapterDescription, openAdapter, type OpenedAdapter } from "./adapter.ts";
 import * as attention from "./attention.ts";
 import { GpuBatch } from "./batch.ts";
-import { BufferPool, elementBytes, GpuTensor, type Memory, storageFormat } from "./buffers.ts";
+import { bindingBytes, BufferPool, elementBytes, GpuTensor, type Memory, storageFormat } from "./buffers.ts";
 import { KernelRunner } from "./kernel_runner.ts";
 import { matmul, rmsNormMatmul } from "./matmul.ts";
 import { fromHalves, toHalves } from "./number_formats.ts";
@@ -73,7 +73,7 @@ export class GpuDevice implements Device {
     this.description = description;
     this.hardware = hardware;
     this.name = description.name;
-    this.maxBinding = gpu.limits.maxStorageBufferBindingSize;
+    this.maxBinding = bindingBytes(gpu);
     this.workgroupMemory = gpu.limits.maxComputeWorkgroupStorageSize;
     if (description.software) {
       this.warnings.push(`${description.name} is a software renderer: correct, but slower than --device cpu`);
@@ -211,6 +211,7 @@ export class GpuDevice implements Device {
     } catch (error) {
       // Of a lost GPU, the map's failure is told before the loss.
       await Promise.race([this.#gpu.lost, new Promise((resolve) => setTimeout(resolve, LOSS_MS))]);
+      this.#pool.release(staging);
       this.#check();
       throw error;
     }

@@ -5,7 +5,7 @@
  */
 import type { BufferPool, GpuTensor, Memory } from "./buffers.ts";
 import { deviceClosed } from "../model/errors.ts";
-import { elementBytes, tooLargeToBind, withErrorScope } from "./buffers.ts";
+import { bindingBytes, elementBytes, tooLargeToBind, withErrorScope } from "./buffers.ts";
 import { type KernelSpec, shaderSource } from "./shader_source.ts";
 
 /** Bytes between the parameters of two calls; 256 is the largest alignment a device may ask for. */
@@ -70,7 +70,7 @@ export class KernelRunner {
     /** told of a kernel that does not compile */
     readonly fail: (error: Error) => void,
   ) {
-    this.#maxBinding = gpu.limits.maxStorageBufferBindingSize;
+    this.#maxBinding = bindingBytes(gpu);
     this.#paramsMemory = pool.allocate(
       "kernel parameters",
       SLOTS * SLOT_BYTES,

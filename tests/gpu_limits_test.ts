@@ -1,7 +1,7 @@
 /** What the WebGPU device does at the limits of a GPU: more workgroups than a dimension holds, more bytes than a kernel may see. */
 import assert from "node:assert/strict";
 import { openAdapter } from "../gpu/adapter.ts";
-import type { GpuTensor } from "../gpu/buffers.ts";
+import { bindingBytes, type GpuTensor } from "../gpu/buffers.ts";
 import { GpuDevice, openGpuDevice } from "../gpu/device.ts";
 import { MAX_WORKGROUPS } from "../gpu/kernel_runner.ts";
 import { matmul, stretches } from "../gpu/matmul.ts";
@@ -123,6 +123,14 @@ gpuTest("more workgroups than a call may have are refused before the driver sees
     );
     return Promise.resolve();
   });
+});
+
+Deno.test("a binding ends where a quad does, and within what a u32 counts", () => {
+  const of = (limit: number) =>
+    bindingBytes({ limits: { maxStorageBufferBindingSize: limit } as GPUSupportedLimits });
+  assert.equal(of(2 ** 27), 2 ** 27);
+  assert.equal(of(2 ** 31 - 1), 2 ** 31 - 256); // what Vulkan drivers are granted
+  assert.equal(of(2 ** 40), 2 ** 32 - 256);
 });
 
 gpuTest("a matrix that is larger than a kernel may see is an error that names it", async () => {
