@@ -11,7 +11,7 @@ export interface FileDigest {
 /** Bytes moved at a time: copying and hashing so many takes a few milliseconds, so training goes on between. */
 export const CHUNK_BYTES = 2 << 20;
 
-/** A new file that is hashed while it is written. Call `finish` or `abandon`. */
+/** A new file that is hashed while it is written. */
 export class HashedFile {
   readonly #file: Deno.FsFile;
   readonly #hash = createHash("sha256");
@@ -33,15 +33,14 @@ export class HashedFile {
     for (let done = 0; done < bytes.length;) done += await this.#file.write(bytes.subarray(done));
   }
 
-  /** Flushes the file to disk and closes it. */
+  /** Flushes the file to disk. */
   async finish(): Promise<FileDigest> {
     await this.#file.sync();
-    this.#file.close();
     return { bytes: this.#bytes, sha256: this.#hash.digest("hex") };
   }
 
-  /** Closes a file that will not be finished. */
-  abandon(): void {
+  /** Closes the file, finished or not. */
+  [Symbol.dispose](): void {
     this.#file.close();
   }
 }
@@ -51,19 +50,45 @@ export async function writeHashed(
   path: string,
   fill: (file: HashedFile) => Promise<void>,
 ): Promise<FileDigest> {
-  const file = await HashedFile.create(path);
-  let filled = false;
-  try {
-    await fill(file);
-    filled = true;
-  } finally {
-    if (!filled) file.abandon();
-  }
+  using file = await HashedFile.create(path);
+  await fill(file);
   return await file.finish();
 }
 
+/** An open file as far as reading it goes from its position on. */
+export type ReadableFile = Pick<Deno.FsFile, "read" | "stat">;
+
+/** An open file that is hashed while it is read, so that what was checked is what was used. */
+export class HashedReader implements ReadableFile {
+  readonly #file: ReadableFile;
+  readonly #hash = createHash("sha256");
+  #bytes = 0;
+
+  /** @param file at its start */
+  constructor(file: ReadableFile) {
+    this.#file = file;
+  }
+
+  async read(into: Uint8Array): Promise<number | null> {
+    const read = await this.#file.read(into);
+    if (read === null) return null;
+    this.#hash.update(into.subarray(0, read));
+    this.#bytes += read;
+    return read;
+  }
+
+  stat(): Promise<Deno.FileInfo> {
+    return this.#file.stat();
+  }
+
+  /** The digest of all that was read; to be asked once. */
+  digest(): FileDigest {
+    return { bytes: this.#bytes, sha256: this.#hash.digest("hex") };
+  }
+}
+
 /** Reads on from the file's position until `into` is full. @returns false when the file ends first */
-export async function readFull(file: Deno.FsFile, into: Uint8Array): Promise<boolean> {
+export async function readFull(file: ReadableFile, into: Uint8Array): Promise<boolean> {
   for (let done = 0; done < into.length;) {
     const read = await file.read(into.subarray(done, done + CHUNK_BYTES));
     if (read === null) return false;
@@ -74,7 +99,7 @@ export async function readFull(file: Deno.FsFile, into: Uint8Array): Promise<boo
 
 /** Calls `visit` with the file's bytes from its position on, chunk by chunk, at most `limit` of them. */
 export async function forEachChunk(
-  file: Deno.FsFile,
+  file: ReadableFile,
   visit: (chunk: Uint8Array) => void | Promise<void>,
   limit = Infinity,
 ): Promise<void> {
@@ -88,12 +113,8 @@ export async function forEachChunk(
 }
 
 /** The digest of an open file, from its position on. */
-export async function digestOf(file: Deno.FsFile): Promise<FileDigest> {
-  const hash = createHash("sha256");
-  let bytes = 0;
-  await forEachChunk(file, (chunk) => {
-    hash.update(chunk);
-    bytes += chunk.length;
-  });
-  return { bytes, sha256: hash.digest("hex") };
+export async function digestOf(file: ReadableFile): Promise<FileDigest> {
+  const reader = new HashedReader(file);
+  await forEachChunk(reader, () => {});
+  return reader.digest();
 }

@@ -4,7 +4,7 @@
  * so nothing a header claims is believed, and nothing is allocated for it, before the file's size proves it.
  */
 import { MicrogptError } from "./errors.ts";
-import { CHUNK_BYTES, type FileDigest, readFull, writeHashed } from "./file_digest.ts";
+import { CHUNK_BYTES, type FileDigest, type ReadableFile, readFull, writeHashed } from "./file_digest.ts";
 import { printable, wrongContent } from "./model_dir.ts";
 import type { ParameterEntry, ParameterLayout } from "./parameters.ts";
 
@@ -33,7 +33,7 @@ const MAX_HEADER_BYTES = 8 << 20;
  * @returns the tensors in the order of their bytes
  * @throws {MicrogptError} naming the file, the tensor and what is wrong
  */
-export async function readHeader(file: Deno.FsFile, path: string): Promise<TensorInfo[]> {
+export async function readHeader(file: ReadableFile, path: string): Promise<TensorInfo[]> {
   const size = (await file.stat()).size;
   const prefix = new Uint8Array(8);
   if (size < 8 || !await readFull(file, prefix)) {
@@ -229,7 +229,7 @@ export function dtypeOf(tensors: TensorInfo[]): string {
  * @throws {MicrogptError} when the file is malformed, belongs to another architecture, or holds a value that is not finite
  */
 export async function readParameters(
-  file: Deno.FsFile,
+  file: ReadableFile,
   path: string,
   layout: ParameterLayout,
 ): Promise<FileParameters> {
@@ -256,7 +256,7 @@ export async function readParameters(
 
 /** Reads `into.length` elements at the file's position. @returns false when the file ends first */
 async function readValues(
-  file: Deno.FsFile,
+  file: ReadableFile,
   dtype: FileDtype,
   into: Float32Array<ArrayBuffer>,
 ): Promise<boolean> {

@@ -11,6 +11,7 @@ import {
   saveInferenceModel,
 } from "../model/checkpoint.ts";
 import { MicrogptError } from "../model/errors.ts";
+import { writeHashed } from "../model/file_digest.ts";
 import { keepCheckpoint, keptSteps } from "../model/kept_checkpoints.ts";
 import { MetricsLog } from "../model/metrics_log.ts";
 import { CHECKPOINT_FILES, MODEL_FILES, prepareOutput } from "../model/model_dir.ts";
@@ -323,6 +324,29 @@ Deno.test({
     assert.equal(await loadedStep(dir), 1);
   }),
 });
+
+Deno.test(
+  "a file that cannot be flushed is closed",
+  withModel(async (dir, metrics) => {
+    const { sync, close } = Deno.FsFile.prototype;
+    let closed = 0;
+    Deno.FsFile.prototype.sync = () => Promise.reject(new Deno.errors.WriteZero("no room (os error 28)"));
+    Deno.FsFile.prototype.close = function () {
+      closed++;
+      close.call(this);
+    };
+    try {
+      await assert.rejects(
+        writeHashed(metrics, (file) => file.write(new Uint8Array(5))),
+        Deno.errors.WriteZero,
+      );
+      assert.equal(closed, 1);
+      await assert.rejects(saveCheckpoint(dir, await checkpointAt(1, metrics)), message(/: no room$/));
+    } finally {
+      Object.assign(Deno.FsFile.prototype, { sync, close });
+    }
+  }),
+);
 
 Deno.test(
   "an output that cannot be written is refused before training",
