@@ -2,10 +2,11 @@
 import type { Tokenizer } from "./data/tokenizer.ts";
 import { type DeviceOptions, openDevice, openTokenizer } from "./devices.ts";
 import { type ChatOptions, ChatSession } from "./model/chat.ts";
-import { type ModelDescription, readModel } from "./model/checkpoint.ts";
+import { readModel } from "./model/checkpoint.ts";
 import type { ModelConfig } from "./model/config.ts";
 import type { Device } from "./model/device.ts";
 import { type GenerateOptions, generateSamples, type SamplePiece, wholeSamples } from "./model/generation.ts";
+import type { ModelDescription } from "./model/model_description.ts";
 import {
   flatTensor,
   type ParameterLayout,

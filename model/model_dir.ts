@@ -9,8 +9,10 @@
  * A reader looks into DIR/.saved first, then into DIR, so it sees the old files before the rename of step 2 and the
  * new ones after it, wherever step 3 stands. Whoever saves next finishes step 3.
  */
+import { createHash } from "node:crypto";
 import { dirname, join, resolve } from "node:path";
 import { MicrogptError } from "./errors.ts";
+import type { FileDigest } from "./file_digest.ts";
 
 /** The files of an inference model. */
 export const MODEL_FILES = ["meta.json", "tokenizer.json", "weights.safetensors"] as const;
@@ -45,6 +47,13 @@ export function printable(text: string): string {
 export function wrongContent(message: string, cause?: unknown): MicrogptError {
   const hint = "the file was changed or damaged; copy the whole model directory again";
   return new MicrogptError(message, { hint, cause });
+}
+
+/** The error for a file that another save wrote than the rest of a checkpoint. */
+export function otherSave(path: string): MicrogptError {
+  return new MicrogptError(`${path} is not the file that train_state.json was saved with`, {
+    hint: "the files come from two saves, or one was changed; copy the whole checkpoint again",
+  });
 }
 
 /** How Deno ends the operating system's words; the rarer errors have no class and no code. */
@@ -86,6 +95,45 @@ export async function checkDirectory(dir: string): Promise<void> {
     info ? `${dir} is a file, a model is a directory` : `model directory ${dir} does not exist`,
     { hint: "name the directory that `train` wrote" },
   );
+}
+
+/** Reading is tried anew this often when a save comes between. */
+const READ_ATTEMPTS = 10;
+
+/**
+ * Reads several files of a model as one save left them: where a save came between the first and the last look, what was
+ * read may be of two saves, and is read again.
+ * @param read reads the files, and may be called several times
+ * @throws {MicrogptError} what `read` throws when no save came between, or that saves leave no time to read
+ */
+export async function readBetweenSaves<T>(dir: string, read: () => Promise<T>): Promise<T> {
+  for (let attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
+    const before = await filesAsTheyAre(dir);
+    const outcome = await read().then((value) => ({ value }), (error) => ({ error }));
+    if (await filesAsTheyAre(dir) !== before) continue;
+    if ("error" in outcome) throw outcome.error;
+    return outcome.value;
+  }
+  throw new MicrogptError(`${dir} is saved to faster than it can be read`, {
+    hint: "wait for the run that saves there, or name one of its checkpoints/",
+  });
+}
+
+/** Which files a model consists of at this instant: a save puts new ones in place of all of them. */
+async function filesAsTheyAre(dir: string): Promise<string> {
+  const files = CHECKPOINT_FILES.map(async (name) => {
+    for (const path of [join(dir, COMMITTED, name), join(dir, name)]) {
+      try {
+        const { dev, ino, size, mtime } = await Deno.stat(path);
+        return [dev, ino, size, mtime?.getTime()].join(" ");
+      } catch (error) {
+        // what cannot be looked at cannot be read either, and reading says why
+        if (!isSystemError(error)) throw error;
+      }
+    }
+    return "";
+  });
+  return (await Promise.all(files)).join("\n");
 }
 
 /** Opens a file of a model, or returns undefined when the model has none of that name. */
@@ -148,22 +196,38 @@ export async function readTextIfThere(
   return file && await textOf(file, join(dir, name), maxBytes);
 }
 
-/** Reads a text file of a model. @throws {MicrogptError} when it is missing, above `maxBytes`, or not UTF-8 */
-export async function readText(dir: string, name: ModelFile, maxBytes: number): Promise<string> {
+/**
+ * Reads a text file of a model.
+ * @param expected what the file must be, where a save says so
+ * @throws {MicrogptError} when it is missing, above `maxBytes`, another file than expected, or not UTF-8
+ */
+export async function readText(
+  dir: string,
+  name: ModelFile,
+  maxBytes: number,
+  expected?: FileDigest,
+): Promise<string> {
   using file = await openModelFile(dir, name);
-  return await textOf(file, join(dir, name), maxBytes);
+  return await textOf(file, join(dir, name), maxBytes, expected);
 }
 
-async function textOf(file: Deno.FsFile, path: string, maxBytes: number): Promise<string> {
+async function textOf(
+  file: Deno.FsFile,
+  path: string,
+  maxBytes: number,
+  expected?: FileDigest,
+): Promise<string> {
   const { size } = await file.stat();
   if (size > maxBytes) {
     throw wrongContent(`${path} has ${size} bytes, more than the ${maxBytes} that can belong there`);
   }
-  const bytes = new Uint8Array(size);
+  const buffer = new Uint8Array(size);
   let length = 0;
-  for (let read; (read = await file.read(bytes.subarray(length))); length += read);
+  for (let read; (read = await file.read(buffer.subarray(length))); length += read);
+  const bytes = buffer.subarray(0, length);
+  if (expected && createHash("sha256").update(bytes).digest("hex") !== expected.sha256) throw otherSave(path);
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, length));
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch (cause) {
     throw wrongContent(`${path} is not valid UTF-8`, cause);
   }

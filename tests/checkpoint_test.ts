@@ -186,6 +186,80 @@ Deno.test(
   }),
 );
 
+/** Calls `between` once, just before a file of that name is opened for reading. */
+async function beforeReading<T>(
+  name: string,
+  between: () => Promise<void>,
+  read: () => Promise<T>,
+): Promise<T> {
+  const { open } = Deno;
+  Deno.open = async (path, options) => {
+    if (!options?.write && `${path}`.endsWith(name)) {
+      Deno.open = open;
+      await between();
+    }
+    return await open(path, options);
+  };
+  try {
+    return await read();
+  } finally {
+    Deno.open = open;
+  }
+}
+
+for (const name of CHECKPOINT_FILES) {
+  Deno.test(
+    `a save that comes while a checkpoint is read, before ${name}: all is of the new one`,
+    withModel(async (dir, metrics) => {
+      const save = async (step: number, config = CONFIG) =>
+        await saveCheckpoint(dir, await checkpointAt(step, metrics, config));
+      await save(3);
+      assert.equal(await beforeReading(name, () => save(4), () => loadedStep(dir)), 4);
+      // without digests, as the Rust program has it, nothing but the look at the files tells
+      const withoutDigests = async () => {
+        const path = join(dir, "train_state.json");
+        const { files: _, ...state } = JSON.parse(await Deno.readTextFile(path));
+        await Deno.writeTextFile(path, JSON.stringify(state));
+      };
+      await withoutDigests();
+      const bothWithout = () => save(5).then(withoutDigests);
+      if (name !== "metrics.jsonl") {
+        assert.equal(await beforeReading(name, bothWithout, () => loadedStep(dir)), 5);
+      }
+      // the new run's model is another: shapes that do not fit are no damage
+      await save(6, OTHER_CONFIG);
+      assert.equal(await beforeReading(name, () => save(7), () => loadedStep(dir)), 7);
+      if (!(MODEL_FILES as readonly string[]).includes(name)) return;
+      const model = await beforeReading(name, () => save(8, OTHER_CONFIG), () => readModel(dir));
+      assert.deepEqual([model.params[0], model.config], [8, OTHER_CONFIG]);
+    }),
+  );
+}
+
+Deno.test(
+  "saves that leave no time to read are told",
+  withModel(async (dir, metrics) => {
+    await saveCheckpoint(dir, await checkpointAt(1, metrics));
+    const { open } = Deno;
+    let step = 1;
+    Deno.open = async (path, options) => {
+      if (`${path}` === join(dir, "meta.json")) {
+        const busy = Deno.open;
+        Deno.open = open;
+        await saveCheckpoint(dir, await checkpointAt(++step, metrics));
+        Deno.open = busy;
+      }
+      return await open(path, options);
+    };
+    try {
+      await assert.rejects(readModel(dir), message(/model is saved to faster than it can be read$/));
+    } finally {
+      Deno.open = open;
+    }
+    assert.equal(await loadedStep(dir), step);
+  }),
+);
+
 Deno.test(
   "files that are not the model's stay where they are",
   withModel(async (dir, metrics) => {
