@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { DeviceOptions } from "./devices.ts";
 import { readModel, saveInferenceModel } from "./model/checkpoint.ts";
 import { MicrogptError } from "./model/errors.ts";
-import { checkOutput, sameDirectory } from "./model/model_dir.ts";
+import { sameDirectory } from "./model/model_dir.ts";
 
 /** How to export. */
 export interface ExportOptions extends DeviceOptions {
@@ -58,14 +58,14 @@ export async function exportModel(
       usage: true,
     });
   }
-  await checkOutput(to);
   if (format === "safetensors") {
     await saveInferenceModel(to, model, { half });
     const file = join(to, "weights.safetensors");
     return { file, bytes: (await Deno.stat(file)).size };
   }
+  const { checkOnnxOutput, exportOnnx } = await import("./model/onnx_export.ts");
+  await checkOnnxOutput(to); // before a device is opened for it
   const { openDevice } = await import("./devices.ts");
-  const { exportOnnx } = await import("./model/onnx_export.ts");
   const { withPromptLogits } = await import("./model/onnx_verify.ts");
   const device = await openDevice(where);
   try {

@@ -27,7 +27,7 @@ import { checkConfig, type ModelConfig } from "./model/config.ts";
 import type { Device, Dtype } from "./model/device.ts";
 import { MicrogptError } from "./model/errors.ts";
 import { type MemoryPlan, memoryPlan } from "./model/memory_plan.ts";
-import { checkOutput } from "./model/model_dir.ts";
+import { checkTrainingOutput } from "./model/output_dir.ts";
 import { initialParameters, type ParameterLayout, parameterLayout } from "./model/parameters.ts";
 import {
   checkSettings,
@@ -133,7 +133,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
   // what can be wrong without the data is said before minutes go into them
   const output = options.output ?? options.resume ?? "output";
-  await checkOutput(output);
+  await checkTrainingOutput(output);
   const settings = resolveSettings(options, checkpoint, notices);
   if (!checkpoint) checkConfig(modelConfig(settings, settings.vocabSize), settingOf, true);
   const data = await loadData(options, checkpoint, notices);

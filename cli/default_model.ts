@@ -1,7 +1,8 @@
 /** The model that `chat` uses when none is named: one's own copy of the one that Homebrew installs. */
 import { dirname, join } from "node:path";
 import { MicrogptError } from "../model/errors.ts";
-import { fileError, ifThere, MODEL_FILES, syncDirectory } from "../model/model_dir.ts";
+import { fileError, ifThere, MODEL_FILES } from "../model/model_dir.ts";
+import { syncDirectory } from "../model/publish.ts";
 import { programName } from "./printed_command.ts";
 import { sayNotice } from "./terminal.ts";
 

@@ -1,22 +1,21 @@
 /** Models and training checkpoints: reading them from a directory, and saving them so that a crash costs nothing. */
 import { join } from "node:path";
-import { MicrogptError } from "./errors.ts";
 import { digestOf, type FileDigest, forEachChunk, HashedReader, writeHashed } from "./file_digest.ts";
 import type { MetricsSnapshot } from "./metrics_log.ts";
 import { metaJson, type ModelDescription, readMeta, readTokenizer } from "./model_description.ts";
 import {
   checkDirectory,
-  isOnnxExport,
   openIfThere,
   openModelFile,
   otherSave,
-  publish,
   readBetweenSaves,
   readText,
   readTextIfThere,
   wrongContent,
 } from "./model_dir.ts";
+import { checkModelOutput } from "./output_dir.ts";
 import { type ParameterLayout, parameterLayout } from "./parameters.ts";
+import { publish } from "./publish.ts";
 import {
   checkTensors,
   dtypeOf,
@@ -25,7 +24,13 @@ import {
   readParameters,
   writeParameters,
 } from "./safetensors.ts";
-import { formatTrainState, parseTrainState, type SavedDigests, type TrainState } from "./train_state.ts";
+import {
+  formatTrainState,
+  parseTrainState,
+  type SavedDigests,
+  STATE_MAX_BYTES,
+  type TrainState,
+} from "./train_state.ts";
 
 /** A model as it was read. */
 export interface LoadedModel extends ModelDescription {
@@ -63,8 +68,6 @@ export interface Checkpoint extends ModelDescription {
   trainState: TrainState;
   metrics: MetricsSnapshot;
 }
-
-const STATE_MAX_BYTES = 1 << 20;
 
 /**
  * Reads a model for inference.
@@ -176,7 +179,7 @@ export async function holdsCheckpoint(dir: string): Promise<boolean> {
 /**
  * Saves a training checkpoint: all files or none, whenever the process dies. Works in small chunks, so that training
  * goes on meanwhile. One save at a time for a directory.
- * @param options.keepOld what `dir` holds is another run's model: move it to DIR.old
+ * @param options.keepOld what `dir` holds is another run's model: move it to the place that `oldModelPlace` names
  * @throws {MicrogptError} when something cannot be written; what was saved before then still loads
  */
 export async function saveCheckpoint(
@@ -217,24 +220,15 @@ export async function saveCheckpoint(
 /**
  * Saves a model for inference only, with the same guarantees.
  * @param options.half write f16 instead of f32
- * @throws {MicrogptError} when `dir` holds a training checkpoint or an ONNX export, something cannot be written, or a
- * weight does not fit f16
+ * @throws {MicrogptError} when `dir` holds a training checkpoint, an ONNX export or what is not ours, something cannot be
+ * written, or a weight does not fit f16
  */
 export async function saveInferenceModel(
   dir: string,
   model: ModelDescription & { params: Float32Array },
   options: { half?: boolean } = {},
 ): Promise<void> {
-  const held = await holdsCheckpoint(dir)
-    ? "a training checkpoint"
-    : await isOnnxExport(dir)
-    ? "an ONNX export"
-    : undefined;
-  if (held !== undefined) {
-    throw new MicrogptError(`${dir} holds ${held}, which this would break`, {
-      hint: "choose another directory with --output",
-    });
-  }
+  await checkModelOutput(dir);
   await publish(dir, async (staging) => {
     await writeText(join(staging, "meta.json"), metaJson(model));
     await writeText(join(staging, "tokenizer.json"), model.tokenizerJson);

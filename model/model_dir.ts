@@ -1,16 +1,9 @@
 /**
- * A model directory on disk: which files it has, how they are replaced all together or not at all, and how they are
- * found when the process died in between. The protocol (docs/file-formats.md explains it):
- *
- * 1. A save writes all its files into DIR/.saving and flushes them. DIR's own files are as they were.
- * 2. DIR/.saving is renamed to DIR/.saved: the instant from which the new files count.
- * 3. Each file of DIR/.saved is moved over its namesake in DIR; DIR/.saved is removed.
- *
- * A reader looks into DIR/.saved first, then into DIR, so it sees the old files before the rename of step 2 and the
- * new ones after it, wherever step 3 stands. Whoever saves next finishes step 3.
+ * A model directory on disk: which files it has, and how they are read. A save puts new files in place of all of them
+ * (publish.ts): while it moves them from DIR/.saved into DIR they count already, so a reader looks there first.
  */
 import { createHash } from "node:crypto";
-import { dirname, join, resolve } from "node:path";
+import { join } from "node:path";
 import { MicrogptError } from "./errors.ts";
 import type { FileDigest } from "./file_digest.ts";
 
@@ -29,13 +22,24 @@ export const CHECKPOINT_FILES = [
 /** A file that belongs to a model. */
 export type ModelFile = (typeof CHECKPOINT_FILES)[number];
 
+/** The files of an ONNX export. */
+export const ONNX_FILES = [
+  "model.onnx",
+  "config.json",
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+] as const;
+
 /** Where `--keep` keeps earlier checkpoints. */
 export const KEPT_DIR = "checkpoints";
+/** The names of its directories: a step, or the best. */
+export const KEPT_NAME = /^(?:best|step-\d{6,})$/;
 
-const STAGING = ".saving";
-const COMMITTED = ".saved";
-/** An empty file in `.saved`: what it replaces is another run's model and goes to DIR.old instead of nowhere. */
-const KEEP_OLD = "keep-old";
+/** Where a save writes its files, before they count. */
+export const STAGING = ".saving";
+/** Where they are from the instant that they count, until they are moved into place. */
+export const COMMITTED = ".saved";
 
 /** At most 60 characters of what a file holds, fit for an error message: one line, nothing a terminal would obey. */
 export function printable(text: string): string {
@@ -60,7 +64,7 @@ export function otherSave(path: string): MicrogptError {
 const OS_ERROR = / \(os error \d+\)[^]*$/;
 
 /** True for failures of the file system, false for mistakes in this program. */
-function isSystemError(error: unknown): error is Error {
+export function isSystemError(error: unknown): error is Error {
   if (!(error instanceof Error)) return false;
   return "code" in error || error instanceof Deno.errors.NotCapable || OS_ERROR.test(error.message);
 }
@@ -247,159 +251,15 @@ export function parseObject(text: string, path: string): Record<string, unknown>
   throw wrongContent(`${path} is not a JSON object`);
 }
 
-/** Where the model that a fresh run replaces is kept: beside the directory itself, not beside a link to it. */
-export async function oldModelPath(dir: string): Promise<string> {
-  return `${(await ifThere(Deno.realPath(dir))) ?? resolve(dir)}.old`;
-}
-
-const OTHER_OUTPUT = "choose another directory with --output";
-
-/** Checks that files could be written to `dir`, and leaves nothing behind. @throws {MicrogptError} when not */
-export async function checkOutput(dir: string): Promise<void> {
-  try {
-    const place = await nearestDirectory(resolve(dir));
-    if (place !== undefined) await Deno.remove(await Deno.makeTempDir({ dir: place, prefix: ".trying-" }));
-  } catch (error) {
-    throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
-  }
-}
-
-/** `path` or the nearest above it that is there; undefined where this program has no leave to look. */
-async function nearestDirectory(path: string): Promise<string | undefined> {
-  for (const name of ["read", "write"] as const) {
-    if ((await Deno.permissions.query({ name, path })).state !== "granted") return undefined;
-  }
-  const above = dirname(path);
-  return await ifThere(Deno.stat(path)) || above === path ? path : await nearestDirectory(above);
-}
-
-/** Makes sure that files can be written to `dir`, creating it. @returns whether it holds a model already */
-export async function prepareOutput(dir: string): Promise<{ holdsModel: boolean }> {
-  try {
-    await makeDirectory(dir);
-    await finishPublish(dir);
-    await removeTree(join(dir, STAGING));
-    await Deno.mkdir(join(dir, STAGING)); // says now, not after hours of training, that nothing can be written
-    await Deno.remove(join(dir, STAGING));
-  } catch (error) {
-    throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
-  }
-  using weights = await openIfThere(dir, "weights.safetensors");
-  if (weights) await checkOldCanMove(dir);
-  return { holdsModel: weights !== undefined };
-}
-
-/** A mount point cannot move its files beside itself; known before training, this costs nobody a checkpoint. */
-async function checkOldCanMove(dir: string): Promise<void> {
-  const real = await Deno.realPath(dir);
-  if ((await Deno.stat(real)).dev === (await Deno.stat(dirname(real))).dev) return;
-  throw new MicrogptError(`${dir} holds a model and is a mount point, so it cannot be kept as ${dir}.old`, {
-    hint: OTHER_OUTPUT,
-  });
-}
-
-/**
- * Replaces files of `dir`, all or none.
- * @param stage writes the new files, flushed, into the directory it is given
- * @param keepOld move the model that `dir` holds to DIR.old, in place of what was kept there
- * @throws {MicrogptError} when something cannot be written; the old files then still count
- */
-export async function publish(
-  dir: string,
-  stage: (staging: string) => Promise<void>,
-  keepOld = false,
-): Promise<void> {
-  const staging = join(dir, STAGING);
-  try {
-    await makeDirectory(dir);
-    // where this finishes a save that kept the old model, `dir` now holds that save, and DIR.old what must not be lost
-    const kept = await finishPublish(dir);
-    await removeTree(staging);
-    await Deno.mkdir(staging);
-    await stage(staging);
-    if (keepOld && !kept) {
-      await Deno.writeFile(join(staging, KEEP_OLD), new Uint8Array(0));
-      await removeModel(await oldModelPath(dir));
-    }
-    await syncDirectory(staging);
-    await Deno.rename(staging, join(dir, COMMITTED));
-  } catch (error) {
-    // should this fail too, the next save removes it; the first error is the one to know
-    await removeTree(staging).catch(() => undefined);
-    throw fileError(`cannot save to ${dir}`, error, "what was saved there before is untouched");
-  }
-  try {
-    await finishPublish(dir);
-  } catch (error) {
-    const hint = "the save itself is complete and loads; saving again finishes the move";
-    throw fileError(`cannot move the saved files into place in ${dir}`, error, hint);
-  }
-}
-
-/** Step 3 of a save, from wherever it stands; nothing when there is none to finish. @returns whether the save kept the old model */
-async function finishPublish(dir: string): Promise<boolean> {
-  const committed = join(dir, COMMITTED);
-  const names = await ifThere(Array.fromAsync(Deno.readDir(committed), (entry) => entry.name));
-  if (!names) return false;
-  await syncDirectory(dir);
-  const kept = names.includes(KEEP_OLD);
-  if (kept) await moveToOld(dir, names);
-  for (const name of names) {
-    if (name !== KEEP_OLD) await Deno.rename(join(committed, name), join(dir, name));
-  }
-  await syncDirectory(dir);
-  await removeTree(committed);
-  await syncDirectory(dir);
-  return kept;
-}
-
-/** What has a namesake still in `.saved` is the old model's. */
-async function moveToOld(dir: string, names: string[]): Promise<void> {
-  const old = await oldModelPath(dir);
-  await Deno.mkdir(old, { recursive: true });
-  for (const name of [KEPT_DIR, ...names]) {
-    await ifThere(Deno.rename(join(dir, name), join(old, name)));
-  }
-  await syncDirectory(old);
-}
-
-/** Removes a model's files, and the directory when nothing else is in it. */
-async function removeModel(dir: string): Promise<void> {
-  for (const name of [KEPT_DIR, STAGING, COMMITTED, ...CHECKPOINT_FILES]) await removeTree(join(dir, name));
-  const entries = await ifThere(Array.fromAsync(Deno.readDir(dir)));
-  if (entries?.length === 0) await Deno.remove(dir);
-}
-
-async function removeTree(path: string): Promise<void> {
-  await ifThere(Deno.remove(path, { recursive: true }));
-}
-
-/** Creates a directory durably. */
-async function makeDirectory(dir: string): Promise<void> {
-  if (await ifThere(Deno.stat(dir))) return;
-  await Deno.mkdir(dir, { recursive: true });
-  try {
-    await syncDirectory(dirname(resolve(dir)));
-  } catch (error) {
-    // A parent that may be passed but not read cannot be flushed by name; the system will in its own time.
-    if (error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotCapable) return;
-    throw error;
-  }
-}
-
-/** Flushes the names in a directory to disk. Windows offers no such call and needs none. */
-export async function syncDirectory(dir: string): Promise<void> {
-  if (Deno.build.os === "windows") return;
-  using handle = await Deno.open(dir);
-  await handle.sync();
-}
-
 /**
  * Whether two paths lead to the same directory; false where one of them leads nowhere.
  * @throws {MicrogptError} when one may not be looked at
  */
 export async function sameDirectory(a: string, b: string): Promise<boolean> {
   try {
+    const [first, second] = await Promise.all([Deno.stat(a), Deno.stat(b)]);
+    // by number where there is one: a bind mount, or other letter case on some disks, is another path to the same place
+    if (first.ino && second.ino) return first.dev === second.dev && first.ino === second.ino;
     return await Deno.realPath(a) === await Deno.realPath(b);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return false;

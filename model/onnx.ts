@@ -6,6 +6,7 @@
  */
 import type { ModelConfig } from "./config.ts";
 import { MicrogptError } from "./errors.ts";
+import { PRODUCER } from "./onnx_config.ts";
 import { type Dimension, OnnxGraph } from "./onnx_graph.ts";
 import { encodeModel, ONNX_TYPE } from "./onnx_proto.ts";
 import type { ParameterLayout } from "./parameters.ts";
@@ -50,7 +51,7 @@ export function buildOnnx(
   gptGraph(g, config, weights);
   return encodeModel({
     irVersion: IR_VERSION,
-    producerName: "microgpt",
+    producerName: PRODUCER,
     opsetImport: [{ domain: "", version: OPSET }],
     graph: {
       name: "microgpt",

@@ -5,6 +5,9 @@ import { MicrogptError } from "./errors.ts";
 import { parseObject } from "./model_dir.ts";
 import { type SpecialIds, specialIds } from "./prompt.ts";
 
+/** What `model.onnx` says of who made it. */
+export const PRODUCER = "microgpt";
+
 /**
  * Finds the special tokens of a tokenizer.
  * @throws {MicrogptError} when `<bos>` is missing or an id is outside the model's vocabulary

@@ -2,6 +2,9 @@ import type { Dtype } from "./device.ts";
 import type { FileDigest } from "./file_digest.ts";
 import { CHECKPOINT_FILES, type ModelFile, parseObject, printable, wrongContent } from "./model_dir.ts";
 
+/** More than this is no `train_state.json`. */
+export const STATE_MAX_BYTES = 1 << 20;
+
 /** `train_state.json`. The first seven fields are the format's; the rest are ours and optional. */
 export interface TrainState {
   /** steps done */

@@ -5,7 +5,9 @@ import type { Device } from "./device.ts";
 import { MicrogptError } from "./errors.ts";
 import { keepCheckpoint } from "./kept_checkpoints.ts";
 import { MetricsLog } from "./metrics_log.ts";
-import { oldModelPath, prepareOutput, sameDirectory } from "./model_dir.ts";
+import { sameDirectory } from "./model_dir.ts";
+import { oldModelPlace } from "./old_model.ts";
+import { prepareOutput } from "./output_dir.ts";
 import type { ParameterLayout } from "./parameters.ts";
 import type { TrainState } from "./train_state.ts";
 import {
@@ -147,9 +149,10 @@ export class TrainingRun {
     }
     const keepOld = await this.#replacesOther();
     if (keepOld) {
-      const old = await oldModelPath(output);
+      const { path, replaces } = await oldModelPlace(output);
       const message =
-        `${output} holds a model: it stays until this run's first checkpoint, then moves to ${old}`;
+        `${output} holds a model: it stays until this run's first checkpoint, then moves to ${path}` +
+        (replaces ? ", in place of the one there" : "");
       yield { type: "notice", message };
     }
     const log = await MetricsLog.open(
@@ -214,9 +217,9 @@ export class TrainingRun {
 
   async #replacesOther(): Promise<boolean> {
     const { output, resumed } = this.#options;
-    const { holdsModel } = await prepareOutput(output);
+    const { kind } = await prepareOutput(output);
     if (resumed !== undefined && await sameDirectory(resumed, output)) return false;
-    return holdsModel;
+    return kind !== "nothing";
   }
 
   #record(event: TrainingEvent, log: MetricsLog): void {

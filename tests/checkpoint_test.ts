@@ -14,7 +14,8 @@ import { MicrogptError } from "../model/errors.ts";
 import { writeHashed } from "../model/file_digest.ts";
 import { keepCheckpoint, keptSteps } from "../model/kept_checkpoints.ts";
 import { MetricsLog } from "../model/metrics_log.ts";
-import { CHECKPOINT_FILES, MODEL_FILES, prepareOutput } from "../model/model_dir.ts";
+import { CHECKPOINT_FILES, MODEL_FILES } from "../model/model_dir.ts";
+import { prepareOutput } from "../model/output_dir.ts";
 import {
   checkpointAt,
   CONFIG,
@@ -275,10 +276,10 @@ Deno.test(
 Deno.test(
   "a fresh run keeps the model it replaces once",
   withModel(async (dir, metrics) => {
-    assert.deepEqual(await prepareOutput(dir), { holdsModel: false });
+    assert.deepEqual(await prepareOutput(dir), { kind: "nothing", steps: undefined });
     await saveCheckpoint(dir, await checkpointAt(1, metrics, OTHER_CONFIG));
     await keepCheckpoint(dir, 1, 2, true);
-    assert.deepEqual(await prepareOutput(dir), { holdsModel: true });
+    assert.deepEqual(await prepareOutput(dir), { kind: "checkpoint", steps: 1 });
     await saveCheckpoint(dir, await checkpointAt(2, metrics), { keepOld: true });
     await saveCheckpoint(dir, await checkpointAt(3, metrics));
     assert.equal(await loadedStep(dir), 3);

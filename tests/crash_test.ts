@@ -4,7 +4,8 @@ import assert from "node:assert/strict";
 import { basename, dirname, join } from "node:path";
 import { readModel, saveCheckpoint, saveInferenceModel } from "../model/checkpoint.ts";
 import { keepCheckpoint } from "../model/kept_checkpoints.ts";
-import { CHECKPOINT_FILES, prepareOutput } from "../model/model_dir.ts";
+import { CHECKPOINT_FILES } from "../model/model_dir.ts";
+import { prepareOutput } from "../model/output_dir.ts";
 import {
   checkpointAt,
   contentsOf,

@@ -6,7 +6,7 @@ import { MicrogptError } from "../model/errors.ts";
 import { type PromptLogits, verifyOnnx, withPromptLogits } from "../model/onnx_verify.ts";
 import { initialParameters, parameterLayout } from "../model/parameters.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
-import { naive, naiveGreedy, referenceOf, tinyModel, withExport } from "./onnx_fixture.ts";
+import { naive, naiveGreedy, referenceOf, tinyModel, tinyTokenizerJson, withExport } from "./onnx_fixture.ts";
 
 Deno.test("an exported graph computes the network, at once, step by step and padded in a batch", async () => {
   for (
@@ -125,7 +125,7 @@ Deno.test("transformers.js writes a conversation as trained and never samples wh
   }
 });
 
-Deno.test("an export replaces an earlier one, and nothing else", async () => {
+Deno.test("an export replaces an earlier one as it was written, and nothing else", async () => {
   const source = tinyModel(false);
   await withExport(source, async (directory) => {
     const size = (await Deno.stat(`${directory}/model.onnx`)).size;
@@ -142,11 +142,33 @@ Deno.test("an export replaces an earlier one, and nothing else", async () => {
       "tokenizer_config.json",
     ]);
 
-    await Deno.writeTextFile(`${directory}/weights.safetensors`, "precious");
-    await assert.rejects(exportOnnx(directory, source, { reference: referenceOf(source) }), {
-      name: "MicrogptError",
-      message: /holds weights\.safetensors/,
-    });
+    const again = () => exportOnnx(directory, source, { reference: referenceOf(source) });
+    await Deno.writeTextFile(`${directory}/notes.txt`, "precious");
+    await again();
+    assert.equal(await Deno.readTextFile(`${directory}/notes.txt`), "precious");
+    const changed = {
+      "config.json": '{"model_type": "llama"}',
+      "generation_config.json": (await Deno.readTextFile(`${directory}/generation_config.json`)).replace(
+        '"temperature": 0.5',
+        '"temperature": 0.7',
+      ),
+      "tokenizer.json": tinyTokenizerJson(false),
+      "tokenizer_config.json": "{}",
+      "model.onnx": "\x08\x08\x12\x07pytorch and more",
+    };
+    for (const [name, text] of Object.entries(changed)) {
+      const before = await Deno.readFile(`${directory}/${name}`);
+      await Deno.writeTextFile(`${directory}/${name}`, text);
+      await assert.rejects(again(), {
+        name: "MicrogptError",
+        message: /holds [a-z_]+\.(json|onnx), which microgpt did not write/,
+      });
+      assert.equal(await Deno.readTextFile(`${directory}/${name}`), text);
+      await Deno.writeFile(`${directory}/${name}`, before);
+    }
+    await again();
+    await Deno.writeTextFile(`${directory}/meta.json`, "{}");
+    await assert.rejects(again(), { name: "MicrogptError", message: /holds a model \(meta\.json\)/ });
     await assert.rejects(exportOnnx(`${directory}/config.json`, source, { reference: referenceOf(source) }), {
       name: "MicrogptError",
     });

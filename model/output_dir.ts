@@ -1,0 +1,88 @@
+/** The directory that a run or an export is told to write to: whether it may be, and what is lost if it is. */
+import { basename, dirname, join, resolve } from "node:path";
+import { MicrogptError } from "./errors.ts";
+import { fileError, ifThere, KEPT_DIR, KEPT_NAME, openIfThere, STAGING } from "./model_dir.ts";
+import { type Holding, recognizeModel } from "./own_files.ts";
+import { discardStaging, finishPublish, makeDirectory } from "./publish.ts";
+
+const OTHER_OUTPUT = "choose another directory with --output";
+
+/**
+ * Checks that files could be written to `dir`, and leaves nothing behind.
+ * @throws {MicrogptError} when not, or when it is a checkpoint that a run keeps
+ */
+export async function checkWritable(dir: string): Promise<void> {
+  try {
+    const place = await nearestDirectory(resolve(dir));
+    if (place !== undefined) await Deno.remove(await Deno.makeTempDir({ dir: place, prefix: ".trying-" }));
+  } catch (error) {
+    throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
+  }
+  const keeper = await runThatKeeps(dir);
+  if (keeper === undefined) return;
+  throw new MicrogptError(`${dir} is a checkpoint that the run in ${keeper} keeps, and may remove`, {
+    hint: OTHER_OUTPUT,
+  });
+}
+
+/**
+ * Checks that a training run may write to `dir`: everything there that it would replace or move is ours.
+ * @throws {MicrogptError} when not, naming the file
+ */
+export async function checkTrainingOutput(dir: string): Promise<void> {
+  await checkWritable(dir);
+  await recognizeModel(dir, true);
+}
+
+/**
+ * Checks that an inference model may be written to `dir`.
+ * @throws {MicrogptError} when it holds a training checkpoint, an ONNX export, or what is not ours
+ */
+export async function checkModelOutput(dir: string): Promise<void> {
+  await checkWritable(dir);
+  const { kind } = await recognizeModel(dir, true);
+  if (kind !== "checkpoint") return;
+  throw new MicrogptError(`${dir} holds a training checkpoint, which this would break`, {
+    hint: OTHER_OUTPUT,
+  });
+}
+
+/** `path` or the nearest above it that is there; undefined where this program has no leave to look. */
+async function nearestDirectory(path: string): Promise<string | undefined> {
+  for (const name of ["read", "write"] as const) {
+    if ((await Deno.permissions.query({ name, path })).state !== "granted") return undefined;
+  }
+  const above = dirname(path);
+  return await ifThere(Deno.stat(path)) || above === path ? path : await nearestDirectory(above);
+}
+
+/** The run's directory when `dir` has the name of one of its kept checkpoints. */
+async function runThatKeeps(dir: string): Promise<string | undefined> {
+  const path = await ifThere(Deno.realPath(dir)) ?? resolve(dir);
+  const kept = dirname(path);
+  if (!KEPT_NAME.test(basename(path)) || basename(kept) !== KEPT_DIR) return undefined;
+  using weights = await openIfThere(dirname(kept), "weights.safetensors");
+  return weights && dirname(kept);
+}
+
+/**
+ * Makes sure that files can be written to `dir`, creating it, and finishes or discards what a save that died left there.
+ * @returns what it holds
+ * @throws {MicrogptError} when nothing can be written, or a save would replace what is not ours
+ */
+export async function prepareOutput(dir: string): Promise<Holding> {
+  try {
+    await makeDirectory(dir);
+    if (!(await Deno.stat(dir)).isDirectory) {
+      throw new MicrogptError(`cannot write to ${dir}: it is a file`, { hint: OTHER_OUTPUT });
+    }
+    await recognizeModel(dir, false);
+    await finishPublish(dir);
+    await discardStaging(dir);
+    await Deno.mkdir(join(dir, STAGING)); // says now, not after hours of training, that nothing can be written
+    await Deno.remove(join(dir, STAGING));
+  } catch (error) {
+    throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
+  }
+  return await recognizeModel(dir, false);
+}
