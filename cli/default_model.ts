@@ -1,6 +1,7 @@
 /** The model that `chat` uses when none is named: one's own copy of the one that Homebrew installs. */
 import { dirname, join } from "node:path";
 import { MicrogptError } from "../model/errors.ts";
+import { forEachChunk, writeHashed } from "../model/file_digest.ts";
 import { fileError, ifThere, MODEL_FILES } from "../model/model_dir.ts";
 import { syncDirectory } from "../model/publish.ts";
 import { programName } from "./printed_command.ts";
@@ -69,9 +70,8 @@ async function copyModel(from: string, to: string): Promise<void> {
     for (const name of MODEL_FILES) {
       // with its own rights: Homebrew's files may be read-only
       const target = join(staging, name);
-      await Deno.writeFile(target, (await Deno.open(join(from, name))).readable);
-      using file = await Deno.open(target, { write: true });
-      await file.sync();
+      using source = await Deno.open(join(from, name));
+      await writeHashed(target, (file) => forEachChunk(source, (chunk) => file.write(chunk)));
     }
     await Deno.chmod(staging, 0o755);
     await syncDirectory(staging);

@@ -47,20 +47,25 @@ export async function checkModelOutput(dir: string): Promise<void> {
   });
 }
 
+/** Whether Deno lets this program use a path without asking the person. */
+async function isGranted(name: "read" | "write", path: string): Promise<boolean> {
+  return (await Deno.permissions.query({ name, path })).state === "granted";
+}
+
 /** `path` or the nearest above it that is there; undefined where this program has no leave to look. */
 async function nearestDirectory(path: string): Promise<string | undefined> {
-  for (const name of ["read", "write"] as const) {
-    if ((await Deno.permissions.query({ name, path })).state !== "granted") return undefined;
-  }
+  if (!await isGranted("read", path) || !await isGranted("write", path)) return undefined;
   const above = dirname(path);
   return await ifThere(Deno.stat(path)) || above === path ? path : await nearestDirectory(above);
 }
 
 /** The run's directory when `dir` has the name of one of its kept checkpoints. */
 async function runThatKeeps(dir: string): Promise<string | undefined> {
-  const path = await ifThere(Deno.realPath(dir)) ?? resolve(dir);
+  const named = resolve(dir);
+  const path = await isGranted("read", named) && await ifThere(Deno.realPath(named)) || named;
   const kept = dirname(path);
   if (!KEPT_NAME.test(basename(path)) || basename(kept) !== KEPT_DIR) return undefined;
+  if (!await isGranted("read", dirname(kept))) return undefined;
   using weights = await openIfThere(dirname(kept), "weights.safetensors");
   return weights && dirname(kept);
 }

@@ -43,6 +43,7 @@ const isDirectoryName = (name: string) =>
 
 /** What a directory holds of this program's. */
 export interface Holding {
+  /** a checkpoint: the run's last, or one that it kept */
   kind: "nothing" | "model" | "checkpoint";
   /** steps of the longest run in it, kept checkpoints counted in; undefined where nothing says so */
   steps: number | undefined;
@@ -99,7 +100,10 @@ export async function recognizeModel(dir: string, thorough: boolean): Promise<Ho
     if (await isEntry(dir, name, "file") || staged) present.push(name);
   }
   await checkWorkingLog(dir);
-  if (present.length === 0) return { kind: "nothing", steps: await recognizeKept(dir) };
+  if (present.length === 0) {
+    const steps = await recognizeKept(dir);
+    return { kind: steps === undefined ? "nothing" : "checkpoint", steps };
+  }
   if (await isOnnxExport(dir)) {
     throw new MicrogptError(`${dir} holds an ONNX export, which this would break`, {
       hint: "choose another directory with --output",

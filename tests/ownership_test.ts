@@ -6,6 +6,7 @@ import { exportModel } from "../export.ts";
 import { readModel, saveCheckpoint, saveInferenceModel } from "../model/checkpoint.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { keepCheckpoint } from "../model/kept_checkpoints.ts";
+import { CHECKPOINT_FILES } from "../model/model_dir.ts";
 import { oldModelPlace } from "../model/old_model.ts";
 import { checkTrainingOutput, prepareOutput } from "../model/output_dir.ts";
 import { train } from "../train.ts";
@@ -219,6 +220,19 @@ Deno.test(
     await Deno.writeTextFile(join(dir, "checkpoints/step-000004/mine"), "x");
     await assert.rejects(keep(4), { name: "MicrogptError", message: /step-000004 holds mine, which/ });
     assert.equal(await Deno.readTextFile(join(dir, "checkpoints/step-000004/mine")), "x");
+  }),
+);
+
+Deno.test(
+  "kept checkpoints whose run's last one is gone are not pruned by the next run",
+  withModel(async (dir, metrics) => {
+    await saveCheckpoint(dir, await checkpointAt(500, metrics));
+    await keepCheckpoint(dir, 500, 1, true);
+    for (const name of CHECKPOINT_FILES) await Deno.remove(join(dir, name));
+    await run(dir, 2, { checkpointEvery: 1, keep: 1 });
+    assert.deepEqual(await namesIn(join(dir, "checkpoints")), ["best", "step-000002"]);
+    assert.deepEqual(await namesIn(join(`${dir}.old`, "checkpoints")), ["best", "step-000500"]);
+    assert.equal(await loadedStep(`${dir}.old/checkpoints/best`), 500);
   }),
 );
 
