@@ -259,7 +259,9 @@ export async function sameDirectory(a: string, b: string): Promise<boolean> {
   try {
     const [first, second] = await Promise.all([Deno.stat(a), Deno.stat(b)]);
     // by number where there is one: a bind mount, or other letter case on some disks, is another path to the same place
-    if (first.ino && second.ino) return first.dev === second.dev && first.ino === second.ino;
+    if (first.ino && Number.isSafeInteger(first.ino)) {
+      return first.dev === second.dev && first.ino === second.ino;
+    }
     return await Deno.realPath(a) === await Deno.realPath(b);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return false;

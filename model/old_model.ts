@@ -1,5 +1,5 @@
 /** Where the model goes that a fresh run replaces: beside its directory, or inside where it cannot leave. */
-import { basename, dirname, join, resolve } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { MicrogptError } from "./errors.ts";
 import { ifThere, isSystemError, STAGING } from "./model_dir.ts";
 import { namesOf, ownTree, recognizeModel } from "./own_files.ts";
@@ -14,19 +14,36 @@ export interface OldModelPlace {
 /**
  * The place for the model that `dir` holds: DIR.old, or DIR/old where `dir` is a mount point or nothing may be written
  * beside it; with a number where a model of more steps, or something of a person's, is there already.
+ * @throws {MicrogptError} when what `dir` holds is not ours, or nothing can be moved anywhere
  */
 export async function oldModelPlace(dir: string): Promise<OldModelPlace> {
   const real = await Deno.realPath(dir); // beside the directory itself, not beside a link to it
   const { steps } = await recognizeModel(real, false);
-  const beside = await firstPlace(`${real}.old`, steps);
-  return await canMoveTo(real, `${real}.old`) ? beside : await firstPlace(join(real, "old"), steps);
+  const place = await firstPlace(real, `${real}.old`, steps) ??
+    await firstPlace(real, join(real, "old"), steps);
+  if (place) return place;
+  throw new MicrogptError(`the model in ${dir} cannot be moved to ${real}.old or ${join(real, "old")}`, {
+    hint: "choose another directory with --output",
+  });
 }
 
-async function firstPlace(base: string, steps: number | undefined): Promise<OldModelPlace> {
+/** @returns undefined where nothing can be moved from `dir` to a new name like that */
+async function firstPlace(
+  dir: string,
+  base: string,
+  steps: number | undefined,
+): Promise<OldModelPlace | undefined> {
+  // asking for leave is not worth a question to the person
+  for (const name of ["read", "write"] as const) {
+    if ((await Deno.permissions.query({ name, path: dirname(base) })).state !== "granted") return undefined;
+  }
   for (let number = 1;; number++) {
     const path = number === 1 ? base : `${base}-${number}`;
     const replaces = await mayBeReplaced(path, steps);
-    if (replaces !== undefined) return { path, replaces };
+    if (replaces === undefined) continue;
+    const isThere = await ifThere(Deno.lstat(path)) !== undefined;
+    if (await canMoveTo(dir, isThere ? join(path, STAGING) : path)) return { path, replaces };
+    if (!isThere) return undefined;
   }
 }
 
@@ -47,15 +64,8 @@ async function mayBeReplaced(path: string, steps: number | undefined): Promise<b
   }
 }
 
-/** Whether a directory can be moved from inside `dir` to a new name beside it: tried, for a bind mount shows no other way. */
-async function canMoveTo(dir: string, base: string): Promise<boolean> {
-  const parent = dirname(resolve(base));
-  for (const name of ["read", "write"] as const) {
-    // asking for leave is not worth a question to the person
-    if ((await Deno.permissions.query({ name, path: parent })).state !== "granted") return false;
-  }
-  let target = base;
-  for (let number = 2; await ifThere(Deno.lstat(target)); number++) target = `${base}-${number}`;
+/** Whether a directory can be moved from inside `dir` to a new path: tried, for a bind mount shows no other way. */
+async function canMoveTo(dir: string, target: string): Promise<boolean> {
   const source = join(dir, STAGING);
   await Deno.mkdir(source);
   try {

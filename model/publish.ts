@@ -10,6 +10,7 @@
  * new ones after it, wherever step 3 stands. Whoever saves next finishes step 3.
  */
 import { basename, dirname, join, relative, resolve } from "node:path";
+import { MicrogptError } from "./errors.ts";
 import { writeHashed } from "./file_digest.ts";
 import { COMMITTED, fileError, ifThere, KEPT_DIR, KEPT_NAME, STAGING, wrongContent } from "./model_dir.ts";
 import { oldModelPlace } from "./old_model.ts";
@@ -140,7 +141,12 @@ async function moveKept(from: string, to: string): Promise<void> {
 /** Moves to a name that is free: a rename would replace what is there without a word. */
 async function moveNew(from: string, to: string): Promise<void> {
   if (await ifThere(Deno.lstat(to))) {
-    throw wrongContent(`${from} cannot be moved to ${dirname(to)}, which holds another ${basename(to)}`);
+    throw new MicrogptError(
+      `${from} cannot be moved to ${dirname(to)}, which holds another ${basename(to)}`,
+      {
+        hint: "move that away; the next save or run then finishes this one",
+      },
+    );
   }
   await Deno.rename(from, to);
 }

@@ -75,6 +75,21 @@ Deno.test("an export onto its own source through a second mount of it is refused
     });
   }));
 
+Deno.test("an old model is not moved to a place that is a mount point", () =>
+  withMount("tmpfs", async (mount, root) => {
+    const dir = join(root, "run"), metrics = join(root, "metrics");
+    await Deno.rename(join(root, "other"), `${dir}.old`);
+    await saveCheckpoint(dir, await checkpointAt(1, metrics));
+    assert(await command("mount", "--bind", mount, `${dir}.old`));
+    try {
+      await saveCheckpoint(dir, await checkpointAt(2, metrics), { keepOld: true });
+      assert.deepEqual(await namesIn(`${dir}.old`), []);
+      assert.deepEqual([await loadedStep(dir), await loadedStep(`${dir}.old-2`)], [2, 1]);
+    } finally {
+      assert(await command("umount", `${dir}.old`));
+    }
+  }));
+
 Deno.test("death at every operation: a fresh run's first save over another model on a mount point", () =>
   withMount("tmpfs", async (mount, root) => {
     const metrics = join(root, "metrics");
