@@ -33,8 +33,8 @@ export const ONNX_FILES = [
 
 /** Where `--keep` keeps earlier checkpoints. */
 export const KEPT_DIR = "checkpoints";
-/** The names of its directories: a step, or the best. */
-export const KEPT_NAME = /^(?:best|step-\d{6,})$/;
+/** The names of its directories: a step, the best, and what was the best until other documents were held out. */
+export const KEPT_NAME = /^(?:step-\d{6,}|best(?:-until-step-\d{6,}(?:-\d+)?)?)$/;
 
 /** Where a save writes its files, before they count. */
 export const STAGING = ".saving";
