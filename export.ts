@@ -71,7 +71,7 @@ export async function exportModel(
   try {
     const done = await exportOnnx(to, model, {
       half,
-      reference: (params, run) => withPromptLogits(device, model.config, model.layout, params, run),
+      reference: (params, run) => withPromptLogits(device, model.config, params, run),
     });
     return { file: join(to, "model.onnx"), ...done };
   } finally {

@@ -7,13 +7,9 @@ import type { ModelConfig } from "./model/config.ts";
 import type { Device } from "./model/device.ts";
 import { type GenerateOptions, generateSamples, type SamplePiece, wholeSamples } from "./model/generation.ts";
 import type { ModelDescription } from "./model/model_description.ts";
-import {
-  flatTensor,
-  type ParameterLayout,
-  parameterLayout,
-  type Weights,
-  weightViews,
-} from "./model/parameters.ts";
+import type { Weights } from "./model/network.ts";
+import { networkOf } from "./model/networks.ts";
+import { flatTensor, type ParameterLayout } from "./model/parameters.ts";
 import { noChatTokens } from "./model/prompt.ts";
 
 /**
@@ -86,10 +82,11 @@ export class LanguageModel implements Disposable {
     this.chat = description.chat;
     this.tokenizer = tokenizer;
     this.device = device;
-    this.layout = parameterLayout(this.config);
+    const network = networkOf(this.config);
+    this.layout = network.layout;
     const flat = flatTensor(device, "weights", this.layout, "work");
     device.write(flat, params);
-    this.#weights = weightViews(device, flat, this.layout, this.config.n_layer);
+    this.#weights = network.views(device, flat);
   }
 
   /** The hardware that computes, by its own name. */

@@ -1,7 +1,7 @@
 /** Generates text from an exported ONNX model in onnxruntime-web: without FFI, without a GPU, without our own kernels. */
 import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Tokenizer } from "./data/tokenizer.ts";
-import { checkConfig, type ModelConfig } from "./model/config.ts";
+import { gpt, type GptConfig } from "./model/gpt.ts";
 import type { Sampling } from "./model/device.ts";
 import { MicrogptError } from "./model/errors.ts";
 import { checkGenerateOptions } from "./model/generation.ts";
@@ -48,7 +48,7 @@ export interface OnnxGenerateOptions extends PromptOptions {
 export class OnnxModel {
   private constructor(
     /** the architecture */
-    readonly config: ModelConfig,
+    readonly config: GptConfig,
     private readonly session: OnnxSession,
     private readonly tokenizer: Tokenizer,
     private readonly special: SpecialIds,
@@ -124,7 +124,7 @@ export class OnnxModel {
 }
 
 /** Reads the architecture from config.json, where the fields have the names of GPT-2. */
-function readConfig(text: string): ModelConfig {
+function readConfig(text: string): GptConfig {
   const fields = parseObject(text, "config.json");
   const config = {
     vocab_size: fields.vocab_size,
@@ -132,8 +132,9 @@ function readConfig(text: string): ModelConfig {
     n_head: fields.n_head,
     n_layer: fields.n_layer,
     block_size: fields.n_positions,
-  } as ModelConfig;
-  checkConfig(config, (field) => `config.json: ${field === "block_size" ? "n_positions" : field}`);
+  } as GptConfig;
+  const name = (field: string) => `config.json: ${field === "block_size" ? "n_positions" : field}`;
+  gpt.checkConfig(config, { name });
   return config;
 }
 

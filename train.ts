@@ -23,12 +23,13 @@ import { copiesNotice, type Split, splitByCount, splitDocuments, splitHashes } f
 import type { Tokenizer } from "./data/tokenizer.ts";
 import { type DeviceName, openDevice, openTokenizer, trainTokenizer } from "./devices.ts";
 import { type LoadedCheckpoint, readCheckpoint } from "./model/checkpoint.ts";
-import { checkConfig, type ModelConfig } from "./model/config.ts";
+import type { ModelConfig } from "./model/config.ts";
 import type { Device, Dtype } from "./model/device.ts";
 import { MicrogptError } from "./model/errors.ts";
 import { type MemoryPlan, memoryPlan } from "./model/memory_plan.ts";
 import { checkTrainingOutput } from "./model/output_dir.ts";
-import { initialParameters, type ParameterLayout, parameterLayout } from "./model/parameters.ts";
+import { checkConfig, networkKind, networkOf } from "./model/networks.ts";
+import { emptyState } from "./model/optimizer_state.ts";
 import {
   checkSettings,
   DEFAULTS,
@@ -135,7 +136,9 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   const output = options.output ?? options.resume ?? "output";
   await checkTrainingOutput(output);
   const settings = resolveSettings(options, checkpoint, notices);
-  if (!checkpoint) checkConfig(modelConfig(settings, settings.vocabSize), settingOf, true);
+  if (!checkpoint) {
+    checkConfig(networkKind().configOf(settings, settings.vocabSize), { name: settingOf, usage: true });
+  }
   const data = await loadData(options, checkpoint, notices);
   const tokenizer = checkpoint
     ? await openTokenizer(checkpoint.tokenizerJson, options.threads)
@@ -144,8 +147,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
       chat: data.mode === "chat",
       threads: options.threads,
     });
-  const config = checkpoint?.config ?? modelConfig(settings, tokenizer.vocabSize);
-  const layout = checkpoint?.layout ?? parameterLayout(config);
+  const config = checkpoint?.config ?? networkKind().configOf(settings, tokenizer.vocabSize);
 
   const all = encodeDataset(data, tokenizer);
   const fitted = fitDocuments(all, config.block_size, settings.skipLong, data.mode);
@@ -153,7 +155,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   const split = splitData(data, fitted, settings, checkpoint, notices);
   const trainingData = batches(fitted, split, settings, tokenizer);
 
-  const state = checkpoint ? resumedState(checkpoint) : freshState(config, layout, settings.seed);
+  const state = checkpoint ? resumedState(checkpoint) : freshState(config, settings.seed);
   const recipe = resolveRecipe(settings, checkpoint?.trainState.step ?? 0);
   const device = await openDevice(
     {
@@ -162,7 +164,7 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
       ...(options.threads === undefined ? {} : { threads: options.threads }),
     },
     {
-      trial: (candidate) => timeSteps(candidate, config, layout, trainingData, recipe, state()),
+      trial: (candidate) => timeSteps(candidate, config, trainingData, recipe, state()),
       // a resumed run goes on with the same bits, whichever device happens to be faster today
       ...(checkpoint ? { before: checkpoint.trainState } : {}),
     },
@@ -182,7 +184,6 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   const run = new TrainingRun({
     device,
     config,
-    layout,
     chat: data.mode === "chat",
     tokenizerJson: tokenizer.toJSON(),
     data: trainingData,
@@ -218,11 +219,11 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
     dataPath: data.path,
     device,
     tokenizer,
-    parameters: layout.count,
+    parameters: networkOf(config).layout.count,
     lengths: lengthStatistics(all),
     trainingDocuments: split.training.length,
     validationDocuments: split.validation.length,
-    memory: memoryPlan(device, config, layout, trainingData),
+    memory: memoryPlan(device, config, trainingData),
     notices,
   };
   opened.move();
@@ -267,12 +268,13 @@ function resolveSettings(
 
 /** The settings that a checkpoint holds. */
 function settingsOf({ config, trainState }: LoadedCheckpoint): Partial<Settings> {
-  const held = { ...config, ...trainState } as unknown as Record<string, Settings[SettingName] | undefined>;
-  return Object.fromEntries(
-    [...fieldsOf("config"), ...fieldsOf("saved")]
-      .map(([name, field]) => [name, held[field]])
-      .filter(([, value]) => value !== undefined),
-  );
+  const held = trainState as unknown as Record<string, Settings[SettingName] | undefined>;
+  const saved = fieldsOf("saved").map(([name, field]) => [name, held[field]]);
+  return {
+    ...Object.fromEntries(saved.filter(([, value]) => value !== undefined)),
+    ...networkOf(config).toShape(),
+    vocabSize: config.vocab_size,
+  };
 }
 
 async function loadData(
@@ -395,16 +397,8 @@ function earlierSplit(
   return same ? split : undefined;
 }
 
-/** The architecture that settings ask for, its fields in the order of `meta.json`. */
-function modelConfig(settings: Settings, vocabSize: number): ModelConfig {
-  const { vocab_size: _, ...rest } = Object.fromEntries(
-    fieldsOf("config").map(([name, field]) => [field, settings[name]]),
-  );
-  return { vocab_size: vocabSize, ...rest } as unknown as ModelConfig;
-}
-
 /** The setting that sets a field of the architecture, as messages call it. */
-function settingOf(field: keyof ModelConfig): string {
+function settingOf(field: string): string {
   return `\`${fieldsOf("config").find(([, other]) => other === field)![0]}\``;
 }
 
@@ -432,25 +426,24 @@ function batches(
   return { maxTokens, maxDocuments, batch: (number) => sampler.batch(number), validation, validationBytes };
 }
 
-function freshState(config: ModelConfig, layout: ParameterLayout, seed: number): () => TrainingState {
+function freshState(config: ModelConfig, seed: number): () => TrainingState {
+  const network = networkOf(config);
   return () => ({
     step: 0,
     adamStep: 0,
-    params: initialParameters(layout, config, seed),
-    m: new Float32Array(layout.length),
-    v: new Float32Array(layout.length),
+    params: network.initialParameters(seed),
+    optimizer: emptyState(network.layout),
   });
 }
 
 function resumedState(checkpoint: LoadedCheckpoint): () => TrainingState {
-  const { params, m, v, trainState } = checkpoint;
+  const { params, optimizer, trainState } = checkpoint;
   const { step, adam_step: adamStep, loss_scale: lossScale, good_steps: goodSteps } = trainState;
   return () => ({
     step,
     adamStep,
     params,
-    m,
-    v,
+    optimizer,
     ...(lossScale === undefined ? {} : { lossScale }),
     ...(goodSteps === undefined ? {} : { goodSteps }),
   });
@@ -472,12 +465,11 @@ function resolveRecipe(settings: Settings, start: number): Recipe {
 async function timeSteps(
   device: Device,
   config: ModelConfig,
-  layout: ParameterLayout,
   data: TrainingData,
   recipe: Recipe,
   state: TrainingState,
 ): Promise<number> {
-  const trainer = new Trainer(device, config, layout, { ...data, validationBytes: 0 }, recipe);
+  const trainer = new Trainer(device, config, { ...data, validationBytes: 0 }, recipe);
   trainer.load(state);
   const run = (steps: number) =>
     Array.fromAsync(trainer.run(trainer.step + steps, { lastGood: () => Promise.resolve(state) }));

@@ -7,7 +7,8 @@ import { parseArgs } from "node:util";
 import { type DeviceName, openDevice } from "../devices.ts";
 import { loadModel } from "../language_model.ts";
 import { Decoder } from "../model/decoder.ts";
-import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import { flatTensor } from "../model/parameters.ts";
 import { PRESETS } from "../model/settings.ts";
 
 const { values: flags } = parseArgs({
@@ -31,10 +32,11 @@ async function oneStream(): Promise<void> {
   const { nEmbd, nHead, nLayer, blockSize } = PRESETS["chat-medium"];
   const config = { vocab_size: 4096, n_embd: nEmbd, n_head: nHead, n_layer: nLayer, block_size: blockSize };
   const device = await openDevice(where);
-  const layout = parameterLayout(config);
+  const network = gptNetwork(config);
+  const { layout } = network;
   const flat = flatTensor(device, "weights", layout, "work");
-  device.write(flat, initialParameters(layout, config, 1));
-  const decoder = new Decoder(device, config, weightViews(device, flat, layout, nLayer), 1, blockSize);
+  device.write(flat, network.initialParameters(1));
+  const decoder = new Decoder(device, config, network.views(device, flat), 1, blockSize);
   const sampling = {
     temperature: 0.5,
     topK: 0,

@@ -25,8 +25,8 @@ import type {
   PackedDocuments,
   Tensor,
 } from "../model/device.ts";
-import { allocateActivations, allocateDecodeMemory, decodeStep, forwardBackward } from "../model/gpt.ts";
-import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import { flatTensor } from "../model/parameters.ts";
 import { type PresetName, PRESETS } from "../model/settings.ts";
 import { mixSeed, uniform } from "../model/random.ts";
 
@@ -58,7 +58,6 @@ const hyper = {
   beta2: 0.99,
   epsilon: 1e-8,
   weightDecay: 0,
-  gradClip: 1,
 };
 
 function randomDocuments(lengths: number[], V: number): PackedDocuments {
@@ -191,8 +190,9 @@ async function products(bench: Bench, config: ModelConfig, T: number): Promise<v
 
 /** A model with its optimizer, ready to train and to decode. */
 function setUp(d: GpuDevice, config: ModelConfig, lengths: number[]) {
-  const layout = parameterLayout(config);
-  const initial = initialParameters(layout, config, 1);
+  const network = gptNetwork(config);
+  const { layout } = network;
+  const initial = network.initialParameters(1);
   const params = flatTensor(d, "params", layout, "f32");
   d.write(params, initial);
   const work = d.dtype === "f32" ? params : flatTensor(d, "work", layout, "work");
@@ -209,21 +209,22 @@ function setUp(d: GpuDevice, config: ModelConfig, lengths: number[]) {
   d.write(state.control, new Float32Array([0, d.dtype === "f16" ? 2 ** 15 : 1, 0, 0]));
   const documents = randomDocuments(lengths, config.vocab_size);
   const T = documents.tokens.length;
-  const activations = allocateActivations(d, config, T);
+  const activations = network.allocateActivations(d, T);
   const batch = d.createBatch(T, lengths.length);
   const metrics = d.tensor("metrics", 16, 4);
-  const weights = weightViews(d, work, layout, config.n_layer);
-  const gradients = weightViews(d, state.gradients, layout, config.n_layer);
+  const weights = network.views(d, work);
+  const gradients = network.views(d, state.gradients);
   d.loadBatch(batch, documents);
   const step = () => {
     d.loadBatch(batch, documents);
-    forwardBackward(d, config, weights, gradients, activations, batch, 1 / T, state.control, false);
+    network.forwardBackward(d, weights, gradients, activations, batch, 1 / T, state.control, false);
     d.sumLoss(metrics, 0, activations.losses, false);
     d.gradNorm(metrics, 0, state.gradients, state.control);
-    d.adam(state, metrics, 0, hyper);
+    d.decideStep(metrics, 0, state.control, 1);
+    d.adam(state, hyper);
     d.submit();
   };
-  return { layout, state, weights, activations, batch, metrics, step, T };
+  return { network, layout, state, weights, activations, batch, metrics, step, T };
 }
 
 async function movements(bench: Bench, config: ModelConfig, model: ReturnType<typeof setUp>): Promise<void> {
@@ -236,7 +237,7 @@ async function movements(bench: Bench, config: ModelConfig, model: ReturnType<ty
   for (const tensor of [layer.xIn, layer.norm1, activations.dx, activations.dNorm]) tensor.rows = T;
   const rows = activations.logits.rows;
   row("other kernels", "", "", "ms", "", "of copy");
-  await bench.movement("adam", n * (28 + (work === 2 ? 2 : 0)), () => d.adam(state, metrics, 0, hyper));
+  await bench.movement("adam", n * (28 + (work === 2 ? 2 : 0)), () => d.adam(state, hyper));
   await bench.movement("gradNorm", 4 * n, () => d.gradNorm(metrics, 0, state.gradients, state.control));
   await bench.movement(
     "embed",
@@ -270,7 +271,8 @@ async function movements(bench: Bench, config: ModelConfig, model: ReturnType<ty
 /** Time of a decoded token in one stream at full context, 16 a read-back. */
 async function decoding(bench: Bench, config: ModelConfig, model: ReturnType<typeof setUp>): Promise<void> {
   const { d } = bench;
-  const memory = allocateDecodeMemory(d, config, 1, 1, config.block_size);
+  const { network, weights } = model;
+  const memory = network.allocateDecodeMemory(d, 1, 1, config.block_size);
   const column = (label: string, value: number) => {
     const tensor = d.tensor(label, 1, 1, "u32");
     d.write(tensor, Uint32Array.of(value));
@@ -287,7 +289,7 @@ async function decoding(bench: Bench, config: ModelConfig, model: ReturnType<typ
   const ms = await bench.time(() => {
     d.write(rows.positions, Uint32Array.of(config.block_size - 17));
     for (let step = 0; step < 16; step++) {
-      decodeStep(d, config, model.weights, memory, rows, config.block_size, 1);
+      network.decodeStep(d, weights, memory, rows, config.block_size, 1);
       d.sample(rows, memory.logits, output, step, seeds, sampling);
     }
     d.submit();

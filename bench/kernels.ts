@@ -10,7 +10,7 @@
 import { parseArgs } from "node:util";
 import { openDevice } from "../devices.ts";
 import type { Device, MatmulForm, Tensor } from "../model/device.ts";
-import { parameterLayout } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
 import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
 
 const { values: flags } = parseArgs({
@@ -150,12 +150,12 @@ function others(device: Device, name: string, E: number, H: number, V: number, n
   );
   moved("crossEntropy", 2 * rows * V, () => device.crossEntropy(logits, losses, batch, 0, 1, control));
   moved("gradNorm", n, () => device.gradNorm(metrics, 0, gradients, control));
-  const hyper = { learningRate: 1e-9, beta1: 0.85, beta2: 0.99, epsilon: 1e-8, weightDecay: 0, gradClip: 1 };
-  device.write(metrics, new Float32Array([1, 1, 0, 0]));
+  const hyper = { learningRate: 1e-9, beta1: 0.85, beta2: 0.99, epsilon: 1e-8, weightDecay: 0 };
+  device.write(control, new Float32Array([1, 1, 0, 1]));
   moved(
     "adam",
     7 * n,
-    () => device.adam({ params, work: params, gradients, m, v, control }, metrics, 0, hyper),
+    () => device.adam({ params, work: params, gradients, m, v, control }, hyper),
   );
   tensors.forEach((tensor) => device.free(tensor));
 }
@@ -168,13 +168,13 @@ for (const name of flags.preset === undefined ? Object.keys(LENGTHS) : [flags.pr
   const settings = { ...DEFAULTS, ...(name === "defaults" ? {} : PRESETS[name as PresetName]) };
   const { nEmbd: E, nHead: H, nLayer, blockSize, vocabSize: V } = settings;
   const T = LENGTHS[name]!.reduce((sum, length) => sum + length);
-  const { length } = parameterLayout({
+  const { length } = gptNetwork({
     vocab_size: V,
     n_embd: E,
     n_head: H,
     n_layer: nLayer,
     block_size: blockSize,
-  });
+  }).layout;
   console.log(`${name}: E ${E}, H ${H}, V ${V}, ${T} tokens, ${length} parameters`);
   products(device, E, T, V, peak);
   others(device, name, E, H, V, length);

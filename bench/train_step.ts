@@ -13,8 +13,8 @@ import { parseArgs } from "node:util";
 import { type DeviceName, openDevice } from "../devices.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { AdamState, Device, Dtype, PackedDocuments } from "../model/device.ts";
-import { allocateActivations, forwardBackward } from "../model/gpt.ts";
-import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import { flatTensor } from "../model/parameters.ts";
 import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
 import { printProfile, type Profile, profiled } from "./profile.ts";
 
@@ -88,9 +88,10 @@ class Trainer {
   #next = 0;
 
   constructor(device: Device, batches: PackedDocuments[]) {
-    const layout = parameterLayout(config);
+    const network = gptNetwork(config);
+    const { layout } = network;
     const params = flatTensor(device, "weights", layout, "f32");
-    device.write(params, initialParameters(layout, config, 42));
+    device.write(params, network.initialParameters(42));
     const work = device.dtype === "f32" ? params : flatTensor(device, "working weights", layout, "work");
     const state: AdamState = {
       params,
@@ -102,28 +103,28 @@ class Trainer {
     };
     device.write(state.control, new Float32Array([0, device.dtype === "f16" ? 2 ** 15 : 1, 0, 0]));
     const maxTokens = Math.max(...batches.map((b) => b.tokens.length));
-    const activations = allocateActivations(device, config, maxTokens);
+    const activations = network.allocateActivations(device, maxTokens);
     const batch = device.createBatch(maxTokens, settings.batchSize);
     const metrics = device.tensor("metrics", 1, 4);
-    const weights = weightViews(device, work, layout, config.n_layer);
-    const gradients = weightViews(device, state.gradients, layout, config.n_layer);
+    const weights = network.views(device, work);
+    const gradients = network.views(device, state.gradients);
     const hyper = {
       learningRate: 0.001,
       beta1: 0.85,
       beta2: 0.99,
       epsilon: 1e-8,
       weightDecay: 0,
-      gradClip: 1,
     };
     this.#device = device;
     this.#batches = batches;
     this.#step = async (documents) => {
       device.loadBatch(batch, documents);
       const scale = 1 / documents.tokens.length;
-      forwardBackward(device, config, weights, gradients, activations, batch, scale, state.control, false);
+      network.forwardBackward(device, weights, gradients, activations, batch, scale, state.control, false);
       device.sumLoss(metrics, 0, activations.losses, false);
       device.gradNorm(metrics, 0, state.gradients, state.control);
-      device.adam(state, metrics, 0, hyper);
+      device.decideStep(metrics, 0, state.control, 1);
+      device.adam(state, hyper);
       device.submit();
       if (device.stepsInFlight === 1) await device.read(metrics);
     };

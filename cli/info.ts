@@ -51,6 +51,7 @@ async function runInfo(values: FlagValues): Promise<void> {
 
 async function describeModel(dir: string, json: boolean): Promise<void> {
   const { readSummary } = await import("../model/checkpoint.ts");
+  const { networkOf } = await import("../model/networks.ts");
   const { SPECIAL_TOKENS } = await import("../data/tokenizer.ts");
   const summary = await readSummary(dir);
   const { config, chat, parameters, fileDtype, weightsBytes, trainState } = summary;
@@ -69,9 +70,9 @@ async function describeModel(dir: string, json: boolean): Promise<void> {
     };
     return printJson(described);
   }
-  const { n_layer, n_head, n_embd, block_size, vocab_size } = config;
+  const { block_size, vocab_size } = config;
   row("model", `${dir}: ${chat ? "chat" : "text"}, ${parameters.toLocaleString("en")} parameters`);
-  row("network", `${n_layer} layers, ${n_head} heads, width ${n_embd}, context ${block_size} tokens`);
+  row("network", `${networkOf(config).describe()}, context ${block_size} tokens`);
   row("tokenizer", `${vocab_size} tokens: byte-level BPE, ${merges} merges`);
   row("special", special.join(" "));
   row("weights", `safetensors, ${fileDtype}, ${(weightsBytes / 1e6).toFixed(2)} MB`);

@@ -2,6 +2,7 @@ import { basename, resolve } from "node:path";
 import { renderLengths } from "../data/lengths.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { generateSamples, wholeSamples } from "../model/generation.ts";
+import { networkOf } from "../model/networks.ts";
 import { PRESETS, SETTINGS } from "../model/settings.ts";
 import { isFile } from "../data/dataset.ts";
 import type { EvaluationEvent, StepEvent } from "../model/trainer.ts";
@@ -125,7 +126,7 @@ function describe(prepared: PreparedRun): void {
   const row = (label: string, text: string) => say(`${styled("dim", label.padEnd(8))} ${text}`);
   row(
     "model",
-    `${config.n_layer} layers, ${config.n_head} heads, width ${config.n_embd}, context ${config.block_size}, ` +
+    `${networkOf(config).describe()}, context ${config.block_size}, ` +
       `vocabulary ${config.vocab_size}: ${prepared.parameters.toLocaleString("en")} parameters`,
   );
   row(

@@ -1,12 +1,13 @@
 /** Memory on the GPU: tensors, the pool of buffers for reading back, and the count of what is allocated. */
 import { MicrogptError } from "../model/errors.ts";
-import type { Dtype, ElementType, Tensor } from "../model/device.ts";
+import type { Dtype, ElementType, Purpose, Tensor } from "../model/device.ts";
 import type { StorageFormat } from "./shader_source.ts";
 
 /** A GPUBuffer with what caches and error messages need to know of it. */
 export interface Memory {
   readonly id: number;
   readonly label: string;
+  readonly purpose: Purpose;
   readonly gpu: GPUBuffer;
   readonly bytes: number;
   freed: boolean;
@@ -38,19 +39,27 @@ export function storageFormat(type: ElementType, dtype: Dtype): StorageFormat {
   return type === "work" ? dtype : type;
 }
 
-/** The flag that makes the tensor with this label smaller. */
-function shrinkingFlag(label: string): string {
-  if (/^(decoding|key-value cache|scratch decoding)/.test(label)) return "--num-samples or --block-size";
-  if (/^(activations|batch|scratch)/.test(label)) return "--batch-size or --block-size";
-  return "--n-embd, --n-layer or --vocab-size";
-}
+/** The flags that make what memory is for smaller. */
+const SHRINKING_FLAGS: Record<Purpose, string> = {
+  weights: "--n-embd, --n-layer or --vocab-size",
+  gradients: "--n-embd, --n-layer or --vocab-size",
+  moments: "--n-embd, --n-layer or --vocab-size",
+  activations: "--batch-size or --block-size",
+  decoding: "--num-samples or --block-size",
+};
 
 /** The error for memory that the device does not have. */
-function outOfMemory(label: string, bytes: number, allocated: number, reason: string): MicrogptError {
+function outOfMemory(
+  label: string,
+  purpose: Purpose,
+  bytes: number,
+  allocated: number,
+  reason: string,
+): MicrogptError {
   const mb = (n: number) => `${(n / 2 ** 20).toFixed(n < 2 ** 20 ? 2 : 0)} MB`;
   return new MicrogptError(
     `GPU memory: no room for "${label}" (${mb(bytes)}; ${mb(allocated)} are in use): ${reason}`,
-    { hint: `make it smaller with ${shrinkingFlag(label)}, or use --device cpu` },
+    { hint: `make it smaller with ${SHRINKING_FLAGS[purpose]}, or use --device cpu` },
   );
 }
 
@@ -63,12 +72,16 @@ export function bindingBytes(gpu: Pick<GPUDevice, "limits">): number {
 }
 
 /** The error for a tensor that is larger than what a kernel may see of a buffer at once. */
-export function tooLargeToBind(label: string, bytes: number, most: number): MicrogptError {
+export function tooLargeToBind(
+  { label, purpose }: Pick<Memory, "label" | "purpose">,
+  bytes: number,
+  most: number,
+): MicrogptError {
   const mb = (n: number) => `${Math.ceil(n / 2 ** 20)} MB`;
   return new MicrogptError(
     `"${label}" takes ${mb(bytes)}, a kernel of this GPU can use ${mb(most)} at once`,
     {
-      hint: `make it smaller with ${shrinkingFlag(label)}, or use --device cpu`,
+      hint: `make it smaller with ${SHRINKING_FLAGS[purpose]}, or use --device cpu`,
     },
   );
 }
@@ -110,12 +123,18 @@ export class BufferPool {
    * A zeroed buffer of at least `bytes`, rounded up to 16.
    * @throws {MicrogptError} at once when it is larger than the device allows; a driver that is out of memory says so later, through `fail`
    */
-  allocate(label: string, bytes: number, usage: GPUBufferUsageFlags): Memory {
+  allocate(
+    label: string,
+    bytes: number,
+    usage: GPUBufferUsageFlags,
+    purpose: Purpose = "activations",
+  ): Memory {
     const size = Math.max(16, Math.ceil(bytes / 16) * 16);
     const largest = this.gpu.limits.maxBufferSize;
     if (size > largest) {
       throw outOfMemory(
         label,
+        purpose,
         size,
         this.allocatedBytes,
         `one buffer holds at most ${Math.floor(largest / 2 ** 20)} MB here`,
@@ -127,9 +146,9 @@ export class BufferPool {
       "out-of-memory",
       () => this.gpu.createBuffer({ label, size, usage }),
       ({ message }) =>
-        this.fail(outOfMemory(label, size, before, message.trim() || "the driver is out of memory")),
+        this.fail(outOfMemory(label, purpose, size, before, message.trim() || "the driver is out of memory")),
     );
-    const memory: Memory = { id: this.#nextId++, label, gpu: buffer, bytes: size, freed: false };
+    const memory: Memory = { id: this.#nextId++, label, purpose, gpu: buffer, bytes: size, freed: false };
     this.#alive.add(memory);
     this.allocatedBytes += size;
     this.bufferCount++;
@@ -150,7 +169,7 @@ export class BufferPool {
   takeStaging(bytes: number): Memory {
     const size = bytes > KEPT_STAGING ? bytes : 2 ** Math.ceil(Math.log2(Math.max(bytes, 256)));
     return this.#idleStaging.get(size)?.pop() ??
-      this.allocate("staging", size, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
+      this.allocate("staging", size, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST, "weights");
   }
 
   /** Keeps an unmapped staging buffer for the next reading. Large ones are given back: they are read once. */

@@ -12,6 +12,7 @@ import type {
   MatmulForm,
   MatmulFusion,
   PackedDocuments,
+  Purpose,
   Sampling,
   Tensor,
 } from "../model/device.ts";
@@ -100,18 +101,24 @@ export class GpuDevice implements Device {
   }
 
   /** An f32 tensor of at least so many elements for what kernels leave each other; grows, and is kept for the next call. */
-  readonly scratch = (elements: number, purpose: string): GpuTensor => {
-    const kept = this.#scratch.get(purpose);
+  readonly scratch = (elements: number, use: string, purpose?: Purpose): GpuTensor => {
+    const kept = this.#scratch.get(use);
     if (kept && kept.cols >= elements) return kept;
     if (kept) this.free(kept);
     // Room to grow, but for what one binding can hold.
     const room = Math.max(elements, Math.min(Math.ceil(elements * 1.25), Math.floor(this.maxBinding / 4)));
-    const grown = g(this.tensor(`scratch ${purpose}`, 1, room));
-    this.#scratch.set(purpose, grown);
+    const grown = g(this.tensor(`scratch ${use}`, 1, room, "f32", purpose));
+    this.#scratch.set(use, grown);
     return grown;
   };
 
-  tensor(label: string, tensorRows: number, cols: number, type: ElementType = "f32"): Tensor {
+  tensor(
+    label: string,
+    tensorRows: number,
+    cols: number,
+    type: ElementType = "f32",
+    purpose: Purpose = "activations",
+  ): Tensor {
     this.#check();
     const format = storageFormat(type, this.dtype);
     if (format === "bf16" && tensorRows > 1 && cols % 2 === 1) {
@@ -124,7 +131,7 @@ export class GpuDevice implements Device {
       );
     }
     const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
-    const memory = this.#pool.allocate(label, tensorRows * cols * elementBytes(format), usage);
+    const memory = this.#pool.allocate(label, tensorRows * cols * elementBytes(format), usage, purpose);
     return new GpuTensor(memory, type, format, 0, tensorRows, cols);
   }
 
@@ -247,7 +254,7 @@ export class GpuDevice implements Device {
       throw new RangeError(`"${g(from).memory.label}": 16-bit data is copied in pairs`);
     }
     // WebGPU copies from one buffer to another, never within one.
-    const between = this.scratch(bytes / 4, "decoding copy").memory;
+    const between = this.scratch(bytes / 4, "decoding copy", "decoding").memory;
     this.runner.encode((encoder) => {
       encoder.copyBufferToBuffer(g(from).memory.gpu, start, between.gpu, 0, bytes);
       encoder.copyBufferToBuffer(between.gpu, 0, g(out).memory.gpu, to, bytes);
@@ -337,8 +344,12 @@ export class GpuDevice implements Device {
     optimizer.gradNorm(this, g(metrics), slot, g(gradients), g(control));
   }
 
-  adam(state: AdamState, metrics: Tensor, slot: number, hyper: AdamHyper): void {
-    optimizer.adam(this, state as unknown as optimizer.GpuAdamState, g(metrics), slot, hyper);
+  decideStep(metrics: Tensor, slot: number, control: Tensor, gradClip: number): void {
+    optimizer.decideStep(this, g(metrics), slot, g(control), gradClip);
+  }
+
+  adam(state: AdamState, hyper: AdamHyper): void {
+    optimizer.adam(this, state as unknown as optimizer.GpuAdamState, hyper);
   }
 
   embedRows(x: Tensor, decodeRows: DecodeRows, wte: Tensor, wpe: Tensor): void {

@@ -184,7 +184,7 @@ export class KernelRunner {
       const start = bindingStart(offset * bytes, memory.bytes, this.#maxBinding);
       const base = offset - start / bytes;
       if ((base + rows * cols) * bytes > this.#maxBinding) {
-        throw tooLargeToBind(memory.label, rows * cols * bytes, this.#maxBinding);
+        throw tooLargeToBind(memory, rows * cols * bytes, this.#maxBinding);
       }
       if (base % kernel.multiples[i]! !== 0) {
         throw new Error(

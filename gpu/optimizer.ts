@@ -1,8 +1,9 @@
-/** The end of a step on the GPU: loss, gradient norm, Adam. */
+/** The end of a step on the GPU: loss, gradient norm, whether it counts, Adam. */
 import { type AdamHyper, type Dtype, METRIC } from "../model/device.ts";
 import { GpuTensor } from "./buffers.ts";
 import { type KernelRunner, workgroupGrid } from "./kernel_runner.ts";
 import adamSource from "./kernels/adam.wgsl" with { type: "text" };
+import decideStepSource from "./kernels/decide_step.wgsl" with { type: "text" };
 import metricsSource from "./kernels/metrics.wgsl" with { type: "text" };
 import reduceSource from "./kernels/reduce.wgsl" with { type: "text" };
 import type { BindingSpec } from "./shader_source.ts";
@@ -116,15 +117,31 @@ export function gradNorm(
   );
 }
 
-/** See `Device.adam`. */
-export function adam(
-  context: OptimizerContext,
-  state: GpuAdamState,
+/** See `Device.decideStep`. */
+export function decideStep(
+  { runner, dtype }: OptimizerContext,
   metrics: GpuTensor,
   slot: number,
-  hyper: AdamHyper,
+  control: GpuTensor,
+  gradClip: number,
 ): void {
-  const { runner, maxBinding, scratch, dtype } = context;
+  runner.run(
+    "decideStep",
+    () => ({
+      source: decideStepSource,
+      constants: {},
+      params: { place: "u32", clip: "f32", scales: "u32" },
+      bindings: { metrics: F32_WRITE, control: F32_WRITE },
+    }),
+    [metrics, control],
+    [slot * metrics.cols, gradClip, Number(dtype === "f16")],
+    1,
+  );
+}
+
+/** See `Device.adam`. */
+export function adam(context: OptimizerContext, state: GpuAdamState, hyper: AdamHyper): void {
+  const { runner, maxBinding, scratch } = context;
   const { params, work, gradients, m, v, control } = state;
   const n = params.rows * params.cols;
   const coefficients = scratch(4, "adam");
@@ -133,11 +150,11 @@ export function adam(
     () => ({
       source: adamSource,
       constants: { PREPARE: true },
-      params: { place: "u32", beta1: "f32", beta2: "f32", clip: "f32", scales: "u32" },
-      bindings: { metrics: F32_WRITE, control: F32_WRITE, coefficients: F32_WRITE },
+      params: { beta1: "f32", beta2: "f32" },
+      bindings: { control: F32, coefficients: F32_WRITE },
     }),
-    [metrics, control, coefficients],
-    [slot * metrics.cols, hyper.beta1, hyper.beta2, hyper.gradClip, Number(dtype === "f16")],
+    [control, coefficients],
+    [hyper.beta1, hyper.beta2],
     1,
   );
   const separate = work.memory !== params.memory;

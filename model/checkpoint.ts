@@ -5,16 +5,20 @@ import type { MetricsSnapshot } from "./metrics_log.ts";
 import { metaJson, type ModelDescription, readMeta, readTokenizer } from "./model_description.ts";
 import {
   checkDirectory,
+  type ModelFile,
   openIfThere,
   openModelFile,
+  optimizerFile,
   otherSave,
   readBetweenSaves,
   readText,
   readTextIfThere,
   wrongContent,
 } from "./model_dir.ts";
+import { networkOf } from "./networks.ts";
+import { type OptimizerState, stateTensors } from "./optimizer_state.ts";
 import { checkModelOutput } from "./output_dir.ts";
-import { type ParameterLayout, parameterLayout } from "./parameters.ts";
+import type { ParameterLayout } from "./parameters.ts";
 import { publish } from "./publish.ts";
 import {
   checkTensors,
@@ -43,10 +47,7 @@ export interface LoadedModel extends ModelDescription {
 
 /** A training checkpoint as it was read. */
 export interface LoadedCheckpoint extends LoadedModel {
-  /** Adam's first moments, [layout.length] */
-  m: Float32Array<ArrayBuffer>;
-  /** Adam's second moments, [layout.length] */
-  v: Float32Array<ArrayBuffer>;
+  optimizer: OptimizerState;
   trainState: TrainState;
 }
 
@@ -63,8 +64,7 @@ export interface ModelSummary extends ModelDescription {
 /** A training checkpoint to save. The arrays must not change while it is saved. */
 export interface Checkpoint extends ModelDescription {
   params: Float32Array;
-  m: Float32Array;
-  v: Float32Array;
+  optimizer: OptimizerState;
   trainState: TrainState;
   metrics: MetricsSnapshot;
 }
@@ -81,7 +81,7 @@ export async function readModel(dir: string): Promise<LoadedModel> {
 /** @param digests what the files must be, where a save says so */
 async function readModelFiles(dir: string, digests: SavedDigests = {}): Promise<LoadedModel> {
   const description = await readMeta(dir, digests["meta.json"]);
-  const layout = parameterLayout(description.config);
+  const { layout } = networkOf(description.config);
   const tokenizerJson = await readTokenizer(dir, description, digests["tokenizer.json"]);
   const { flat, dtype } = await readTensors(dir, "weights.safetensors", layout, digests);
   return { ...description, tokenizerJson, layout, params: flat, fileDtype: dtype };
@@ -112,9 +112,11 @@ async function readCheckpointFiles(dir: string): Promise<LoadedCheckpoint> {
       `${statePath}: dataset_mode is ${state.dataset_mode}, but meta.json describes ${other}`,
     );
   }
-  const { flat: m } = await readTensors(dir, "optimizer_m.safetensors", model.layout, digests);
-  const { flat: v } = await readTensors(dir, "optimizer_v.safetensors", model.layout, digests);
-  return { ...model, m, v, trainState: state };
+  const optimizer: Partial<OptimizerState> = {};
+  for (const { name, layout } of stateTensors(model.layout)) {
+    optimizer[name] = (await readTensors(dir, optimizerFile(name), layout, digests)).flat;
+  }
+  return { ...model, optimizer: optimizer as OptimizerState, trainState: state };
 }
 
 /** Reads the training state of a model, or returns undefined when it has none. @throws {MicrogptError} when it is malformed */
@@ -129,7 +131,7 @@ export async function readSummary(dir: string): Promise<ModelSummary> {
   return await readBetweenSaves(dir, async () => {
     const description = await readMeta(dir);
     const tokenizerJson = await readTokenizer(dir, description);
-    const layout = parameterLayout(description.config);
+    const { layout } = networkOf(description.config);
     using file = await openModelFile(dir, "weights.safetensors");
     const path = join(dir, "weights.safetensors");
     const tensors = await readHeader(file, path);
@@ -145,10 +147,13 @@ export async function readSummary(dir: string): Promise<ModelSummary> {
   });
 }
 
-/** Reads weights or moments, hashing them on the way where a save says what they must be. */
+/** A file of parameters, or of what the optimizer keeps of them. */
+type ParameterFile = Extract<ModelFile, `${string}.safetensors`>;
+
+/** Reads weights or what the optimizer keeps, hashing them on the way where a save says what they must be. */
 async function readTensors(
   dir: string,
-  name: "weights.safetensors" | "optimizer_m.safetensors" | "optimizer_v.safetensors",
+  name: ParameterFile,
   layout: ParameterLayout,
   digests: SavedDigests = {},
 ): Promise<FileParameters> {
@@ -187,7 +192,7 @@ export async function saveCheckpoint(
   checkpoint: Checkpoint,
   options: { keepOld?: boolean } = {},
 ): Promise<void> {
-  const layout = parameterLayout(checkpoint.config);
+  const { layout } = networkOf(checkpoint.config);
   await publish(dir, async (staging) => {
     const at = (name: string) => join(staging, name);
     const digests: SavedDigests = {
@@ -199,20 +204,12 @@ export async function saveCheckpoint(
         checkpoint.params,
         "F32",
       ),
-      "optimizer_m.safetensors": await writeParameters(
-        at("optimizer_m.safetensors"),
-        layout,
-        checkpoint.m,
-        "F32",
-      ),
-      "optimizer_v.safetensors": await writeParameters(
-        at("optimizer_v.safetensors"),
-        layout,
-        checkpoint.v,
-        "F32",
-      ),
-      "metrics.jsonl": await copyMetrics(checkpoint.metrics, at("metrics.jsonl")),
     };
+    for (const { name, layout: stateLayout } of stateTensors(layout)) {
+      const file = optimizerFile(name);
+      digests[file] = await writeParameters(at(file), stateLayout, checkpoint.optimizer[name], "F32");
+    }
+    digests["metrics.jsonl"] = await copyMetrics(checkpoint.metrics, at("metrics.jsonl"));
     await writeText(at("train_state.json"), formatTrainState(checkpoint.trainState, digests));
   }, options.keepOld);
 }
@@ -232,7 +229,7 @@ export async function saveInferenceModel(
   await publish(dir, async (staging) => {
     await writeText(join(staging, "meta.json"), metaJson(model));
     await writeText(join(staging, "tokenizer.json"), model.tokenizerJson);
-    const layout = parameterLayout(model.config);
+    const { layout } = networkOf(model.config);
     const path = join(staging, "weights.safetensors");
     await writeParameters(path, layout, model.params, options.half ? "F16" : "F32");
   });

@@ -1,7 +1,13 @@
+/** What the config of every network has, and how its numbers are checked. */
 import { MicrogptError } from "./errors.ts";
 
-/** The architecture, with the field names of `meta.json`. */
+/** The networks by name: `model/networks.ts` has them. */
+export type Architecture = "gpt";
+
+/** The architecture of a model, with the field names of `meta.json`. A network may add fields of its own. */
 export interface ModelConfig {
+  /** which network; absent: gpt */
+  architecture?: Architecture;
   /** V */
   vocab_size: number;
   /** E */
@@ -14,8 +20,23 @@ export interface ModelConfig {
   block_size: number;
 }
 
+/** What every network has, as settings of a run. */
+export interface Shape {
+  /** width of the embedding */
+  nEmbd: number;
+  /** attention heads, a divisor of nEmbd */
+  nHead: number;
+  /** layers */
+  nLayer: number;
+  /** longest context in tokens */
+  blockSize: number;
+}
+
+/** Fields that are whole numbers from 1. */
+type CountField = "vocab_size" | "n_embd" | "n_head" | "n_layer" | "block_size";
+
 /** Largest value of each field that this program will try; far above what fits on one machine. */
-export const LIMITS: Record<keyof ModelConfig, number> = {
+export const LIMITS: Record<CountField, number> = {
   vocab_size: 1 << 20,
   n_embd: 1 << 14,
   n_head: 1 << 10,
@@ -23,29 +44,44 @@ export const LIMITS: Record<keyof ModelConfig, number> = {
   block_size: 1 << 20,
 };
 
-/** Flag or field name as a person typed it. */
-type Naming = (field: keyof ModelConfig) => string;
+/** How a config is talked about. */
+export interface ConfigNaming {
+  /** turns a field into what the reader knows it by, such as `--n-embd`; default: its name in meta.json */
+  name?: (field: string) => string;
+  /** the values are a person's options, not a file's */
+  usage?: boolean;
+}
 
 /**
- * Checks an architecture before memory is asked for.
- * @param name turns a field into what the reader knows it by, such as `--n-embd`
- * @param usage the values are a person's options, not a file's
- * @throws {MicrogptError} when a value is no positive integer in range, or n_head does not divide n_embd
+ * Checks that fields are whole numbers from 1 to their limit.
+ * @throws {MicrogptError} naming the field, its range and what was got
  */
-export function checkConfig(config: ModelConfig, name: Naming = (field) => field, usage = false): void {
-  for (const field of Object.keys(LIMITS) as (keyof ModelConfig)[]) {
+export function checkCounts<Field extends string>(
+  config: Record<Field, number>,
+  limits: Record<Field, number>,
+  { name = (field) => field, usage = false }: ConfigNaming = {},
+): void {
+  for (const [field, limit] of Object.entries(limits) as [Field, number][]) {
     const value = config[field];
-    if (!Number.isInteger(value) || value < 1 || value > LIMITS[field]) {
-      throw new MicrogptError(
-        `${name(field)} must be a whole number from 1 to ${LIMITS[field]}, got ${value}`,
-        { usage },
-      );
-    }
+    if (Number.isInteger(value) && value >= 1 && value <= limit) continue;
+    throw new MicrogptError(`${name(field)} must be a whole number from 1 to ${limit}, got ${value}`, {
+      usage,
+    });
   }
-  if (config.n_embd % config.n_head !== 0) {
-    throw new MicrogptError(
-      `${name("n_embd")} ${config.n_embd} is not divisible by ${name("n_head")} ${config.n_head}`,
-      { hint: "each head works on an equal slice of the embedding; change one of the two", usage },
-    );
-  }
+}
+
+/**
+ * Reads numbers of a parsed `meta.json`.
+ * @throws {MicrogptError} for a field that is missing or is no number
+ */
+export function readNumbers<Field extends string>(
+  source: Record<string, unknown>,
+  fields: readonly Field[],
+): Record<Field, number> {
+  const read = fields.map((field): [Field, number] => {
+    const value = source[field];
+    if (typeof value === "number") return [field, value];
+    throw new MicrogptError(`${field} ${value === undefined ? "is missing" : "is not a number"}`);
+  });
+  return Object.fromEntries(read) as Record<Field, number>;
 }

@@ -3,8 +3,8 @@ import type { ModelConfig } from "./config.ts";
 import type { Allocator, DecodeRows, Device, Sampling, Tensor } from "./device.ts";
 import { MicrogptError } from "./errors.ts";
 import { EventLoopTurns } from "./event_loop.ts";
-import { allocateDecodeMemory, type DecodeMemory, decodeStep } from "./gpt.ts";
-import type { Weights } from "./parameters.ts";
+import type { DecodeMemory, Network, Weights } from "./network.ts";
+import { networkOf } from "./networks.ts";
 import { mixSeed } from "./random.ts";
 import { nextWindowSteps } from "./window_steps.ts";
 
@@ -68,7 +68,7 @@ export class Decoder {
   readonly contextLength: number;
   readonly sequences: number;
   readonly #device: Device;
-  readonly #config: ModelConfig;
+  readonly #network: Network;
   readonly #weights: Weights;
   readonly #memory: DecodeMemory;
   readonly #rows: DecodeRows;
@@ -95,13 +95,14 @@ export class Decoder {
     contextLength: number,
   ) {
     this.#device = device;
-    this.#config = config;
+    this.#network = networkOf(config);
     this.#weights = weights;
     this.sequences = sequences;
     this.contextLength = Math.min(contextLength, config.block_size);
     const chunk = Math.max(sequences, Math.min(PROMPT_CHUNK, this.contextLength));
     const allocator = this.#allocator();
-    const column = (label: string, rows: number) => allocator.tensor(`decoding ${label}`, rows, 1, "u32");
+    const column = (label: string, rows: number) =>
+      allocator.tensor(`decoding ${label}`, rows, 1, "u32", "decoding");
     const rows = (n: number): DecodeRows => ({
       tokens: column("tokens", n),
       positions: column("positions", n),
@@ -109,11 +110,17 @@ export class Decoder {
     });
     this.#windowSteps = device.stepsInFlight === 1 ? 1 : WINDOW_STEPS;
     try {
-      this.#memory = allocateDecodeMemory(allocator, config, chunk, sequences, this.contextLength);
+      this.#memory = this.#network.allocateDecodeMemory(allocator, chunk, sequences, this.contextLength);
       this.#rows = rows(sequences);
       this.#promptRows = rows(chunk);
       this.#seeds = column("seeds", sequences);
-      this.#output = allocator.tensor("decoding output", 2 * this.#windowSteps, sequences, "u32");
+      this.#output = allocator.tensor(
+        "decoding output",
+        2 * this.#windowSteps,
+        sequences,
+        "u32",
+        "decoding",
+      );
     } catch (error) {
       this.close(); // what there was room for
       throw error;
@@ -143,7 +150,7 @@ export class Decoder {
       device.write(rows.tokens, Uint32Array.from({ length: n }, (_, i) => tokens[at + i]!));
       device.write(rows.positions, Uint32Array.from({ length: n }, (_, i) => position + at + i));
       device.write(rows.sequences, new Uint32Array(n).fill(sequence));
-      decodeStep(device, this.#config, this.#weights, this.#memory, rows, this.contextLength, 0);
+      this.#network.decodeStep(device, this.#weights, this.#memory, rows, this.contextLength, 0);
       device.submit();
     }
   }
@@ -255,7 +262,7 @@ export class Decoder {
 
   #queueStep(n: number, step: number, sampling: Sampling): void {
     const device = this.#device;
-    decodeStep(device, this.#config, this.#weights, this.#memory, this.#rows, this.contextLength, n);
+    this.#network.decodeStep(device, this.#weights, this.#memory, this.#rows, this.contextLength, n);
     device.sample(this.#rows, this.#memory.logits, this.#output, step, this.#seeds, sampling);
     device.submit();
   }

@@ -1,6 +1,6 @@
 /**
- * What a device must be able to do: hold matrices and run the kernels of the model on them. `model/gpt.ts` is written
- * once against this interface; `reference`, `cpu` and `webgpu` implement it and share one test suite.
+ * What a device must be able to do: hold matrices and run the kernels of the model on them. A network (`model/gpt.ts`) is
+ * written once against this interface; `reference`, `cpu` and `webgpu` implement it and share one test suite.
  *
  * Letters in shapes: T tokens of all documents of a batch, end to end · E n_embd · H n_head · D = E/H ·
  * V vocabulary · B block_size · N rows of a decoding step.
@@ -84,28 +84,33 @@ export interface Sampling {
   suppressed: number[];
 }
 
-/** Everything Adam touches: one flat array each, [1, n], in one layout. `work` is `params` itself where the device's dtype is f32. */
+/** Everything Adam touches: arrays of one length, [1, n]. `work` is `params` itself where the device's dtype is f32. */
 export interface AdamState {
   params: Tensor;
   work: Tensor;
   gradients: Tensor;
   m: Tensor;
   v: Tensor;
-  /** f32 [1, 4], see `CONTROL`: kept on the device, because the host does not wait to learn whether a step was skipped */
+  /** f32 [1, 4], see `CONTROL`; only read */
   control: Tensor;
 }
 
-/** Columns of `AdamState.control`. */
+/**
+ * Columns of `control`, f32 [1, 4]: what steps leave for later ones. It is kept on the device, because the host does not
+ * wait to learn whether a step was skipped.
+ */
 export const CONTROL = {
   /**
-   * updates applied so far; bias correction uses this plus one. An f32 counts to 2²⁴ and stays there: the corrections, 1 − betaᵗ,
-   * have long been 1 then
+   * steps that counted, the one in hand included once `decideStep` was called. An f32 counts to 2²⁴ and stays there: the
+   * corrections, 1 − betaᵗ, have long been 1 then
    */
   adamStep: 0,
   /** factor on the loss gradient while it travels in f16; 1 for other types */
   lossScale: 1,
   /** finite steps since `lossScale` changed */
   goodSteps: 2,
+  /** what gradients are to be multiplied with: clipping, and the loss scale undone. Negative: the step does not count */
+  gradientFactor: 3,
 } as const;
 
 /** Columns of a row of the metrics ring (f32 [ring, 4]), one row a step. */
@@ -114,7 +119,7 @@ export const METRIC = {
   loss: 0,
   /** global gradient norm before clipping */
   gradNorm: 1,
-  /** 1 when Adam changed the weights, 0 when the step was skipped for a loss or norm that is not finite */
+  /** 1 when the step changed the weights, 0 when it was skipped for a loss or norm that is not finite */
   applied: 2,
 } as const;
 
@@ -125,14 +130,24 @@ export interface AdamHyper {
   epsilon: number;
   /** decoupled: params −= learningRate · weightDecay · params (Loshchilov & Hutter 2019); 0 = off */
   weightDecay: number;
-  /** largest global gradient norm; 0 = off */
-  gradClip: number;
 }
+
+/**
+ * What memory is for: the memory plan counts by it, and an error says by it what would make it smaller. `moments` are what
+ * an optimizer keeps of earlier gradients.
+ */
+export type Purpose = "weights" | "gradients" | "moments" | "activations" | "decoding";
 
 /** The part of a device that gives out memory. A counter that implements it yields the memory plan. */
 export interface Allocator {
-  /** A zeroed [rows, cols] matrix. @throws {MicrogptError} when memory is short; `label` names it there */
-  tensor(label: string, rows: number, cols: number, type?: ElementType): Tensor;
+  /**
+   * A zeroed [rows, cols] matrix.
+   * @param label names it in error messages, and nowhere else
+   * @param type default f32
+   * @param purpose default: `activations`, what a step works in
+   * @throws {MicrogptError} when memory is short
+   */
+  tensor(label: string, rows: number, cols: number, type?: ElementType, purpose?: Purpose): Tensor;
   /** A batch for at most so many tokens and documents. */
   createBatch(maxTokens: number, maxDocuments: number): Batch;
 }
@@ -212,10 +227,13 @@ export interface Device extends Allocator {
   /** metrics[slot].gradNorm = sqrt(Σ g²) / lossScale over all gradients. */
   gradNorm(metrics: Tensor, slot: number, gradients: Tensor, control: Tensor): void;
   /**
-   * One Adam update (Kingma & Ba 2015) with clipping, of params and their working copy; sets metrics[slot].applied and
-   * the control values. Changes nothing else when metrics[slot].loss or .gradNorm is not finite.
+   * Decides whether the step counts: whether metrics[slot].loss and .gradNorm are finite. Sets metrics[slot].applied and the
+   * control values. Updates that follow read from `control` that they shall do nothing, or what they multiply gradients with.
+   * @param gradClip largest global gradient norm; 0 = off
    */
-  adam(state: AdamState, metrics: Tensor, slot: number, hyper: AdamHyper): void;
+  decideStep(metrics: Tensor, slot: number, control: Tensor, gradClip: number): void;
+  /** One Adam update (Kingma & Ba 2015) of params and their working copy, if the step counts. */
+  adam(state: AdamState, hyper: AdamHyper): void;
 
   /** `embed` for decoding: x [N, E] from rows' tokens and positions. */
   embedRows(x: Tensor, rows: DecodeRows, wte: Tensor, wpe: Tensor): void;

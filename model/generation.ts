@@ -4,8 +4,9 @@ import { checkOptions, type Options } from "../device/options.ts";
 import type { ModelConfig } from "./config.ts";
 import { Decoder, type Start } from "./decoder.ts";
 import type { Device } from "./device.ts";
-import type { Weights } from "./parameters.ts";
 import { SAMPLING, type SamplingOptions } from "./generate/sampling.ts";
+import type { Weights } from "./network.ts";
+import { networkOf } from "./networks.ts";
 import { buildPrompt, type PromptOptions, sampleText } from "./prompt.ts";
 
 /** Options of `generate` beside those of sampling. */
@@ -71,7 +72,7 @@ export async function* generateSamples(
   const prompt = start.ids;
   const maxTokens = Math.min(options.maxTokens ?? Infinity, config.block_size - prompt.length + 1);
   const context = Math.min(config.block_size, prompt.length + maxTokens);
-  const lineBytes = context * 2 * config.n_embd * config.n_layer * 4;
+  const lineBytes = context * networkOf(config).cacheWidth * 4;
   const batch = Math.max(1, Math.min(numSamples, MAX_BATCH, Math.floor(CACHE_BYTES / lineBytes)));
   const decoder = new Decoder(device, config, weights, batch, context);
   const fed = prompt.length - 1; // its last token is what the samples start from

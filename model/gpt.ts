@@ -8,9 +8,119 @@
  *         x = x + relu(rmsnorm(x) · W1ᵀ) · W2ᵀ
  *     logits = x · lm_headᵀ
  */
-import type { ModelConfig } from "./config.ts";
+import {
+  checkCounts,
+  type ConfigNaming,
+  LIMITS,
+  type ModelConfig,
+  readNumbers,
+  type Shape,
+} from "./config.ts";
 import type { Allocator, Batch, DecodeRows, Device, Tensor } from "./device.ts";
-import type { LayerWeights, Weights } from "./parameters.ts";
+import { MicrogptError } from "./errors.ts";
+import type { Activations, DecodeMemory, Network, NetworkKind } from "./network.ts";
+import { layOut, type ParameterLayout, type ParameterSpec, parameterView } from "./parameters.ts";
+import { mixSeed, normal } from "./random.ts";
+
+/** The config has no fields of its own, and its `meta.json` does not name the architecture. */
+export interface GptConfig extends ModelConfig {
+  architecture?: "gpt";
+}
+
+/** As `meta.json` has them, in its order. */
+const FIELDS = ["vocab_size", "n_embd", "n_head", "n_layer", "block_size"] as const;
+
+/** See `NetworkKind.checkConfig`. */
+function checkConfig(config: GptConfig, naming: ConfigNaming = {}): void {
+  checkCounts(config, LIMITS, naming);
+  if (config.n_embd % config.n_head === 0) return;
+  const { name = (field) => field, usage = false } = naming;
+  throw new MicrogptError(
+    `${name("n_embd")} ${config.n_embd} is not divisible by ${name("n_head")} ${config.n_head}`,
+    { hint: "each head works on an equal slice of the embedding; change one of the two", usage },
+  );
+}
+
+/** Names, shapes and order of the parameters. Those of a block are neighbours: wq, wk, wv are one [3E, E] matrix. */
+function parameterLayout(
+  { vocab_size: V, n_embd: E, block_size: B, n_layer: L }: GptConfig,
+): ParameterLayout {
+  const matrix = (name: string, rows: number, cols: number): ParameterSpec => {
+    return { name, shape: [rows, cols], role: "matrix" };
+  };
+  return layOut([
+    [{ name: "wte", shape: [V, E], role: "embedding" }],
+    [{ name: "wpe", shape: [B, E], role: "embedding" }],
+    [{ name: "lm_head", shape: [V, E], role: "head" }],
+    ...Array.from({ length: L }, (_, i) => [
+      ["q", "k", "v"].map((part) => matrix(`layer${i}.attn_w${part}`, E, E)),
+      [matrix(`layer${i}.attn_wo`, E, E)],
+      [matrix(`layer${i}.mlp_fc1`, 4 * E, E)],
+      [matrix(`layer${i}.mlp_fc2`, E, 4 * E)],
+    ]).flat(),
+  ]);
+}
+
+/** Standard deviation of a new model's weights, chosen by experiment (docs/log.md). */
+const INITIAL_STD = 0.02;
+
+/**
+ * Draws initial weights: normal with standard deviation `std`, and std / sqrt(2L) for the two projections of a layer
+ * that add to the residual stream (Radford et al. 2019).
+ */
+function initialParameters(
+  layout: ParameterLayout,
+  nLayer: number,
+  seed: number,
+  std = INITIAL_STD,
+): Float32Array<ArrayBuffer> {
+  const flat = new Float32Array(layout.length);
+  const mixed = mixSeed(seed);
+  for (const { name, rows, cols, offset } of layout.entries) {
+    const residual = name.endsWith("attn_wo") || name.endsWith("mlp_fc2");
+    const scale = residual ? std / Math.sqrt(2 * nLayer) : std;
+    for (let i = offset; i < offset + rows * cols; i++) flat[i] = scale * normal(mixed, i);
+  }
+  return flat;
+}
+
+/** The weights of one layer. */
+interface LayerWeights {
+  /** [3E, E] */
+  qkv: Tensor;
+  /** [E, E] */
+  attnWo: Tensor;
+  /** [4E, E] */
+  mlpFc1: Tensor;
+  /** [E, 4E] */
+  mlpFc2: Tensor;
+}
+
+/** The weights of the model, or their gradients. */
+export interface GptWeights {
+  /** [V, E] */
+  wte: Tensor;
+  /** [B, E] */
+  wpe: Tensor;
+  /** [V, E] */
+  lmHead: Tensor;
+  layers: LayerWeights[];
+}
+
+function weightViews(d: Device, flat: Tensor, layout: ParameterLayout, config: GptConfig): GptWeights {
+  const view = (name: string, rows?: number) => parameterView(d, flat, layout, name, rows);
+  return {
+    wte: view("wte"),
+    wpe: view("wpe"),
+    lmHead: view("lm_head"),
+    layers: Array.from({ length: config.n_layer }, (_, i) => ({
+      qkv: view(`layer${i}.attn_wq`, 3 * config.n_embd),
+      attnWo: view(`layer${i}.attn_wo`),
+      mlpFc1: view(`layer${i}.mlp_fc1`),
+      mlpFc2: view(`layer${i}.mlp_fc2`),
+    })),
+  };
+}
 
 /** What forward leaves of a layer for backward. */
 interface LayerActivations {
@@ -33,7 +143,7 @@ interface LayerActivations {
 }
 
 /** All memory of a training step except weights and their like. */
-export interface Activations {
+export interface GptActivations extends Activations {
   layers: LayerActivations[];
   /** [T, E] the residual stream after the last layer */
   xOut: Tensor;
@@ -56,15 +166,10 @@ export interface Activations {
 /** Logits exist for this many bytes of rows at a time: [T, V] at once would be the largest matrix by far. */
 const LOGITS_BYTES = 8 << 20;
 
-/** Allocates for at most `maxTokens` tokens a batch. */
-export function allocateActivations(
-  allocator: Allocator,
-  config: ModelConfig,
-  maxTokens: number,
-): Activations {
+function allocateActivations(allocator: Allocator, config: GptConfig, maxTokens: number): GptActivations {
   const { n_embd: E, n_head: H, n_layer: L, vocab_size: V } = config;
   const matrix = (name: string, cols: number, type: "f32" | "work") =>
-    allocator.tensor(`activations ${name}`, maxTokens, cols, type);
+    allocator.tensor(`activations ${name}`, maxTokens, cols, type, "activations");
   const chunk = Math.max(1, Math.min(maxTokens, Math.floor(LOGITS_BYTES / (4 * V))));
   return {
     layers: Array.from({ length: L }, (_, i) => ({
@@ -78,7 +183,7 @@ export function allocateActivations(
       fc1: matrix(`layer${i}.fc1`, 4 * E, "work"),
     })),
     xOut: matrix("xOut", E, "f32"),
-    logits: allocator.tensor("activations logits", chunk, V, "f32"),
+    logits: allocator.tensor("activations logits", chunk, V, "f32", "activations"),
     losses: matrix("losses", 1, "f32"),
     dx: matrix("dx", E, "f32"),
     dNorm: matrix("dNorm", E, "work"),
@@ -89,7 +194,7 @@ export function allocateActivations(
 }
 
 /** Says how many tokens the coming batch has. */
-function setTokenCount(a: Activations, tokens: number): void {
+function setTokenCount(a: GptActivations, tokens: number): void {
   for (const layer of a.layers) for (const tensor of Object.values(layer) as Tensor[]) tensor.rows = tokens;
   for (const tensor of [a.xOut, a.losses, a.dx, a.dNorm, a.dHeads, a.dQkv, a.dFc1]) tensor.rows = tokens;
 }
@@ -115,7 +220,7 @@ function layerForward(
 /** One layer, backward: s.dx is the gradient of its output before, of its input after. */
 function layerBackward(
   d: Device,
-  s: Activations,
+  s: GptActivations,
   w: LayerWeights,
   g: LayerWeights,
   a: LayerActivations,
@@ -138,7 +243,7 @@ function layerBackward(
 }
 
 /** From tokens to a.xOut [T, E]. */
-function trunkForward(d: Device, config: ModelConfig, w: Weights, a: Activations, batch: Batch): void {
+function trunkForward(d: Device, config: GptConfig, w: GptWeights, a: GptActivations, batch: Batch): void {
   setTokenCount(a, batch.tokenCount);
   d.embed(a.layers[0]!.xIn, batch, w.wte, w.wpe);
   a.layers.forEach((layer, i) => {
@@ -147,18 +252,22 @@ function trunkForward(d: Device, config: ModelConfig, w: Weights, a: Activations
 }
 
 /** Calls `visit` for the rows of the batch, as many at a time as `a.logits` holds. */
-function forEachChunk(a: Activations, tokens: number, visit: (firstRow: number, rows: number) => void): void {
+function forEachChunk(
+  a: GptActivations,
+  tokens: number,
+  visit: (firstRow: number, rows: number) => void,
+): void {
   for (let row = 0; row < tokens; row += a.logits.capacity) {
     visit(row, Math.min(a.logits.capacity, tokens - row));
   }
 }
 
-/** Forward only: a.losses [T, 1] become scale · −log p(target). `control` belongs to the optimizer (see `crossEntropy`). */
-export function forward(
+/** See `Network.forward`. */
+function forward(
   d: Device,
-  config: ModelConfig,
-  w: Weights,
-  a: Activations,
+  config: GptConfig,
+  w: GptWeights,
+  a: GptActivations,
   batch: Batch,
   scale: number,
   control: Tensor,
@@ -171,16 +280,13 @@ export function forward(
   });
 }
 
-/**
- * Forward and backward: a.losses as `forward` leaves them, and the gradient of their sum in `g`.
- * @param accumulate add to the gradients of `g` instead of replacing them
- */
-export function forwardBackward(
+/** See `Network.forwardBackward`. */
+function forwardBackward(
   d: Device,
-  config: ModelConfig,
-  w: Weights,
-  g: Weights,
-  a: Activations,
+  config: GptConfig,
+  w: GptWeights,
+  g: GptWeights,
+  a: GptActivations,
   batch: Batch,
   scale: number,
   control: Tensor,
@@ -206,72 +312,107 @@ export function forwardBackward(
   d.embedBackward(g.wte, g.wpe, a.dx, batch, w.wte, w.wpe);
 }
 
-/** All memory of decoding except weights: scratch for N rows, and keys and values of every position. */
-export interface DecodeMemory {
-  /** [N, E] */
-  x: Tensor;
-  norm: Tensor;
-  /** [N, 3E] */
-  qkv: Tensor;
-  heads: Tensor;
-  /** [N, 4E] */
-  fc1: Tensor;
-  /** [N, V] */
-  logits: Tensor;
-  /** a layer each, [sequences · B, 2E]: key, then value */
-  caches: Tensor[];
-}
-
-/** Allocates decoding memory for at most `maxRows` rows a step and `sequences` sequences of `blockSize` positions. */
-export function allocateDecodeMemory(
-  allocator: Allocator,
-  config: ModelConfig,
-  maxRows: number,
-  sequences: number,
-  blockSize: number,
-): DecodeMemory {
-  const { n_embd: E, n_layer: L, vocab_size: V } = config;
-  const matrix = (name: string, cols: number, type: "f32" | "work") =>
-    allocator.tensor(`decoding ${name}`, maxRows, cols, type);
-  return {
-    x: matrix("x", E, "f32"),
-    norm: matrix("norm", E, "work"),
-    qkv: matrix("qkv", 3 * E, "work"),
-    heads: matrix("heads", E, "work"),
-    fc1: matrix("fc1", 4 * E, "work"),
-    logits: allocator.tensor("decoding logits", sequences, V, "f32"),
-    caches: Array.from(
-      { length: L },
-      (_, i) => allocator.tensor(`key-value cache of layer ${i}`, sequences * blockSize, 2 * E, "work"),
-    ),
+/** All memory of decoding except weights; a row of a cache is key, then value: [sequences · B, 2E], a layer each. */
+export interface GptDecodeMemory extends DecodeMemory {
+  scratch: {
+    /** [N, E] the residual stream */
+    x: Tensor;
+    /** [N, E] */
+    norm: Tensor;
+    /** [N, 3E] */
+    qkv: Tensor;
+    /** [N, E] */
+    heads: Tensor;
+    /** [N, 4E] */
+    fc1: Tensor;
   };
 }
 
-/**
- * One decoding step: feeds a token a row, stores its key and value, and leaves the logits of the last `logitRows`
- * rows in m.logits. See `DecodeRows` for their order.
- */
-export function decodeStep(
+function allocateDecodeMemory(
+  allocator: Allocator,
+  { n_embd: E, n_layer: L, vocab_size: V }: GptConfig,
+  maxRows: number,
+  sequences: number,
+  contextLength: number,
+): GptDecodeMemory {
+  const tensor = (label: string, rows: number, cols: number, type: "f32" | "work") =>
+    allocator.tensor(label, rows, cols, type, "decoding");
+  return {
+    scratch: {
+      x: tensor("decoding x", maxRows, E, "f32"),
+      norm: tensor("decoding norm", maxRows, E, "work"),
+      qkv: tensor("decoding qkv", maxRows, 3 * E, "work"),
+      heads: tensor("decoding heads", maxRows, E, "work"),
+      fc1: tensor("decoding fc1", maxRows, 4 * E, "work"),
+    },
+    logits: tensor("decoding logits", sequences, V, "f32"),
+    caches: Array.from({ length: L }, (_, i) => {
+      return tensor(`key-value cache of layer ${i}`, sequences * contextLength, 2 * E, "work");
+    }),
+  };
+}
+
+/** See `Network.decodeStep`. */
+function decodeStep(
   d: Device,
-  config: ModelConfig,
-  w: Weights,
-  m: DecodeMemory,
+  config: GptConfig,
+  w: GptWeights,
+  { logits, caches, scratch }: GptDecodeMemory,
   rows: DecodeRows,
-  blockSize: number,
+  contextLength: number,
   logitRows: number,
 ): void {
+  const { x, norm, qkv, heads, fc1 } = scratch;
   const n = rows.tokens.rows;
-  for (const tensor of [m.x, m.norm, m.qkv, m.heads, m.fc1]) tensor.rows = n;
-  d.embedRows(m.x, rows, w.wte, w.wpe);
+  for (const tensor of [x, norm, qkv, heads, fc1]) tensor.rows = n;
+  d.embedRows(x, rows, w.wte, w.wpe);
   w.layers.forEach((layer, i) => {
-    d.rmsNormMatmul(m.qkv, m.x, layer.qkv, m.norm);
-    d.attentionCached(m.heads, m.qkv, m.caches[i]!, rows, blockSize, config.n_head);
-    d.matmul(m.x, m.heads, layer.attnWo, "NT", { add: m.x });
-    d.rmsNormMatmul(m.fc1, m.x, layer.mlpFc1, m.norm, true);
-    d.matmul(m.x, m.fc1, layer.mlpFc2, "NT", { add: m.x });
+    d.rmsNormMatmul(qkv, x, layer.qkv, norm);
+    d.attentionCached(heads, qkv, caches[i]!, rows, contextLength, config.n_head);
+    d.matmul(x, heads, layer.attnWo, "NT", { add: x });
+    d.rmsNormMatmul(fc1, x, layer.mlpFc1, norm, true);
+    d.matmul(x, fc1, layer.mlpFc2, "NT", { add: x });
   });
   if (logitRows === 0) return;
-  m.logits.rows = logitRows;
+  logits.rows = logitRows;
   const E = config.n_embd;
-  d.matmul(m.logits, d.view(m.x, (n - logitRows) * E, logitRows, E), w.lmHead, "NT");
+  d.matmul(logits, d.view(x, (n - logitRows) * E, logitRows, E), w.lmHead, "NT");
 }
+
+/** The network, with what only tests and benchmarks look into: its weights, activations and decoding memory. */
+export type GptNetwork = Network<GptWeights, GptActivations, GptDecodeMemory>;
+
+/** The network of a config. */
+export function gptNetwork(config: GptConfig): GptNetwork {
+  const { n_embd: E, n_head: H, n_layer: L } = config;
+  const layout = parameterLayout(config);
+  return {
+    config,
+    layout,
+    cacheWidth: L * 2 * E,
+    toMeta: () => Object.fromEntries(FIELDS.map((field) => [field, config[field]])),
+    toShape: () => ({ nEmbd: E, nHead: H, nLayer: L, blockSize: config.block_size }),
+    describe: () => `${L} layers, ${H} heads, width ${E}`,
+    initialParameters: (seed, std) => initialParameters(layout, L, seed, std),
+    views: (d, flat) => weightViews(d, flat, layout, config),
+    allocateActivations: (allocator, maxTokens) => allocateActivations(allocator, config, maxTokens),
+    forward: (d, ...rest) => forward(d, config, ...rest),
+    forwardBackward: (d, ...rest) => forwardBackward(d, config, ...rest),
+    allocateDecodeMemory: (allocator, ...sizes) => allocateDecodeMemory(allocator, config, ...sizes),
+    decodeStep: (d, ...rest) => decodeStep(d, config, ...rest),
+  };
+}
+
+/** See `NetworkKind`. */
+export const gpt: NetworkKind<GptConfig> = {
+  configOf: ({ nEmbd, nHead, nLayer, blockSize }: Shape, vocabSize) => ({
+    vocab_size: vocabSize,
+    n_embd: nEmbd,
+    n_head: nHead,
+    n_layer: nLayer,
+    block_size: blockSize,
+  }),
+  readConfig: (meta) => readNumbers(meta, FIELDS),
+  checkConfig,
+  create: gptNetwork,
+};

@@ -1,6 +1,6 @@
 import type { ModelConfig } from "./config.ts";
-import type { Allocator, Batch, Device, Dtype, ElementType, Tensor } from "./device.ts";
-import type { ParameterLayout } from "./parameters.ts";
+import type { Allocator, Batch, Device, Dtype, ElementType, Purpose, Tensor } from "./device.ts";
+import { networkOf } from "./networks.ts";
 import { allocateTraining, type TrainingData } from "./trainer.ts";
 
 /** Bytes that training takes on the device, by what for. What a device takes for its own work is not among them. */
@@ -20,16 +20,15 @@ class CountingAllocator implements Allocator {
   readonly plan: MemoryPlan = { weights: 0, gradients: 0, moments: 0, activations: 0, batch: 0, total: 0 };
   constructor(readonly dtype: Dtype, readonly stepsInFlight: number) {}
 
-  tensor(label: string, rows: number, cols: number, type: ElementType = "f32"): Tensor {
+  tensor(
+    _label: string,
+    rows: number,
+    cols: number,
+    type: ElementType = "f32",
+    purpose: Purpose = "activations",
+  ): Tensor {
     const bytes = rows * cols * (type === "work" && this.dtype !== "f32" ? 2 : 4);
-    const part = label.includes("weights")
-      ? "weights"
-      : label === "gradients"
-      ? "gradients"
-      : label.startsWith("moments")
-      ? "moments"
-      : "activations";
-    this.#count(part, bytes);
+    this.#count(purpose === "decoding" ? "activations" : purpose, bytes);
     return { type, capacity: rows, cols, rows };
   }
 
@@ -48,10 +47,9 @@ class CountingAllocator implements Allocator {
 export function memoryPlan(
   device: Pick<Device, "dtype" | "stepsInFlight">,
   config: ModelConfig,
-  layout: ParameterLayout,
   data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
 ): MemoryPlan {
   const allocator = new CountingAllocator(device.dtype, device.stepsInFlight);
-  allocateTraining(allocator, config, layout, data);
+  allocateTraining(allocator, networkOf(config), data);
   return allocator.plan;
 }

@@ -1,10 +1,11 @@
 /** What a model is, as two of its files say it: `meta.json` and `tokenizer.json`. */
 import { join } from "node:path";
 import { SPECIAL_TOKENS } from "../data/tokenizer.ts";
-import { checkConfig, type ModelConfig } from "./config.ts";
+import type { ModelConfig } from "./config.ts";
 import { MicrogptError } from "./errors.ts";
 import type { FileDigest } from "./file_digest.ts";
 import { parseObject, printable, readText, wrongContent } from "./model_dir.ts";
+import { checkConfig, networkKind, networkOf } from "./networks.ts";
 
 /** What `meta.json` and `tokenizer.json` say. */
 export interface ModelDescription {
@@ -34,20 +35,9 @@ export async function readMeta(
   const path = join(dir, "meta.json");
   const meta = parseObject(await readText(dir, "meta.json", META_MAX_BYTES, expected), path);
   const wrong = (what: string, cause?: unknown) => wrongContent(`${path}: ${what}`, cause);
-  const field = (name: keyof ModelConfig): number => {
-    const value = meta[name];
-    if (typeof value === "number") return value;
-    const got = value === undefined ? "is missing" : "is not a number";
-    throw wrong(`${name} ${got}`);
-  };
-  const config: ModelConfig = {
-    vocab_size: field("vocab_size"),
-    n_embd: field("n_embd"),
-    n_head: field("n_head"),
-    n_layer: field("n_layer"),
-    block_size: field("block_size"),
-  };
+  let config: ModelConfig;
   try {
+    config = networkKind(meta.architecture).readConfig(meta);
     checkConfig(config);
   } catch (error) {
     if (!(error instanceof MicrogptError)) throw error;
@@ -110,5 +100,6 @@ function vocabulary(tokenizer: Record<string, unknown>, path: string): Map<strin
 
 /** The text of `meta.json`. */
 export function metaJson({ config, chat }: ModelDescription): string {
-  return JSON.stringify(chat ? { ...config, special_tokens: CHAT_TOKENS } : config, null, 2) + "\n";
+  const meta = networkOf(config).toMeta();
+  return JSON.stringify(chat ? { ...meta, special_tokens: CHAT_TOKENS } : meta, null, 2) + "\n";
 }

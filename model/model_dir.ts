@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { MicrogptError } from "./errors.ts";
 import type { FileDigest } from "./file_digest.ts";
+import type { StateName } from "./optimizer_state.ts";
 
 /** The files of an inference model. */
 export const MODEL_FILES = ["meta.json", "tokenizer.json", "weights.safetensors"] as const;
@@ -30,6 +31,10 @@ export const ONNX_FILES = [
   "tokenizer.json",
   "tokenizer_config.json",
 ] as const;
+/** The file of a state tensor of the optimizer. */
+export function optimizerFile<Name extends StateName>(name: Name): `optimizer_${Name}.safetensors` {
+  return `optimizer_${name}.safetensors`;
+}
 
 /** Where `--keep` keeps earlier checkpoints. */
 export const KEPT_DIR = "checkpoints";

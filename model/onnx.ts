@@ -4,7 +4,7 @@
  *
  * Letters in shapes: b sequences of a batch · s tokens fed · p tokens in the cache · t = p + s.
  */
-import type { ModelConfig } from "./config.ts";
+import type { GptConfig } from "./gpt.ts";
 import { MicrogptError } from "./errors.ts";
 import { PRODUCER } from "./onnx_config.ts";
 import { type Dimension, OnnxGraph } from "./onnx_graph.ts";
@@ -36,7 +36,7 @@ export interface OnnxOptions {
  * @throws {MicrogptError} when the file would exceed protobuf's 2 GB, or a weight does not fit f16
  */
 export function buildOnnx(
-  config: ModelConfig,
+  config: GptConfig,
   layout: ParameterLayout,
   params: Float32Array,
   { half = false }: OnnxOptions = {},
@@ -122,7 +122,7 @@ export function roundToHalf(params: Float32Array): Float32Array {
 }
 
 /** Nodes of the whole network. */
-function gptGraph(g: OnnxGraph, config: ModelConfig, weights: WeightConstants): void {
+function gptGraph(g: OnnxGraph, config: GptConfig, weights: WeightConstants): void {
   const { vocab_size: V, n_embd: E, n_head: H, n_layer: L } = config;
   const D = E / H;
   // transformers.js finds the size of an empty cache by the name `batch_size`; other names count as 0.

@@ -1,6 +1,6 @@
 /** The JSON files beside `model.onnx`: what transformers.js must know to load it and to generate as we do. */
 import { SPECIAL_TOKENS } from "../data/tokenizer.ts";
-import type { ModelConfig } from "./config.ts";
+import type { GptConfig } from "./gpt.ts";
 import { MicrogptError } from "./errors.ts";
 import { parseObject } from "./model_dir.ts";
 import { type SpecialIds, specialIds } from "./prompt.ts";
@@ -34,7 +34,7 @@ const endOfText = (tokens: SpecialIds) => tokens.chat?.endTurn ?? tokens.bos;
  * `config.json`. transformers.js picks a decoder with a key-value cache by `model_type`; GPT-2 is the one with learned
  * positions and these field names. Only the graph says what is computed, and it is not GPT-2's.
  */
-export function modelConfig(config: ModelConfig, tokens: SpecialIds): object {
+export function modelConfig(config: GptConfig, tokens: SpecialIds): object {
   return {
     model_type: "gpt2",
     architectures: ["GPT2LMHeadModel"],
@@ -57,7 +57,7 @@ export function modelConfig(config: ModelConfig, tokens: SpecialIds): object {
 }
 
 /** `generation_config.json`: samples as `microgpt generate` and `chat` do, with the same tokens kept out. */
-export function generationConfig(config: ModelConfig, tokens: SpecialIds): object {
+export function generationConfig(config: GptConfig, tokens: SpecialIds): object {
   const { bos, chat } = tokens;
   return {
     bos_token_id: bos,
@@ -79,7 +79,7 @@ const CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}" +
   "{% if add_generation_prompt %}{{ '" + SPECIAL_TOKENS.assistant + "' }}{% endif %}";
 
 /** `tokenizer_config.json`: which tokens begin and end a text, and how a conversation is written. */
-export function tokenizerConfig(config: ModelConfig, tokens: SpecialIds): object {
+export function tokenizerConfig(config: GptConfig, tokens: SpecialIds): object {
   const { bos, ...chatTokens } = SPECIAL_TOKENS;
   return {
     tokenizer_class: "PreTrainedTokenizerFast",

@@ -1,6 +1,6 @@
 /** Writes an exported model as the folder that transformers.js (and `OnnxModel`) loads. */
 import { join } from "node:path";
-import type { ModelConfig } from "./config.ts";
+import type { GptConfig } from "./gpt.ts";
 import { MicrogptError } from "./errors.ts";
 import { readFull, writeHashed } from "./file_digest.ts";
 import { COMMITTED, ONNX_FILES, STAGING } from "./model_dir.ts";
@@ -20,7 +20,7 @@ import { publish } from "./publish.ts";
 
 /** What is exported. */
 export interface OnnxSource {
-  config: ModelConfig;
+  config: GptConfig;
   layout: ParameterLayout;
   /** [layout.length] f32 weights */
   params: Float32Array;
@@ -158,7 +158,7 @@ function expectedTexts(config = "", tokenizer = ""): Record<string, string> | un
 
 /** The texts beside the graph. */
 function textsOf(
-  config: ModelConfig,
+  config: GptConfig,
   tokenizerJson: string,
 ): Record<Exclude<OnnxFile, "model.onnx">, string> {
   const tokens = specialTokens(tokenizerJson, config.vocab_size);

@@ -3,7 +3,7 @@
  * loaded when the first session is opened.
  */
 import type { InferenceSession, Tensor } from "npm:onnxruntime-web@1.30.0";
-import type { ModelConfig } from "./config.ts";
+import type { GptConfig } from "./gpt.ts";
 import { MicrogptError } from "./errors.ts";
 
 type Runtime = typeof import("npm:onnxruntime-web@1.30.0");
@@ -32,7 +32,7 @@ export class OnnxSession {
   private constructor(
     private readonly runtime: Runtime,
     private readonly session: InferenceSession,
-    private readonly config: ModelConfig,
+    private readonly config: GptConfig,
   ) {}
 
   /**
@@ -40,7 +40,7 @@ export class OnnxSession {
    * @param bytes an ONNX file as `buildOnnx` makes it
    * @throws {MicrogptError} when the runtime rejects the graph or a file of the runtime cannot be read
    */
-  static async open(bytes: Uint8Array, config: ModelConfig): Promise<OnnxSession> {
+  static async open(bytes: Uint8Array, config: GptConfig): Promise<OnnxSession> {
     const runtime = await import("npm:onnxruntime-web@1.30.0");
     runtime.env.wasm.numThreads = 1; // more need shared memory and workers, which not every host grants
     try {
@@ -105,7 +105,7 @@ export class OnnxSession {
   }
 }
 
-function cacheNames(config: ModelConfig): string[] {
+function cacheNames(config: GptConfig): string[] {
   return Array.from({ length: config.n_layer }, (_, i) => [
     `past_key_values.${i}.key`,
     `past_key_values.${i}.value`,

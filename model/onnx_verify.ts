@@ -1,9 +1,10 @@
 /** Checks an exported graph: its logits in onnxruntime-web against ours on the same prompts. */
 import type { ModelConfig } from "./config.ts";
 import type { Device } from "./device.ts";
-import { allocateDecodeMemory, type DecodeMemory, decodeStep } from "./gpt.ts";
+import { freeDecodeMemory } from "./network.ts";
+import { networkOf } from "./networks.ts";
 import { OnnxSession } from "./onnx_session.ts";
-import { flatTensor, type ParameterLayout, weightViews } from "./parameters.ts";
+import { flatTensor } from "./parameters.ts";
 import { mixSeed, uniform } from "./random.ts";
 
 /** Our logits of a prompt: [ids.length, V] end to end, row t after seeing ids[0 … t]. */
@@ -101,7 +102,7 @@ function largestDifference(a: Float32Array, b: Float32Array): number {
 }
 
 /**
- * Our own logits, by the decoding step of `model/gpt.ts` on a device.
+ * Our own logits, by the network's decoding step on a device.
  * @param device one whose dtype is f32, if small differences matter
  * @param params [layout.length] f32 weights
  * @param run gets the function; the device's memory for it is freed when it ends
@@ -109,13 +110,13 @@ function largestDifference(a: Float32Array, b: Float32Array): number {
 export async function withPromptLogits<T>(
   device: Device,
   config: ModelConfig,
-  layout: ParameterLayout,
   params: Float32Array,
   run: (logits: PromptLogits) => Promise<T>,
 ): Promise<T> {
-  const flat = flatTensor(device, "weights", layout, "work");
+  const network = networkOf(config);
+  const flat = flatTensor(device, "weights", network.layout, "work");
   const rows = Math.min(config.block_size, LONGEST_PROMPT);
-  const memory = allocateDecodeMemory(device, config, rows, 1, config.block_size);
+  const memory = network.allocateDecodeMemory(device, rows, 1, config.block_size);
   const logits = device.tensor("logits", rows, config.vocab_size, "f32"); // of all rows, not of the last alone
   const feed = {
     tokens: device.tensor("tokens", rows, 1, "u32"),
@@ -123,7 +124,7 @@ export async function withPromptLogits<T>(
     sequences: device.tensor("sequences", rows, 1, "u32"),
   };
   device.write(flat, params);
-  const weights = weightViews(device, flat, layout, config.n_layer);
+  const weights = network.views(device, flat);
   try {
     return await run(async (ids) => {
       const n = ids.length;
@@ -132,14 +133,12 @@ export async function withPromptLogits<T>(
       device.write(feed.tokens, Uint32Array.from(ids));
       device.write(feed.positions, Uint32Array.from(ids, (_, i) => i));
       device.write(feed.sequences, new Uint32Array(n));
-      decodeStep(device, config, weights, { ...memory, logits }, feed, config.block_size, n);
+      network.decodeStep(device, weights, { ...memory, logits }, feed, config.block_size, n);
       device.submit();
       return await device.read(logits) as Float32Array;
     });
   } finally {
-    const { caches, ...scratch } = memory satisfies DecodeMemory;
-    for (const tensor of [...Object.values(scratch), ...caches, ...Object.values(feed), logits, flat]) {
-      device.free(tensor);
-    }
+    freeDecodeMemory(device, memory);
+    for (const tensor of [...Object.values(feed), logits, flat]) device.free(tensor);
   }
 }

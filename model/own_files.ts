@@ -21,7 +21,8 @@ import {
   STAGING,
 } from "./model_dir.ts";
 import { readMeta, readTokenizer } from "./model_description.ts";
-import { type ParameterLayout, parameterLayout } from "./parameters.ts";
+import { networkOf } from "./networks.ts";
+import type { ParameterLayout } from "./parameters.ts";
 import { checkTensors, readHeader } from "./safetensors.ts";
 import { parseTrainState, type SavedDigests, STATE_MAX_BYTES, type TrainState } from "./train_state.ts";
 
@@ -158,7 +159,7 @@ async function checkDigests(
 async function checkContents(dir: string, present: ModelFile[], checkpoint: boolean): Promise<void> {
   if (!present.includes("meta.json")) throw notOurs(dir, present[0]!, "there is no meta.json beside it");
   const description = await recognized(dir, "meta.json", () => readMeta(dir));
-  const layout = parameterLayout(description.config);
+  const { layout } = networkOf(description.config);
   for (const name of present) {
     if (name === "tokenizer.json") await recognized(dir, name, () => readTokenizer(dir, description));
     if (name.endsWith(".safetensors")) await recognized(dir, name, () => checkHeader(dir, name, layout));

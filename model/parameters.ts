@@ -1,10 +1,22 @@
-import type { ModelConfig } from "./config.ts";
-import type { Allocator, Device, Tensor } from "./device.ts";
-import { mixSeed, normal } from "./random.ts";
+/** The flat array that holds all parameters of a model: who lies where in it. What they are is the network's to say. */
+import type { Allocator, Device, ElementType, Purpose, Tensor } from "./device.ts";
+
+/**
+ * What a parameter is to an optimizer: a row a token or position (`embedding`), a row a token on the way out (`head`),
+ * a matrix between hidden vectors (`matrix`), or the factors of a norm, which decay to nowhere (`norm`).
+ */
+export type ParameterRole = "embedding" | "head" | "matrix" | "norm";
+
+/** A parameter as a network declares it: [rows, cols], or [cols] where it is one row of factors. */
+export interface ParameterSpec {
+  name: string;
+  shape: readonly [rows: number, cols: number] | readonly [cols: number];
+  role: ParameterRole;
+}
 
 /** Where a named parameter lies in the flat array. A weight [rows, cols] acts as y = x · Wᵀ. */
-export interface ParameterEntry {
-  name: string;
+export interface ParameterEntry extends ParameterSpec {
+  /** 1 where the shape is [cols] */
   rows: number;
   cols: number;
   /** first element in the flat array */
@@ -13,7 +25,7 @@ export interface ParameterEntry {
 
 /** The flat array that weights, gradients and moments share. */
 export interface ParameterLayout {
-  /** in the order of their offsets; `attn_wq`, `attn_wk`, `attn_wv` of a layer are neighbours: one [3E, E] matrix */
+  /** in the order of their offsets */
   entries: ParameterEntry[];
   byName: Map<string, ParameterEntry>;
   /** elements, the zeros between blocks counted in */
@@ -25,98 +37,61 @@ export interface ParameterLayout {
 /** Blocks start at multiples of this many elements, so that a GPU can bind each alone (256 bytes, of bf16 too). */
 const ALIGNMENT = 128;
 
-/** Lays out all parameters of a model: names and shapes are the file format's. */
-export function parameterLayout(config: ModelConfig): ParameterLayout {
-  const { vocab_size: V, n_embd: E, block_size: B, n_layer: L } = config;
+const aligned = (offset: number) => Math.ceil(offset / ALIGNMENT) * ALIGNMENT;
+
+/** Lays blocks out one after the other. The parameters of a block are neighbours, so that they can be one matrix. */
+export function layOut(blocks: readonly (readonly ParameterSpec[])[]): ParameterLayout {
   const entries: ParameterEntry[] = [];
   let offset = 0;
   let count = 0;
-  const block = (...parameters: [name: string, rows: number, cols: number][]) => {
-    offset = Math.ceil(offset / ALIGNMENT) * ALIGNMENT;
-    for (const [name, rows, cols] of parameters) {
-      entries.push({ name, rows, cols, offset });
+  for (const block of blocks) {
+    offset = aligned(offset);
+    for (const spec of block) {
+      const [rows, cols] = spec.shape.length === 1 ? [1, spec.shape[0]] : spec.shape;
+      entries.push({ ...spec, rows, cols, offset });
       offset += rows * cols;
       count += rows * cols;
     }
-  };
-  block(["wte", V, E]);
-  block(["wpe", B, E]);
-  block(["lm_head", V, E]);
-  for (let i = 0; i < L; i++) {
-    const layer = `layer${i}`;
-    block([`${layer}.attn_wq`, E, E], [`${layer}.attn_wk`, E, E], [`${layer}.attn_wv`, E, E]);
-    block([`${layer}.attn_wo`, E, E]);
-    block([`${layer}.mlp_fc1`, 4 * E, E]);
-    block([`${layer}.mlp_fc2`, E, 4 * E]);
   }
-  const length = Math.ceil(offset / ALIGNMENT) * ALIGNMENT;
-  return { entries, byName: new Map(entries.map((entry) => [entry.name, entry])), length, count };
+  const byName = new Map(entries.map((entry) => [entry.name, entry]));
+  return { entries, byName, length: aligned(offset), count };
 }
 
-/** Standard deviation of a new model's weights, chosen by experiment (docs/log.md). */
-const INITIAL_STD = 0.02;
+/** Elements `start` … `end` of the flat array. */
+export interface ParameterRange<Key> {
+  start: number;
+  end: number;
+  key: Key;
+}
 
 /**
- * Draws initial weights: normal with standard deviation `std`, and std / sqrt(2L) for the two projections of a layer
- * that add to the residual stream (Radford et al. 2019).
- * @returns the flat array, [layout.length]; zeros between blocks
+ * Cuts the flat array where the key of its entries changes: an optimizer that treats them differently calls a kernel a
+ * range. Together the ranges are the whole array.
  */
-export function initialParameters(
+export function rangesOf<Key>(
   layout: ParameterLayout,
-  { n_layer: nLayer }: ModelConfig,
-  seed: number,
-  std = INITIAL_STD,
-): Float32Array {
-  const flat = new Float32Array(layout.length);
-  const mixed = mixSeed(seed);
-  for (const { name, rows, cols, offset } of layout.entries) {
-    const residual = name.endsWith("attn_wo") || name.endsWith("mlp_fc2");
-    const scale = residual ? std / Math.sqrt(2 * nLayer) : std;
-    for (let i = offset; i < offset + rows * cols; i++) flat[i] = scale * normal(mixed, i);
+  keyOf: (entry: ParameterEntry) => Key,
+): ParameterRange<Key>[] {
+  const ranges: ParameterRange<Key>[] = [];
+  for (const entry of layout.entries) {
+    const [last, key] = [ranges.at(-1), keyOf(entry)];
+    if (last?.key === key) continue;
+    if (last) last.end = entry.offset;
+    ranges.push({ start: entry.offset, end: layout.length, key });
   }
-  return flat;
+  return ranges;
 }
 
-/** The weights of one layer, as views of the flat array. */
-export interface LayerWeights {
-  /** [3E, E] */
-  qkv: Tensor;
-  /** [E, E] */
-  attnWo: Tensor;
-  /** [4E, E] */
-  mlpFc1: Tensor;
-  /** [E, 4E] */
-  mlpFc2: Tensor;
-}
-
-/** The weights of a model (or their gradients), as views of the flat array. */
-export interface Weights {
-  /** [V, E] */
-  wte: Tensor;
-  /** [B, E] */
-  wpe: Tensor;
-  /** [V, E] */
-  lmHead: Tensor;
-  layers: LayerWeights[];
-}
-
-/** Views of `flat` [1, layout.length] as the matrices of the model. */
-export function weightViews(device: Device, flat: Tensor, layout: ParameterLayout, nLayer: number): Weights {
-  const view = (name: string, rows?: number) => {
-    const entry = layout.byName.get(name)!;
-    return device.view(flat, entry.offset, rows ?? entry.rows, entry.cols);
-  };
-  return {
-    wte: view("wte"),
-    wpe: view("wpe"),
-    lmHead: view("lm_head"),
-    layers: Array.from({ length: nLayer }, (_, i) => ({
-      qkv: view(`layer${i}.attn_wq`, 3 * layout.byName.get(`layer${i}.attn_wq`)!.rows),
-      attnWo: view(`layer${i}.attn_wo`),
-      mlpFc1: view(`layer${i}.mlp_fc1`),
-      mlpFc2: view(`layer${i}.mlp_fc2`),
-    })),
-  };
+/** A parameter as a matrix of the flat array; with `rows` the parameters that follow it in its block too. */
+export function parameterView(
+  device: Device,
+  flat: Tensor,
+  layout: ParameterLayout,
+  name: string,
+  rows?: number,
+): Tensor {
+  const entry = layout.byName.get(name)!;
+  return device.view(flat, entry.offset, rows ?? entry.rows, entry.cols);
 }
 
 /** Allocates a flat array in the layout's length: f32 for masters, gradients and moments, `work` for the working copy. */
@@ -124,7 +99,8 @@ export function flatTensor(
   allocator: Allocator,
   label: string,
   layout: ParameterLayout,
-  type: "f32" | "work",
+  type: ElementType,
+  purpose: Purpose = "weights",
 ): Tensor {
-  return allocator.tensor(label, 1, layout.length, type);
+  return allocator.tensor(label, 1, layout.length, type, purpose);
 }

@@ -370,16 +370,22 @@ export class ReferenceDevice implements Device {
     floats(metrics)[slot * metrics.cols + METRIC.gradNorm] = norm;
   }
 
-  adam(state: AdamState, metrics: Tensor, slot: number, hyper: AdamHyper): void {
-    const { learningRate, beta1, beta2, epsilon, weightDecay, gradClip } = hyper;
+  decideStep(metrics: Tensor, slot: number, control: Tensor, gradClip: number): void {
     const row = slot * metrics.cols;
     const [loss, norm] = [floats(metrics)[row + METRIC.loss]!, floats(metrics)[row + METRIC.gradNorm]!];
     const applied = Number.isFinite(loss) && Number.isFinite(norm);
     floats(metrics)[row + METRIC.applied] = applied ? 1 : 0;
-    if (!applied) return;
-    const control = floats(state.control);
-    const step = ++control[CONTROL.adamStep]!;
+    const values = floats(control);
     const clip = gradClip > 0 && norm > gradClip ? gradClip / norm : 1;
+    values[CONTROL.gradientFactor] = applied ? clip / values[CONTROL.lossScale]! : -1;
+    if (applied) values[CONTROL.adamStep]! += 1;
+  }
+
+  adam(state: AdamState, hyper: AdamHyper): void {
+    const { learningRate, beta1, beta2, epsilon, weightDecay } = hyper;
+    const control = floats(state.control);
+    const [step, factor] = [control[CONTROL.adamStep]!, control[CONTROL.gradientFactor]!];
+    if (factor < 0) return;
     const [p, g, m, v] = [state.params, state.gradients, state.m, state.v].map(floats) as [
       Floats,
       Floats,
@@ -387,7 +393,7 @@ export class ReferenceDevice implements Device {
       Floats,
     ];
     for (let i = 0; i < p.length; i++) {
-      const gradient = g[i]! * clip / control[CONTROL.lossScale]!;
+      const gradient = g[i]! * factor;
       m[i] = beta1 * m[i]! + (1 - beta1) * gradient;
       v[i] = beta2 * v[i]! + (1 - beta2) * gradient * gradient;
       const mHat = m[i]! / (1 - beta1 ** step);

@@ -162,7 +162,7 @@ function tensorInfo(name: string, value: unknown, path: string): TensorInfo {
   return { name, dtype: dtype as FileDtype, shape, offset: begin, bytes };
 }
 
-function shapeText(shape: number[]): string {
+function shapeText(shape: readonly number[]): string {
   return printable(`[${shape.join(", ")}]`);
 }
 
@@ -196,11 +196,9 @@ export function checkTensors(tensors: TensorInfo[], layout: ParameterLayout, pat
     if (!entry) {
       throw new MicrogptError(`${path}: tensor ${printable(name)} is no part of this model`, { hint });
     }
-    if (shape.length !== 2 || shape[0] !== entry.rows || shape[1] !== entry.cols) {
+    if (shape.length !== entry.shape.length || shape.some((n, i) => n !== entry.shape[i])) {
       throw new MicrogptError(
-        `${path}: tensor ${name} has shape ${
-          shapeText(shape)
-        }, meta.json asks for [${entry.rows}, ${entry.cols}]`,
+        `${path}: tensor ${name} has shape ${shapeText(shape)}, meta.json asks for ${shapeText(entry.shape)}`,
         { hint },
       );
     }
@@ -346,11 +344,11 @@ function encode(
 }
 
 function headerBytes(entries: ParameterEntry[], dtype: "F32" | "F16"): Uint8Array {
-  const header: Record<string, { dtype: string; shape: number[]; data_offsets: number[] }> = {};
+  const header: Record<string, { dtype: string; shape: readonly number[]; data_offsets: number[] }> = {};
   let offset = 0;
-  for (const { name, rows, cols } of entries) {
+  for (const { name, shape, rows, cols } of entries) {
     const end = offset + rows * cols * ITEM_BYTES[dtype];
-    header[name] = { dtype, shape: [rows, cols], data_offsets: [offset, end] };
+    header[name] = { dtype, shape, data_offsets: [offset, end] };
     offset = end;
   }
   const json = JSON.stringify(header);

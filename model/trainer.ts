@@ -1,10 +1,8 @@
 /** The training loop: queues steps on a device, a few ahead of what it reads back, and tells what happened. */
 import type { ModelConfig } from "./config.ts";
 import {
-  type AdamState,
   type Allocator,
   type Batch,
-  CONTROL,
   type Device,
   METRIC,
   type PackedDocuments,
@@ -12,8 +10,18 @@ import {
 } from "./device.ts";
 import { MicrogptError } from "./errors.ts";
 import { EventLoopTurns } from "./event_loop.ts";
-import { type Activations, allocateActivations, forward, forwardBackward } from "./gpt.ts";
-import { flatTensor, type ParameterLayout, type Weights, weightViews } from "./parameters.ts";
+import type { Activations, Network, Weights } from "./network.ts";
+import { networkOf } from "./networks.ts";
+import { adam } from "./train/adam.ts";
+import {
+  allocateOptimizer,
+  bindUpdates,
+  type Optimizer,
+  type OptimizerMemory,
+  readUpdateState,
+  type UpdateState,
+  writeUpdateState,
+} from "./train/optimizer.ts";
 import { nextWindowSteps } from "./window_steps.ts";
 
 /** Where batches come from. What a call returns may be overwritten by the next. */
@@ -44,18 +52,10 @@ export interface Recipe {
   evalEvery: number;
 }
 
-/** A training run at rest: all that the next step depends on. Arrays are in the parameter layout. */
-export interface TrainingState {
+/** A training run at rest: all that the next step depends on. */
+export interface TrainingState extends UpdateState {
   /** steps done */
   step: number;
-  /** updates applied: steps done less the skipped ones */
-  adamStep: number;
-  params: Float32Array;
-  m: Float32Array;
-  v: Float32Array;
-  /** f16 only, see `CONTROL`; left out, the scale starts anew */
-  lossScale?: number;
-  goodSteps?: number;
 }
 
 /** A step was done. */
@@ -103,11 +103,8 @@ export interface RecoveryEvent {
 /** What happens while steps are done. */
 export type TrainingEvent = StepEvent | EvaluationEvent | RecoveryEvent;
 
-/** Adam's constants. */
-const ADAM = { beta1: 0.85, beta2: 0.99, epsilon: 1e-8 };
-
-/** What the loss gradient is multiplied by in f16, before the steps show what fits. */
-const FIRST_LOSS_SCALE = 2 ** 15;
+/** By which rule gradients change weights. */
+const OPTIMIZER: Optimizer = adam;
 
 /** So many skipped steps in a row are no accident. */
 const MAX_SKIPPED = 10;
@@ -123,7 +120,7 @@ export function learningRate(s: number, { learningRate: lr, totalSteps: S, warmu
 
 /** All memory that training takes on a device. */
 interface TrainingMemory {
-  adam: AdamState;
+  optimizer: OptimizerMemory;
   activations: Activations;
   batch: Batch;
   /** [ring, 4] a row a step in flight, see METRIC */
@@ -135,22 +132,12 @@ interface TrainingMemory {
 /** Allocates everything, or counts it when `allocator` is a counter. */
 export function allocateTraining(
   allocator: Allocator & Pick<Device, "dtype" | "stepsInFlight">,
-  config: ModelConfig,
-  layout: ParameterLayout,
+  network: Network,
   data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
 ): TrainingMemory {
-  const params = flatTensor(allocator, "weights", layout, "f32");
-  const adam = {
-    params,
-    work: allocator.dtype === "f32" ? params : flatTensor(allocator, "working weights", layout, "work"),
-    gradients: flatTensor(allocator, "gradients", layout, "f32"),
-    m: flatTensor(allocator, "moments m", layout, "f32"),
-    v: flatTensor(allocator, "moments v", layout, "f32"),
-    control: allocator.tensor("control", 1, 4),
-  };
   return {
-    adam,
-    activations: allocateActivations(allocator, config, data.maxTokens),
+    optimizer: allocateOptimizer(allocator, OPTIMIZER, network.layout),
+    activations: network.allocateActivations(allocator, data.maxTokens),
     batch: allocator.createBatch(data.maxTokens, data.maxDocuments),
     metrics: allocator.tensor("metrics", 2 * allocator.stepsInFlight, 4),
     validation: allocator.tensor("validation metrics", 1, 4),
@@ -171,8 +158,9 @@ export class Trainer {
   /** The working weights on the device, for sampling between steps. */
   readonly weights: Weights;
   readonly #gradients: Weights;
+  readonly #update: ReturnType<typeof bindUpdates>;
   readonly #device: Device;
-  readonly #config: ModelConfig;
+  readonly #network: Network;
   readonly #data: TrainingData;
   readonly #memory: TrainingMemory;
   readonly #recipe: Recipe;
@@ -191,19 +179,19 @@ export class Trainer {
   constructor(
     device: Device,
     config: ModelConfig,
-    layout: ParameterLayout,
     data: TrainingData,
     recipe: Recipe,
     recovered = false,
   ) {
     this.#device = device;
-    this.#config = config;
+    this.#network = networkOf(config);
     this.#data = data;
     this.#recipe = { ...recipe };
     this.#recovered = recovered;
-    this.#memory = allocateTraining(device, config, layout, data);
-    this.weights = weightViews(device, this.#memory.adam.work, layout, config.n_layer);
-    this.#gradients = weightViews(device, this.#memory.adam.gradients, layout, config.n_layer);
+    this.#memory = allocateTraining(device, this.#network, data);
+    this.weights = this.#network.views(device, this.#memory.optimizer.work);
+    this.#gradients = this.#network.views(device, this.#memory.optimizer.gradients);
+    this.#update = bindUpdates(device, OPTIMIZER, this.#network.layout, this.#memory.optimizer);
   }
 
   /** Steps done, of which the last may still be in flight. */
@@ -223,34 +211,14 @@ export class Trainer {
 
   /** Goes on from a state. */
   load(state: TrainingState): void {
-    const { adam } = this.#memory;
-    this.#device.write(adam.params, state.params);
-    if (adam.work !== adam.params) this.#device.write(adam.work, state.params);
-    this.#device.write(adam.m, state.m);
-    this.#device.write(adam.v, state.v);
-    const control = new Float32Array(4);
-    control[CONTROL.adamStep] = state.adamStep;
-    const scaled = this.#device.dtype === "f16";
-    control[CONTROL.lossScale] = scaled ? state.lossScale ?? FIRST_LOSS_SCALE : 1;
-    control[CONTROL.goodSteps] = scaled ? state.goodSteps ?? 0 : 0;
-    this.#device.write(adam.control, control);
+    writeUpdateState(this.#device, this.#memory.optimizer, state);
     this.#step = state.step;
   }
 
   /** A copy of the state after the last step that was queued. */
   async snapshot(): Promise<TrainingState> {
-    const { params, m, v, control } = this.#memory.adam;
-    const [p, mCopy, vCopy, c] = await Promise.all([params, m, v, control].map((t) => this.#device.read(t)));
-    return {
-      step: this.#step,
-      adamStep: c![CONTROL.adamStep]!,
-      params: p as Float32Array,
-      m: mCopy as Float32Array,
-      v: vCopy as Float32Array,
-      ...(this.#device.dtype === "f16"
-        ? { lossScale: c![CONTROL.lossScale]!, goodSteps: c![CONTROL.goodSteps]! }
-        : {}),
-    };
+    const step = this.#step; // later ones may be queued while this waits
+    return { step, ...await readUpdateState(this.#device, this.#memory.optimizer) };
   }
 
   /**
@@ -302,14 +270,14 @@ export class Trainer {
   /** Mean loss of the held-out documents under the current weights; undefined when `signal` came before the end. */
   async evaluate(signal?: AbortSignal): Promise<EvaluationEvent | undefined> {
     const device = this.#device;
-    const { activations, batch, validation, adam } = this.#memory;
+    const { activations, batch, validation, optimizer: { control } } = this.#memory;
     const turns = new EventLoopTurns(BREATHE_MS);
     const reads: Promise<Float32Array | Uint32Array>[] = [];
     let [batches, tokens] = [0, 0];
     try {
       for (const documents of this.#data.validation()) {
         device.loadBatch(batch, documents);
-        forward(device, this.#config, this.weights, activations, batch, 1, adam.control);
+        this.#network.forward(device, this.weights, activations, batch, 1, control);
         device.sumLoss(validation, 0, activations.losses, tokens > 0);
         device.submit();
         tokens += batch.tokenCount;
@@ -346,11 +314,11 @@ export class Trainer {
     return { steps, pauses, metrics: this.#device.read(this.#memory.metrics), milliseconds: 0 };
   }
 
-  /** One step: gradients of all its batches, their norm, Adam. */
+  /** One step: gradients of all its batches, the update. */
   #queueStep(): Window["steps"][number] {
     const device = this.#device;
     const { gradAccum, weightDecay, gradClip } = this.#recipe;
-    const { adam, activations, batch, metrics } = this.#memory;
+    const { optimizer: { control }, activations, batch, metrics } = this.#memory;
     const slot = this.#step % metrics.rows;
     const first = this.#step * gradAccum;
     let documents = this.#data.batch(first);
@@ -359,22 +327,20 @@ export class Trainer {
     for (let i = 0; i < gradAccum; i++) {
       if (gradAccum > 1) documents = this.#data.batch(first + i);
       device.loadBatch(batch, documents);
-      forwardBackward(
+      this.#network.forwardBackward(
         device,
-        this.#config,
         this.weights,
         this.#gradients,
         activations,
         batch,
         1 / tokens,
-        adam.control,
+        control,
         i > 0,
       );
       device.sumLoss(metrics, slot, activations.losses, i > 0);
     }
-    device.gradNorm(metrics, slot, adam.gradients, adam.control);
     const rate = learningRate(this.#step, this.#recipe);
-    device.adam(adam, metrics, slot, { ...ADAM, learningRate: rate, weightDecay, gradClip });
+    this.#update(metrics, slot, gradClip, { learningRate: rate, weightDecay });
     device.submit();
     this.#step++;
     return { step: this.#step, learningRate: rate, tokens };
@@ -414,8 +380,8 @@ export class Trainer {
     this.#skippedInARow = 0;
     this.#recipe.learningRate /= 2;
     // the loss scale of then may be what failed: it starts anew
-    const { step, adamStep, params, m, v } = state;
-    this.load({ step, adamStep, params, m, v });
-    return { type: "recovery", step: state.step, learningRate: this.#recipe.learningRate };
+    const { step, adamStep, params, optimizer } = state;
+    this.load({ step, adamStep, params, optimizer });
+    return { type: "recovery", step, learningRate: this.#recipe.learningRate };
   }
 }

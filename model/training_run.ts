@@ -8,7 +8,6 @@ import { MetricsLog } from "./metrics_log.ts";
 import { sameDirectory } from "./model_dir.ts";
 import { oldModelPlace } from "./old_model.ts";
 import { prepareOutput } from "./output_dir.ts";
-import type { ParameterLayout } from "./parameters.ts";
 import type { TrainState } from "./train_state.ts";
 import {
   type EvaluationEvent,
@@ -48,7 +47,6 @@ export type RunRecord = Omit<TrainState, "step" | "adam_step" | "learning_rate">
 export interface RunOptions {
   device: Device;
   config: ModelConfig;
-  layout: ParameterLayout;
   chat: boolean;
   tokenizerJson: string;
   data: TrainingData;
@@ -107,8 +105,8 @@ export class TrainingRun {
   }
 
   #createTrainer(): Trainer {
-    const { device, config, layout, data, recipe, recovered, resumed } = this.#options;
-    const trainer = new Trainer(device, config, layout, data, recipe, recovered);
+    const { device, config, data, recipe, recovered, resumed } = this.#options;
+    const trainer = new Trainer(device, config, data, recipe, recovered);
     trainer.load(this.#initial!());
     if (resumed !== undefined) this.#initial = undefined;
     return trainer;
@@ -242,7 +240,7 @@ export class TrainingRun {
   /** The state now, with everything that is saved beside it. */
   async #checkpoint(log: MetricsLog): Promise<Checkpoint> {
     const { config, chat, tokenizerJson, record, recipe } = this.#options;
-    const { step, adamStep, params, m, v, lossScale, goodSteps } = await this.trainer.snapshot();
+    const { step, adamStep, params, optimizer, lossScale, goodSteps } = await this.trainer.snapshot();
     const trainState: TrainState = {
       ...record,
       step,
@@ -262,7 +260,7 @@ export class TrainingRun {
       ...(goodSteps === undefined ? {} : { good_steps: goodSteps }),
       final: step >= recipe.totalSteps,
     };
-    return { config, chat, tokenizerJson, params, m, v, trainState, metrics: log.snapshot() };
+    return { config, chat, tokenizerJson, params, optimizer, trainState, metrics: log.snapshot() };
   }
 
   async #save(checkpoint: Checkpoint, keepOld: boolean): Promise<CheckpointEvent> {
@@ -295,7 +293,7 @@ export class TrainingRun {
     await this.#saving;
     const saved = this.#saved ?? this.#options.resumed;
     if (saved === undefined) return this.#initial!();
-    const { params, m, v, trainState } = await readCheckpoint(saved);
-    return { step: trainState.step, adamStep: trainState.adam_step, params, m, v };
+    const { params, optimizer, trainState } = await readCheckpoint(saved);
+    return { step: trainState.step, adamStep: trainState.adam_step, params, optimizer };
   }
 }

@@ -341,7 +341,14 @@ export class CpuDevice implements Device {
     ));
   }
 
-  adam(state: AdamState, metrics: Tensor, slot: number, hyper: AdamHyper): void {
+  decideStep(metrics: Tensor, slot: number, control: Tensor, gradClip: number): void {
+    sameShape(control, 1, 4);
+    const [m, c] = [metrics as CpuTensor, control as CpuTensor];
+    const row = metricsRow(m, slot);
+    check(this.#native.mg_cpu_decide_step(this.#device, m.handle, row, c.handle, c.offset, gradClip));
+  }
+
+  adam(state: AdamState, hyper: AdamHyper): void {
     const { params, gradients } = state;
     for (const tensor of [gradients, state.m, state.v]) sameShape(tensor, params.rows, params.cols);
     sameShape(state.control, 1, 4);
@@ -355,9 +362,8 @@ export class CpuDevice implements Device {
     // deno-fmt-ignore
     check(this.#native.mg_cpu_adam(
       this.#device, p.handle, p.offset, m.handle, m.offset, v.handle, v.offset, g.handle, g.offset,
-      p.rows * p.cols, c.handle, c.offset, (metrics as CpuTensor).handle, metricsRow(metrics as CpuTensor,
-      slot), hyper.learningRate, hyper.beta1, hyper.beta2, hyper.epsilon, hyper.weightDecay,
-      hyper.gradClip,
+      p.rows * p.cols, c.handle, c.offset, hyper.learningRate, hyper.beta1, hyper.beta2, hyper.epsilon,
+      hyper.weightDecay,
     ));
   }
 

@@ -116,6 +116,7 @@ const KERNELS = {
   },
   mg_cpu_sum_loss: { parameters: ["u32", "u32", "f64", "u32", "f64", "u32", "u32"], result: "i32" },
   mg_cpu_grad_norm: { parameters: ["u32", "u32", "f64", "u32", "f64", "f64", "u32", "f64"], result: "i32" },
+  mg_cpu_decide_step: { parameters: ["u32", "u32", "f64", "u32", "f64", "f64"], result: "i32" },
   mg_cpu_adam: {
     parameters: [
       "u32",
@@ -129,9 +130,6 @@ const KERNELS = {
       "f64",
       "f64",
       "u32",
-      "f64",
-      "u32",
-      "f64",
       "f64",
       "f64",
       "f64",

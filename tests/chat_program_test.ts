@@ -4,7 +4,7 @@ import { likelyCommand } from "../cli/chat.ts";
 import { PasteReader, withLineEnds } from "../cli/paste_reader.ts";
 import { saveInferenceModel } from "../model/checkpoint.ts";
 import { namesIn, withDirectory } from "./checkpoint_fixture.ts";
-import { initialParameters, parameterLayout } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
 import { tinyModel, tinyTokenizerJson } from "./onnx_fixture.ts";
 import { CHAT_RECIPE, CHATS, microgpt } from "./program.ts";
 import { inTerminal, KEY, TERMINAL_TESTS } from "./terminal.ts";
@@ -169,8 +169,9 @@ async function saveBabbler(dir: string): Promise<void> {
   merges.push(["a", "a"]);
   vocab.aa = Object.keys(vocab).length;
   const config = { vocab_size: vocab.aa + 1, n_embd: 128, n_head: 2, n_layer: 4, block_size: 4096 };
-  const layout = parameterLayout(config);
-  const params = initialParameters(layout, config, 1);
+  const network = gptNetwork(config);
+  const { layout } = network;
+  const params = network.initialParameters(1);
   const { offset, rows, cols } = layout.byName.get("lm_head")!;
   params.fill(0, offset, offset + rows * cols);
   for (let i = 0; i < cols; i++) {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { type Checkpoint, type LoadedCheckpoint, readCheckpoint } from "../model/checkpoint.ts";
 import type { ModelConfig } from "../model/config.ts";
-import { parameterLayout } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
 
 /** 28 tokens. */
 export const CONFIG: ModelConfig = { vocab_size: 28, n_embd: 8, n_head: 2, n_layer: 1, block_size: 16 };
@@ -39,7 +39,7 @@ export async function checkpointAt(
   metricsPath: string,
   config: ModelConfig = CONFIG,
 ): Promise<Checkpoint> {
-  const { length } = parameterLayout(config);
+  const { length } = gptNetwork(config).layout;
   const lines = Array.from({ length: step }, (_, i) => JSON.stringify({ step: i + 1, loss: 1 }) + "\n").join(
     "",
   );
@@ -49,8 +49,7 @@ export async function checkpointAt(
     chat: false,
     tokenizerJson: TOKENIZER_JSON,
     params: new Float32Array(length).fill(step),
-    m: new Float32Array(length).fill(2 * step),
-    v: new Float32Array(length).fill(3 * step),
+    optimizer: { m: new Float32Array(length).fill(2 * step), v: new Float32Array(length).fill(3 * step) },
     trainState: {
       step,
       adam_step: step,
@@ -69,8 +68,9 @@ export async function checkpointAt(
 export async function loadedStep(dir: string): Promise<number> {
   const loaded: LoadedCheckpoint = await readCheckpoint(dir);
   const { step } = loaded.trainState;
+  const { m, v } = loaded.optimizer;
   for (const { offset, rows, cols, name } of loaded.layout.entries) {
-    for (const [factor, values] of [[1, loaded.params], [2, loaded.m], [3, loaded.v]] as const) {
+    for (const [factor, values] of [[1, loaded.params], [2, m], [3, v]] as const) {
       const other = values.subarray(offset, offset + rows * cols).find((value) => value !== factor * step);
       assert.equal(other, undefined, `${name} of another step than ${step}`);
     }

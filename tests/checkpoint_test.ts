@@ -126,10 +126,10 @@ for (const dtype of ["F32", "BF16", "F16"] as const) {
     `a ${dtype} checkpoint of the Rust program loads, is resumed and exported`,
     withModel(async (dir, metrics) => {
       await writeRustCheckpoint(dir, dtype);
-      const { trainState, layout, params, m, v, fileDtype, ...description } = await readCheckpoint(dir);
+      const { trainState, layout, params, optimizer, fileDtype, ...description } = await readCheckpoint(dir);
       const { candle_version: _, ...known } = RUST_STATE;
       assert.deepEqual(trainState, { ...known, dtype: dtype.toLowerCase() });
-      assert.deepEqual([fileDtype, layout.count, params[0], m[0], v[0]], [
+      assert.deepEqual([fileDtype, layout.count, params[0], optimizer.m[0], optimizer.v[0]], [
         dtype,
         2176,
         -3 / 256,
@@ -139,10 +139,10 @@ for (const dtype of ["F32", "BF16", "F16"] as const) {
       await saveInferenceModel(`${dir}-export`, { ...description, params }, { half: true });
       assert.deepEqual((await readModel(`${dir}-export`)).params, params);
       await Deno.writeTextFile(metrics, "");
-      const next = { ...description, params, m, v, trainState: { ...trainState, step: 121 } };
+      const next = { ...description, params, optimizer, trainState: { ...trainState, step: 121 } };
       await saveCheckpoint(dir, { ...next, metrics: { path: metrics, bytes: 0 } });
       const again = await readCheckpoint(dir);
-      assert.deepEqual([again.params, again.m, again.trainState.step], [params, m, 121]);
+      assert.deepEqual([again.params, again.optimizer, again.trainState.step], [params, optimizer, 121]);
     }),
   );
 }

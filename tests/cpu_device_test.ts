@@ -1,8 +1,8 @@
 /** What only the CPU device promises: its errors, its checks, and the same bits on every run. */
 import assert from "node:assert/strict";
 import { MicrogptError } from "../model/errors.ts";
-import { allocateActivations, forwardBackward } from "../model/gpt.ts";
-import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import { flatTensor } from "../model/parameters.ts";
 import { openCpuDevice } from "../native/device.ts";
 import { gaussian, randomDocuments } from "./device_cases.ts";
 
@@ -58,19 +58,20 @@ Deno.test("wrong shapes, ranges and overlaps are refused before anything is writ
 async function gradients(threads: number): Promise<Float32Array> {
   const device = openCpuDevice({ threads });
   const config = { vocab_size: 300, n_embd: 64, n_head: 4, n_layer: 2, block_size: 128 };
-  const layout = parameterLayout(config);
+  const network = gptNetwork(config);
+  const { layout } = network;
   const params = flatTensor(device, "weights", layout, "work");
-  device.write(params, initialParameters(layout, config, 7));
+  device.write(params, network.initialParameters(7));
   const flat = flatTensor(device, "gradients", layout, "f32");
   const batch = device.createBatch(400, 5);
   device.loadBatch(batch, randomDocuments([128, 90, 77, 1, 104], 300, 3));
   const control = device.tensor("control", 1, 4);
   device.write(control, new Float32Array([0, 1, 0, 0]));
-  const activations = allocateActivations(device, config, 400);
-  const views = [params, flat].map((tensor) => weightViews(device, tensor, layout, config.n_layer));
+  const activations = network.allocateActivations(device, 400);
+  const views = [params, flat].map((tensor) => network.views(device, tensor));
   // twice: the second step finds the embedding's gradient zeroed but for the rows of the first
   for (let step = 0; step < 2; step++) {
-    forwardBackward(device, config, views[0]!, views[1]!, activations, batch, 1 / 400, control, false);
+    network.forwardBackward(device, views[0]!, views[1]!, activations, batch, 1 / 400, control, false);
   }
   const result = await device.read(flat) as Float32Array;
   device.destroy();

@@ -4,7 +4,8 @@ import { openDevice } from "../devices.ts";
 import { type DecodeOptions, Decoder, type Start } from "../model/decoder.ts";
 import type { Device, Tensor } from "../model/device.ts";
 import { type GenerateOptions, generateSamples, wholeSamples } from "../model/generation.ts";
-import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import { flatTensor } from "../model/parameters.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
 import { byteTokenizer } from "./byte_tokenizer.ts";
 import { openTestGpu } from "./test_gpu.ts";
@@ -19,13 +20,14 @@ const openers: Record<string, () => Promise<Device | undefined>> = {
 };
 
 function decoderOn(device: Device, sequences: number): Decoder {
-  const layout = parameterLayout(CONFIG);
+  const network = gptNetwork(CONFIG);
+  const { layout } = network;
   const flat = flatTensor(device, "weights", layout, "work");
-  device.write(flat, initialParameters(layout, CONFIG, 3, 0.2));
+  device.write(flat, network.initialParameters(3, 0.2));
   return new Decoder(
     device,
     CONFIG,
-    weightViews(device, flat, layout, CONFIG.n_layer),
+    network.views(device, flat),
     sequences,
     CONFIG.block_size,
   );
@@ -154,10 +156,11 @@ for (const [name, open] of Object.entries(drawers)) {
       const config = { vocab_size: 258, n_embd: 32, n_head: 2, n_layer: 1, block_size: 40 };
       const device = await open();
       if (!device) return;
-      const layout = parameterLayout(config);
+      const network = gptNetwork(config);
+      const { layout } = network;
       const flat = flatTensor(device, "weights", layout, "work");
-      device.write(flat, initialParameters(layout, config, 3, 0.2));
-      const weights = weightViews(device, flat, layout, config.n_layer);
+      device.write(flat, network.initialParameters(3, 0.2));
+      const weights = network.views(device, flat);
       const model = { device, config, weights, tokenizer: byteTokenizer(["<bos>"]), chat: false };
       const samples = (options: GenerateOptions) => {
         const drawing = { prompt: "what they all begin with", temperature: 1, maxTokens: 12, ...options };

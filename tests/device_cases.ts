@@ -12,8 +12,8 @@ import type {
   PackedDocuments,
   Tensor,
 } from "../model/device.ts";
-import { allocateActivations, allocateDecodeMemory, decodeStep, forwardBackward } from "../model/gpt.ts";
-import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import { flatTensor } from "../model/parameters.ts";
 import { mixSeed, normal, uniform } from "../model/random.ts";
 
 export interface DeviceCase {
@@ -203,6 +203,9 @@ function crossEntropyCases(): DeviceCase[] {
   }));
 }
 
+/** Largest norm of the gradients. */
+const GRAD_CLIP = 1;
+
 /** n parameters with gradients and moments, as after some steps. */
 function adamState(d: Device, n: number, adamStep: number): AdamState {
   const params = filled(d, 1, n, 1);
@@ -226,7 +229,6 @@ function adamCases(): DeviceCase[] {
     beta2: 0.99,
     epsilon: 1e-8,
     weightDecay: 0.1,
-    gradClip: 1,
   };
   return [[128, 0], [1280, 7], [100_096, 500], [128, 2 ** 24]].flatMap(([n, step]): DeviceCase[] => [
     {
@@ -236,7 +238,8 @@ function adamCases(): DeviceCase[] {
         const state = adamState(d, n!, step!);
         const metrics = d.tensor("metrics", 2, 4);
         d.gradNorm(metrics, 1, state.gradients, state.control);
-        d.adam(state, metrics, 1, hyper);
+        d.decideStep(metrics, 1, state.control, GRAD_CLIP);
+        d.adam(state, hyper);
         const { params, m, v } = state;
         const [p, mNew, vNew] = [await d.read(params), await d.read(m), await d.read(v)];
         return { metrics: await d.read(metrics), p, m: mNew, v: vNew, control: await d.read(state.control) };
@@ -250,7 +253,8 @@ function adamCases(): DeviceCase[] {
         d.write(state.gradients, new Float32Array([bad]), n! - 3);
         const metrics = d.tensor("metrics", 1, 4);
         d.gradNorm(metrics, 0, state.gradients, state.control);
-        d.adam(state, metrics, 0, hyper);
+        d.decideStep(metrics, 0, state.control, GRAD_CLIP);
+        d.adam(state, hyper);
         const { params, m, v } = state;
         const [p, mNew, vNew] = [await d.read(params), await d.read(m), await d.read(v)];
         const applied = (await d.read(metrics))[2]!;
@@ -424,10 +428,11 @@ const TINY: ModelConfig = { vocab_size: 97, n_embd: 12, n_head: 3, n_layer: 2, b
 
 /** The whole model with fixed weights: parameters on the device and their views. */
 function tinyModel(d: Device, config: ModelConfig) {
-  const layout = parameterLayout(config);
+  const network = gptNetwork(config);
+  const { layout } = network;
   const params = flatTensor(d, "weights", layout, "work");
-  d.write(params, initialParameters(layout, config, 7, 0.3));
-  return { layout, weights: weightViews(d, params, layout, config.n_layer) };
+  d.write(params, network.initialParameters(7, 0.3));
+  return { network, layout, weights: network.views(d, params) };
 }
 
 function modelCases(): DeviceCase[] {
@@ -436,17 +441,16 @@ function modelCases(): DeviceCase[] {
       name: "forwardBackward of two micro-batches that accumulate",
       tolerance: 1e-4,
       async run(d) {
-        const { layout, weights } = tinyModel(d, TINY);
+        const { network, layout, weights } = tinyModel(d, TINY);
         const gradients = flatTensor(d, "gradients", layout, "f32");
-        const g = weightViews(d, gradients, layout, TINY.n_layer);
-        const activations = allocateActivations(d, TINY, 80);
+        const g = network.views(d, gradients);
+        const activations = network.allocateActivations(d, 80);
         const scale = control(d);
         const first = loaded(d, randomDocuments([33, 1, 12], 97, 1));
-        forwardBackward(d, TINY, weights, g, activations, first, 1 / 60, scale, false);
+        network.forwardBackward(d, weights, g, activations, first, 1 / 60, scale, false);
         const losses = await d.read(activations.losses);
-        forwardBackward(
+        network.forwardBackward(
           d,
-          TINY,
           weights,
           g,
           activations,
@@ -462,11 +466,10 @@ function modelCases(): DeviceCase[] {
       name: "decoding a prompt and then one token at a time",
       tolerance: 1e-4,
       async run(d) {
-        const { weights } = tinyModel(d, TINY);
-        const memory = allocateDecodeMemory(d, TINY, 5, 2, TINY.block_size);
-        decodeStep(
+        const { network, weights } = tinyModel(d, TINY);
+        const memory = network.allocateDecodeMemory(d, 5, 2, TINY.block_size);
+        network.decodeStep(
           d,
-          TINY,
           weights,
           memory,
           decodeRows(d, [0, 5, 9, 3, 2], [0, 1, 2, 3, 4], [1, 1, 1, 1, 1]),
@@ -474,7 +477,7 @@ function modelCases(): DeviceCase[] {
           1,
         );
         const prompt = await d.read(memory.logits);
-        decodeStep(d, TINY, weights, memory, decodeRows(d, [0, 7], [0, 5], [0, 1]), 40, 2);
+        network.decodeStep(d, weights, memory, decodeRows(d, [0, 7], [0, 5], [0, 1]), 40, 2);
         return { prompt, both: await d.read(memory.logits) };
       },
     },

@@ -5,7 +5,8 @@ import { Decoder } from "../model/decoder.ts";
 import type { Device, Tensor } from "../model/device.ts";
 import { MicrogptError } from "../model/errors.ts";
 import type { OnnxSource } from "../model/onnx_export.ts";
-import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { networkOf } from "../model/networks.ts";
+import { flatTensor } from "../model/parameters.ts";
 import { byteTokenizer } from "./byte_tokenizer.ts";
 import { HfTokenizer } from "../data/hf_tokenizer.ts";
 import { tinyModel } from "./onnx_fixture.ts";
@@ -25,10 +26,10 @@ function isClosed(error: unknown): boolean {
 }
 
 function decoderOn(device: Device): Decoder {
-  const layout = parameterLayout(CONFIG);
-  const flat = flatTensor(device, "weights", layout, "work");
-  device.write(flat, initialParameters(layout, CONFIG, 3, 0.2));
-  return new Decoder(device, CONFIG, weightViews(device, flat, layout, CONFIG.n_layer), 2, 60);
+  const network = networkOf(CONFIG);
+  const flat = flatTensor(device, "weights", network.layout, "work", "weights");
+  device.write(flat, network.initialParameters(3, 0.2));
+  return new Decoder(device, CONFIG, network.views(device, flat), 2, 60);
 }
 
 const OPTIONS = { temperature: 1, topK: 0, topP: 1, suppressed: [0], stopToken: 0, maxTokens: 50 };
@@ -142,9 +143,9 @@ export const LIFETIME_CASES: LifetimeCase[] = [
           },
         },
       }) as Device;
-      const layout = parameterLayout(CONFIG);
-      const flat = flatTensor(d, "weights", layout, "work");
-      const weights = weightViews(d, flat, layout, CONFIG.n_layer);
+      const network = networkOf(CONFIG);
+      const flat = flatTensor(d, "weights", network.layout, "work");
+      const weights = network.views(d, flat);
       assert.throws(() => new Decoder(short, CONFIG, weights, 2, 60), /no room/);
       assert.equal(held.size, 0);
       return Promise.resolve();
@@ -179,7 +180,7 @@ export const LIFETIME_CASES: LifetimeCase[] = [
 export function smallestModel(device: Device): LanguageModel {
   const tokenizer = byteTokenizer(["<bos>"]);
   const config = { ...CONFIG, vocab_size: tokenizer.vocabSize, n_embd: 4, block_size: 4 };
-  const layout = parameterLayout(config);
+  const network = networkOf(config);
   const description = { config, chat: false } as ConstructorParameters<typeof LanguageModel>[0];
-  return new LanguageModel(description, initialParameters(layout, config, 3, 0.2), tokenizer, device);
+  return new LanguageModel(description, network.initialParameters(3, 0.2), tokenizer, device);
 }

@@ -39,7 +39,7 @@ Deno.test("a driver that runs out of memory is an error with the tensor's name",
     popErrorScope: () => Promise.resolve({ message: "Not enough memory left." }),
   };
   const pool = new BufferPool(gpu as unknown as GPUDevice, (error) => failures.push(error));
-  pool.allocate("key-value cache of layer 3", 5 * 2 ** 20, 0);
+  pool.allocate("key-value cache of layer 3", 5 * 2 ** 20, 0, "decoding");
   await Promise.resolve();
   await Promise.resolve();
   assert.equal(failures.length, 1);

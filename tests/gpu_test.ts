@@ -8,8 +8,8 @@ import { cut, TILES } from "../gpu/tiles.ts";
 import { fromHalves, toHalves } from "../gpu/number_formats.ts";
 import type { Device, Dtype, ElementType, MatmulForm, Tensor } from "../model/device.ts";
 import { MicrogptError } from "../model/errors.ts";
-import { allocateActivations, forwardBackward } from "../model/gpt.ts";
-import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import { flatTensor } from "../model/parameters.ts";
 import { mixSeed, uniform } from "../model/random.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
 import { assertClose } from "./assert_close.ts";
@@ -245,8 +245,9 @@ gpuTest("reads see their point of the queue, several in flight", async () => {
 /** A model small enough for thousands of steps, and one step of it. */
 function tinyTraining(d: Device) {
   const config = { vocab_size: 32, n_embd: 16, n_head: 2, n_layer: 1, block_size: 64 };
-  const layout = parameterLayout(config);
-  const initial = initialParameters(layout, config, 1);
+  const network = gptNetwork(config);
+  const { layout } = network;
+  const initial = network.initialParameters(1);
   const params = flatTensor(d, "params", layout, "f32");
   d.write(params, initial);
   const work = d.dtype === "f32" ? params : flatTensor(d, "work", layout, "work");
@@ -256,14 +257,11 @@ function tinyTraining(d: Device) {
     Tensor,
     Tensor,
   ];
-  const [weights, g] = [work, gradients].map((flat) => weightViews(d, flat, layout, config.n_layer)) as [
-    ReturnType<typeof weightViews>,
-    ReturnType<typeof weightViews>,
-  ];
+  const [weights, g] = [network.views(d, work), network.views(d, gradients)];
   const control = d.tensor("control", 1, 4);
   d.write(control, new Float32Array([0, 1, 0, 0]));
   const metrics = d.tensor("metrics", 16, 4);
-  const activations = allocateActivations(d, config, 80);
+  const activations = network.allocateActivations(d, 80);
   const batch = d.createBatch(80, 4);
   const hyper = {
     learningRate: 0.01,
@@ -271,17 +269,17 @@ function tinyTraining(d: Device) {
     beta2: 0.99,
     epsilon: 1e-8,
     weightDecay: 0,
-    gradClip: 1,
   };
   const state = { params, work, gradients, m, v, control };
   const step = (s: number) => {
     const documents = randomDocuments([3 + s % 7, 1 + s % 60], config.vocab_size, s % 5);
     d.loadBatch(batch, documents);
     const scale = 1 / documents.tokens.length;
-    forwardBackward(d, config, weights, g, activations, batch, scale, control, false);
+    network.forwardBackward(d, weights, g, activations, batch, scale, control, false);
     d.sumLoss(metrics, s % 16, activations.losses, false);
     d.gradNorm(metrics, s % 16, gradients, control);
-    d.adam(state, metrics, s % 16, hyper);
+    d.decideStep(metrics, s % 16, control, 1);
+    d.adam(state, hyper);
     d.submit();
   };
   return { step, metrics, state };
@@ -333,14 +331,14 @@ gpuTest(
         beta2: 0.99,
         epsilon: 1e-8,
         weightDecay: 0,
-        gradClip: 0,
       };
       const update = async (control: number[], gradient: number) => {
         d.write(state.control, new Float32Array(control));
         d.write(state.gradients, new Float32Array([gradient, 0]));
         const before = (await d.read(state.params))[0];
         d.gradNorm(metrics, 0, state.gradients, state.control);
-        d.adam(state, metrics, 0, hyper);
+        d.decideStep(metrics, 0, state.control, 0);
+        d.adam(state, hyper);
         const after = [...await d.read(state.control)].slice(0, 3);
         return { after, moved: (await d.read(state.params))[0] !== before, norm: (await d.read(metrics))[1] };
       };

@@ -1,8 +1,8 @@
 /** The backward pass of the reference device against central differences of its forward pass, in f64. */
 import assert from "node:assert/strict";
 import type { ModelConfig } from "../model/config.ts";
-import { allocateActivations, forward, forwardBackward } from "../model/gpt.ts";
-import { flatTensor, initialParameters, parameterLayout, weightViews } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import { flatTensor } from "../model/parameters.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
 import { randomDocuments } from "./device_cases.ts";
 
@@ -14,29 +14,30 @@ const CONFIGS: ModelConfig[] = [
 for (const config of CONFIGS) {
   Deno.test(`every gradient equals a central difference: ${JSON.stringify(config)}`, () => {
     const d = new ReferenceDevice("f64");
-    const layout = parameterLayout(config);
+    const network = gptNetwork(config);
+    const { layout } = network;
     const flat = flatTensor(d, "weights", layout, "f32");
-    const initial = initialParameters(layout, config, 1, 0.4);
+    const initial = network.initialParameters(1, 0.4);
     d.write(flat, initial);
-    const weights = weightViews(d, flat, layout, config.n_layer);
+    const weights = network.views(d, flat);
     const gradients = flatTensor(d, "gradients", layout, "f32");
     const documents = randomDocuments([5, 1, 9, 3], config.vocab_size, 2);
     const T = documents.tokens.length;
-    const activations = allocateActivations(d, config, T);
+    const activations = network.allocateActivations(d, T);
     const control = d.tensor("control", 1, 4);
     d.write(control, new Float32Array([0, 1, 0, 0]));
     const batch = d.createBatch(T, 4);
     d.loadBatch(batch, documents);
 
-    const g = weightViews(d, gradients, layout, config.n_layer);
-    forwardBackward(d, config, weights, g, activations, batch, 1 / T, control, false);
+    const g = network.views(d, gradients);
+    network.forwardBackward(d, weights, g, activations, batch, 1 / T, control, false);
     const analytic = (gradients as unknown as { data: Float64Array }).data.slice();
 
     const data = (flat as unknown as { data: Float64Array }).data;
     const lossAt = (i: number, value: number) => {
       const kept = data[i]!;
       data[i] = value;
-      forward(d, config, weights, activations, batch, 1 / T, control);
+      network.forward(d, weights, activations, batch, 1 / T, control);
       data[i] = kept;
       return (activations.losses as unknown as { data: Float64Array }).data.reduce((sum, x) => sum + x, 0);
     };

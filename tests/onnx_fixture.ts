@@ -2,7 +2,8 @@
 import type { ModelConfig } from "../model/config.ts";
 import { exportOnnx, type OnnxSource } from "../model/onnx_export.ts";
 import type { PromptLogits } from "../model/onnx_verify.ts";
-import { initialParameters, type ParameterLayout, parameterLayout } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import type { ParameterLayout } from "../model/parameters.ts";
 
 const MERGES = ["a n", "i n", "e r", "t h", "th e", "Ġ the", "an d", "o u", "l l", "Ġ w"];
 
@@ -55,8 +56,9 @@ export function tinyModel(chat: boolean, seed = 1): OnnxSource {
     n_layer: 2,
     block_size: 32,
   };
-  const layout = parameterLayout(config);
-  const params = initialParameters(layout, config, seed, 0.3);
+  const network = gptNetwork(config);
+  const { layout } = network;
+  const params = network.initialParameters(seed, 0.3);
   return { config, layout, params, tokenizerJson: tinyTokenizerJson(chat) };
 }
 

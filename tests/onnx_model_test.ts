@@ -3,7 +3,8 @@ import { OnnxModel } from "../onnx_model.ts";
 import { HfTokenizer } from "../data/hf_tokenizer.ts";
 import { Decoder } from "../model/decoder.ts";
 import type { OnnxSource } from "../model/onnx_export.ts";
-import { flatTensor, weightViews } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import { flatTensor } from "../model/parameters.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
 import { naiveGreedy, tinyModel, withExport } from "./onnx_fixture.ts";
 
@@ -40,7 +41,7 @@ Deno.test("OnnxModel samples the tokens that a device samples with the same seed
   const device = new ReferenceDevice("f32");
   const flat = flatTensor(device, "weights", layout, "work");
   device.write(flat, params);
-  const weights = weightViews(device, flat, layout, config.n_layer);
+  const weights = gptNetwork(config).views(device, flat);
   const decoder = new Decoder(device, config, weights, 1, config.block_size);
   const sampling = { temperature: 1.5, topK: 40, topP: 0.9 };
   await withModel(source, async (model) => {

@@ -4,7 +4,7 @@ import { exportOnnx, type OnnxSource } from "../model/onnx_export.ts";
 import { buildOnnx, roundToHalf } from "../model/onnx.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { type PromptLogits, verifyOnnx, withPromptLogits } from "../model/onnx_verify.ts";
-import { initialParameters, parameterLayout } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
 import { naive, naiveGreedy, referenceOf, tinyModel, tinyTokenizerJson, withExport } from "./onnx_fixture.ts";
 
@@ -16,8 +16,9 @@ Deno.test("an exported graph computes the network, at once, step by step and pad
       { vocab_size: 97, n_embd: 12, n_head: 3, n_layer: 3, block_size: 1 },
     ]
   ) {
-    const layout = parameterLayout(config);
-    const params = initialParameters(layout, config, 11, 0.3);
+    const network = gptNetwork(config);
+    const { layout } = network;
+    const params = network.initialParameters(11, 0.3);
     const source = { config, layout, params, tokenizerJson: "" };
     const difference = await verifyOnnx(buildOnnx(config, layout, params), config, naive(source, params));
     assert(difference < 1e-4, `difference ${difference} for ${JSON.stringify(config)}`);
@@ -31,7 +32,6 @@ Deno.test("the reference device agrees with an exported graph", async () => {
   const difference = await withPromptLogits(
     device,
     config,
-    layout,
     params,
     (logits) => verifyOnnx(graph, config, logits),
   );

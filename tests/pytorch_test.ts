@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import { openDevice } from "../devices.ts";
 import type { Device, PackedDocuments } from "../model/device.ts";
 
-import { allocateActivations, forwardBackward } from "../model/gpt.ts";
-import { flatTensor, parameterLayout, weightViews } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import { emptyState } from "../model/optimizer_state.ts";
+import { flatTensor } from "../model/parameters.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
 import { type StepEvent, Trainer, type TrainingData } from "../model/trainer.ts";
 import { type GoldenCase, goldenCases, initialWeights } from "./golden/golden.ts";
@@ -36,14 +37,14 @@ function packed(golden: GoldenCase, step: number): PackedDocuments {
 }
 
 function flatWeights(golden: GoldenCase): Float32Array {
-  const layout = parameterLayout(golden.config);
+  const { layout } = gptNetwork(golden.config);
   const flat = new Float32Array(layout.length);
   for (const [name, values] of initialWeights(golden)) flat.set(values, layout.byName.get(name)!.offset);
   return flat;
 }
 
 async function trajectory(device: Device, golden: GoldenCase): Promise<StepEvent[]> {
-  const layout = parameterLayout(golden.config);
+  const { layout } = gptNetwork(golden.config);
   const data: TrainingData = {
     maxTokens: Math.max(...golden.tokens),
     maxDocuments: golden.batches[0]!.length,
@@ -61,9 +62,8 @@ async function trajectory(device: Device, golden: GoldenCase): Promise<StepEvent
     gradAccum: 1,
     evalEvery: 0,
   };
-  const trainer = new Trainer(device, golden.config, layout, data, recipe);
-  const zeros = () => new Float32Array(layout.length);
-  const initial = { step: 0, adamStep: 0, params: flatWeights(golden), m: zeros(), v: zeros() };
+  const trainer = new Trainer(device, golden.config, data, recipe);
+  const initial = { step: 0, adamStep: 0, params: flatWeights(golden), optimizer: emptyState(layout) };
   trainer.load(initial);
   const events: StepEvent[] = [];
   for await (const event of trainer.run(steps, { lastGood: () => Promise.resolve(initial) })) {
@@ -73,7 +73,8 @@ async function trajectory(device: Device, golden: GoldenCase): Promise<StepEvent
 }
 
 async function checkFirstGradients(device: Device, golden: GoldenCase): Promise<void> {
-  const layout = parameterLayout(golden.config);
+  const network = gptNetwork(golden.config);
+  const { layout } = network;
   const params = flatTensor(device, "weights", layout, "work");
   device.write(params, flatWeights(golden));
   const gradients = flatTensor(device, "gradients", layout, "f32");
@@ -82,12 +83,11 @@ async function checkFirstGradients(device: Device, golden: GoldenCase): Promise<
   device.loadBatch(batch, documents);
   const control = device.tensor("control", 1, 4);
   device.write(control, new Float32Array([0, 1, 0, 0]));
-  forwardBackward(
+  network.forwardBackward(
     device,
-    golden.config,
-    weightViews(device, params, layout, golden.config.n_layer),
-    weightViews(device, gradients, layout, golden.config.n_layer),
-    allocateActivations(device, golden.config, documents.tokens.length),
+    network.views(device, params),
+    network.views(device, gradients),
+    network.allocateActivations(device, documents.tokens.length),
     batch,
     1 / documents.tokens.length,
     control,

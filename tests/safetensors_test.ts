@@ -3,12 +3,12 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { MicrogptError } from "../model/errors.ts";
-import { parameterLayout } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
 import { readHeader, readParameters, writeParameters } from "../model/safetensors.ts";
 import { CONFIG, withDirectory } from "./checkpoint_fixture.ts";
 import { rustValue, writeRustCheckpoint } from "./golden/rust_checkpoint.ts";
 
-const layout = parameterLayout(CONFIG);
+const { layout } = gptNetwork(CONFIG);
 
 /** Values that f16 holds exactly, zeros between blocks. */
 function exactValues(of = layout): Float32Array {
@@ -34,7 +34,13 @@ for (const dtype of ["F32", "F16"] as const) {
 
   Deno.test(`${dtype} tensors larger than a chunk of writing`, () =>
     withDirectory(async (dir) => {
-      const big = parameterLayout({ vocab_size: 18001, n_embd: 68, n_head: 4, n_layer: 1, block_size: 33 });
+      const { layout: big } = gptNetwork({
+        vocab_size: 18001,
+        n_embd: 68,
+        n_head: 4,
+        n_layer: 1,
+        block_size: 33,
+      });
       const flat = exactValues(big);
       const { bytes } = await writeParameters(join(dir, "w"), big, flat, dtype);
       assert.equal(bytes, (await Deno.stat(join(dir, "w"))).size);
@@ -61,7 +67,7 @@ Deno.test("the file is laid out as the Rust library does", () =>
 
 Deno.test("F32, BF16 and F16 files of the Rust program hold the same values", () =>
   withDirectory(async (dir) => {
-    const rust = parameterLayout({ vocab_size: 32, n_embd: 8, n_head: 2, n_layer: 2, block_size: 16 });
+    const { layout: rust } = gptNetwork({ vocab_size: 32, n_embd: 8, n_head: 2, n_layer: 2, block_size: 16 });
     for (const dtype of ["F32", "BF16", "F16"] as const) {
       await writeRustCheckpoint(join(dir, dtype), dtype);
       const { flat, dtype: found } = await read(join(dir, dtype, "weights.safetensors"), rust);

@@ -4,8 +4,8 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Device, PackedDocuments, Tensor } from "../model/device.ts";
-import { parameterLayout } from "../model/parameters.ts";
-import { initialParameters } from "../model/parameters.ts";
+import { gptNetwork } from "../model/gpt.ts";
+import { emptyState } from "../model/optimizer_state.ts";
 import { ReferenceDevice } from "../model/reference_device.ts";
 import {
   learningRate,
@@ -154,7 +154,7 @@ interface TestTrainer {
 }
 
 function trainerOn(device: Device, validation: PackedDocuments[] = []): TestTrainer {
-  const layout = parameterLayout(CONFIG);
+  const network = gptNetwork(CONFIG);
   const data: TrainingData = {
     maxTokens: 16,
     maxDocuments: 2,
@@ -165,11 +165,10 @@ function trainerOn(device: Device, validation: PackedDocuments[] = []): TestTrai
   const initial = () => ({
     step: 0,
     adamStep: 0,
-    params: initialParameters(layout, CONFIG, 1),
-    m: new Float32Array(layout.length),
-    v: new Float32Array(layout.length),
+    params: network.initialParameters(1),
+    optimizer: emptyState(network.layout),
   });
-  const trainer = new Trainer(device, CONFIG, layout, data, RECIPE);
+  const trainer = new Trainer(device, CONFIG, data, RECIPE);
   trainer.load(initial());
   const lastGood = () => Promise.resolve(initial());
   return { trainer, run: (pauseAt = () => false) => trainer.run(60, { pauseAt, lastGood }) };
@@ -408,8 +407,8 @@ Deno.test("a run that goes back finds its state in the checkpoint it was resumed
     let states: unknown;
     const trainer = run.trainer;
     trainer.run = async function* (_until, { lastGood }) {
-      const { step, adamStep, params, m, v } = await lastGood();
-      states = { step, adamStep, params, m, v };
+      const { step, adamStep, params, optimizer } = await lastGood();
+      states = { step, adamStep, params, optimizer };
       yield* [];
     };
     await Array.fromAsync(run.events());

@@ -1,17 +1,13 @@
-// Adam (Kingma & Ba 2015) with clipping and decoupled weight decay over flat arrays of n elements.
+// Adam (Kingma & Ba 2015) with decoupled weight decay over arrays of n elements.
 //
-// PREPARE, one thread: reads metrics[slot] = (loss, norm) and decides whether the step counts; leaves in `coefficients`
-//   (applied, factor on gradients, 1 / (1 − beta1^t), 1 / (1 − beta2^t)), sets metrics[slot].applied, counts t in
-//   control.adamStep, and for f16 moves control.lossScale: doubled after 2000 finite steps, halved after one that is not.
+// PREPARE, one thread: takes t and the factor on gradients from `control` (see decide_step.wgsl), and leaves in
+//   `coefficients` (1 where the step counts, factor on gradients, 1 / (1 − beta1^t), 1 / (1 − beta2^t)).
 // Otherwise the update, a quad a thread:
 //   g = gradient · factor;  m = beta1·m + (1 − beta1)·g;  v = beta2·v + (1 − beta2)·g²
 //   w −= lr · (m̂ / (sqrt(v̂) + epsilon) + decay · w);  the working copy is w rounded to its type.
 // Cost: reads 16·n bytes, writes 12·n, and 2·n more for a 16-bit working copy; about 14 flops an element: bandwidth decides.
 
 #if PREPARE
-// By the bits: compilers may assume that floats are finite.
-fn is_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
-
 // base^n by squaring: exact enough where exp2(n · log2(base)) loses digits of 1 − base^n.
 fn power(base: f32, n: u32) -> f32 {
   var result = 1.0;
@@ -25,32 +21,15 @@ fn power(base: f32, n: u32) -> f32 {
   return result;
 }
 
-const GROW_AFTER = 2000.0;
-const LARGEST_SCALE = 16777216.0;
-
 @compute @workgroup_size(1)
 fn main() {
-  let metric = p.metrics_base + p.place;
-  let norm = metrics[metric + 1u];
-  let applied = is_finite(metrics[metric]) && is_finite(norm);
-  let c = p.control_base;
-  let scale = control[c + 1u];
-  metrics[metric + 2u] = select(0.0, 1.0, applied);
-  let t = control[c] + select(0.0, 1.0, applied);
-  control[c] = t;
-  let clips = p.clip > 0.0 && norm > p.clip;
+  let t = u32(control_load(0u));
+  let factor = control_load(3u);
   let out = p.coefficients_base;
-  coefficients[out] = select(0.0, 1.0, applied);
-  coefficients[out + 1u] = select(1.0, p.clip / norm, clips) / scale;
-  coefficients[out + 2u] = 1.0 / (1.0 - power(p.beta1, u32(t)));
-  coefficients[out + 3u] = 1.0 / (1.0 - power(p.beta2, u32(t)));
-  if (p.scales == 1u) {
-    let good = select(0.0, control[c + 2u] + 1.0, applied);
-    let grows = good >= GROW_AFTER;
-    control[c + 2u] = select(good, 0.0, grows);
-    let grown = select(scale, min(2.0 * scale, LARGEST_SCALE), grows);
-    control[c + 1u] = select(max(0.5 * scale, 1.0), grown, applied);
-  }
+  coefficients[out] = select(0.0, 1.0, factor >= 0.0);
+  coefficients[out + 1u] = factor;
+  coefficients[out + 2u] = 1.0 / (1.0 - power(p.beta1, t));
+  coefficients[out + 3u] = 1.0 / (1.0 - power(p.beta2, t));
 }
 #else
 @compute @workgroup_size(256)

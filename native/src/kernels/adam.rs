@@ -1,4 +1,5 @@
-//! What happens to all parameters at once: the sum of the losses, the norm of the gradients, and Adam.
+//! What happens to all parameters at once: the sum of the losses, the norm of the gradients, whether the step counts,
+//! and Adam.
 //! All arrays have n elements, in one layout.
 //!
 //! Sums go over blocks of fixed size, vectors within a block, f64 over blocks: the same bits for any number of threads.
@@ -140,6 +141,7 @@ const NORM: usize = 1;
 const APPLIED: usize = 2;
 const ADAM_STEP: usize = 0;
 const LOSS_SCALE: usize = 1;
+const GRADIENT_FACTOR: usize = 3;
 
 /// metrics.loss = Σ losses, or += with `accumulate`; `metrics` names a row of four.
 #[unsafe(no_mangle)]
@@ -189,7 +191,34 @@ fn flat(handle: u32, offset: f64, len: f64) -> crate::tensors::Span {
     crate::tensors::Span { handle, offset, len: len as usize }
 }
 
-/// One update of params, m and v [1, len], unless the loss or norm in `metrics` is not finite.
+/// Sets metrics.applied, and in `control` what updates multiply gradients with: −1 when the loss or norm is not finite.
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_cpu_decide_step(
+    device: u32,
+    metrics: u32,
+    metrics_at: f64,
+    control: u32,
+    control_at: f64,
+    grad_clip: f64,
+) -> i32 {
+    with_device(device, |d| {
+        let ([metrics, control], []) =
+            d.tensors.operands([span(metrics, metrics_at, 1, 4), span(control, control_at, 1, 4)], [])?;
+        let applied = metrics[LOSS].is_finite() && metrics[NORM].is_finite();
+        metrics[APPLIED] = f32::from(applied);
+        if !applied {
+            control[GRADIENT_FACTOR] = -1.0;
+            return Ok(());
+        }
+        control[ADAM_STEP] += 1.0;
+        let norm = f64::from(metrics[NORM]);
+        let clip = if grad_clip > 0.0 && norm > grad_clip { grad_clip / norm } else { 1.0 };
+        control[GRADIENT_FACTOR] = (clip / f64::from(control[LOSS_SCALE])) as f32;
+        Ok(())
+    })
+}
+
+/// One update of params, m and v [1, len], unless `mg_cpu_decide_step` decided against it.
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_adam(
     device: u32,
@@ -204,38 +233,25 @@ pub extern "C" fn mg_cpu_adam(
     len: f64,
     control: u32,
     control_at: f64,
-    metrics: u32,
-    metrics_at: f64,
     learning_rate: f64,
     beta1: f64,
     beta2: f64,
     epsilon: f64,
     weight_decay: f64,
-    grad_clip: f64,
 ) -> i32 {
     with_device(device, |d| {
         let gradients = flat(gradients, gradients_at, len);
         let zeros = d.tensors.zeros_within(gradients)?;
-        let ([p, m, v, control, metrics], [g]) = d.tensors.operands(
-            [
-                flat(params, params_at, len),
-                flat(m, m_at, len),
-                flat(v, v_at, len),
-                span(control, control_at, 1, 4),
-                span(metrics, metrics_at, 1, 4),
-            ],
-            [gradients],
+        let ([p, m, v], [g, control]) = d.tensors.operands(
+            [flat(params, params_at, len), flat(m, m_at, len), flat(v, v_at, len)],
+            [gradients, span(control, control_at, 1, 4)],
         )?;
-        let applied = metrics[LOSS].is_finite() && metrics[NORM].is_finite();
-        metrics[APPLIED] = f32::from(applied);
-        if !applied {
+        if control[GRADIENT_FACTOR] < 0.0 {
             return Ok(());
         }
-        control[ADAM_STEP] += 1.0;
-        let (step, norm) = (f64::from(control[ADAM_STEP]), f64::from(metrics[NORM]));
-        let clip = if grad_clip > 0.0 && norm > grad_clip { grad_clip / norm } else { 1.0 };
+        let step = f64::from(control[ADAM_STEP]);
         let update = Update {
-            gradient: (clip / f64::from(control[LOSS_SCALE])) as f32,
+            gradient: control[GRADIENT_FACTOR],
             beta1: beta1 as f32,
             rest1: (1.0 - beta1) as f32,
             beta2: beta2 as f32,

@@ -1,0 +1,31 @@
+/** Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019). Keeps two numbers a parameter: m and v. */
+import type { AdamState, Tensor } from "../device.ts";
+import { rangesOf } from "../parameters.ts";
+import type { Optimizer } from "./optimizer.ts";
+
+const CONSTANTS = { beta1: 0.85, beta2: 0.99, epsilon: 1e-8 };
+
+/** See `Optimizer`. One kernel a range of parameters that decay, or do not. */
+export const adam: Optimizer = {
+  name: "adam",
+  bind(device, layout, { params, work, gradients, state, control }) {
+    const parts = rangesOf(layout, ({ role }) => role !== "norm").map(({ start, end, key: decays }) => {
+      const part = (flat: Tensor) => device.view(flat, start, 1, end - start);
+      const masters = part(params);
+      const tensors: AdamState = {
+        params: masters,
+        work: work === params ? masters : part(work),
+        gradients: part(gradients),
+        m: part(state.m),
+        v: part(state.v),
+        control,
+      };
+      return { tensors, decays };
+    });
+    return ({ learningRate, weightDecay }) => {
+      for (const { tensors, decays } of parts) {
+        device.adam(tensors, { ...CONSTANTS, learningRate, weightDecay: decays ? weightDecay : 0 });
+      }
+    };
+  },
+};

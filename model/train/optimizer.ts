@@ -1,0 +1,134 @@
+/**
+ * The end of a training step: from gradients to changed weights. Whether the step counts, how far gradients are clipped and
+ * how they are scaled in f16 is the same for every optimizer and decided here, on the device; the rule that makes an update
+ * of a gradient is the optimizer's (`adam.ts`).
+ */
+import { type Allocator, CONTROL, type Device, type Tensor } from "../device.ts";
+import {
+  mapState,
+  type OptimizerName,
+  type OptimizerState,
+  type StateName,
+  stateTensors,
+} from "../optimizer_state.ts";
+import { flatTensor, type ParameterLayout } from "../parameters.ts";
+
+/** How large an update is; the constants of its rule are the optimizer's own. */
+export interface UpdateSize {
+  /** of this step, after warmup and decay */
+  learningRate: number;
+  /** decoupled; 0 = off. Factors of norms do not decay */
+  weightDecay: number;
+}
+
+/** A rule by which gradients change weights. */
+export interface Optimizer {
+  /** also says what it keeps, see `stateTensors` */
+  readonly name: OptimizerName;
+  /**
+   * Binds the rule to the memory of a run. It may treat entries of the layout differently, by their roles.
+   * @returns a function that queues one update, which reads from `control` whether the step counts
+   */
+  bind(device: Device, layout: ParameterLayout, memory: OptimizerMemory): (size: UpdateSize) => void;
+}
+
+/** What an optimizer works on; all but `control` f32 [1, length of a layout]. */
+export interface OptimizerMemory {
+  /** the masters of the weights */
+  params: Tensor;
+  /** their copy in the device's dtype, which the network reads; `params` itself where that is f32 */
+  work: Tensor;
+  gradients: Tensor;
+  /** what the optimizer keeps of earlier gradients, by name */
+  state: Record<StateName, Tensor>;
+  /** [1, 4], see `CONTROL` */
+  control: Tensor;
+}
+
+/** Allocates for parameters of a layout. */
+export function allocateOptimizer(
+  allocator: Allocator & Pick<Device, "dtype">,
+  { name }: Optimizer,
+  layout: ParameterLayout,
+): OptimizerMemory {
+  const params = flatTensor(allocator, "weights", layout, "f32");
+  return {
+    params,
+    work: allocator.dtype === "f32" ? params : flatTensor(allocator, "working weights", layout, "work"),
+    gradients: flatTensor(allocator, "gradients", layout, "f32", "gradients"),
+    state: mapState(stateTensors(layout, name), (tensor) => {
+      return flatTensor(allocator, `moments ${tensor.name}`, tensor.layout, "f32", "moments");
+    }),
+    control: allocator.tensor("control", 1, 4),
+  };
+}
+
+/** Weights and all that the next update depends on, on the host. */
+export interface UpdateState {
+  /** updates applied: steps done less the skipped ones */
+  adamStep: number;
+  /** [layout.length] */
+  params: Float32Array;
+  optimizer: OptimizerState;
+  /** f16 only, see `CONTROL`; left out, the scale starts anew */
+  lossScale?: number;
+  goodSteps?: number;
+}
+
+/** What the loss gradient is multiplied by in f16, before the steps show what fits. */
+const FIRST_LOSS_SCALE = 2 ** 15;
+
+/** Puts a state on the device. */
+export function writeUpdateState(device: Device, memory: OptimizerMemory, from: UpdateState): void {
+  const { params, work, state, control } = memory;
+  device.write(params, from.params);
+  if (work !== params) device.write(work, from.params);
+  for (const [name, tensor] of Object.entries(state)) {
+    device.write(tensor, from.optimizer[name as StateName]);
+  }
+  const scaled = device.dtype === "f16";
+  const values = new Float32Array(4);
+  values[CONTROL.adamStep] = from.adamStep;
+  values[CONTROL.lossScale] = scaled ? from.lossScale ?? FIRST_LOSS_SCALE : 1;
+  values[CONTROL.goodSteps] = scaled ? from.goodSteps ?? 0 : 0;
+  device.write(control, values);
+}
+
+/** A copy of the state after everything that was queued. */
+export async function readUpdateState(
+  device: Device,
+  { params, state, control }: OptimizerMemory,
+): Promise<UpdateState> {
+  const names = Object.keys(state) as StateName[];
+  // all are asked for before the first is awaited: they share one wait
+  const [values, weights, ...kept] = await Promise.all(
+    [control, params, ...names.map((name) => state[name])].map((tensor) => device.read(tensor)),
+  ) as Float32Array[];
+  return {
+    adamStep: values![CONTROL.adamStep]!,
+    params: weights!,
+    optimizer: Object.fromEntries(names.map((name, i) => [name, kept[i]!])) as OptimizerState,
+    ...(device.dtype === "f16"
+      ? { lossScale: values![CONTROL.lossScale]!, goodSteps: values![CONTROL.goodSteps]! }
+      : {}),
+  };
+}
+
+/**
+ * The end of a step, bound to the memory of a run.
+ * @returns a function that queues it: the norm of all gradients, whether the step counts, the update
+ */
+export function bindUpdates(
+  device: Device,
+  optimizer: Optimizer,
+  layout: ParameterLayout,
+  memory: OptimizerMemory,
+): (metrics: Tensor, slot: number, gradClip: number, size: UpdateSize) => void {
+  const { gradients, control } = memory;
+  const update = optimizer.bind(device, layout, memory);
+  return (metrics, slot, gradClip, size) => {
+    device.gradNorm(metrics, slot, gradients, control);
+    device.decideStep(metrics, slot, control, gradClip);
+    update(size);
+  };
+}
