@@ -7,6 +7,8 @@
  *         x = x + attention(rmsnorm(x) · Wqkvᵀ) · Woᵀ
  *         x = x + relu(rmsnorm(x) · W1ᵀ) · W2ᵀ
  *     logits = x · lm_headᵀ
+ *
+ * rmsnorm has no weights, positions are learned, nothing has a bias.
  */
 import {
   checkCounts,
@@ -18,6 +20,7 @@ import {
 } from "./config.ts";
 import type { Allocator, Batch, DecodeRows, Device, Tensor } from "./device.ts";
 import { MicrogptError } from "./errors.ts";
+import { forEachChunk, logitRows } from "./logit_chunks.ts";
 import type { Activations, DecodeMemory, Network, NetworkKind } from "./network.ts";
 import { layOut, type ParameterLayout, type ParameterSpec, parameterView } from "./parameters.ts";
 import { mixSeed, normal } from "./random.ts";
@@ -163,14 +166,10 @@ export interface GptActivations extends Activations {
   dFc1: Tensor;
 }
 
-/** Logits exist for this many bytes of rows at a time: [T, V] at once would be the largest matrix by far. */
-const LOGITS_BYTES = 8 << 20;
-
 function allocateActivations(allocator: Allocator, config: GptConfig, maxTokens: number): GptActivations {
   const { n_embd: E, n_head: H, n_layer: L, vocab_size: V } = config;
   const matrix = (name: string, cols: number, type: "f32" | "work") =>
     allocator.tensor(`activations ${name}`, maxTokens, cols, type, "activations");
-  const chunk = Math.max(1, Math.min(maxTokens, Math.floor(LOGITS_BYTES / (4 * V))));
   return {
     layers: Array.from({ length: L }, (_, i) => ({
       xIn: matrix(`layer${i}.xIn`, E, "f32"),
@@ -183,7 +182,7 @@ function allocateActivations(allocator: Allocator, config: GptConfig, maxTokens:
       fc1: matrix(`layer${i}.fc1`, 4 * E, "work"),
     })),
     xOut: matrix("xOut", E, "f32"),
-    logits: allocator.tensor("activations logits", chunk, V, "f32", "activations"),
+    logits: allocator.tensor("activations logits", logitRows(maxTokens, V), V, "f32", "activations"),
     losses: matrix("losses", 1, "f32"),
     dx: matrix("dx", E, "f32"),
     dNorm: matrix("dNorm", E, "work"),
@@ -251,17 +250,6 @@ function trunkForward(d: Device, config: GptConfig, w: GptWeights, a: GptActivat
   });
 }
 
-/** Calls `visit` for the rows of the batch, as many at a time as `a.logits` holds. */
-function forEachChunk(
-  a: GptActivations,
-  tokens: number,
-  visit: (firstRow: number, rows: number) => void,
-): void {
-  for (let row = 0; row < tokens; row += a.logits.capacity) {
-    visit(row, Math.min(a.logits.capacity, tokens - row));
-  }
-}
-
 /** See `Network.forward`. */
 function forward(
   d: Device,
@@ -273,8 +261,7 @@ function forward(
   control: Tensor,
 ): void {
   trunkForward(d, config, w, a, batch);
-  forEachChunk(a, batch.tokenCount, (firstRow, rows) => {
-    a.logits.rows = rows;
+  forEachChunk(a.logits, batch.tokenCount, (firstRow, rows) => {
     d.matmul(a.logits, d.view(a.xOut, firstRow * config.n_embd, rows, config.n_embd), w.lmHead, "NT");
     d.crossEntropy(a.logits, a.losses, batch, firstRow, scale, control);
   });
@@ -294,9 +281,8 @@ function forwardBackward(
 ): void {
   const E = config.n_embd;
   trunkForward(d, config, w, a, batch);
-  forEachChunk(a, batch.tokenCount, (firstRow, rows) => {
+  forEachChunk(a.logits, batch.tokenCount, (firstRow, rows) => {
     const x = d.view(a.xOut, firstRow * E, rows, E);
-    a.logits.rows = rows;
     d.matmul(a.logits, x, w.lmHead, "NT"); //                            [rows, V]
     d.crossEntropy(a.logits, a.losses, batch, firstRow, scale, control); // logits are dLogits from here
     d.matmul(d.view(a.dx, firstRow * E, rows, E), a.logits, w.lmHead, "NN");

@@ -245,6 +245,28 @@ function adamCases(): DeviceCase[] {
         return { metrics: await d.read(metrics), p, m: mNew, v: vNew, control: await d.read(state.control) };
       },
     },
+    {
+      name: `adam of the second half of ${n} parameters`,
+      tolerance: 2e-5,
+      async run(d) {
+        const state = adamState(d, n!, step!);
+        const metrics = d.tensor("metrics", 1, 4);
+        d.gradNorm(metrics, 0, state.gradients, state.control);
+        d.decideStep(metrics, 0, state.control, GRAD_CLIP);
+        const half = (tensor: Tensor) => d.view(tensor, n! / 2, 1, n! / 2);
+        const params = half(state.params);
+        d.adam({
+          params,
+          work: state.work === state.params ? params : half(state.work),
+          gradients: half(state.gradients),
+          m: half(state.m),
+          v: half(state.v),
+          control: state.control,
+        }, hyper);
+        const [p, m, v] = [await d.read(state.params), await d.read(state.m), await d.read(state.v)];
+        return { p, m, v, work: await d.read(state.work) };
+      },
+    },
     ...[NaN, Infinity, -Infinity].map((bad): DeviceCase => ({
       name: `adam leaves ${n} parameters alone when a gradient is ${bad}`,
       tolerance: 0,
