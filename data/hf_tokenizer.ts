@@ -4,7 +4,8 @@
  * here, because the package takes special-token text for the token and JavaScript's `\s` is not Unicode's.
  */
 
-import { type EncodedDocuments, type Tokenizer, TokenTable } from "./tokenizer.ts";
+import { BYTE_CHARS, tokenTable } from "./byte_level.ts";
+import type { EncodedDocuments, Tokenizer, TokenTable } from "./tokenizer.ts";
 import { parseTokenizerJson, type TokenizerFile } from "./tokenizer_json.ts";
 
 /** A word of the byte alphabet into tokens. */
@@ -19,15 +20,6 @@ const WORD = new RegExp(
     String.raw`|[${SPACE}]+(?![^${SPACE}])|[${SPACE}]+`,
   "gu",
 );
-
-/** The byte alphabet of GPT-2: printable Latin-1 stands for itself, the other bytes for U+0100, U+0101, … */
-const BYTE_CHARS = (() => {
-  let next = 256;
-  return Array.from({ length: 256 }, (_, byte) => {
-    const printable = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
-    return String.fromCharCode(printable ? byte : next++);
-  });
-})();
 
 /** A tokenizer without the native library. */
 export class HfTokenizer implements Tokenizer {
@@ -95,8 +87,7 @@ export class HfTokenizer implements Tokenizer {
   }
 
   id(token: string): number | undefined {
-    const id = this.#file.tokens.findIndex(({ name }) => name === token);
-    return id < 0 ? undefined : id;
+    return this.#file.ids.get(token);
   }
 
   toJSON(): string {
@@ -113,20 +104,4 @@ export class HfTokenizer implements Tokenizer {
     }
     return this.#mergeWord(chars).map((token) => vocab.get(token)!);
   }
-}
-
-/** A token with a character outside the byte alphabet stands for itself, as in the native library. */
-function tokenTable({ tokens }: TokenizerFile): TokenTable {
-  const byteOf = new Map(BYTE_CHARS.map((char, byte) => [char, byte]));
-  const bytes: number[] = [];
-  const offsets = new Uint32Array(tokens.length + 1);
-  tokens.forEach(({ name, special }, id) => {
-    if (!special) {
-      const own = Array.from(name, (char) => byteOf.get(char));
-      const foreign = own.includes(undefined);
-      for (const byte of foreign ? new TextEncoder().encode(name) : own as number[]) bytes.push(byte);
-    }
-    offsets[id + 1] = bytes.length;
-  });
-  return new TokenTable(Uint8Array.from(bytes), offsets);
 }

@@ -1,6 +1,7 @@
 /**
- * Reads `tokenizer.json` for the fallback tokenizer, with the same checks as native/src/tokenizer/load.rs: what one
- * refuses, the other refuses.
+ * Reads `tokenizer.json`: the one place where it is judged, for the native tokenizer and the one in JavaScript. The file
+ * may come from anywhere. Nothing of it is compiled or run: one with a normalizer or a regular expression of its own is
+ * refused, and every id, token and merge is checked.
  */
 
 import { MicrogptError } from "../model/errors.ts";
@@ -9,10 +10,12 @@ import { SPECIAL_TOKENS } from "./tokenizer.ts";
 /** Larger files are refused unread, in UTF-16 units. */
 const MAX_FILE = 64 * 2 ** 20;
 
-/** A checked byte-level BPE tokenizer. */
+/** A checked byte-level BPE tokenizer: all that a tokenizer needs to know of its file. */
 export interface TokenizerFile {
   /** Every token by its id, special ones included. */
   tokens: { name: string; special: boolean }[];
+  /** The id of every token by its name, special ones included. */
+  ids: Map<string, number>;
   /** Ids of the tokens that text can become: all but the special ones. */
   vocab: Map<string, number>;
   /** Pairs of tokens, those to merge first at the front. */
@@ -40,11 +43,13 @@ export function parseTokenizerJson(text: string): TokenizerFile {
   checkKinds(root, model);
   checkModel(model);
   const tokens = tokenTable(root, model);
+  const ids = new Map<string, number>();
   const vocab = new Map<string, number>();
   tokens.forEach(({ name, special }, id) => {
+    ids.set(name, id);
     if (!special) vocab.set(name, id);
   });
-  return { tokens, vocab, merges: checkedMerges(model.merges, vocab) };
+  return { tokens, ids, vocab, merges: checkedMerges(model.merges, vocab) };
 }
 
 function checkKinds(root: JsonObject, model: JsonObject): void {
@@ -104,6 +109,7 @@ function tokenTable(root: JsonObject, model: JsonObject): TokenizerFile["tokens"
   const table: TokenizerFile["tokens"] = new Array(ids.size);
   for (const [name, { id, special }] of ids) {
     if (name === "") throw refuse(`token ${id} is empty`);
+    if (!name.isWellFormed()) throw refuse(`token ${id} is half a character`);
     if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= ids.size) {
       throw refuse(`the token ${JSON.stringify(name)} has id ${id}, but there are only ${ids.size} tokens`);
     }

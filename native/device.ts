@@ -18,8 +18,8 @@ import {
   type Tensor,
 } from "../model/device.ts";
 import { deviceClosed, MicrogptError } from "../model/errors.ts";
-import { openKernels } from "./kernels.ts";
-import { check } from "./library.ts";
+import { check, openLibrary } from "./library.ts";
+import { DEVICE } from "./symbols.ts";
 
 /** What `openCpuDevice` accepts. */
 export interface CpuDeviceOptions {
@@ -42,6 +42,12 @@ interface Memory {
   readonly handle: number;
   freed: boolean;
 }
+/** The library's exports, bound once a process. */
+let symbols: ReturnType<typeof openSymbols> | undefined;
+const openSymbols = () => openLibrary(DEVICE);
+
+/** Ends the threads and frees the memory of a device that was forgotten without `destroy`. */
+const forgotten = new FinalizationRegistry<number>((device) => check(symbols!.mg_cpu_close(device)));
 
 class CpuTensor implements Tensor {
   rows: number;
@@ -88,7 +94,7 @@ export class CpuDevice implements Device {
   /** its number in the library */
   readonly #opened: number;
   #closed = false;
-  readonly #native: ReturnType<typeof openKernels>;
+  readonly #native: ReturnType<typeof openSymbols>;
   /** where the library writes handles */
   readonly #handle = new Uint32Array(1);
 
@@ -100,9 +106,10 @@ export class CpuDevice implements Device {
       });
     }
     this.threads = threads || navigator.hardwareConcurrency;
-    this.#native = openKernels();
+    this.#native = symbols ??= openSymbols();
     check(this.#native.mg_cpu_open(this.threads, this.#handle, 1));
     this.#opened = this.#handle[0]!;
+    forgotten.register(this, this.#opened);
     this.name = `${this.#processor()}, ${this.threads} ${this.threads === 1 ? "thread" : "threads"}`;
   }
 
@@ -200,6 +207,7 @@ export class CpuDevice implements Device {
     if (this.#closed) throw deviceClosed();
   }
 
+  /** A second call does nothing. What is done with the device afterwards is an error, but for `free`. */
   destroy(): void {
     if (this.#closed) return;
     this.#closed = true;

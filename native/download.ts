@@ -5,6 +5,7 @@
 import { createHash, randomUUID } from "node:crypto";
 import { MicrogptError } from "../model/errors.ts";
 import { environment, granted } from "./permissions.ts";
+import { transfer } from "./transfer.ts";
 import released from "./manifest.json" with { type: "json" };
 
 /** What scripts/native_manifest.ts writes. In a tree that is no release, `files` is empty. */
@@ -26,12 +27,6 @@ export interface NativeFile {
 /** A library to open, or why there is none and what a person can do. */
 export type Download = { path: string } | { why: string; hint: string };
 
-/** Tries at one download. */
-const TRIES = 4;
-/** Pause before the second try in ms; it doubles. */
-const PAUSE = 250;
-/** A try that takes longer has failed, in ms. */
-const PATIENCE = 120_000;
 /** The variables that tell where the user's cache directory is. */
 const CACHE_VARIABLES = Deno.build.os === "windows" ? ["LOCALAPPDATA"] : ["HOME", "XDG_CACHE_HOME"];
 
@@ -59,44 +54,27 @@ export async function downloadLibrary(): Promise<Download> {
   const name = `${version}-${file.sha256.slice(0, 12)}-${file.file}`;
   if (!flags.some((flag) => /^(ffi|read|env)/.test(flag))) {
     const path = `${cache}/${name}`;
-    const kept = await readWhole(path);
+    const kept = await readKept(path, file.bytes);
     if (kept !== undefined && isFile(kept, file)) return { path };
   }
   if (flags.length > 0) return notAllowed(flags);
-  const fetched = await fetchFile(url, file);
-  if (!(fetched instanceof Uint8Array)) return fetched;
-  if (!isFile(fetched, file)) {
-    throw new MicrogptError(`${url} is not the file of the release: its SHA-256 is ${sha256(fetched)}`, {
-      hint:
-        `${file.sha256} was expected; nothing was kept. The server, or someone on the way, changed the file`,
-    });
+  const fetched = await transfer(url, file.bytes);
+  if ("denied" in fetched) return notAllowed([netFlag(fetched.denied)]);
+  if ("why" in fetched) {
+    const hint = `try again with a network, set MICROGPT_RELEASES to a mirror, or ${OTHER_DEVICES}`;
+    return { why: `it cannot be downloaded: ${fetched.why}`, hint };
   }
-  return keep(cache, name, fetched);
+  if ("larger" in fetched) throw notTheFile(url, file, `it has more than ${file.bytes} bytes`);
+  const { bytes } = fetched;
+  if (!isFile(bytes, file)) throw notTheFile(url, file, `its SHA-256 is ${sha256(bytes)}`);
+  return keep(cache, name, bytes);
 }
 
-/** The bytes, or why they could not be had. A connection that breaks is tried again. */
-async function fetchFile(url: URL, { bytes }: NativeFile): Promise<Uint8Array<ArrayBuffer> | Download> {
-  const hint = `try again with a network, set MICROGPT_RELEASES to a mirror, or ${OTHER_DEVICES}`;
-  let why = "";
-  for (let attempt = 0; attempt < TRIES; attempt++) {
-    if (attempt > 0) await new Promise((resolve) => setTimeout(resolve, PAUSE * 2 ** (attempt - 1)));
-    try {
-      const response = await fetch(url, { signal: AbortSignal.timeout(PATIENCE) });
-      if (response.ok) {
-        const body = await response.bytes();
-        if (body.length >= bytes) return body;
-        why = `${url} ended after ${body.length} of ${bytes} bytes`;
-        continue;
-      }
-      await response.body?.cancel();
-      why = `${url}: the server answers ${response.status} ${response.statusText}`.trimEnd();
-      if (response.status < 500 && response.status !== 429) break;
-    } catch (error) {
-      if (error instanceof Deno.errors.NotCapable) return notAllowed([netFlag(url)]);
-      why = `${url}: ${(error instanceof Error ? error.message : String(error)).split("\n")[0]}`;
-    }
-  }
-  return { why: `it cannot be downloaded: ${why}`, hint };
+function notTheFile(url: URL, { sha256 }: NativeFile, why: string): MicrogptError {
+  return new MicrogptError(`${url} is not the file of the release: ${why}`, {
+    hint:
+      `its SHA-256 should be ${sha256}; nothing was kept. The server, or someone on the way, changed the file`,
+  });
 }
 
 /** Keeps the file in the cache; where that cannot be written, in a directory of this run. */
@@ -140,9 +118,10 @@ function removeQuietly(path: string): void {
   } catch { /* it is of no use to anyone, and does no harm */ }
 }
 
-async function readWhole(path: string): Promise<Uint8Array | undefined> {
+/** A file of that size in the cache. */
+async function readKept(path: string, size: number): Promise<Uint8Array | undefined> {
   try {
-    return await Deno.readFile(path);
+    return (await Deno.stat(path)).size === size ? await Deno.readFile(path) : undefined;
   } catch {
     return undefined; // not there, or of no use: it is downloaded anew
   }

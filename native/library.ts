@@ -4,28 +4,35 @@
 import { MicrogptError } from "../model/errors.ts";
 import type { Download } from "./download.ts";
 import { environment, granted } from "./permissions.ts";
-
-/** The set of exports this binding is written for: `ABI_VERSION` in native/src/lib.rs. */
-const ABI_VERSION = 1;
-
-const BASE_SYMBOLS = {
-  mg_abi_version: { parameters: [], result: "u32" },
-  mg_error_message: { parameters: ["buffer", "usize"], result: "usize" },
-} as const satisfies Deno.ForeignLibraryInterface;
+import {
+  BASE,
+  type Bindings,
+  bindings,
+  DEVICE,
+  interfaceVersion,
+  type Signatures,
+  TOKENIZER,
+} from "./symbols.ts";
 
 const HOW_TO_GET = "build it with `deno task build` (needs Rust's cargo), or set MICROGPT_NATIVE to its path";
 
 /** The native library cannot be had: missing, damaged, of another version, or not allowed. */
 export class NativeLibraryError extends MicrogptError {}
 
+/** What signatures become when they are bound. */
+type Symbols<S extends Signatures, Result extends Deno.NativeResultType> = Deno.DynamicLibrary<
+  Bindings<S, Result>
+>["symbols"];
+
 interface Base {
   path: string;
-  symbols: Deno.DynamicLibrary<typeof BASE_SYMBOLS>["symbols"];
+  symbols: Symbols<typeof BASE, "u32">;
 }
 
 let base: Base | undefined;
-/** What became of looking for a release's library. */
+/** The download under way. */
 let download: Promise<Download> | undefined;
+/** What became of the last one. */
 let downloaded: Download | undefined;
 
 /** File name of the library on this platform. */
@@ -35,16 +42,14 @@ export function libraryFileName(os: typeof Deno.build.os = Deno.build.os): strin
 }
 
 /**
- * Opens the native library with the given symbols; the file is found and its version checked once a process.
- * @param symbols what to bind, as for `Deno.dlopen`
+ * Opens the native library with some of its exports; the file is found and its version checked once a process.
+ * @param signatures a table of symbols.ts, of exports that return a status for {@link check}
  * @returns the bound functions; the library stays open until the process ends
  * @throws {NativeLibraryError} when the library is missing, damaged, of another version, or not allowed
  */
-export function openLibrary<const S extends Deno.ForeignLibraryInterface>(
-  symbols: S,
-): Deno.DynamicLibrary<S>["symbols"] {
+export function openLibrary<const S extends Signatures>(signatures: S): Symbols<S, "i32"> {
   base ??= openBase(findLibrary());
-  return open(base.path, symbols).symbols;
+  return open(base.path, bindings(signatures, "i32")).symbols;
 }
 
 /** The file that openLibrary() opened; undefined before. */
@@ -72,10 +77,10 @@ export function check(status: number): void {
 function errorMessage(): string {
   if (base === undefined) throw new Error("check() before openLibrary()");
   let buffer = new Uint8Array(512);
-  const needed = Number(base.symbols.mg_error_message(buffer, BigInt(buffer.length)));
+  const needed = base.symbols.mg_error_message(buffer, buffer.length);
   if (needed > buffer.length) {
     buffer = new Uint8Array(needed);
-    base.symbols.mg_error_message(buffer, BigInt(needed));
+    base.symbols.mg_error_message(buffer, needed);
   }
   return new TextDecoder().decode(buffer.subarray(0, Math.min(needed, buffer.length)));
 }
@@ -95,7 +100,8 @@ export async function ensureLibrary(): Promise<boolean> {
     if (chosen) throw notAFile(chosen);
   }
   const { downloadLibrary } = await import("./download.ts");
-  downloaded = await (download ??= downloadLibrary());
+  // Callers at the same time share one download; a later one looks again, so that no failure is remembered.
+  downloaded = await (download ??= downloadLibrary().finally(() => download = undefined));
   return "path" in downloaded;
 }
 
@@ -138,15 +144,17 @@ function notAFile(chosen: string): NativeLibraryError {
 
 function openBase(path: string): Base {
   checkWholeElf(path);
-  const { symbols } = open(path, BASE_SYMBOLS);
-  const version = symbols.mg_abi_version();
-  if (version !== ABI_VERSION) {
+  const library = open(path, bindings(BASE, "u32"));
+  const version = library.symbols.mg_abi_version();
+  const needed = interfaceVersion(BASE, DEVICE, TOKENIZER);
+  if (version !== needed) {
+    library.close();
     throw new NativeLibraryError(
-      `the native library ${path} has interface version ${version}, this program needs ${ABI_VERSION}`,
+      `the native library ${path} has interface version ${version}, this program needs ${needed}`,
       { hint: HOW_TO_GET },
     );
   }
-  return { path, symbols };
+  return { path, symbols: library.symbols };
 }
 
 function open<const S extends Deno.ForeignLibraryInterface>(
@@ -190,8 +198,9 @@ function checkWholeElf(path: string): void {
     header.getUint16(54, true), // e_phentsize
     header.getUint16(56, true), // e_phnum
   ];
+  if (entry !== 56) throw damaged(`its segments take ${entry} bytes, not 56`);
+  if (offset + entry * count > size) throw damaged(`truncated at ${size} bytes`);
   const table = readAt(file, offset, entry * count);
-  if (entry < 56 || table.byteLength < entry * count) throw damaged("truncated");
   for (let i = 0; i < count; i++) {
     const start = Number(table.getBigUint64(i * entry + 8, true)); // p_offset
     const length = Number(table.getBigUint64(i * entry + 32, true)); // p_filesz

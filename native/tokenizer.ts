@@ -1,33 +1,18 @@
 /** The tokenizer of the native library. */
 
-import { checkVocabSize, type EncodedDocuments, type Tokenizer, TokenTable } from "../data/tokenizer.ts";
+import { tokenTable } from "../data/byte_level.ts";
+import { checkVocabSize, type EncodedDocuments, type Tokenizer, type TokenTable } from "../data/tokenizer.ts";
+import { parseTokenizerJson, type TokenizerFile } from "../data/tokenizer_json.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { check, openLibrary } from "./library.ts";
+import { TOKENIZER } from "./symbols.ts";
 
-const open = () =>
-  openLibrary({
-    mg_set_threads: { parameters: ["u32"], result: "i32" },
-    mg_tokenizer_train: {
-      parameters: ["buffer", "usize", "buffer", "usize", "u32", "u32", "buffer"],
-      result: "i32",
-    },
-    mg_tokenizer_take_json: { parameters: ["u32", "buffer", "usize"], result: "i32" },
-    mg_tokenizer_load: { parameters: ["buffer", "usize", "buffer"], result: "i32" },
-    mg_tokenizer_free: { parameters: ["u32"], result: "i32" },
-    mg_tokenizer_id: { parameters: ["u32", "buffer", "usize", "buffer"], result: "i32" },
-    mg_tokenizer_token_bytes: { parameters: ["u32", "buffer", "usize", "buffer", "usize"], result: "i32" },
-    mg_tokenizer_encode: {
-      parameters: ["u32", "buffer", "usize", "buffer", "usize", "buffer"],
-      result: "i32",
-    },
-    mg_encoding_take: { parameters: ["u32", "buffer", "usize", "buffer", "usize"], result: "i32" },
-  });
-
-let symbols: ReturnType<typeof open> | undefined;
-const native = () => symbols ??= open();
+let symbols: ReturnType<typeof openSymbols> | undefined;
+const openSymbols = () => openLibrary(TOKENIZER);
+const native = () => symbols ??= openSymbols();
 
 /** Frees what was forgotten without `close`. */
-const forgotten = new FinalizationRegistry<number>((handle) => void native().mg_tokenizer_free(handle));
+const forgotten = new FinalizationRegistry<number>((handle) => check(native().mg_tokenizer_free(handle)));
 
 /** What a new tokenizer should be. */
 export interface TokenizerTraining {
@@ -49,14 +34,16 @@ export function setTokenizerThreads(threads: number): void {
 /** A tokenizer held by the native library: freed by `close`, at the end of a `using` block, or when collected. */
 export class NativeTokenizer implements Tokenizer, Disposable {
   readonly #json: string;
+  readonly #file: TokenizerFile;
   readonly #table: TokenTable;
   #handle: number | undefined;
 
-  private constructor(json: string, handle: number, table: TokenTable) {
+  private constructor(json: string, file: TokenizerFile) {
     this.#json = json;
-    this.#handle = handle;
-    this.#table = table;
-    forgotten.register(this, handle, this);
+    this.#file = file;
+    this.#table = tokenTable(file);
+    this.#handle = load(file);
+    forgotten.register(this, this.#handle, this);
   }
 
   /**
@@ -71,14 +58,20 @@ export class NativeTokenizer implements Tokenizer, Disposable {
   ): NativeTokenizer {
     checkVocabSize(vocabSize, chat);
     const { text, offsets } = pack(documents);
-    const result = new BigUint64Array(2);
+    const result = new Uint32Array(2);
     const lib = native();
-    check(
-      lib.mg_tokenizer_train(text, size(text), offsets, size(offsets), vocabSize, Number(chat), result),
-    );
-    const json = new Uint8Array(Number(result[1]));
-    check(lib.mg_tokenizer_take_json(Number(result[0]), json, size(json)));
-    return NativeTokenizer.fromJson(new TextDecoder().decode(json));
+    // deno-fmt-ignore
+    check(lib.mg_tokenizer_train(
+      text, text.length, offsets, offsets.length, vocabSize, Number(chat), result, result.length,
+    ));
+    const [file, bytes] = [result[0]!, result[1]!];
+    try {
+      const json = new Uint8Array(bytes);
+      check(lib.mg_tokenizer_json(file, json, json.length));
+      return NativeTokenizer.fromJson(new TextDecoder().decode(json));
+    } finally {
+      check(lib.mg_tokenizer_free(file));
+    }
   }
 
   /**
@@ -87,15 +80,7 @@ export class NativeTokenizer implements Tokenizer, Disposable {
    * @throws {MicrogptError} when it is not a byte-level BPE tokenizer with `<bos>`, or there is no native library
    */
   static fromJson(json: string): NativeTokenizer {
-    const lib = native();
-    const bytes = new TextEncoder().encode(json);
-    const result = new BigUint64Array(3);
-    check(lib.mg_tokenizer_load(bytes, size(bytes), result));
-    const [handle, vocabSize, tokenBytes] = [...result].map(Number) as [number, number, number];
-    const table = new Uint8Array(tokenBytes);
-    const offsets = new Uint32Array(vocabSize + 1);
-    check(lib.mg_tokenizer_token_bytes(handle, table, size(table), offsets, size(offsets)));
-    return new NativeTokenizer(json, handle, new TokenTable(table, offsets));
+    return new NativeTokenizer(json, parseTokenizerJson(json));
   }
 
   get vocabSize(): number {
@@ -104,14 +89,20 @@ export class NativeTokenizer implements Tokenizer, Disposable {
 
   encode(documents: readonly string[]): EncodedDocuments {
     const { text, offsets } = pack(documents);
-    const result = new BigUint64Array(2);
+    const result = new Uint32Array(2);
     const lib = native();
-    check(
-      lib.mg_tokenizer_encode(this.#open(), text, size(text), offsets, size(offsets), result),
-    );
-    const ids = new Uint32Array(Number(result[1]));
-    check(lib.mg_encoding_take(Number(result[0]), ids, size(ids), offsets, size(offsets)));
-    return { ids, offsets };
+    // deno-fmt-ignore
+    check(lib.mg_tokenizer_encode(
+      this.#open(), text, text.length, offsets, offsets.length, result, result.length,
+    ));
+    const [encoding, count] = [result[0]!, result[1]!];
+    try {
+      const ids = new Uint32Array(count);
+      check(lib.mg_tokenizer_encoding(encoding, ids, ids.length, offsets, offsets.length));
+      return { ids, offsets };
+    } finally {
+      check(lib.mg_tokenizer_free(encoding));
+    }
   }
 
   encodeOne(text: string): Uint32Array<ArrayBuffer> {
@@ -127,10 +118,7 @@ export class NativeTokenizer implements Tokenizer, Disposable {
   }
 
   id(token: string): number | undefined {
-    const name = new TextEncoder().encode(token);
-    const id = new BigInt64Array(1);
-    check(native().mg_tokenizer_id(this.#open(), name, size(name), id));
-    return id[0]! < 0n ? undefined : Number(id[0]);
+    return this.#file.ids.get(token);
   }
 
   toJSON(): string {
@@ -155,8 +143,18 @@ export class NativeTokenizer implements Tokenizer, Disposable {
   }
 }
 
-/** A buffer's length, as FFI takes a `usize`. */
-const size = (buffer: ArrayLike<number>) => BigInt(buffer.length);
+/** Hands a checked tokenizer to the library. @returns its handle */
+function load({ vocab, merges }: TokenizerFile): number {
+  const { text, offsets } = pack([...vocab.keys()]);
+  const ids = Uint32Array.from(vocab.values());
+  const pairs = Uint32Array.from(merges.flat(), (token) => vocab.get(token)!);
+  const handle = new Uint32Array(1);
+  // deno-fmt-ignore
+  check(native().mg_tokenizer_load(
+    text, text.length, offsets, offsets.length, ids, ids.length, pairs, pairs.length, handle, handle.length,
+  ));
+  return handle[0]!;
+}
 
 /** Documents as one UTF-8 buffer, and the start of each, [documents + 1]. */
 function pack(documents: readonly string[]) {

@@ -90,7 +90,14 @@ Deno.test("a damaged library is an error, not a crash", async () => {
     whole.length >> 1,
     Math.floor(whole.length * 0.9),
   ];
+  const changed = (at: number, ...bytes: number[]) => {
+    const copy = whole.slice();
+    copy.set(bytes, at);
+    return copy;
+  };
   const contents = [
+    changed(32, ...Array(8).fill(0xff)), // the table of segments 2⁶⁴ − 1 bytes from the start
+    changed(54, 0xff, 0xff, 0xff, 0xff), // 65,535 segments of 65,535 bytes
     ...lengths.map((length) => whole.subarray(0, length)),
     "This is not a library.\n".repeat(100),
   ];

@@ -3,8 +3,8 @@
  * function now and then when it is bound soon after a garbage collection, and then aborts. Here everything is bound
  * first, before there is garbage. Programs on Deno's own runtime do not need this.
  */
-import { openKernels } from "../native/kernels.ts";
+import { openCpuDevice } from "../native/device.ts";
 import { setTokenizerThreads } from "../native/tokenizer.ts";
 
 setTokenizerThreads(0);
-openKernels();
+openCpuDevice({ threads: 1 }).destroy();

@@ -241,6 +241,7 @@ Deno.test("hostile tokenizer.json files are refused by both tokenizers", async (
       /id 4000000000, but there are only 5/,
     ],
     ["id taken twice", changed((f) => f.model.vocab.ab = 2), /both have id 2/],
+    ["half a character", changed((f) => f.model.vocab["\ud83d"] = 5), /token 5 is half a character/],
     ["negative id", changed((f) => f.model.vocab.ab = -1), /-1/],
     ["id of another type", changed((f) => f.model.vocab.ab = "4"), /4/],
     ["added id disagrees", changed((f) => f.added_tokens[0]!.id = 3), /two ids/],
@@ -272,7 +273,11 @@ Deno.test("hostile tokenizer.json files are refused by both tokenizers", async (
       assert.ok(!error.message.includes("\n"), name);
       return true;
     };
-    assert.throws(() => NativeTokenizer.fromJson(json), refusal);
-    await assert.rejects(HfTokenizer.fromJson(json), refusal);
+    let words: unknown;
+    assert.throws(() => NativeTokenizer.fromJson(json), (error) => refusal(words = error));
+    await assert.rejects(HfTokenizer.fromJson(json), (error) => {
+      assert.equal((error as Error).message, (words as Error).message, name);
+      return refusal(error);
+    });
   }
 });

@@ -157,9 +157,17 @@ Deno.test("imported by URL, with the fewest permissions", async (t) => {
     assert.deepEqual([server.requests.releases, user.kept()], [1, []]);
   });
   await t.step("a release without the file is an error", async () => {
-    server.answers = ["missing"];
+    server.answers = ["missing", "missing"]; // to the tokenizer, then to the device
     const message = await user.run(generate("cpu"), ["--allow-read", ...native(user)]);
     assert.match(message, /^error: there is no native library: it cannot be downloaded: .* answers 404/);
+  });
+  await t.step("a failed download is not remembered", async () => {
+    server.answers = ["missing", "missing"]; // to the tokenizer, then to the device
+    const twice = `await loadModel("model", { device: "cpu" }).catch((error) => console.log(error.message));
+      ${generate("cpu")}`;
+    const printed = await user.run(twice, ["--allow-read", ...native(user)]);
+    assert.match(printed, /^there is no native library: .* answers 404 Not Found\nsamples 2 cpu$/);
+    await Deno.remove(user.cache, { recursive: true });
   });
   await t.step("a connection that breaks is tried again", async () => {
     server.requests.releases = 0;

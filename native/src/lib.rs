@@ -1,8 +1,9 @@
 //! The native half of microgpt, called from Deno through FFI: the tokenizer and the CPU kernels.
 //!
-//! Rules of the boundary. Names begin with `mg_`. Objects are handles, never pointers. Every buffer comes with
-//! its length. Every call that can fail returns a status (`status.rs`), and its message belongs to the
-//! calling thread, so such calls are made synchronously. Change `ABI_VERSION` whenever an export changes.
+//! Rules of the boundary. Names begin with `mg_`. Objects are handles, never pointers. A buffer `x` comes with its length
+//! `x_len`, a tensor `x` with its first element `x_at`. Every call that can fail returns a status (`status.rs`), and its
+//! message belongs to the calling thread, so such calls are made synchronously. `native/symbols.ts` declares the exports
+//! for the other side; `tests/native_symbols_test.ts` compares the two.
 
 pub mod device;
 pub mod handles;
@@ -14,8 +15,9 @@ pub mod threads;
 pub mod tokenizer;
 pub mod zeros;
 
-/// Version of the set of exports; `native/library.ts` refuses a library with another one.
-pub const ABI_VERSION: u32 = 1;
+/// Version of the set of exports, made of the declarations in `native/symbols.ts`: when an export changes, the test says
+/// what to write here. `native/library.ts` refuses a library with another one.
+pub const ABI_VERSION: u32 = 0xecf6_6f13;
 
 /// The library's [`ABI_VERSION`].
 #[unsafe(no_mangle)]

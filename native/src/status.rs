@@ -87,21 +87,21 @@ fn silence_panics() {
     }
 }
 
-/// Copies the calling thread's last error message, as UTF-8, cut off at `len` bytes.
+/// Copies the calling thread's last error message, as UTF-8, cut off at `text_len` bytes.
 ///
 /// Returns the length of the whole message in bytes.
 ///
 /// # Safety
-/// `buffer` is null or points to `len` writable bytes.
+/// `text` is null or points to `text_len` writable bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mg_error_message(buffer: *mut u8, len: usize) -> usize {
+pub unsafe extern "C" fn mg_error_message(text: *mut u8, text_len: u32) -> u32 {
     LAST_ERROR.with_borrow(|last| {
-        if !buffer.is_null() {
-            let n = last.len().min(len);
-            // SAFETY: the caller gave `len` writable bytes, and n <= len.
-            unsafe { std::ptr::copy_nonoverlapping(last.as_ptr(), buffer, n) };
+        if !text.is_null() {
+            let n = last.len().min(text_len as usize);
+            // SAFETY: the caller gave `text_len` writable bytes, and n is no more.
+            unsafe { std::ptr::copy_nonoverlapping(last.as_ptr(), text, n) };
         }
-        last.len()
+        last.len() as u32
     })
 }
 
@@ -112,8 +112,8 @@ mod tests {
     fn last_message() -> String {
         let mut buffer = [0u8; 256];
         // SAFETY: the buffer is as long as said.
-        let n = unsafe { mg_error_message(buffer.as_mut_ptr(), buffer.len()) };
-        String::from_utf8(buffer[..n].to_vec()).unwrap()
+        let n = unsafe { mg_error_message(buffer.as_mut_ptr(), buffer.len() as u32) };
+        String::from_utf8(buffer[..n as usize].to_vec()).unwrap()
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The memory of a device: matrices of 32-bit elements, known to the caller by number.
 
+use crate::handles::Table;
 use crate::pool::Pool;
 use crate::zeros::Zeros;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -50,30 +51,31 @@ pub struct Span {
     pub len: usize,
 }
 
-/// All tensors of a device. Numbers of freed tensors are not given out again.
-#[derive(Default)]
+/// All tensors of a device.
 pub struct Tensors {
-    buffers: Vec<Option<Buffer>>,
+    buffers: Table<Buffer>,
+}
+
+impl Default for Tensors {
+    fn default() -> Self {
+        Tensors { buffers: Table::new("tensor") }
+    }
 }
 
 impl Tensors {
     /// A zeroed tensor of `len` elements; None when memory is short.
     pub fn allocate(&mut self, len: f64) -> Option<u32> {
-        let buffer = Buffer::new(as_index(len)?)?;
-        self.buffers.push(Some(buffer));
-        Some(self.buffers.len() as u32 - 1)
+        Some(self.buffers.insert(Buffer::new(as_index(len)?)?))
     }
 
-    /// Gives the memory back.
-    pub fn free(&mut self, handle: u32) -> Result<(), String> {
-        let slot = self.buffers.get_mut(handle as usize);
-        slot.and_then(Option::take).map(drop).ok_or_else(|| format!("there is no tensor {handle} to free"))
+    /// Gives the memory back; does nothing when it was given back already.
+    pub fn free(&mut self, handle: u32) {
+        self.buffers.remove(handle);
     }
 
     /// The elements that a span names, and the first of them.
     fn locate(&self, span: Span) -> Result<(Range<usize>, NonNull<u32>), String> {
-        let buffer = self.buffers.get(span.handle as usize).and_then(Option::as_ref);
-        let buffer = buffer.ok_or_else(|| format!("there is no tensor {}", span.handle))?;
+        let buffer = self.buffers.get(span.handle)?;
         let offset = as_index(span.offset).filter(|&offset| offset.saturating_add(span.len) <= buffer.len);
         let offset = offset.ok_or_else(|| {
             format!("{} elements from {} of a tensor of {}", span.len, span.offset, buffer.len)
@@ -83,7 +85,7 @@ impl Tensors {
     }
 
     fn zeros_of(&mut self, handle: u32) -> Option<&mut Zeros> {
-        self.buffers.get_mut(handle as usize)?.as_mut().map(|buffer| &mut buffer.zeros)
+        self.buffers.get_mut(handle).ok().map(|buffer| &mut buffer.zeros)
     }
 
     /// Sets everything to zero.
@@ -204,10 +206,25 @@ mod tests {
         for (offset, len) in [(5.0, 6), (-1.0, 1), (0.5, 1), (f64::NAN, 0), (1e300, 0), (0.0, usize::MAX)] {
             assert!(tensors.operands([], [span(a, offset, len)]).is_err(), "{offset} {len}");
         }
-        assert!(tensors.operands([], [span(7, 0.0, 1)]).is_err());
-        tensors.free(a).unwrap();
-        assert!(tensors.free(a).is_err());
+        assert!(tensors.operands([], [span(a + 1, 0.0, 1)]).is_err());
+        tensors.free(a);
+        tensors.free(a);
         assert!(tensors.operands([], [span(a, 0.0, 1)]).is_err());
+    }
+
+    #[test]
+    fn a_number_is_not_given_to_another_tensor() {
+        let (mut tensors, mut others) = (Tensors::default(), Tensors::default());
+        let a = tensors.allocate(10.0).unwrap();
+        tensors.free(a);
+        let b = others.allocate(10.0).unwrap();
+        for _ in 0..1000 {
+            let c = tensors.allocate(10.0).unwrap();
+            assert!(tensors.operands([], [span(a, 0.0, 1)]).is_err());
+            assert!(tensors.operands([], [span(b, 0.0, 1)]).is_err());
+            tensors.free(c);
+        }
+        assert!(tensors.buffers.is_empty());
     }
 
     #[test]

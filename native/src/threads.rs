@@ -10,6 +10,14 @@ use crate::status::guard;
 /// More threads than this are taken for a mistake.
 const MAX_THREADS: usize = 1024;
 
+/// Refuses a number of threads that nobody can mean.
+pub fn check_count(count: usize) -> Result<(), String> {
+    if count > MAX_THREADS {
+        return Err(format!("{count} threads are too many, at most {MAX_THREADS}"));
+    }
+    Ok(())
+}
+
 static POOL: Mutex<Option<Arc<ThreadPool>>> = Mutex::new(None);
 
 /// The pool, started on first use with a thread for each core the process may use.
@@ -25,9 +33,7 @@ pub fn pool() -> Result<Arc<ThreadPool>, String> {
 
 /// Replaces the pool by one of `count` threads (0: one for each core). Work under way keeps the old one.
 pub fn set_threads(count: usize) -> Result<(), String> {
-    if count > MAX_THREADS {
-        return Err(format!("{count} threads are too many, at most {MAX_THREADS}"));
-    }
+    check_count(count)?;
     let count = if count == 0 { available() } else { count };
     let mut slot = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     if slot.as_ref().is_none_or(|pool| pool.current_num_threads() != count) {

@@ -9,8 +9,8 @@
 use super::batch::{Batch, QUERY_BLOCK, QueryBlock};
 use super::shared::Shared;
 use super::simd::{Simd, dispatched, exp, load, map_vectors, store, transposed};
-use super::span;
 use super::tile::{Strided, product};
+use super::{span, span_of_parts};
 use crate::device::with_device;
 use crate::pool::Pool;
 use std::cell::RefCell;
@@ -313,11 +313,11 @@ pub extern "C" fn mg_cpu_attention(
     heads: u32,
 ) -> i32 {
     with_device(device, |d| {
-        let batch = d.batches.get(batch as usize).ok_or("there is no such batch")?;
+        let batch = d.batches.get(batch)?;
         check_sizes(batch, rows, cols, heads)?;
         let ([out, lse], [qkv]) = d.tensors.operands(
             [span(out, out_at, rows, cols), span(lse, lse_at, rows, heads)],
-            [span(qkv, qkv_at, rows, 3 * cols)],
+            [span_of_parts(qkv, qkv_at, rows, 3, cols)],
         )?;
         let x = Heads { qkv, width: cols as usize, heads: heads as usize };
         attention(&mut d.pool, out, lse, x, batch);

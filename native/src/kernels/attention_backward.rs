@@ -14,8 +14,8 @@ use super::attention::{
 use super::batch::{Batch, Document, QUERY_BLOCK};
 use super::shared::Shared;
 use super::simd::{Simd, dispatched, dot, exp, load, store};
-use super::span;
 use super::tile::{Strided, product};
+use super::{span, span_of_parts};
 use crate::device::with_device;
 use crate::pool::Pool;
 
@@ -176,15 +176,15 @@ pub extern "C" fn mg_cpu_attention_backward(
     heads: u32,
 ) -> i32 {
     with_device(device, |d| {
-        let batch = d.batches.get(batch as usize).ok_or("there is no such batch")?;
+        let batch = d.batches.get(batch)?;
         check_sizes(batch, rows, cols, heads)?;
         let ([d_qkv], [d_out, out, lse, qkv]) = d.tensors.operands(
-            [span(d_qkv, d_qkv_at, rows, 3 * cols)],
+            [span_of_parts(d_qkv, d_qkv_at, rows, 3, cols)],
             [
                 span(d_out, d_out_at, rows, cols),
                 span(out, out_at, rows, cols),
                 span(lse, lse_at, rows, heads),
-                span(qkv, qkv_at, rows, 3 * cols),
+                span_of_parts(qkv, qkv_at, rows, 3, cols),
             ],
         )?;
         let x = Heads { qkv, width: cols as usize, heads: heads as usize };

@@ -9,8 +9,8 @@ use super::attention::{self, Queries, with_scratch};
 use super::batch::QUERY_BLOCK;
 use super::shared::Shared;
 use super::simd::{Simd, dispatched, dot, exp, for_each_vector, map_vectors};
-use super::span;
 use super::tile::{Strided, product};
+use super::{span, span_of_parts};
 use crate::device::with_device;
 use crate::pool::Pool;
 use crate::tensors::as_u32s;
@@ -206,9 +206,9 @@ pub extern "C" fn mg_cpu_attention_cached(
             return Err(format!("{heads} heads do not divide a width of {cols}"));
         }
         let ([out, cache], [qkv, positions, sequences]) = d.tensors.operands(
-            [span(out, out_at, rows, cols), span(cache, cache_at, lines, 2 * cols)],
+            [span(out, out_at, rows, cols), span_of_parts(cache, cache_at, lines, 2, cols)],
             [
-                span(qkv, qkv_at, rows, 3 * cols),
+                span_of_parts(qkv, qkv_at, rows, 3, cols),
                 span(positions, positions_at, rows, 1),
                 span(sequences, sequences_at, rows, 1),
             ],

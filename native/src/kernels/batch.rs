@@ -103,16 +103,15 @@ impl Batch {
 /// Makes room for a batch. Its number goes to `handle[0]`.
 ///
 /// # Safety
-/// `handle` points to `len` writable numbers.
+/// `handle` points to `handle_len` writable numbers.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mg_cpu_create_batch(device: u32, handle: *mut u32, len: u32) -> i32 {
+pub unsafe extern "C" fn mg_cpu_create_batch(device: u32, handle: *mut u32, handle_len: u32) -> i32 {
     with_device(device, |d| {
         // SAFETY: as promised by the caller.
-        let [handle] = (unsafe { output(handle, len as usize, "handle") })? else {
+        let [handle] = (unsafe { output(handle, handle_len as usize, "handle") })? else {
             return Err("handle must have one element".into());
         };
-        d.batches.push(Batch::default());
-        *handle = d.batches.len() as u32 - 1;
+        *handle = d.batches.insert(Batch::default());
         Ok(())
     })
 }
@@ -141,8 +140,7 @@ pub unsafe extern "C" fn mg_cpu_load_batch(
                 input(starts, starts_len as usize, "starts")?,
             )
         };
-        let batch = d.batches.get_mut(batch as usize).ok_or("there is no such batch")?;
-        batch.load(tokens, targets, starts)
+        d.batches.get_mut(batch)?.load(tokens, targets, starts)
     })
 }
 

@@ -91,7 +91,7 @@ pub extern "C" fn mg_cpu_cross_entropy(
     scale: f64,
 ) -> i32 {
     with_device(device, |d| {
-        let batch = d.batches.get(batch as usize).ok_or("there is no such batch")?;
+        let batch = d.batches.get(batch)?;
         let rows_of_batch = first_row as usize..first_row as usize + rows as usize;
         let targets = batch.targets.get(rows_of_batch).ok_or("rows beyond the end of the batch")?;
         if let Some(target) = targets.iter().find(|&&target| target >= cols) {

@@ -10,6 +10,7 @@ use super::shared::{Shared, part_of};
 use super::simd::{Simd, dispatched, map_vectors};
 use super::{GRAIN, chunks_for, for_rows, span};
 use crate::device::with_device;
+use crate::handles::Table;
 use crate::pool::Pool;
 use crate::tensors::as_u32s;
 
@@ -112,8 +113,8 @@ fn check(tokens: &[u32], vocabulary: u32, positions: &[u32], block: u32) -> Resu
     }
 }
 
-fn batch_at(batches: &mut [Batch], handle: u32, rows: u32) -> Result<&mut Batch, String> {
-    let batch = batches.get_mut(handle as usize).ok_or("there is no such batch")?;
+fn batch_at(batches: &mut Table<Batch>, handle: u32, rows: u32) -> Result<&mut Batch, String> {
+    let batch = batches.get_mut(handle)?;
     if batch.tokens.len() != rows as usize {
         return Err(format!("a batch of {} tokens for {rows} rows", batch.tokens.len()));
     }
@@ -233,6 +234,9 @@ pub extern "C" fn mg_cpu_embed_rows(
         )?;
         let (tokens, positions, cols) = (as_u32s(tokens), as_u32s(positions), cols as usize);
         check(tokens, vocabulary, positions, block)?;
+        if cols == 0 {
+            return Err("an embedding has at least one column".into());
+        }
         embed_rows::dispatch(x, tokens, positions, wte, wpe, cols);
         Ok(())
     })

@@ -231,6 +231,9 @@ pub extern "C" fn mg_cpu_matmul(
     with_device(device, |d| {
         let form =
             *[Form::NT, Form::NN, Form::TN].get(form as usize).ok_or("there are three forms of product")?;
+        if k == 0 {
+            return Err("a product sums over at least one element".into());
+        }
         let if_set = |flag: u32, handle: u32, at: f64, fallback: u32, fallback_at: f64| {
             if flags & flag != 0 { span(handle, at, m, n) } else { span(fallback, fallback_at, 0, 0) }
         };
@@ -252,6 +255,9 @@ pub extern "C" fn mg_cpu_matmul(
             relu: flags & RELU != 0,
             mask: (flags & MASK != 0).then_some(mask),
         };
+        if out.is_empty() {
+            return Ok(());
+        }
         matmul(&mut d.pool, out, form, a, b, [m, n, k].map(|size| size as usize), fusion);
         Ok(())
     })

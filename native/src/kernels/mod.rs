@@ -30,7 +30,14 @@ pub const GRAIN: usize = 16 * 1024;
 
 /// A contiguous matrix as an export receives it: tensor, first element, rows and columns.
 pub fn span(handle: u32, offset: f64, rows: u32, cols: u32) -> Span {
-    Span { handle, offset, len: rows as usize * cols as usize }
+    span_of_parts(handle, offset, rows, 1, cols)
+}
+
+/// The same for a matrix whose rows hold `parts` parts of `cols` columns. Their product is made in 64 bits, so that sizes
+/// too large for any tensor do not wrap around to small ones.
+pub fn span_of_parts(handle: u32, offset: f64, rows: u32, parts: u32, cols: u32) -> Span {
+    let len = (u64::from(parts) * u64::from(cols)).saturating_mul(rows.into());
+    Span { handle, offset, len: usize::try_from(len).unwrap_or(usize::MAX) }
 }
 
 /// Into how many chunks to cut `work` elements: one where more do not pay, else a few for each thread, so that

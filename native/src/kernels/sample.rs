@@ -61,7 +61,11 @@ dispatched!(maximum(values: &[f32]) -> f32);
 /// Probabilities are summed in blocks of this many, so that only one block is walked through element by element.
 const BLOCK: usize = 64;
 
-/// The token that `draw` in [0, 1) picks. Changes `p`, which holds logits; `spare` has as many elements.
+/// In place of a token: none can be drawn.
+const NO_TOKEN: usize = u32::MAX as usize;
+
+/// The token that `draw` in [0, 1) picks, or NO_TOKEN where a logit is NaN or all are −∞. Changes `p`, which holds
+/// logits; `spare` has as many elements.
 fn draw_token(p: &mut [f32], spare: &mut [f32], suppressed: &[u32], draw: f64, sampling: Sampling) -> usize {
     for &id in suppressed {
         if let Some(logit) = p.get_mut(id as usize) {
@@ -71,6 +75,9 @@ fn draw_token(p: &mut [f32], spare: &mut [f32], suppressed: &[u32], draw: f64, s
     // NaN is never drawn, and spoils no sum.
     p.iter_mut().filter(|logit| logit.is_nan()).for_each(|logit| *logit = f32::NEG_INFINITY);
     let max = maximum::dispatch(p);
+    if max == f32::NEG_INFINITY || p.iter().any(|logit| logit.is_nan()) {
+        return NO_TOKEN;
+    }
     let greedy = p.iter().position(|&logit| logit == max).unwrap_or(0);
     if sampling.temperature <= 0.0 {
         return greedy;
@@ -194,8 +201,14 @@ pub unsafe extern "C" fn mg_cpu_sample(
             }
         });
         // SAFETY: the job is over; nobody else holds a part.
-        tokens.copy_from_slice(unsafe { drawn.part(0..rows) });
-        positions.iter_mut().for_each(|position| *position += 1);
+        let drawn = unsafe { drawn.part(0..rows) };
+        if let Some(row) = drawn.iter().position(|&token| token as usize == NO_TOKEN) {
+            return Err(format!(
+                "no token can be drawn in row {row}: its logits are NaN, or all are suppressed"
+            ));
+        }
+        tokens.copy_from_slice(drawn);
+        positions.iter_mut().for_each(|position| *position = position.wrapping_add(1));
         Ok(())
     })
 }
@@ -227,6 +240,30 @@ mod tests {
     fn greedy_takes_the_lowest_id_among_equals() {
         assert_eq!(draw(&[1.0, 3.0, 3.0, 2.0], 0.9, 0.0, 0, 1.0, &[]), 1);
         assert_eq!(draw(&[1.0, 3.0, 3.0, 2.0], 0.9, 0.0, 0, 1.0, &[1]), 2);
+    }
+
+    #[test]
+    fn no_token_is_drawn_from_what_is_no_number() {
+        for place in 0..40 {
+            let mut logits = [1.0; 40];
+            logits[place] = f32::NAN;
+            for temperature in [0.0, 1.0] {
+                assert_eq!(draw(&logits, 0.5, temperature, 0, 1.0, &[]), NO_TOKEN);
+                assert_eq!(draw(&logits, 0.5, temperature, 3, 0.9, &[]), NO_TOKEN);
+            }
+        }
+        assert_eq!(draw(&[1.0, 2.0], 0.5, 1.0, 0, 1.0, &[0, 1]), NO_TOKEN);
+        assert_eq!(draw(&[f32::NAN, 2.0], 0.5, 1.0, 0, 1.0, &[0, 7]), 1);
+        assert_eq!(draw(&[1.0, f32::INFINITY], 0.5, 1.0, 0, 1.0, &[]), 1);
+    }
+
+    #[test]
+    fn absurd_settings_draw_some_token() {
+        for value in [f64::NAN, f64::INFINITY, -1.0, 1e300, 1e-300] {
+            assert!(draw(&[1.0, 2.0, 3.0], 0.5, value as f32, 0, 1.0, &[]) < 3);
+            assert!(draw(&[1.0, 2.0, 3.0], 0.5, 1.0, value as usize, 1.0, &[]) < 3);
+            assert!(draw(&[1.0, 2.0, 3.0], 0.5, 1.0, 0, value, &[]) < 3);
+        }
     }
 
     #[test]

@@ -31,22 +31,6 @@ pub fn append_chars(word: &mut String, text: &str) {
     word.extend(text.bytes().map(|byte| CHARS[byte as usize]));
 }
 
-/// Appends the bytes that a token of the alphabet stands for. A token with any other character stands for itself,
-/// as in the `tokenizers` crate's decoder.
-pub fn append_token_bytes(bytes: &mut Vec<u8>, token: &str) {
-    let start = bytes.len();
-    for c in token.chars() {
-        match CHARS.iter().position(|&x| x == c) {
-            Some(byte) => bytes.push(byte as u8),
-            None => {
-                bytes.truncate(start);
-                bytes.extend_from_slice(token.as_bytes());
-                return;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,14 +45,9 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_back() {
+    fn bytes_become_characters() {
         let mut word = String::new();
         append_chars(&mut word, "a é\n\0");
-        let mut bytes = vec![9];
-        append_token_bytes(&mut bytes, &word);
-        assert_eq!(bytes, [b"\x09", "a é\n\0".as_bytes()].concat());
-        let mut foreign = Vec::new();
-        append_token_bytes(&mut foreign, "a日");
-        assert_eq!(foreign, "a日".as_bytes());
+        assert_eq!(word, "aĠÃ©ĊĀ");
     }
 }

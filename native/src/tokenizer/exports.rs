@@ -1,5 +1,5 @@
-//! The tokenizer's side of the boundary. Results whose size the caller cannot know are kept under a handle until
-//! they are taken into buffers of the size that was told.
+//! The tokenizer's side of the boundary. Results whose size the caller cannot know are kept under a handle: the caller is
+//! told the size, copies them into a buffer of that size, and frees them.
 
 use super::{Documents, Encoding, Tokenizer, encode, load, train};
 use crate::handles::Handles;
@@ -14,166 +14,155 @@ static ENCODINGS: Handles<Encoding> = Handles::new("encoding");
 static FILES: Handles<Vec<u8>> = Handles::new("trained tokenizer");
 
 /// Trains a tokenizer on `offsets_len - 1` documents of UTF-8 text; `chat` other than 0 adds the chat tokens.
-/// Writes `result[0]`: the handle of the tokenizer.json for `mg_tokenizer_take_json`; `result[1]`: its bytes.
+/// Writes `result[0]`: the handle of the tokenizer.json for `mg_tokenizer_json`; `result[1]`: its bytes.
 ///
 /// # Safety
-/// Each pointer is null with length 0 or points to as many values as said; `result` to 2.
+/// Each pointer is null with length 0 or points to as many values as said.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mg_tokenizer_train(
     text: *const u8,
-    text_len: usize,
+    text_len: u32,
     offsets: *const u32,
-    offsets_len: usize,
+    offsets_len: u32,
     vocab_size: u32,
     chat: u32,
-    result: *mut u64,
+    result: *mut u32,
+    result_len: u32,
 ) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise.
         let (text, offsets, result) = unsafe {
             (
-                input(text, text_len, "text")?,
-                input(offsets, offsets_len, "offsets")?,
-                output(result, 2, "result")?,
+                input(text, text_len as usize, "text")?,
+                input(offsets, offsets_len as usize, "offsets")?,
+                output(result, result_len as usize, "result")?,
             )
         };
         let special = if chat == 0 { &SPECIAL_TOKENS[..1] } else { &SPECIAL_TOKENS[..] };
         let json =
             pool()?.install(|| train(&Documents::new(text, offsets)?, vocab_size as usize, special))?;
-        result[1] = json.len() as u64;
-        result[0] = FILES.insert(json)?.into();
-        Ok(())
+        keep(&FILES, json.len(), json, result)
     })
 }
 
-/// Copies a trained tokenizer.json into a buffer of its very size, and frees it.
+/// Copies a trained tokenizer.json into a buffer of exactly its size.
 ///
 /// # Safety
 /// `json` points to `json_len` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mg_tokenizer_take_json(handle: u32, json: *mut u8, json_len: usize) -> i32 {
+pub unsafe extern "C" fn mg_tokenizer_json(handle: u32, json: *mut u8, json_len: u32) -> i32 {
     guard(|| {
         let file = FILES.get(handle)?;
         // SAFETY: the caller's promise.
-        copy(&file, unsafe { output(json, json_len, "json")? }, "json")?;
-        FILES.remove(handle)
+        copy(&file, unsafe { output(json, json_len as usize, "json")? }, "json")
     })
 }
 
-/// Loads tokenizer.json. Writes `result[0]`: the tokenizer's handle; `result[1]`: the size of its vocabulary;
-/// `result[2]`: the bytes of all its tokens together.
+/// Loads a tokenizer whose tokenizer.json was checked: the names of all tokens but the special ones, end to end, with
+/// the start of each (`offsets`, one more); their ids; and the merges as pairs of ids, first to be merged first. Writes
+/// the tokenizer's handle to `handle[0]`.
 ///
 /// # Safety
-/// `json` points to `json_len` bytes, `result` to 3 values.
+/// Each pointer is null with length 0 or points to as many values as said.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mg_tokenizer_load(json: *const u8, json_len: usize, result: *mut u64) -> i32 {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let (json, result) = unsafe { (input(json, json_len, "json")?, output(result, 3, "result")?) };
-        let tokenizer = load(json)?;
-        result[1] = tokenizer.vocab_size() as u64;
-        result[2] = tokenizer.token_bytes().0.len() as u64;
-        result[0] = TOKENIZERS.insert(tokenizer)?.into();
-        Ok(())
-    })
-}
-
-/// Frees a tokenizer.
-#[unsafe(no_mangle)]
-pub extern "C" fn mg_tokenizer_free(handle: u32) -> i32 {
-    guard(|| TOKENIZERS.remove(handle))
-}
-
-/// Writes the id of the token with this name in tokenizer.json, or -1.
-///
-/// # Safety
-/// `name` points to `name_len` bytes of UTF-8, `id` to one value.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mg_tokenizer_id(handle: u32, name: *const u8, name_len: usize, id: *mut i64) -> i32 {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let (name, id) = unsafe { (input(name, name_len, "name")?, output(id, 1, "id")?) };
-        let name = std::str::from_utf8(name).map_err(|error| error.to_string())?;
-        id[0] = TOKENIZERS.get(handle)?.id(name).map_or(-1, i64::from);
-        Ok(())
-    })
-}
-
-/// Writes the bytes that each token stands for (special tokens: none) end to end, and the start of each
-/// ([vocabulary + 1]).
-///
-/// # Safety
-/// `bytes` points to `bytes_len` bytes, `offsets` to `offsets_len` values.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mg_tokenizer_token_bytes(
-    handle: u32,
-    bytes: *mut u8,
-    bytes_len: usize,
-    offsets: *mut u32,
-    offsets_len: usize,
+pub unsafe extern "C" fn mg_tokenizer_load(
+    names: *const u8,
+    names_len: u32,
+    offsets: *const u32,
+    offsets_len: u32,
+    ids: *const u32,
+    ids_len: u32,
+    merges: *const u32,
+    merges_len: u32,
+    handle: *mut u32,
+    handle_len: u32,
 ) -> i32 {
     guard(|| {
-        let (all, starts) = TOKENIZERS.get(handle)?.token_bytes();
         // SAFETY: the caller's promise.
-        unsafe {
-            copy(&all, output(bytes, bytes_len, "bytes")?, "bytes")?;
-            copy(&starts, output(offsets, offsets_len, "offsets")?, "offsets")
-        }
+        let (names, offsets, ids, merges, handle) = unsafe {
+            (
+                input(names, names_len as usize, "names")?,
+                input(offsets, offsets_len as usize, "offsets")?,
+                input(ids, ids_len as usize, "ids")?,
+                input(merges, merges_len as usize, "merges")?,
+                output(handle, handle_len as usize, "handle")?,
+            )
+        };
+        let [handle] = handle else { return Err("handle must have one element".into()) };
+        *handle = TOKENIZERS.insert(load(&Documents::new(names, offsets)?, ids, merges)?);
+        Ok(())
     })
 }
 
-/// Encodes `offsets_len - 1` documents in parallel. Writes `result[0]`: the handle for `mg_encoding_take`;
+/// Frees a tokenizer, an encoding or a trained tokenizer.json. One that is freed already is none any more.
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_tokenizer_free(handle: u32) -> i32 {
+    guard(|| {
+        TOKENIZERS.remove(handle);
+        ENCODINGS.remove(handle);
+        FILES.remove(handle);
+        Ok(())
+    })
+}
+
+/// Encodes `offsets_len - 1` documents in parallel. Writes `result[0]`: the handle for `mg_tokenizer_encoding`;
 /// `result[1]`: the number of ids of all documents together.
 ///
 /// # Safety
-/// Each pointer is null with length 0 or points to as many values as said; `result` to 2.
+/// Each pointer is null with length 0 or points to as many values as said.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mg_tokenizer_encode(
     handle: u32,
     text: *const u8,
-    text_len: usize,
+    text_len: u32,
     offsets: *const u32,
-    offsets_len: usize,
-    result: *mut u64,
+    offsets_len: u32,
+    result: *mut u32,
+    result_len: u32,
 ) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise.
         let (text, offsets, result) = unsafe {
             (
-                input(text, text_len, "text")?,
-                input(offsets, offsets_len, "offsets")?,
-                output(result, 2, "result")?,
+                input(text, text_len as usize, "text")?,
+                input(offsets, offsets_len as usize, "offsets")?,
+                output(result, result_len as usize, "result")?,
             )
         };
         let tokenizer = TOKENIZERS.get(handle)?;
         let encoding = pool()?.install(|| encode(&tokenizer, &Documents::new(text, offsets)?))?;
-        result[1] = encoding.ids.len() as u64;
-        result[0] = ENCODINGS.insert(encoding)?.into();
-        Ok(())
+        keep(&ENCODINGS, encoding.ids.len(), encoding, result)
     })
 }
 
-/// Copies an encoding into buffers of its very size, ids and [documents + 1] offsets, and frees it.
+/// Copies an encoding into buffers of exactly its size, ids and [documents + 1] offsets.
 ///
 /// # Safety
 /// `ids` points to `ids_len` values, `offsets` to `offsets_len`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mg_encoding_take(
+pub unsafe extern "C" fn mg_tokenizer_encoding(
     handle: u32,
     ids: *mut u32,
-    ids_len: usize,
+    ids_len: u32,
     offsets: *mut u32,
-    offsets_len: usize,
+    offsets_len: u32,
 ) -> i32 {
     guard(|| {
         let encoding = ENCODINGS.get(handle)?;
         // SAFETY: the caller's promise.
         unsafe {
-            copy(&encoding.ids, output(ids, ids_len, "ids")?, "ids")?;
-            copy(&encoding.offsets, output(offsets, offsets_len, "offsets")?, "offsets")?;
+            copy(&encoding.ids, output(ids, ids_len as usize, "ids")?, "ids")?;
+            copy(&encoding.offsets, output(offsets, offsets_len as usize, "offsets")?, "offsets")
         }
-        ENCODINGS.remove(handle)
     })
+}
+
+/// Keeps a result of `len` values and writes its handle and `len`.
+fn keep<T>(table: &Handles<T>, len: usize, object: T, result: &mut [u32]) -> Result<(), String> {
+    let [handle, size] = result else { return Err("result must have two elements".into()) };
+    *size = u32::try_from(len).map_err(|_| format!("{len} values are more than a result can hold"))?;
+    *handle = table.insert(object);
+    Ok(())
 }
 
 fn copy<T: Copy>(from: &[T], to: &mut [T], name: &str) -> Result<(), String> {
@@ -182,4 +171,34 @@ fn copy<T: Copy>(from: &[T], to: &mut [T], name: &str) -> Result<(), String> {
     }
     to.copy_from_slice(from);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{FAILED, OK};
+
+    #[test]
+    fn freed_twice_and_used_after_it() {
+        let (names, offsets, ids, mut handle) = (b"ab", [0, 1, 2], [0, 1], [0]);
+        // SAFETY: each buffer is as long as said, or null.
+        unsafe {
+            let none = std::ptr::null();
+            let (n, o, i, h) = (names.as_ptr(), offsets.as_ptr(), ids.as_ptr(), handle.as_mut_ptr());
+            assert_eq!(mg_tokenizer_load(n, 2, o, 3, i, 2, none, 0, h, 1), OK);
+            let mut result = [0, 0];
+            let r = result.as_mut_ptr();
+            assert_eq!(mg_tokenizer_encode(handle[0], n, 2, o, 3, r, 2), OK);
+            assert_eq!(result[1], 2);
+            assert_eq!([mg_tokenizer_free(handle[0]), mg_tokenizer_free(handle[0])], [OK, OK]);
+            assert_eq!(mg_tokenizer_encode(handle[0], n, 2, o, 3, r, 2), FAILED);
+            let (mut ids, mut offsets) = ([9; 2], [9; 3]);
+            let (i, o) = (ids.as_mut_ptr(), offsets.as_mut_ptr());
+            assert_eq!(mg_tokenizer_encoding(result[0], i, 1, o, 3), FAILED);
+            assert_eq!(mg_tokenizer_encoding(result[0], i, 2, o, 3), OK);
+            assert_eq!((ids, offsets), ([0, 1], [0, 1, 2]));
+            assert_eq!([mg_tokenizer_free(result[0]), mg_tokenizer_free(result[0])], [OK, OK]);
+            assert_eq!(mg_tokenizer_encoding(result[0], i, 2, o, 3), FAILED);
+        }
+    }
 }

@@ -38,7 +38,7 @@ impl<'a> Documents<'a> {
         Ok(Self { text, offsets })
     }
 
-    /// How many documents there are.
+    /// Number of documents.
     pub fn len(&self) -> usize {
         self.offsets.len() - 1
     }
@@ -72,43 +72,7 @@ impl<'a> Documents<'a> {
     }
 }
 
-/// A loaded tokenizer.
+/// A loaded tokenizer: the model that text goes through. It does not know the special tokens.
 pub struct Tokenizer {
-    /// The model that text goes through; it does not know the special tokens.
     model: BPE,
-    /// Every token by its id, special ones included.
-    tokens: Vec<Token>,
-}
-
-/// One entry of the vocabulary.
-struct Token {
-    /// As it is written in tokenizer.json.
-    name: String,
-    special: bool,
-}
-
-impl Tokenizer {
-    /// Number of tokens, special ones included; ids are below it.
-    pub fn vocab_size(&self) -> usize {
-        self.tokens.len()
-    }
-
-    /// The id of a token by its name in tokenizer.json.
-    pub fn id(&self, name: &str) -> Option<u32> {
-        self.tokens.iter().position(|token| token.name == name).map(|id| id as u32)
-    }
-
-    /// The bytes of text that each token stands for, none for special tokens: all of them end to end, and the
-    /// start of each ([vocab_size + 1]).
-    pub fn token_bytes(&self) -> (Vec<u8>, Vec<u32>) {
-        let mut all = Vec::new();
-        let mut offsets = vec![0];
-        for token in &self.tokens {
-            if !token.special {
-                bytes::append_token_bytes(&mut all, &token.name);
-            }
-            offsets.push(all.len() as u32);
-        }
-        (all, offsets)
-    }
 }

@@ -1,0 +1,124 @@
+/**
+ * The exports of the native library, each declared once: types, bindings and the interface version all come of these
+ * tables. `tests/native_symbols_test.ts` compares them with the Rust source, name by name and argument by argument.
+ *
+ * A signature lists the arguments as Rust names them. A `tensor` x stands for two arguments, its number `x` and its first
+ * element `x_at`; a buffer `x: u32[]` for its address `x` and its length `x_len`.
+ */
+
+/** What every version of the library has. Both return a number. */
+export const BASE = {
+  mg_abi_version: "",
+  mg_error_message: "text: u8[]",
+} as const;
+
+/** The CPU device, its memory and its kernels (native/src/device.rs, native/src/kernels/). All return a status. */
+export const DEVICE = {
+  mg_cpu_open: "threads: u32, handle: u32[]",
+  mg_cpu_close: "device: u32",
+  mg_cpu_name: "text: u8[]",
+  mg_cpu_allocate: "device: u32, len: f64, handle: u32[]",
+  mg_cpu_free: "device: u32, tensor: u32",
+  mg_cpu_write: "device: u32, tensor: tensor, data: u32[]",
+  mg_cpu_read: "device: u32, tensor: tensor, data: u32[]",
+  mg_cpu_zero: "device: u32, tensor: tensor, len: f64",
+  mg_cpu_create_batch: "device: u32, handle: u32[]",
+  mg_cpu_load_batch: "device: u32, batch: u32, tokens: u32[], targets: u32[], starts: u32[]",
+  mg_cpu_embed: `device: u32, x: tensor, batch: u32, wte: tensor, wpe: tensor,
+    rows: u32, cols: u32, vocabulary: u32, block: u32`,
+  mg_cpu_embed_backward:
+    `device: u32, d_wte: tensor, d_wpe: tensor, dx: tensor, batch: u32, wte: tensor, wpe: tensor,
+    rows: u32, cols: u32, vocabulary: u32, block: u32`,
+  mg_cpu_embed_rows: `device: u32, x: tensor, tokens: tensor, positions: tensor, wte: tensor, wpe: tensor,
+    rows: u32, cols: u32, vocabulary: u32, block: u32`,
+  mg_cpu_rms_norm: "device: u32, out: tensor, x: tensor, rows: u32, cols: u32",
+  mg_cpu_rms_norm_backward: "device: u32, dx: tensor, dy: tensor, x: tensor, rows: u32, cols: u32",
+  mg_cpu_matmul: `device: u32, out: tensor, a: tensor, b: tensor, add: tensor, mask: tensor,
+    form: u32, flags: u32, m: u32, n: u32, k: u32`,
+  mg_cpu_attention: `device: u32, out: tensor, lse: tensor, qkv: tensor, batch: u32,
+    rows: u32, cols: u32, heads: u32`,
+  mg_cpu_attention_backward:
+    `device: u32, d_qkv: tensor, d_out: tensor, out: tensor, lse: tensor, qkv: tensor,
+    batch: u32, rows: u32, cols: u32, heads: u32`,
+  mg_cpu_cross_entropy: `device: u32, logits: tensor, losses: tensor, control: tensor, batch: u32,
+    first_row: u32, rows: u32, cols: u32, scale: f64`,
+  mg_cpu_sum_loss: "device: u32, metrics: tensor, losses: tensor, rows: u32, accumulate: u32",
+  mg_cpu_grad_norm: "device: u32, metrics: tensor, gradients: tensor, len: f64, control: tensor",
+  mg_cpu_decide_step: "device: u32, metrics: tensor, control: tensor, grad_clip: f64",
+  mg_cpu_adam:
+    `device: u32, params: tensor, m: tensor, v: tensor, gradients: tensor, len: f64, control: tensor,
+    learning_rate: f64, beta1: f64, beta2: f64, epsilon: f64, weight_decay: f64`,
+  mg_cpu_attention_cached:
+    `device: u32, out: tensor, qkv: tensor, cache: tensor, positions: tensor, sequences: tensor,
+    rows: u32, cols: u32, lines: u32, block_size: u32, heads: u32`,
+  mg_cpu_sample:
+    `device: u32, tokens: tensor, positions: tensor, sequences: tensor, logits: tensor, output: tensor,
+    seeds: tensor, rows: u32, cols: u32, seed_count: u32, temperature: f64, top_k: f64, top_p: f64,
+    suppressed: u32[]`,
+} as const;
+
+/** The tokenizer (native/src/tokenizer/exports.rs, native/src/threads.rs). All return a status. */
+export const TOKENIZER = {
+  mg_set_threads: "count: u32",
+  mg_tokenizer_train: "text: u8[], offsets: u32[], vocab_size: u32, chat: u32, result: u32[]",
+  mg_tokenizer_json: "handle: u32, json: u8[]",
+  mg_tokenizer_load: "names: u8[], offsets: u32[], ids: u32[], merges: u32[], handle: u32[]",
+  mg_tokenizer_free: "handle: u32",
+  mg_tokenizer_encode: "handle: u32, text: u8[], offsets: u32[], result: u32[]",
+  mg_tokenizer_encoding: "handle: u32, ids: u32[], offsets: u32[]",
+} as const;
+
+/** Signatures by the names of the exports. */
+export type Signatures = Readonly<Record<string, string>>;
+
+/** How an argument of each kind is passed. */
+const PASSED = {
+  u32: ["u32"],
+  f64: ["f64"],
+  tensor: ["u32", "f64"],
+  "u8[]": ["buffer", "u32"],
+  "u32[]": ["buffer", "u32"],
+} as const;
+type Passed = typeof PASSED;
+
+type ArgumentTypes<S extends string> = S extends "" ? []
+  : S extends `${infer First},${infer Rest}` ? [...ArgumentTypes<First>, ...ArgumentTypes<Rest>]
+  : S extends `${string}: ${infer Kind}` ? Kind extends keyof Passed ? Passed[Kind] : never
+  : never;
+
+/** Signatures as `Deno.dlopen` takes them. */
+export type Bindings<S extends Signatures, Result extends Deno.NativeResultType> = {
+  [Name in keyof S]: { parameters: ArgumentTypes<S[Name]>; result: Result };
+};
+
+/** Turns signatures into what `Deno.dlopen` takes. */
+export function bindings<const S extends Signatures, const Result extends Deno.NativeResultType>(
+  signatures: S,
+  result: Result,
+): Bindings<S, Result> {
+  const bound = Object.entries(signatures).map(([name, signature]) => {
+    const parameters = argumentsOf(signature).flatMap(({ kind }) => PASSED[kind]);
+    return [name, { parameters, result }];
+  });
+  return Object.fromEntries(bound);
+}
+
+/** The arguments of a signature. */
+export function argumentsOf(signature: string): { name: string; kind: keyof Passed }[] {
+  const matches = signature.matchAll(/(\w+): ([^\s,]+)/g);
+  return Array.from(matches, ([, name, kind]) => ({ name: name!, kind: kind as keyof Passed }));
+}
+
+/**
+ * The version of an interface: a number that changes whenever an export does (FNV-1a of its signatures).
+ * `ABI_VERSION` in native/src/lib.rs must be that of all tables.
+ */
+export function interfaceVersion(...tables: Signatures[]): number {
+  let hash = 0x811c9dc5;
+  for (const [name, signature] of tables.flatMap((table) => Object.entries(table)).sort()) {
+    const text = [name, ...argumentsOf(signature).map(({ name, kind }) => `${name}: ${kind}`)].join(" ") +
+      "\n";
+    for (const byte of new TextEncoder().encode(text)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
+  }
+  return hash;
+}
