@@ -20,6 +20,7 @@ import {
 import { deviceClosed, MicrogptError } from "../model/errors.ts";
 import { check, openLibrary } from "./library.ts";
 import { DEVICE } from "./symbols.ts";
+import { CpuBatch, CpuTensor, type FiveTensors, metricsRow, sameShape } from "./tensor.ts";
 
 /** What `openCpuDevice` accepts. */
 export interface CpuDeviceOptions {
@@ -35,44 +36,12 @@ const NO_MEMORY = 0xffff_ffff;
 const FORMS: Record<MatmulForm, number> = { NT: 0, NN: 1, TN: 2 };
 const ADD_OUT = 1, ADD_MATRIX = 2, RELU = 4, MASK = 8;
 
-/** What a tensor and its views share. */
-interface Memory {
-  readonly label: string;
-  /** its number in the library */
-  readonly handle: number;
-  freed: boolean;
-}
 /** The library's exports, bound once a process. */
 let symbols: ReturnType<typeof openSymbols> | undefined;
 const openSymbols = () => openLibrary(DEVICE);
 
 /** Ends the threads and frees the memory of a device that was forgotten without `destroy`. */
 const forgotten = new FinalizationRegistry<number>((device) => check(symbols!.mg_cpu_close(device)));
-
-class CpuTensor implements Tensor {
-  rows: number;
-  constructor(
-    readonly type: ElementType,
-    readonly capacity: number,
-    readonly cols: number,
-    readonly memory: Memory,
-    /** first element in it */
-    readonly offset: number,
-  ) {
-    this.rows = capacity;
-  }
-
-  /** Number of the memory in the library, which may stand for something else once it was given back. */
-  get handle(): number {
-    if (this.memory.freed) throw new Error(`there is no tensor "${this.memory.label}": it was freed`);
-    return this.memory.handle;
-  }
-}
-
-class CpuBatch implements Batch {
-  tokenCount = 0;
-  constructor(readonly maxTokens: number, readonly maxDocuments: number, readonly handle: number) {}
-}
 
 /**
  * Opens the CPU device.
@@ -432,18 +401,4 @@ export class CpuDevice implements Device {
       sampling.topK, sampling.topP, suppressed, suppressed.length,
     ));
   }
-}
-
-type FiveTensors = [CpuTensor, CpuTensor, CpuTensor, CpuTensor, CpuTensor];
-
-function sameShape(tensor: Tensor, rows: number, cols: number): void {
-  if (tensor.rows !== rows || tensor.cols !== cols) {
-    throw new RangeError(`a matrix is [${tensor.rows}, ${tensor.cols}] where [${rows}, ${cols}] is needed`);
-  }
-}
-
-/** First element of a row of metrics. */
-function metricsRow(metrics: CpuTensor, slot: number): number {
-  if (slot < 0 || slot >= metrics.rows || metrics.cols !== 4) throw new RangeError(`no metrics row ${slot}`);
-  return metrics.offset + slot * 4;
 }

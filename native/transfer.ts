@@ -1,4 +1,4 @@
-/** Fetches a file of known size: no more than its bytes are held, and nothing that a server does keeps the caller waiting. */
+/** Fetches a file of known size: no more than its bytes are held, and no server can keep the caller waiting. */
 import { granted } from "./permissions.ts";
 
 /** How long and how far a transfer may go. */

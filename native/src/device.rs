@@ -52,7 +52,7 @@ pub unsafe extern "C" fn mg_cpu_open(threads: u32, handle: *mut u32, handle_len:
     })
 }
 
-/// Closes a device, ends its threads and frees all its memory. A device that is closed already stays closed.
+/// Closes a device, ends its threads and frees all its memory. Does nothing for one that is closed already.
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_close(device: u32) -> i32 {
     guard(|| {
@@ -113,7 +113,7 @@ pub unsafe extern "C" fn mg_cpu_allocate(device: u32, len: f64, handle: *mut u32
     })
 }
 
-/// Frees a tensor. One that is freed already, or whose device is closed, is none any more.
+/// Frees a tensor. Does nothing for one that is freed already, or whose device is closed.
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_free(device: u32, tensor: u32) -> i32 {
     guard(|| {

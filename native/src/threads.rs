@@ -10,7 +10,7 @@ use crate::status::guard;
 /// More threads than this are taken for a mistake.
 const MAX_THREADS: usize = 1024;
 
-/// Refuses a number of threads that nobody can mean.
+/// Refuses an absurd number of threads.
 pub fn check_count(count: usize) -> Result<(), String> {
     if count > MAX_THREADS {
         return Err(format!("{count} threads are too many, at most {MAX_THREADS}"));

@@ -119,7 +119,7 @@ pub unsafe extern "C" fn mg_cpu_create_batch(device: u32, handle: *mut u32, hand
 /// Replaces the documents of a batch: `count` tokens and targets, `starts_len` starts.
 ///
 /// # Safety
-/// The pointers lead to as many values as said.
+/// Each pointer leads to as many values as its length says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mg_cpu_load_batch(
     device: u32,

@@ -10,7 +10,7 @@ use super::{chunks_for, span};
 use crate::device::with_device;
 use crate::pool::Pool;
 
-/// Elements that are worth a thread's while; exponentials make them dearer than those of simple arithmetic.
+/// Elements that are worth a thread's while; exponentials cost more than simple arithmetic.
 const GRAIN: usize = 4 * 1024;
 
 /// One row: returns the unscaled loss and leaves the gradient times `gradient_scale`.

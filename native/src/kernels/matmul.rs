@@ -97,7 +97,7 @@ impl<'a> Product<'a> {
     }
 }
 
-/// Into how many parts to cut the rows and the columns of the output, and in multiples of what.
+/// The number of parts to cut the rows and the columns of the output into, and what their sizes are multiples of.
 fn parts_of(form: Form, small: bool, threads: usize, [m, n, k]: [usize; 3]) -> ([usize; 2], [usize; 2]) {
     let flops = 2 * m * n * k;
     let fair = |parts: usize| if parts > threads { parts - parts % threads } else { parts };

@@ -65,7 +65,7 @@ const BLOCK: usize = 64;
 const NO_TOKEN: usize = u32::MAX as usize;
 
 /// The token that `draw` in [0, 1) picks, or NO_TOKEN where a logit is NaN or all are −∞. Changes `p`, which holds
-/// logits; `spare` has as many elements.
+/// logits; `spare` is as long.
 fn draw_token(p: &mut [f32], spare: &mut [f32], suppressed: &[u32], draw: f64, sampling: Sampling) -> usize {
     for &id in suppressed {
         if let Some(logit) = p.get_mut(id as usize) {

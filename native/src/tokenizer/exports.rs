@@ -17,7 +17,7 @@ static FILES: Handles<Vec<u8>> = Handles::new("trained tokenizer");
 /// Writes `result[0]`: the handle of the tokenizer.json for `mg_tokenizer_json`; `result[1]`: its bytes.
 ///
 /// # Safety
-/// Each pointer is null with length 0 or points to as many values as said.
+/// Each pointer is null with length 0 or points to as many values as its length says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mg_tokenizer_train(
     text: *const u8,
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn mg_tokenizer_json(handle: u32, json: *mut u8, json_len:
 /// the tokenizer's handle to `handle[0]`.
 ///
 /// # Safety
-/// Each pointer is null with length 0 or points to as many values as said.
+/// Each pointer is null with length 0 or points to as many values as its length says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mg_tokenizer_load(
     names: *const u8,
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn mg_tokenizer_load(
     })
 }
 
-/// Frees a tokenizer, an encoding or a trained tokenizer.json. One that is freed already is none any more.
+/// Frees a tokenizer, an encoding or a trained tokenizer.json. Does nothing for one that is freed already.
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_tokenizer_free(handle: u32) -> i32 {
     guard(|| {
@@ -109,7 +109,7 @@ pub extern "C" fn mg_tokenizer_free(handle: u32) -> i32 {
 /// `result[1]`: the number of ids of all documents together.
 ///
 /// # Safety
-/// Each pointer is null with length 0 or points to as many values as said.
+/// Each pointer is null with length 0 or points to as many values as its length says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mg_tokenizer_encode(
     handle: u32,
