@@ -62,7 +62,7 @@ Deno.test("a device, its tensors and its views end in any order, and twice", asy
   device.free(a);
   device.free(a);
   assert.throws(() => device.zero(part), /there is no tensor "a": it was freed/);
-  assert.throws(() => device.write(part, new Float32Array(4)), MicrogptError);
+  assert.throws(() => device.write(part, new Float32Array(4)), /it was freed/);
   // What is allocated now is another tensor, whatever became of the memory.
   const c = device.tensor("c", 4, 4);
   assert.throws(() => device.rmsNorm(c, a), /there is no tensor/);

@@ -61,11 +61,8 @@ dispatched!(maximum(values: &[f32]) -> f32);
 /// Probabilities are summed in blocks of this many, so that only one block is walked through element by element.
 const BLOCK: usize = 64;
 
-/// In place of a token: none can be drawn.
-const NO_TOKEN: usize = u32::MAX as usize;
-
-/// The token that `draw` in [0, 1) picks, or NO_TOKEN where a logit is NaN or all are −∞. Changes `p`, which holds
-/// logits; `spare` is as long.
+/// The token that `draw` in [0, 1) picks. NaN and −∞ are never drawn; where nothing else is left, token 0. Changes `p`,
+/// which holds logits; `spare` is as long.
 fn draw_token(p: &mut [f32], spare: &mut [f32], suppressed: &[u32], draw: f64, sampling: Sampling) -> usize {
     for &id in suppressed {
         if let Some(logit) = p.get_mut(id as usize) {
@@ -75,9 +72,6 @@ fn draw_token(p: &mut [f32], spare: &mut [f32], suppressed: &[u32], draw: f64, s
     // NaN is never drawn, and spoils no sum.
     p.iter_mut().filter(|logit| logit.is_nan()).for_each(|logit| *logit = f32::NEG_INFINITY);
     let max = maximum::dispatch(p);
-    if max == f32::NEG_INFINITY || p.iter().any(|logit| logit.is_nan()) {
-        return NO_TOKEN;
-    }
     let greedy = p.iter().position(|&logit| logit == max).unwrap_or(0);
     if sampling.temperature <= 0.0 {
         return greedy;
@@ -201,13 +195,7 @@ pub unsafe extern "C" fn mg_cpu_sample(
             }
         });
         // SAFETY: the job is over; nobody else holds a part.
-        let drawn = unsafe { drawn.part(0..rows) };
-        if let Some(row) = drawn.iter().position(|&token| token as usize == NO_TOKEN) {
-            return Err(format!(
-                "no token can be drawn in row {row}: its logits are NaN, or all are suppressed"
-            ));
-        }
-        tokens.copy_from_slice(drawn);
+        tokens.copy_from_slice(unsafe { drawn.part(0..rows) });
         positions.iter_mut().for_each(|position| *position = position.wrapping_add(1));
         Ok(())
     })
@@ -243,16 +231,16 @@ mod tests {
     }
 
     #[test]
-    fn no_token_is_drawn_from_what_is_no_number() {
+    fn what_is_no_number_is_never_drawn() {
         for place in 0..40 {
             let mut logits = [1.0; 40];
             logits[place] = f32::NAN;
             for temperature in [0.0, 1.0] {
-                assert_eq!(draw(&logits, 0.5, temperature, 0, 1.0, &[]), NO_TOKEN);
-                assert_eq!(draw(&logits, 0.5, temperature, 3, 0.9, &[]), NO_TOKEN);
+                assert_ne!(draw(&logits, 0.5, temperature, 0, 1.0, &[]), place);
+                assert_ne!(draw(&logits, 0.5, temperature, 3, 0.9, &[]), place);
             }
         }
-        assert_eq!(draw(&[1.0, 2.0], 0.5, 1.0, 0, 1.0, &[0, 1]), NO_TOKEN);
+        assert_eq!(draw(&[1.0, 2.0], 0.5, 1.0, 0, 1.0, &[0, 1]), 0);
         assert_eq!(draw(&[f32::NAN, 2.0], 0.5, 1.0, 0, 1.0, &[0, 7]), 1);
         assert_eq!(draw(&[1.0, f32::INFINITY], 0.5, 1.0, 0, 1.0, &[]), 1);
     }
