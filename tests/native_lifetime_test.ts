@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { LanguageModel } from "../language_model.ts";
 import type { Tensor } from "../model/device.ts";
-import { MicrogptError } from "../model/errors.ts";
 import { CpuDevice, openCpuDevice } from "../native/device.ts";
 import { NativeTokenizer } from "../native/tokenizer.ts";
 import { tinyModel } from "./onnx_fixture.ts";
