@@ -4,6 +4,7 @@ import type { DeviceOptions } from "./devices.ts";
 import { readModel, saveInferenceModel } from "./model/checkpoint.ts";
 import { MicrogptError } from "./model/errors.ts";
 import { sameDirectory } from "./model/model_dir.ts";
+import { RunLock } from "./model/run_lock.ts";
 
 /** How to export. */
 export interface ExportOptions extends DeviceOptions {
@@ -58,6 +59,7 @@ export async function exportModel(
       usage: true,
     });
   }
+  using _lock = await RunLock.take(to);
   if (format === "safetensors") {
     await saveInferenceModel(to, model, { half });
     const file = join(to, "weights.safetensors");

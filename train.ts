@@ -22,12 +22,13 @@ import { type LengthStatistics, lengthStatistics } from "./data/lengths.ts";
 import { copiesNotice, type Split, splitByCount, splitDocuments, splitHashes } from "./data/split.ts";
 import type { Tokenizer } from "./data/tokenizer.ts";
 import { type DeviceName, openDevice, openTokenizer, trainTokenizer } from "./devices.ts";
-import { type LoadedCheckpoint, readCheckpoint } from "./model/checkpoint.ts";
+import { holdsCheckpoint, type LoadedCheckpoint, readCheckpoint } from "./model/checkpoint.ts";
 import type { ModelConfig } from "./model/config.ts";
 import type { Device, Dtype } from "./model/device.ts";
 import { MicrogptError } from "./model/errors.ts";
 import { type MemoryPlan, memoryPlan } from "./model/memory_plan.ts";
-import { checkTrainingOutput } from "./model/output_dir.ts";
+import { checkDirectory } from "./model/model_dir.ts";
+import { checkTrainingOutput, keptIn } from "./model/output_dir.ts";
 import { checkConfig, networkKind, networkOf } from "./model/networks.ts";
 import { emptyState } from "./model/optimizer_state.ts";
 import {
@@ -41,6 +42,7 @@ import {
   type Settings,
 } from "./model/settings.ts";
 import { type Recipe, Trainer, type TrainingData, type TrainingState } from "./model/trainer.ts";
+import { RunLock } from "./model/run_lock.ts";
 import { type RunEvent, TrainingRun } from "./model/training_run.ts";
 
 /** Options of a training run; every setting that is not given comes from the checkpoint, the preset or the defaults. */
@@ -65,7 +67,7 @@ export interface TrainOptions extends Partial<Settings> {
   dtype?: Dtype;
   /** CPU threads; default: all */
   threads?: number;
-  /** keep the last so many checkpoints and the best under DIR/checkpoints; 0 = none */
+  /** keep the last so many checkpoints under DIR/checkpoints, where the best is in any case; 0 = none */
   keep?: number;
   /** ends the run after the step in hand, with a checkpoint */
   signal?: AbortSignal;
@@ -124,17 +126,53 @@ export async function* train(options: TrainOptions): AsyncGenerator<RunEvent, vo
 }
 
 /**
- * Does everything up to the first step, but for allocating the memory of training.
- * @throws {MicrogptError} for options out of range, unusable data, a checkpoint that does not load, a device that is not there
+ * Does everything up to the first step, but for allocating the memory of training. Locks the output directory: no other run
+ * writes to it until this one is closed.
+ * @param options.lookOnly takes no lock and writes nothing; the run is not to be started
+ * @throws {MicrogptError} for options out of range, unusable data, a checkpoint that does not load, a device that is not
+ * there, an output directory that another run writes to
  */
-export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
+export async function prepareRun(options: TrainOptions & { lookOnly?: boolean }): Promise<PreparedRun> {
   checkSettings(options);
   checkDataSource(options);
   const notices: string[] = [];
-  const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
   // what can be wrong without the data is said before minutes go into them
-  const output = options.output ?? options.resume ?? "output";
+  const output = await outputOf(options, notices);
   await checkTrainingOutput(output);
+  if (options.resume !== undefined) await checkDirectory(options.resume);
+  // before the checkpoint is read: another run may be about to save a later one
+  const lock = options.lookOnly ? undefined : await RunLock.take(output);
+  try {
+    return await prepareLocked(options, output, lock, notices);
+  } catch (error) {
+    lock?.release();
+    throw error;
+  }
+}
+
+/** Where the run goes. One that goes on from a checkpoint kept by another run gets a directory of its own. */
+async function outputOf({ output, resume }: TrainOptions, notices: string[]): Promise<string> {
+  if (output !== undefined || resume === undefined) return output ?? "output";
+  const kept = await keptIn(resume);
+  if (!kept) return resume;
+  const own = kept.next;
+  if (await holdsCheckpoint(own)) {
+    throw new MicrogptError(`${own}, where the run from ${resume} would go, holds a run already`, {
+      hint: `go on with \`resume\` ${own}, or choose another directory with \`output\``,
+      usage: true,
+    });
+  }
+  notices.push(`the run goes on in ${own}: ${resume} stays as the run in ${kept.run} keeps it`);
+  return own;
+}
+
+async function prepareLocked(
+  options: TrainOptions,
+  output: string,
+  lock: RunLock | undefined,
+  notices: string[],
+): Promise<PreparedRun> {
+  const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
   const settings = resolveSettings(options, checkpoint, notices);
   if (!checkpoint) {
     checkConfig(networkKind().configOf(settings, settings.vocabSize), { name: settingOf, usage: true });
@@ -191,11 +229,10 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
     startStep: checkpoint?.trainState.step ?? 0,
     initial: state,
     output,
-    resumed: options.resume,
+    lock,
+    resumed: checkpoint && { dir: options.resume!, state: checkpoint.trainState },
     checkpointEvery: settings.checkpointEvery,
     keep: options.keep ?? 0,
-    bestValLoss: checkpoint?.trainState.best_val_loss,
-    bestValStep: checkpoint?.trainState.best_val_step,
     skippedSteps: checkpoint?.trainState.skipped_steps ?? 0,
     recovered: checkpoint?.trainState.lr_halved ?? false,
     record: {

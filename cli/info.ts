@@ -51,7 +51,9 @@ async function runInfo(values: FlagValues): Promise<void> {
 
 async function describeModel(dir: string, json: boolean): Promise<void> {
   const { readSummary } = await import("../model/checkpoint.ts");
+  const { bestDirectory, keptBestStep } = await import("../model/kept_checkpoints.ts");
   const { networkOf } = await import("../model/networks.ts");
+  const { keptIn } = await import("../model/output_dir.ts");
   const { SPECIAL_TOKENS } = await import("../data/tokenizer.ts");
   const summary = await readSummary(dir);
   const { config, chat, parameters, fileDtype, weightsBytes, trainState } = summary;
@@ -78,9 +80,11 @@ async function describeModel(dir: string, json: boolean): Promise<void> {
   row("weights", `safetensors, ${fileDtype}, ${(weightsBytes / 1e6).toFixed(2)} MB`);
   if (!trainState) return row("training", "no state: an inference-only model");
   const { step, steps_total: total, learning_rate, batch_size, dataset_path, preset, dtype } = trainState;
+  const next = (await keptIn(dir))?.next;
+  const where = next === undefined ? "" : ` in ${next}`;
   const end = total === undefined || step === total
     ? ""
-    : ` of ${total}, \`${resumeCommand(dir, dataset_path)}\` goes on`;
+    : ` of ${total}, \`${resumeCommand(dir, dataset_path)}\` goes on${where}`;
   row("training", `step ${step}${end}`);
   row(
     "recipe",
@@ -89,8 +93,10 @@ async function describeModel(dir: string, json: boolean): Promise<void> {
       (trainState.seed === undefined ? "" : `, seed ${trainState.seed}`),
   );
   row("data", `${dataset_path} (${trainState.dataset_mode})`);
-  if (trainState.best_val_loss !== undefined) {
-    row("held out", `best loss ${trainState.best_val_loss.toFixed(4)} at step ${trainState.best_val_step}`);
+  const { best_val_loss: loss, best_val_step: bestStep } = trainState;
+  if (loss !== undefined) {
+    const kept = bestStep === await keptBestStep(dir) ? `, in ${bestDirectory(dir)}` : "";
+    row("held out", `best loss ${loss.toFixed(4)} at step ${bestStep}${kept}`);
   }
   if (trainState.skipped_steps) row("skipped", `${trainState.skipped_steps} steps that were not finite`);
 }

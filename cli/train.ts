@@ -11,6 +11,7 @@ import { type PreparedRun, prepareRun, type TrainOptions } from "../train.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
+import { onInterrupt } from "./interrupt.ts";
 import { programName, resumeCommand, shellPath } from "./printed_command.ts";
 import {
   bar,
@@ -43,7 +44,7 @@ export const command: Command = {
       name: "--keep",
       value: "n",
       type: "number",
-      help: "keep the last n checkpoints, and the best, under DIR/checkpoints",
+      help: "keep the last n checkpoints under DIR/checkpoints, where the best is in any case",
     },
     {
       name: "--sample-every",
@@ -61,8 +62,7 @@ async function runTrain(values: FlagValues): Promise<number> {
   const { dryRun, sampleEvery = 0, ...rest } = values as FlagValues & { sampleEvery?: number };
   checkCount("--sample-every", sampleEvery);
   checkCount("--keep", values.keep as number | undefined);
-  const options = rest as TrainOptions;
-  const prepared = await prepareRun(options);
+  const prepared = await prepareRun({ ...rest as TrainOptions, lookOnly: dryRun === true });
   try {
     describe(prepared);
     return dryRun ? 0 : await trainAndFinish(prepared, values, sampleEvery);
@@ -82,13 +82,19 @@ async function trainAndFinish(
     say("\nstopping after this step and saving; Ctrl-C again stops at once");
     interrupt.abort();
   });
+  let report: Report;
   try {
-    const report = await follow(prepared, interrupt.signal, sampleEvery);
-    await finish(prepared, report, values);
-    return prepared.run.trainer.step < prepared.run.totalSteps ? 130 : 0;
+    report = await follow(prepared, interrupt.signal, sampleEvery);
   } finally {
-    stopListening();
+    stopListening(); // what comes now may be interrupted as anything else
   }
+  const { run } = prepared;
+  if (run.trainer.step === run.startStep) {
+    say("stopped before the first step: there is nothing to save");
+    return 130;
+  }
+  await finish(prepared, report, values);
+  return run.trainer.step < run.totalSteps ? 130 : 0;
 }
 
 function checkCount(flag: string, value: number | undefined): void {
@@ -96,22 +102,6 @@ function checkCount(flag: string, value: number | undefined): void {
   throw new MicrogptError(`${flag} must be a whole number from 0 to 1000000000, got ${value}`, {
     usage: true,
   });
-}
-
-/** Calls `first` at the first Ctrl-C, or when the terminal is closed; the second ends the program at once. */
-function onInterrupt(first: () => void): () => void {
-  let seen = false;
-  const listener = () => {
-    if (seen) Deno.exit(130);
-    seen = true;
-    first();
-  };
-  const signals: Deno.Signal[] = ["SIGINT"];
-  if (Deno.build.os !== "windows") signals.push("SIGTERM");
-  // without a terminal there is none to hang up: then nohup, which ignores the signal, keeps its word
-  if (Deno.build.os !== "windows" && (isTerminal() || Deno.stdout.isTerminal())) signals.push("SIGHUP");
-  for (const signal of signals) Deno.addSignalListener(signal, listener);
-  return () => signals.forEach((signal) => Deno.removeSignalListener(signal, listener));
 }
 
 /** Configuration, device, data, memory. */
@@ -208,7 +198,8 @@ async function follow(prepared: PreparedRun, signal: AbortSignal, sampleEvery: n
       case "checkpoint":
         live.clear();
         if (!event.final && !signal.aborted) {
-          sayNotice(`step ${event.step}: checkpoint saved to ${event.directory}`);
+          const best = event.best ? ", the best so far" : "";
+          sayNotice(`step ${event.step}: checkpoint saved to ${event.directory}${best}`);
         }
         break;
       case "notice":
@@ -351,7 +342,7 @@ async function finish(prepared: PreparedRun, report: Report, values: FlagValues)
   }
   const diverged = divergence(report, prepared);
   if (diverged) sayNotice(diverged);
-  sayNotice(`model in ${await realPlace(run.output)}`);
+  await sayWhere(run, report);
   if (step < run.totalSteps) {
     say(`resume with: ${resumeCommand(run.output, prepared.dataPath)}${notInCheckpoint(values)}`);
     if (!isFile(prepared.dataPath)) {
@@ -364,6 +355,21 @@ async function finish(prepared: PreparedRun, report: Report, values: FlagValues)
   if (mode === "text") {
     await showSamples(prepared, 5, (text, i) => print(`sample ${String(i + 1).padStart(2)}: ${text}`));
   }
+}
+
+/** Where the last weights are and where the best, which are not the same once a model learns its data by heart. */
+async function sayWhere(
+  { output, best, trainer }: PreparedRun["run"],
+  { validation }: Report,
+): Promise<void> {
+  const place = await realPlace(output);
+  if (!best) return sayNotice(`model in ${place}`);
+  const last = validation.at(-1);
+  const measured = last?.step === trainer.step ? `, held out loss ${last.loss.toFixed(4)}` : "";
+  const isBest = best.step === trainer.step;
+  sayNotice(`model in ${place}: step ${trainer.step}${measured}${isBest ? ", the best so far" : ""}`);
+  if (isBest) return;
+  sayNotice(`best in ${best.directory}: step ${best.step}, held out loss ${best.loss.toFixed(4)}`);
 }
 
 /** The flags that a resumed run does not have from its checkpoint, as they were given. */

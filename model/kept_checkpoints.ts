@@ -1,43 +1,92 @@
 /** Earlier checkpoints under DIR/checkpoints: the last few, and the best by validation loss. */
 import { join } from "node:path";
+import { readTrainState } from "./checkpoint.ts";
 import { MicrogptError } from "./errors.ts";
 import { CHECKPOINT_FILES, fileError, ifThere, KEPT_DIR } from "./model_dir.ts";
 import { isEntry, recognizeKeptCheckpoint, removeOwnTree, REMOVING } from "./own_files.ts";
 import { publish } from "./publish.ts";
 
 const STEP_NAME = /^step-(\d{6,})$/;
+const BEST_NAME = "best";
+
+/** Keeps what is saved in `dir` as checkpoints/best. @throws {MicrogptError} when something cannot be written */
+export async function keepBest(dir: string): Promise<void> {
+  await linkCheckpoint(dir, BEST_NAME);
+}
+
+/** Where the best checkpoint of the run in `dir` is kept. */
+export function bestDirectory(dir: string): string {
+  return join(dir, KEPT_DIR, BEST_NAME);
+}
+
+/** Step of the checkpoint that is kept as the best, undefined when there is none. */
+export async function keptBestStep(dir: string): Promise<number | undefined> {
+  return (await readTrainState(bestDirectory(dir)))?.step;
+}
+
+/**
+ * Gives checkpoints/best another name, so that what is the best from now on does not replace it.
+ * @param step the step up to which it was the best
+ * @returns its new path, undefined when there is none
+ * @throws {MicrogptError} when it cannot be renamed
+ */
+export async function setBestAside(dir: string, step: number): Promise<string | undefined> {
+  const best = bestDirectory(dir);
+  try {
+    if (!(await ifThere(Deno.stat(best)))) return undefined;
+    const name = `${best}-until-${stepName(step)}`;
+    let free = name;
+    for (let i = 2; await ifThere(Deno.lstat(free)); i++) free = `${name}-${i}`;
+    await Deno.rename(best, free);
+    return free;
+  } catch (error) {
+    throw fileError(`cannot rename ${best}`, error);
+  }
+}
 
 /**
  * Keeps the checkpoint just saved in `dir` under checkpoints/step-NNNNNN, and drops all but the newest `keep`.
- * @param best it has the lowest validation loss so far: keep it as checkpoints/best too
- * @throws {MicrogptError} when something cannot be written
+ * @throws {MicrogptError} when something cannot be written, or something else has that name
  */
-export async function keepCheckpoint(dir: string, step: number, keep: number, best: boolean): Promise<void> {
+export async function keepCheckpoint(dir: string, step: number, keep: number): Promise<void> {
   const kept = join(dir, KEPT_DIR);
-  await linkCheckpoint(dir, `step-${String(step).padStart(6, "0")}`);
-  if (best) await linkCheckpoint(dir, "best");
+  const name = stepName(step);
+  if (await ifThere(Deno.lstat(join(kept, name))) && !await isKept(kept, name)) {
+    throw new MicrogptError(`${join(kept, name)} holds something else than the checkpoint of step ${step}`, {
+      hint: "move it to another place",
+    });
+  }
+  await linkCheckpoint(dir, name);
   try {
     const steps = await keptSteps(dir);
-    for (const name of steps.slice(0, Math.max(0, steps.length - keep))) {
-      if (await isOurs(kept, name)) await removeKept(kept, name);
-    }
+    for (const old of steps.slice(0, Math.max(0, steps.length - keep))) await removeKept(kept, old);
   } catch (error) {
     throw fileError(`cannot remove an old checkpoint in ${kept}`, error);
   }
 }
 
-/** Names of the kept steps' directories, oldest first. */
+/** Names of the kept steps' directories, oldest first. What else bears such a name is a person's, and left alone. */
 export async function keptSteps(dir: string): Promise<string[]> {
-  const entries = await ifThere(Array.fromAsync(Deno.readDir(join(dir, KEPT_DIR)), (entry) => entry.name));
-  const stepOf = (name: string) => Number(STEP_NAME.exec(name)![1]);
-  return (entries ?? []).filter((name) => STEP_NAME.test(name)).sort((a, b) => stepOf(a) - stepOf(b));
+  const kept = join(dir, KEPT_DIR);
+  const entries = await ifThere(Array.fromAsync(Deno.readDir(kept), (entry) => entry.name));
+  const named = (entries ?? []).filter((name) => STEP_NAME.test(name));
+  const ours = await Promise.all(named.map((name) => isKept(kept, name)));
+  return named.filter((_, i) => ours[i]).sort((a, b) => stepOf(a) - stepOf(b));
 }
 
-/** Whether a directory holds a checkpoint of ours, or a part, and nothing else: where a person put something in, it stays. */
-async function isOurs(kept: string, name: string): Promise<boolean> {
+function stepName(step: number): string {
+  return `step-${String(step).padStart(6, "0")}`;
+}
+
+function stepOf(name: string): number {
+  return Number(STEP_NAME.exec(name)![1]);
+}
+
+/** Whether a directory holds what `keepCheckpoint` left there, whole or half: no later steps, nothing that a person put in. */
+async function isKept(kept: string, name: string): Promise<boolean> {
   try {
-    await recognizeKeptCheckpoint(kept, name);
-    return true;
+    const { steps } = await recognizeKeptCheckpoint(kept, name);
+    return steps === undefined || steps === stepOf(name);
   } catch (error) {
     if (error instanceof MicrogptError) return false;
     throw error;

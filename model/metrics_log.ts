@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { MicrogptError } from "./errors.ts";
 import { forEachChunk } from "./file_digest.ts";
-import { fileError, openIfThere } from "./model_dir.ts";
+import { fileError, ifThere, isSystemError, openIfThere } from "./model_dir.ts";
 
 /** A training step in `metrics.jsonl`. */
 export interface StepMetrics {
@@ -23,10 +23,12 @@ export interface EvaluationMetrics {
   val_bits_per_byte: number;
 }
 
-/** The log as it stood at one instant: the first `bytes` of `path`. */
+/** The log as it stood at one instant: the first `bytes` of `path`, then `rest`. */
 export interface MetricsSnapshot {
   path: string;
   bytes: number;
+  /** what could not be written there yet */
+  rest?: Uint8Array;
 }
 
 /** The log of a run that goes on. It becomes `metrics.jsonl` with each checkpoint, and follows no other file. */
@@ -35,6 +37,9 @@ const WORKING_NAME = "metrics.jsonl.part";
 /** No line of ours is near this long; a longer one is no line of a metrics file. */
 const MAX_LINE_BYTES = 64 << 10;
 
+/** Most that waits in memory while the disk is full, a hundred thousand lines; beyond it the oldest are dropped. */
+const MAX_WAITING_BYTES = 16 << 20;
+
 /**
  * Writes the metrics of a run as it goes to DIR/metrics.jsonl.part. `metrics.jsonl` itself belongs to the checkpoint:
  * each save copies what stood here at its step, so the two never disagree.
@@ -42,7 +47,15 @@ const MAX_LINE_BYTES = 64 << 10;
 export class MetricsLog {
   readonly #file: Deno.FsFile;
   readonly #path: string;
+  /** written so far */
   #bytes = 0;
+  /** lines that could not be written yet; the first may be the rest of one */
+  #waiting: Uint8Array[] = [];
+  #waitingBytes = 0;
+  #droppedLines = 0;
+  /** why lines wait */
+  #failure: unknown;
+  #notices: string[] = [];
   #lastEvaluation: number | undefined;
 
   private constructor(file: Deno.FsFile, path: string) {
@@ -63,6 +76,7 @@ export class MetricsLog {
       file = await Deno.open(path, { write: true, create: true, truncate: true });
       const log = new MetricsLog(file, path);
       if (resumed) await log.#copyUpTo(resumed.dir, resumed.step);
+      if (log.#failure !== undefined) throw log.#failure;
       return log;
     } catch (error) {
       file?.close();
@@ -75,30 +89,84 @@ export class MetricsLog {
     return this.#lastEvaluation;
   }
 
-  /** Adds a line. A loss that is not finite becomes null, as JSON has it. */
+  /**
+   * Adds a line. A loss that is not finite becomes null, as JSON has it. A line that cannot be written, on a full disk, waits
+   * in memory for the next that can: a run is not lost for that.
+   */
   append(metrics: StepMetrics | EvaluationMetrics): void {
+    const failedBefore = this.#failure !== undefined;
     this.#write(JSON.stringify(metrics) + "\n");
+    if (!failedBefore && this.#failure !== undefined) {
+      const { message } = fileError(`cannot write ${this.#path}`, this.#failure) as Error;
+      this.#notices.push(
+        `warning: ${message}; training goes on, and lines wait in memory until there is room`,
+      );
+    } else if (failedBefore && this.#failure === undefined) {
+      const lost = this.#droppedLines > 0 ? `, but for ${this.#droppedLines} lines` : "";
+      this.#droppedLines = 0;
+      this.#notices.push(`${this.#path} is written again: nothing is lost${lost}`);
+    }
+  }
+
+  /** What a person should know since the last call. */
+  takeNotices(): string[] {
+    return this.#notices.splice(0);
   }
 
   /** The log as it stands now, for a checkpoint. */
   snapshot(): MetricsSnapshot {
-    return { path: this.#path, bytes: this.#bytes };
+    const snapshot = { path: this.#path, bytes: this.#bytes };
+    if (this.#waiting.length === 0) return snapshot;
+    const rest = new Uint8Array(this.#waitingBytes);
+    let at = 0;
+    for (const line of this.#waiting) {
+      rest.set(line, at);
+      at += line.length;
+    }
+    return { ...snapshot, rest };
   }
 
-  /** Ends the log; the last checkpoint keeps its lines. */
+  /** Ends the log; the last checkpoint keeps its lines. @throws {MicrogptError} when the file cannot be removed */
   async close(): Promise<void> {
     this.#file.close();
-    await Deno.remove(this.#path);
+    try {
+      await ifThere(Deno.remove(this.#path));
+    } catch (error) {
+      throw fileError(`cannot remove ${this.#path}`, error);
+    }
   }
 
+  /** Writes what waits, then `text`, as far as there is room. */
   #write(text: string): void {
     const bytes = new TextEncoder().encode(text);
+    this.#waiting.push(bytes);
+    this.#waitingBytes += bytes.length;
+    this.#failure = undefined;
+    let done = 0;
     try {
-      for (let done = 0; done < bytes.length;) done += this.#file.writeSync(bytes.subarray(done));
+      while (done < this.#waiting.length) {
+        const next = this.#waiting[done]!;
+        const written = this.#file.writeSync(next);
+        this.#bytes += written;
+        this.#waitingBytes -= written;
+        if (written === next.length) done++;
+        else this.#waiting[done] = next.subarray(written);
+      }
     } catch (error) {
-      throw fileError(`cannot write ${this.#path}`, error);
+      if (!isSystemError(error)) throw error;
+      this.#failure = error;
     }
-    this.#bytes += bytes.length;
+    this.#waiting.splice(0, done);
+    this.#dropOldest();
+  }
+
+  /** Keeps what waits within its bound. The first stays, it may be half written. */
+  #dropOldest(): void {
+    while (this.#waitingBytes > MAX_WAITING_BYTES && this.#waiting.length > 1) {
+      const [dropped] = this.#waiting.splice(1, 1);
+      this.#waitingBytes -= dropped!.length;
+      this.#droppedLines++;
+    }
   }
 
   /** Copies the lines of a checkpoint's metrics up to a step; the Rust program may have logged beyond it. */

@@ -1,7 +1,7 @@
 /** The directory that a run or an export is told to write to: whether it may be, and what is lost if it is. */
-import { basename, dirname, join, resolve } from "node:path";
+import { basename, dirname, join, normalize, resolve } from "node:path";
 import { MicrogptError } from "./errors.ts";
-import { fileError, ifThere, KEPT_DIR, KEPT_NAME, openIfThere, STAGING } from "./model_dir.ts";
+import { fileError, ifThere, KEPT_DIR, KEPT_NAME, openIfThere, sameDirectory, STAGING } from "./model_dir.ts";
 import { type Holding, recognizeModel } from "./own_files.ts";
 import { discardStaging, finishPublish, makeDirectory } from "./publish.ts";
 
@@ -18,9 +18,9 @@ export async function checkWritable(dir: string): Promise<void> {
   } catch (error) {
     throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
   }
-  const keeper = await runThatKeeps(dir);
-  if (keeper === undefined) return;
-  throw new MicrogptError(`${dir} is a checkpoint that the run in ${keeper} keeps, and may remove`, {
+  const kept = await keptIn(dir);
+  if (!kept) return;
+  throw new MicrogptError(`${dir} is a checkpoint that the run in ${kept.run} keeps, and may remove`, {
     hint: OTHER_OUTPUT,
   });
 }
@@ -59,15 +59,41 @@ async function nearestDirectory(path: string): Promise<string | undefined> {
   return await ifThere(Deno.stat(path)) || above === path ? path : await nearestDirectory(above);
 }
 
-/** The run's directory when `dir` has the name of one of its kept checkpoints. */
-async function runThatKeeps(dir: string): Promise<string | undefined> {
-  const named = resolve(dir);
-  const path = await isGranted("read", named) && await ifThere(Deno.realPath(named)) || named;
-  const kept = dirname(path);
-  if (!KEPT_NAME.test(basename(path)) || basename(kept) !== KEPT_DIR) return undefined;
-  if (!await isGranted("read", dirname(kept))) return undefined;
-  using weights = await openIfThere(dirname(kept), "weights.safetensors");
-  return weights && dirname(kept);
+/** A directory that belongs to a run. */
+export interface KeptCheckpoint {
+  /** the run's directory */
+  run: string;
+  /** where a run goes that goes on from it */
+  next: string;
+}
+
+/**
+ * Where a directory belongs to another run, as one of the checkpoints that it keeps.
+ * @returns undefined for any other directory
+ */
+export async function keptIn(dir: string): Promise<KeptCheckpoint | undefined> {
+  const real = await realPathIfThere(resolve(dir)) ?? resolve(dir);
+  const [name, kept] = [basename(real), dirname(real)];
+  if (basename(kept) !== KEPT_DIR || !KEPT_NAME.test(name)) return undefined;
+  const run = dirname(kept);
+  if (!await isGranted("read", run)) return undefined;
+  using weights = await openIfThere(run, "weights.safetensors");
+  if (!weights) return undefined;
+  // as the person wrote it, where that ends in a name
+  const written = normalize(join(dir, "..", ".."));
+  const named = !/^\.\.?$/.test(basename(written)) && await sameDirectory(written, run);
+  const shown = named ? written : run;
+  return { run: shown, next: `${shown}-${name}` };
+}
+
+async function realPathIfThere(path: string): Promise<string | undefined> {
+  if (!await isGranted("read", path)) return undefined;
+  try {
+    return await ifThere(Deno.realPath(path));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotADirectory) return undefined;
+    throw fileError(`cannot look at ${path}`, error);
+  }
 }
 
 /**

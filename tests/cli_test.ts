@@ -26,6 +26,7 @@ async function withModel(use: (dir: string, trained: Finished) => Promise<void>)
 Deno.test("train writes a whole checkpoint, and says in plain lines how it went", async () => {
   await withModel(async (dir, { stdout, stderr }) => {
     assert.deepEqual(await namesIn(`${dir}/model`), [
+      "checkpoints",
       "meta.json",
       "metrics.jsonl",
       "optimizer_m.safetensors",
@@ -45,7 +46,7 @@ Deno.test("train writes a whole checkpoint, and says in plain lines how it went"
     assert.match(stderr, /^step 1 \/ 4 \| len \d+ \| loss \d\.\d{4} \| \S+s\/step \| eta \d+s$/m);
     assert.match(stderr, /^step 4 \/ 4 \| /m);
     assert.match(stderr, /^step 4: held out loss \d\.\d+, \d\.\d+ bits per byte$/m);
-    assert.match(stderr, /^model in model$/m);
+    assert.match(stderr, /^model in model: step 4, held out loss \d\.\d{4}, the best so far$/m);
     assert.match(stderr, /^next: .* generate --model-dir model$/m);
     assert.match(stderr, /┤/, "the loss curve");
     assert.equal(lines(stdout).length, 5);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { basename, dirname, join } from "node:path";
 import { readModel, saveCheckpoint, saveInferenceModel } from "../model/checkpoint.ts";
-import { keepCheckpoint } from "../model/kept_checkpoints.ts";
+import { keepBest, keepCheckpoint } from "../model/kept_checkpoints.ts";
 import { CHECKPOINT_FILES } from "../model/model_dir.ts";
 import { prepareOutput } from "../model/output_dir.ts";
 import {
@@ -50,7 +50,8 @@ const SCENARIOS: Record<string, Scenario> = {
     before: async (dir, metrics) => {
       await save(dir, metrics, 1);
       await Deno.writeTextFile(join(dir, "README.md"), "mine");
-      await keepCheckpoint(dir, 1, 2, true);
+      await keepCheckpoint(dir, 1, 2);
+      await keepBest(dir);
     },
     act: (dir, metrics) => save(dir, metrics, 2),
     after: async (dir, metrics, done) => {
@@ -68,7 +69,8 @@ const SCENARIOS: Record<string, Scenario> = {
     before: async (dir, metrics) => {
       await saveCheckpoint(dir, await checkpointAt(6, metrics, OTHER_CONFIG));
       await saveCheckpoint(dir, await checkpointAt(7, metrics, OTHER_CONFIG), { keepOld: true });
-      await keepCheckpoint(dir, 7, 2, true);
+      await keepCheckpoint(dir, 7, 2);
+      await keepBest(dir);
     },
     act: (dir, metrics) => save(dir, metrics, 1, true),
     after: async (dir, metrics, done) => {
@@ -86,10 +88,14 @@ const SCENARIOS: Record<string, Scenario> = {
   "keeping a checkpoint and dropping an old one": {
     before: async (dir, metrics) => {
       await save(dir, metrics, 1);
-      await keepCheckpoint(dir, 1, 1, true);
+      await keepCheckpoint(dir, 1, 1);
+      await keepBest(dir);
       await save(dir, metrics, 2);
     },
-    act: (dir) => keepCheckpoint(dir, 2, 1, true),
+    act: async (dir) => {
+      await keepBest(dir);
+      await keepCheckpoint(dir, 2, 1);
+    },
     after: async (dir, metrics, done) => {
       assert.equal(await loadedStep(dir), 2);
       const best = await loadedStep(join(dir, "checkpoints/best"));
@@ -101,7 +107,8 @@ const SCENARIOS: Record<string, Scenario> = {
         assert.equal(await loadedStep(join(dir, "checkpoints", name)), Number(name.slice(5)));
       }
       await save(dir, metrics, 3);
-      await keepCheckpoint(dir, 3, 1, true);
+      await keepCheckpoint(dir, 3, 1);
+      await keepBest(dir);
       assert.deepEqual(await namesIn(join(dir, "checkpoints")), ["best", "step-000003"]);
       return `${best}`;
     },

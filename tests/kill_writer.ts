@@ -3,12 +3,13 @@
  * Usage: kill_writer.ts MODEL_DIR METRICS FIRST_STEP. Prints the step of each save that is complete.
  */
 import { saveCheckpoint } from "../model/checkpoint.ts";
-import { keepCheckpoint } from "../model/kept_checkpoints.ts";
+import { keepBest, keepCheckpoint } from "../model/kept_checkpoints.ts";
 import { checkpointAt } from "./checkpoint_fixture.ts";
 
 const [dir, metrics, first] = Deno.args as [string, string, string];
 for (let step = Number(first);; step++) {
   await saveCheckpoint(dir, await checkpointAt(step, metrics));
   console.log(step);
-  if (step % 3 === 0) await keepCheckpoint(dir, step, 2, step % 2 === 0);
+  if (step % 3 === 0) await keepCheckpoint(dir, step, 2);
+  if (step % 6 === 0) await keepBest(dir);
 }

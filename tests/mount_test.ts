@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { exportModel } from "../export.ts";
 import { saveCheckpoint } from "../model/checkpoint.ts";
-import { keepCheckpoint } from "../model/kept_checkpoints.ts";
+import { keepBest, keepCheckpoint } from "../model/kept_checkpoints.ts";
 import { CHECKPOINT_FILES } from "../model/model_dir.ts";
 import { prepareOutput } from "../model/output_dir.ts";
 import { train } from "../train.ts";
@@ -100,7 +100,8 @@ Deno.test("death at every operation: a fresh run's first save over another model
       for (const name of await namesIn(mount)) await Deno.remove(join(mount, name), { recursive: true });
       await saveCheckpoint(mount, await checkpointAt(6, metrics, OTHER_CONFIG));
       await saveCheckpoint(mount, await checkpointAt(7, metrics, OTHER_CONFIG), { keepOld: true });
-      await keepCheckpoint(mount, 7, 2, true);
+      await keepCheckpoint(mount, 7, 2);
+      await keepBest(mount);
       const { operations, died } = await onFailingDisk(() => save(1, true), death);
       const step = await loadedStep(mount);
       assert(step === 1 || died && step === 7, `step ${step}`);

@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import { exportModel } from "../export.ts";
 import { readModel, saveCheckpoint, saveInferenceModel } from "../model/checkpoint.ts";
 import { MicrogptError } from "../model/errors.ts";
-import { keepCheckpoint } from "../model/kept_checkpoints.ts";
+import { keepBest, keepCheckpoint } from "../model/kept_checkpoints.ts";
 import { CHECKPOINT_FILES } from "../model/model_dir.ts";
 import { oldModelPlace } from "../model/old_model.ts";
 import { checkTrainingOutput, prepareOutput } from "../model/output_dir.ts";
@@ -175,7 +175,7 @@ Deno.test(
     await Deno.remove(`${dir}.old`, { recursive: true });
     await saveInferenceModel(`${dir}.old`, await checkpointAt(1, metrics));
     await saveCheckpoint(`${dir}.old-3`, await checkpointAt(900, metrics));
-    await keepCheckpoint(`${dir}.old-3`, 900, 2, false);
+    await keepCheckpoint(`${dir}.old-3`, 900, 2);
     await saveCheckpoint(`${dir}.old-3`, await checkpointAt(1, metrics));
     await Deno.writeTextFile(`${dir}.old-4`, "a file of that name");
     await replace(9);
@@ -204,7 +204,7 @@ Deno.test(
   withModel(async (dir, metrics) => {
     const keep = async (step: number) => {
       await saveCheckpoint(dir, await checkpointAt(step, metrics));
-      await keepCheckpoint(dir, step, 1, false);
+      await keepCheckpoint(dir, step, 1);
     };
     await keep(1);
     await exportModel(dir, join(dir, "checkpoints/step-000001/export"));
@@ -227,7 +227,8 @@ Deno.test(
   "kept checkpoints whose run's last one is gone are not pruned by the next run",
   withModel(async (dir, metrics) => {
     await saveCheckpoint(dir, await checkpointAt(500, metrics));
-    await keepCheckpoint(dir, 500, 1, true);
+    await keepCheckpoint(dir, 500, 1);
+    await keepBest(dir);
     for (const name of CHECKPOINT_FILES) await Deno.remove(join(dir, name));
     await run(dir, 2, { checkpointEvery: 1, keep: 1 });
     assert.deepEqual(await namesIn(join(dir, "checkpoints")), ["best", "step-000002"]);
@@ -240,7 +241,8 @@ Deno.test(
   "a checkpoint that a run keeps is no output",
   withModel(async (dir, metrics) => {
     await saveCheckpoint(dir, await checkpointAt(1, metrics));
-    await keepCheckpoint(dir, 1, 1, true);
+    await keepCheckpoint(dir, 1, 1);
+    await keepBest(dir);
     for (const name of ["best", "step-000001", "step-000007"]) {
       const kept = join(dir, "checkpoints", name);
       const expected = /is a checkpoint that the run in DIR keeps, and may remove$/;

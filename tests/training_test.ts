@@ -505,7 +505,13 @@ Deno.test("a run that is told to end during an evaluation saves without it, and 
     const events = await Array.fromAsync(run.events({ signal: stop.signal }));
     run.close();
     assert.deepEqual(events.flatMap((event) => event.type === "evaluation" ? [event.step] : []), [1, 2]);
-    assert.deepEqual(events.at(-1), { type: "checkpoint", step: 3, directory: output, final: false });
+    assert.deepEqual(events.at(-1), {
+      type: "checkpoint",
+      step: 3,
+      directory: output,
+      best: false,
+      final: false,
+    });
     const resumed = await Array.fromAsync(train({ resume: output, documents: TINY.documents! }));
     const evaluations = resumed.flatMap((event) => event.type === "evaluation" ? [event.step] : []);
     assert.deepEqual(evaluations.slice(0, 2), [3, 4]);
