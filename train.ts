@@ -27,7 +27,7 @@ import type { ModelConfig } from "./model/config.ts";
 import type { Device, Dtype } from "./model/device.ts";
 import { MicrogptError } from "./model/errors.ts";
 import { type MemoryPlan, memoryPlan } from "./model/memory_plan.ts";
-import { checkDirectory } from "./model/model_dir.ts";
+import { checkDirectory, openModelFile, sameDirectory } from "./model/model_dir.ts";
 import { checkTrainingOutput, keptIn } from "./model/output_dir.ts";
 import { checkConfig, networkKind, networkOf } from "./model/networks.ts";
 import { emptyState } from "./model/optimizer_state.ts";
@@ -138,9 +138,8 @@ export async function prepareRun(options: TrainOptions & { lookOnly?: boolean })
   const notices: string[] = [];
   // what can be wrong without the data is said before minutes go into them
   const output = await outputOf(options, notices);
-  await checkTrainingOutput(output);
-  if (options.resume !== undefined) await checkDirectory(options.resume);
-  // before the checkpoint is read: another run may be about to save a later one
+  if (options.resume !== undefined) await checkResumable(options.resume);
+  // before anything there is looked at: another run may be about to save
   const lock = options.lookOnly ? undefined : await RunLock.take(output);
   try {
     return await prepareLocked(options, output, lock, notices);
@@ -148,6 +147,12 @@ export async function prepareRun(options: TrainOptions & { lookOnly?: boolean })
     lock?.release();
     throw error;
   }
+}
+
+/** @throws {MicrogptError} when a directory holds no training checkpoint, saying what it is */
+async function checkResumable(dir: string): Promise<void> {
+  await checkDirectory(dir);
+  using _state = await openModelFile(dir, "train_state.json");
 }
 
 /** Where the run goes. One that goes on from a checkpoint kept by another run gets a directory of its own. */
@@ -172,6 +177,10 @@ async function prepareLocked(
   lock: RunLock | undefined,
   notices: string[],
 ): Promise<PreparedRun> {
+  await checkTrainingOutput(
+    output,
+    options.resume !== undefined && await sameDirectory(options.resume, output),
+  );
   const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
   const settings = resolveSettings(options, checkpoint, notices);
   if (!checkpoint) {

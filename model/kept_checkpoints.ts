@@ -51,7 +51,8 @@ export async function setBestAside(dir: string, step: number): Promise<string | 
 export async function keepCheckpoint(dir: string, step: number, keep: number): Promise<void> {
   const kept = join(dir, KEPT_DIR);
   const name = stepName(step);
-  if (await ifThere(Deno.lstat(join(kept, name))) && !await isKept(kept, name)) {
+  const { steps } = await recognizeKeptCheckpoint(kept, name);
+  if (steps !== undefined && steps !== step) {
     throw new MicrogptError(`${join(kept, name)} holds something else than the checkpoint of step ${step}`, {
       hint: "move it to another place",
     });

@@ -27,11 +27,12 @@ export async function checkWritable(dir: string): Promise<void> {
 
 /**
  * Checks that a training run may write to `dir`: everything there that it would replace or move is ours.
+ * @param goesOn it is resumed there
  * @throws {MicrogptError} when not, naming the file
  */
-export async function checkTrainingOutput(dir: string): Promise<void> {
+export async function checkTrainingOutput(dir: string, goesOn: boolean): Promise<void> {
   await checkWritable(dir);
-  await recognizeModel(dir, true);
+  await recognizeModel(dir, true, !goesOn);
 }
 
 /**
@@ -98,16 +99,17 @@ async function realPathIfThere(path: string): Promise<string | undefined> {
 
 /**
  * Makes sure that files can be written to `dir`, creating it, and finishes or discards what a save that died left there.
+ * @param goesOn the run is resumed there
  * @returns what it holds
  * @throws {MicrogptError} when nothing can be written, or a save would replace what is not ours
  */
-export async function prepareOutput(dir: string): Promise<Holding> {
+export async function prepareOutput(dir: string, goesOn = false): Promise<Holding> {
   try {
     await makeDirectory(dir);
     if (!(await Deno.stat(dir)).isDirectory) {
       throw new MicrogptError(`cannot write to ${dir}: it is a file`, { hint: OTHER_OUTPUT });
     }
-    await recognizeModel(dir, false);
+    await recognizeModel(dir, false, !goesOn);
     await finishPublish(dir);
     await discardStaging(dir);
     await Deno.mkdir(join(dir, STAGING)); // says now, not after hours of training, that nothing can be written
@@ -115,5 +117,5 @@ export async function prepareOutput(dir: string): Promise<Holding> {
   } catch (error) {
     throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
   }
-  return await recognizeModel(dir, false);
+  return await recognizeModel(dir, false, !goesOn);
 }

@@ -91,9 +91,11 @@ export async function isEntry(dir: string, name: string, what: "file" | "directo
 /**
  * Recognizes the model, its kept checkpoints, and what a save that was interrupted left.
  * @param thorough compares files of any size with the digests of their save, not the small ones alone
+ * @param keptToo looks at the kept checkpoints: a run that goes on leaves alone what is not its own among them, a fresh
+ * one moves them
  * @throws {MicrogptError} naming a file that a save would replace and this program did not write
  */
-export async function recognizeModel(dir: string, thorough: boolean): Promise<Holding> {
+export async function recognizeModel(dir: string, thorough: boolean, keptToo = true): Promise<Holding> {
   for (const name of [STAGING, COMMITTED]) await checkStaged(dir, name);
   const present: ModelFile[] = [];
   for (const name of CHECKPOINT_FILES) {
@@ -102,7 +104,7 @@ export async function recognizeModel(dir: string, thorough: boolean): Promise<Ho
   }
   await checkWorkingLog(dir);
   if (present.length === 0) {
-    const steps = await recognizeKept(dir);
+    const steps = keptToo ? await recognizeKept(dir) : undefined;
     return { kind: steps === undefined ? "nothing" : "checkpoint", steps };
   }
   if (await isOnnxExport(dir)) {
@@ -115,7 +117,7 @@ export async function recognizeModel(dir: string, thorough: boolean): Promise<Ho
     : undefined;
   if (state?.digests) await checkDigests(dir, present, state.digests, thorough);
   else await checkContents(dir, present, state !== undefined);
-  const kept = await recognizeKept(dir);
+  const kept = keptToo ? await recognizeKept(dir) : undefined;
   const steps = state === undefined ? undefined : Math.max(state.state.step, kept ?? 0);
   return { kind: state ? "checkpoint" : "model", steps };
 }

@@ -62,7 +62,7 @@ export class RunLock {
       }
     } catch (error) {
       removeEmpty(made);
-      throw fileError(`cannot lock ${dir}`, error, "choose another directory with --output");
+      throw fileError(`cannot write to ${dir}`, error, "choose another directory with --output");
     }
   }
 

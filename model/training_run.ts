@@ -248,9 +248,9 @@ export class TrainingRun {
 
   async #replacesOther(): Promise<boolean> {
     const { output, resumed } = this.#options;
-    const { kind } = await prepareOutput(output);
-    if (resumed && await sameDirectory(resumed.dir, output)) return false;
-    return kind !== "nothing";
+    const goesOn = resumed !== undefined && await sameDirectory(resumed.dir, output);
+    const { kind } = await prepareOutput(output, goesOn);
+    return kind !== "nothing" && !goesOn;
   }
 
   /** Tells an event, and logs it. */

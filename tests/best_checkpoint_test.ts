@@ -131,7 +131,7 @@ Deno.test("a run from a kept checkpoint gets a directory of its own, and --keep 
     const info = await microgpt(["info", "--model-dir", kept]);
     assert.match(
       info.stdout,
-      /step 10 of 40, `train --resume .*step-000010` goes on in .*model-step-000010$/m,
+      /step 10 of 40, `.*train --resume .*step-000010 .*` goes on in .*model-step-000010$/m,
     );
     const resume = { documents: DOCUMENTS, resume: kept };
     const events = await Array.fromAsync(train(resume));
@@ -147,7 +147,7 @@ Deno.test("a run from a kept checkpoint gets a directory of its own, and --keep 
     await assert.rejects(prepareRun(resume), /model-step-000010, .* holds a run already/);
     await assert.rejects(
       prepareRun({ ...OPTIONS, output: kept }),
-      /is where the run in .*model keeps a check/,
+      /is a checkpoint that the run in .*model keeps/,
     );
 
     // where a person trained in a kept checkpoint, or put notes into one, it is not pruned

@@ -60,7 +60,7 @@ for (const kind of ["tmpfs", "bind"] as const) {
           1,
         ],
       );
-      assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES, "old", "old-2"].sort());
+      assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES, "checkpoints", "old", "old-2"].sort());
       await exportModel(dir, join(dir, "export"));
       await exportModel(join(dir, "old"), join(dir, "export"));
     }));
