@@ -30,7 +30,7 @@ export async function checkWritable(dir: string): Promise<void> {
  * @param goesOn it is resumed there
  * @throws {MicrogptError} when not, naming the file
  */
-export async function checkTrainingOutput(dir: string, goesOn: boolean): Promise<void> {
+export async function checkTrainingOutput(dir: string, goesOn = false): Promise<void> {
   await checkWritable(dir);
   await recognizeModel(dir, true, !goesOn);
 }
