@@ -17,9 +17,9 @@
  *
  * @module
  */
-export { train, type TrainOptions } from "./train.ts";
-export type { CheckpointEvent, NoticeEvent, RunEvent } from "./model/training_run.ts";
-export type { EvaluationEvent, RecoveryEvent, StepEvent, TrainingEvent } from "./model/trainer.ts";
+export { train, type TrainOptions } from "./model/train/train.ts";
+export type { CheckpointEvent, NoticeEvent, RunEvent } from "./model/train/run.ts";
+export type { EvaluationEvent, RecoveryEvent, StepEvent, TrainingEvent } from "./model/train/trainer.ts";
 export {
   DEFAULTS,
   type Preset,
@@ -30,15 +30,15 @@ export {
 } from "./model/settings.ts";
 export type { Option, Options, OptionValue, OptionValues } from "./device/options.ts";
 export { SAMPLING, type SamplingOptions } from "./model/generate/sampling.ts";
-export { LanguageModel, loadModel } from "./language_model.ts";
-export type { GenerateOptions, SamplePiece } from "./model/generation.ts";
-export type { PromptOptions } from "./model/prompt.ts";
-export { type ChatOptions, ChatSession, type SendOptions } from "./model/chat.ts";
+export { LanguageModel, loadModel } from "./model/generate/language_model.ts";
+export type { GenerateOptions, SamplePiece } from "./model/generate/generation.ts";
+export type { PromptOptions } from "./model/generate/prompt.ts";
+export { type ChatOptions, ChatSession, type SendOptions } from "./model/generate/chat.ts";
 export type { Message, Role } from "./data/chat.ts";
 export type { ModelConfig } from "./model/config.ts";
 export type { EncodedDocuments, Tokenizer } from "./data/tokenizer.ts";
-export { exportModel, type ExportOptions, type ExportResult } from "./export.ts";
-export { type OnnxGenerateOptions, OnnxModel } from "./onnx_model.ts";
-export { DEVICE_OPTIONS, type DeviceName, type DeviceOptions } from "./devices.ts";
-export type { Dtype } from "./model/device.ts";
-export { MicrogptError, type MicrogptErrorOptions } from "./model/errors.ts";
+export { exportModel, type ExportOptions, type ExportResult } from "./model/export/export.ts";
+export { type OnnxGenerateOptions, OnnxModel } from "./model/export/onnx_model.ts";
+export { DEVICE_OPTIONS, type DeviceName, type DeviceOptions } from "./model/devices.ts";
+export type { Dtype } from "./device/device.ts";
+export { MicrogptError, type MicrogptErrorOptions } from "./device/errors.ts";

@@ -4,9 +4,9 @@
  *     deno run -A bench/decode.ts [--device cpu] [--threads 2] [--rounds 5] [--names names-model]
  */
 import { parseArgs } from "node:util";
-import { type DeviceName, openDevice } from "../devices.ts";
-import { loadModel } from "../language_model.ts";
-import { Decoder } from "../model/decoder.ts";
+import { type DeviceName, openDevice } from "../model/devices.ts";
+import { loadModel } from "../model/generate/language_model.ts";
+import { Decoder } from "../model/generate/decoder.ts";
 import { gptNetwork } from "../model/gpt.ts";
 import { flatTensor } from "../model/parameters.ts";
 import { PRESETS } from "../model/settings.ts";

@@ -12,7 +12,7 @@ import { BatchSampler } from "../data/batches.ts";
 import { documentsOf, encodeDataset, loadDataset, textsOf } from "../data/dataset.ts";
 import { fitDocuments } from "../data/documents.ts";
 import { splitDocuments, splitHashes } from "../data/split.ts";
-import { trainTokenizer } from "../devices.ts";
+import { trainTokenizer } from "../model/devices.ts";
 import { DEFAULTS, type PresetName, PRESETS, type Settings } from "../model/settings.ts";
 
 const { values: flags } = parseArgs({

@@ -24,11 +24,11 @@ import type {
   MatmulFusion,
   PackedDocuments,
   Tensor,
-} from "../model/device.ts";
+} from "../device/device.ts";
 import { gptNetwork } from "../model/gpt.ts";
 import { flatTensor } from "../model/parameters.ts";
 import { type PresetName, PRESETS } from "../model/settings.ts";
-import { mixSeed, uniform } from "../model/random.ts";
+import { mixSeed, uniform } from "../device/random.ts";
 
 const { values: flags } = parseArgs({
   options: {

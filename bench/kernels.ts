@@ -8,8 +8,8 @@
  * device; bench/gpu.ts measures the other.
  */
 import { parseArgs } from "node:util";
-import { openDevice } from "../devices.ts";
-import type { Device, MatmulForm, Tensor } from "../model/device.ts";
+import { openDevice } from "../model/devices.ts";
+import type { Device, MatmulForm, Tensor } from "../device/device.ts";
 import { gptNetwork } from "../model/gpt.ts";
 import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
 

@@ -1,5 +1,5 @@
 /** Where the time of a device goes, for benchmarks: a wrapper that times every call. Exact only where calls are synchronous. */
-import type { Device, Tensor } from "../model/device.ts";
+import type { Device, Tensor } from "../device/device.ts";
 
 /** Calls, milliseconds of all and of the fastest, and flops, by kernel. */
 export type Profile = Map<

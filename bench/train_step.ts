@@ -10,9 +10,9 @@
  * block size + 1. Only real target tokens count. Both sides are measured on the same steps.
  */
 import { parseArgs } from "node:util";
-import { type DeviceName, openDevice } from "../devices.ts";
+import { type DeviceName, openDevice } from "../model/devices.ts";
 import type { ModelConfig } from "../model/config.ts";
-import type { AdamState, Device, Dtype, PackedDocuments } from "../model/device.ts";
+import type { AdamState, Device, Dtype, PackedDocuments } from "../device/device.ts";
 import { gptNetwork } from "../model/gpt.ts";
 import { flatTensor } from "../model/parameters.ts";
 import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";

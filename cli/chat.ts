@@ -1,7 +1,7 @@
-import { loadModel } from "../language_model.ts";
-import type { ChatOptions, ChatSession } from "../model/chat.ts";
-import { checkGenerateOptions } from "../model/generation.ts";
-import { DEVICE_OPTIONS } from "../devices.ts";
+import { loadModel } from "../model/generate/language_model.ts";
+import type { ChatOptions, ChatSession } from "../model/generate/chat.ts";
+import { checkGenerateOptions } from "../model/generate/generation.ts";
+import { DEVICE_OPTIONS } from "../model/devices.ts";
 import { SAMPLING } from "../model/generate/sampling.ts";
 import { type Command, deviceOptions, type FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";

@@ -1,6 +1,6 @@
 /** What a subcommand is: a table of flags and a function. `cli.ts` turns them into the command line. */
-import type { DeviceOptions } from "../devices.ts";
-import { MicrogptError } from "../model/errors.ts";
+import type { DeviceOptions } from "../model/devices.ts";
+import { MicrogptError } from "../device/errors.ts";
 
 /** A flag of a subcommand. */
 export interface Flag {

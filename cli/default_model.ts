@@ -1,9 +1,9 @@
 /** The model that `chat` uses when none is named: one's own copy of the one that Homebrew installs. */
 import { dirname, join } from "node:path";
-import { MicrogptError } from "../model/errors.ts";
-import { forEachChunk, writeHashed } from "../model/file_digest.ts";
-import { fileError, ifThere, MODEL_FILES } from "../model/model_dir.ts";
-import { syncDirectory } from "../model/publish.ts";
+import { MicrogptError } from "../device/errors.ts";
+import { forEachChunk, writeHashed } from "../model/files/digest.ts";
+import { fileError, ifThere, MODEL_FILES } from "../model/files/directory.ts";
+import { syncDirectory } from "../model/files/publish.ts";
 import { programName } from "./printed_command.ts";
 import { sayNotice } from "./terminal.ts";
 

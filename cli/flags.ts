@@ -1,7 +1,7 @@
 /** Flags of the options that the library declares, and the library's messages in the words of the command line. */
-import { DEVICE_OPTIONS } from "../devices.ts";
+import { DEVICE_OPTIONS } from "../model/devices.ts";
 import { flagOf, type Option, type Options } from "../device/options.ts";
-import { GENERATION } from "../model/generation.ts";
+import { GENERATION } from "../model/generate/generation.ts";
 import { SAMPLING } from "../model/generate/sampling.ts";
 import { SETTINGS } from "../model/settings.ts";
 import type { Flag } from "./command.ts";

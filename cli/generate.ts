@@ -1,7 +1,12 @@
 import { parseConversation } from "../data/chat.ts";
-import { type LanguageModel, loadModel } from "../language_model.ts";
-import { checkGenerateOptions, type GenerateOptions, GENERATION, wholeSamples } from "../model/generation.ts";
-import { DEVICE_OPTIONS } from "../devices.ts";
+import { type LanguageModel, loadModel } from "../model/generate/language_model.ts";
+import {
+  checkGenerateOptions,
+  type GenerateOptions,
+  GENERATION,
+  wholeSamples,
+} from "../model/generate/generation.ts";
+import { DEVICE_OPTIONS } from "../model/devices.ts";
 import { SAMPLING } from "../model/generate/sampling.ts";
 import { type Command, deviceOptions, type FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";

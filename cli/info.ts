@@ -1,4 +1,4 @@
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { harmless } from "./harmless.ts";
 import { resumeCommand } from "./printed_command.ts";
@@ -50,10 +50,10 @@ async function runInfo(values: FlagValues): Promise<void> {
 }
 
 async function describeModel(dir: string, json: boolean): Promise<void> {
-  const { readSummary } = await import("../model/checkpoint.ts");
-  const { bestDirectory, keptBestStep } = await import("../model/kept_checkpoints.ts");
+  const { readSummary } = await import("../model/files/checkpoint.ts");
+  const { bestDirectory, keptBestStep } = await import("../model/files/kept_checkpoints.ts");
   const { networkOf } = await import("../model/networks.ts");
-  const { keptIn } = await import("../model/output_dir.ts");
+  const { keptIn } = await import("../model/files/output_directory.ts");
   const { SPECIAL_TOKENS } = await import("../data/tokenizer.ts");
   const summary = await readSummary(dir);
   const { config, chat, parameters, fileDtype, weightsBytes, trainState } = summary;
@@ -128,12 +128,12 @@ async function describeData(
   const { copiesNotice, countCopies, splitHashes } = await import("../data/split.ts");
   const { lengthStatistics, renderLengths } = await import("../data/lengths.ts");
   const { checkSettings, DEFAULTS } = await import("../model/settings.ts");
-  const { openTokenizer, trainTokenizer } = await import("../devices.ts");
+  const { openTokenizer, trainTokenizer } = await import("../model/devices.ts");
   const size = vocabSize as number | undefined ?? DEFAULTS.vocabSize;
   checkSettings({ vocabSize: size });
   const model = modelDir === undefined
     ? undefined
-    : await (await import("../model/checkpoint.ts")).readSummary(modelDir);
+    : await (await import("../model/files/checkpoint.ts")).readSummary(modelDir);
   const data = await loadDataset(path, chat || model?.chat === true ? "chat" : "text");
   for (const notice of dataNotices(data)) sayNotice(notice);
   const tokenizer = model

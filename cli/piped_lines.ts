@@ -1,6 +1,6 @@
 /** Lines that come from a pipe or a file. */
 import { cannotRead, MAX_LINE_BYTES } from "../data/lines.ts";
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import type { LineReader } from "./line_editor.ts";
 
 /** Reads lines without prompts: each as soon as it is there. */

@@ -1,13 +1,13 @@
 import { basename, resolve } from "node:path";
 import { renderLengths } from "../data/lengths.ts";
-import { MicrogptError } from "../model/errors.ts";
-import { generateSamples, wholeSamples } from "../model/generation.ts";
+import { MicrogptError } from "../device/errors.ts";
+import { generateSamples, wholeSamples } from "../model/generate/generation.ts";
 import { networkOf } from "../model/networks.ts";
 import { PRESETS, SETTINGS } from "../model/settings.ts";
 import { isFile } from "../data/dataset.ts";
-import type { EvaluationEvent, StepEvent } from "../model/trainer.ts";
-import { DEVICE_OPTIONS } from "../devices.ts";
-import { type PreparedRun, prepareRun, type TrainOptions } from "../train.ts";
+import type { EvaluationEvent, StepEvent } from "../model/train/trainer.ts";
+import { DEVICE_OPTIONS } from "../model/devices.ts";
+import { type PreparedRun, prepareRun, type TrainOptions } from "../model/train/train.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";

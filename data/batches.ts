@@ -1,7 +1,7 @@
 /** Batches: which documents a step sees, and how they are packed for the device. */
 
-import type { PackedDocuments } from "../model/device.ts";
-import { mixSeed, permutation } from "../model/random.ts";
+import type { PackedDocuments } from "../device/device.ts";
+import { mixSeed, permutation } from "../device/random.ts";
 import type { TokenDocuments } from "./documents.ts";
 
 /** Packs documents end to end into the arrays that the device loads, without allocating for each batch. */

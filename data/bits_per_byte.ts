@@ -1,6 +1,6 @@
 /** Loss in bits per byte of the text, which compares across vocabularies. */
 
-import type { PackedDocuments } from "../model/device.ts";
+import type { PackedDocuments } from "../device/device.ts";
 import { SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
 
 /**

@@ -1,6 +1,6 @@
 /** Chat mode: JSONL, each line one conversation, an array of `{"role", "content"}`. */
 
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { openInput, readLines } from "./lines.ts";
 
 /** Who speaks. */

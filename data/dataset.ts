@@ -1,6 +1,6 @@
 /** The data of a run, text or conversations, from a file or from memory. */
 
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import {
   type ChatData,
   cleanChat,

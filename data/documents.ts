@@ -1,6 +1,6 @@
 /** Token documents: what text and conversations become, and how long they may be. */
 
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import type { Message } from "./chat.ts";
 import { SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
 

@@ -1,6 +1,6 @@
 /** Files that are no UTF-8 text, told by their first bytes. */
 
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 
 /** First bytes that no UTF-8 text begins with, or next to none. */
 const SIGNATURES: { bytes: number[]; what: string; hint: string }[] = [

@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { getHeapStatistics } from "node:v8";
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { refuseSignatures } from "./file_signatures.ts";
 
 /**

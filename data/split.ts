@@ -1,7 +1,7 @@
 /** Which documents are held out of training. */
 
-import { MicrogptError } from "../model/errors.ts";
-import { mixSeed, permutation } from "../model/random.ts";
+import { MicrogptError } from "../device/errors.ts";
+import { mixSeed, permutation } from "../device/random.ts";
 import type { Message } from "./chat.ts";
 import { contentHashes } from "./content_hash.ts";
 

@@ -1,6 +1,6 @@
 /** Text mode: a UTF-8 file, one document a line; or documents in memory. */
 
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { describe } from "./chat.ts";
 import { openInput, readLines } from "./lines.ts";
 

@@ -1,6 +1,6 @@
 /** Text files that are another format's syntax, which a model would learn with the text. */
 
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { conversationField, parseConversation } from "./chat.ts";
 
 /** Lines that are looked at. */

@@ -1,6 +1,6 @@
 /** The tokenizer as the rest of the program sees it. Implementations: native/tokenizer.ts and data/hf_tokenizer.ts. */
 
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 
 /** The special tokens by their names in `tokenizer.json`, in the order of their ids. Text mode has only `bos`. */
 export const SPECIAL_TOKENS = {

@@ -4,7 +4,7 @@
  * refused, and every id, token and merge is checked.
  */
 
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { SPECIAL_TOKENS } from "./tokenizer.ts";
 
 /** Larger files are refused unread, in UTF-16 units. */

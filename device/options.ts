@@ -5,7 +5,7 @@
  * Messages call an option by its name between backticks, as in "`nEmbd` must be …": that is what a calling program
  * knows it by. The command line turns such a name into its flag.
  */
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "./errors.ts";
 
 /** What an option takes. */
 export interface Option {

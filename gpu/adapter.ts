@@ -1,6 +1,6 @@
 /** Finding a GPU: adapter, features, limits, and what to say when there is none. */
-import { MicrogptError } from "../model/errors.ts";
-import type { Dtype } from "../model/device.ts";
+import { MicrogptError } from "../device/errors.ts";
+import type { Dtype } from "../device/device.ts";
 import { type Hardware, hardwareOf } from "./tiles.ts";
 
 /** What is known of the adapter before anything runs on it. */

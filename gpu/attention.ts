@@ -1,5 +1,5 @@
 /** Attention on the GPU: forward, backward, and of a decoding step. */
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import type { GpuBatch } from "./batch.ts";
 import type { GpuTensor } from "./buffers.ts";
 import { type KernelRunner, workgroupGrid } from "./kernel_runner.ts";

@@ -1,5 +1,5 @@
 /** Packed documents on the GPU: tokens, and the lists that attention and the embedding gradients work through. */
-import type { Batch, PackedDocuments } from "../model/device.ts";
+import type { Batch, PackedDocuments } from "../device/device.ts";
 import { type BufferPool, GpuTensor, type Memory } from "./buffers.ts";
 
 /** Tokens of one attention work item: a workgroup's queries, or keys. */

@@ -1,6 +1,6 @@
 /** Memory on the GPU: tensors, the pool of buffers for reading back, and the count of what is allocated. */
-import { MicrogptError } from "../model/errors.ts";
-import type { Dtype, ElementType, Purpose, Tensor } from "../model/device.ts";
+import { MicrogptError } from "../device/errors.ts";
+import type { Dtype, ElementType, Purpose, Tensor } from "../device/device.ts";
 import type { StorageFormat } from "./shader_source.ts";
 
 /** A GPUBuffer with what caches and error messages need to know of it. */

@@ -15,8 +15,8 @@ import type {
   Purpose,
   Sampling,
   Tensor,
-} from "../model/device.ts";
-import { deviceClosed, MicrogptError } from "../model/errors.ts";
+} from "../device/device.ts";
+import { deviceClosed, MicrogptError } from "../device/errors.ts";
 import { type AdapterDescription, openAdapter, type OpenedAdapter } from "./adapter.ts";
 import * as attention from "./attention.ts";
 import { GpuBatch } from "./batch.ts";

@@ -4,7 +4,7 @@
  * keeps writes and submissions in order, so its slots are free again at once), bind groups are kept by the buffers in them.
  */
 import type { BufferPool, GpuTensor, Memory } from "./buffers.ts";
-import { deviceClosed } from "../model/errors.ts";
+import { deviceClosed } from "../device/errors.ts";
 import { bindingBytes, elementBytes, tooLargeToBind, withErrorScope } from "./buffers.ts";
 import { type KernelSpec, shaderSource } from "./shader_source.ts";
 

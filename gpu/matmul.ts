@@ -1,5 +1,5 @@
 /** Matrix products: chooses kernel and variant, and queues the calls. */
-import type { MatmulForm, MatmulFusion } from "../model/device.ts";
+import type { MatmulForm, MatmulFusion } from "../device/device.ts";
 import type { GpuTensor } from "./buffers.ts";
 import { type KernelRunner, MAX_WORKGROUPS, workgroupGrid } from "./kernel_runner.ts";
 import fusedSource from "./kernels/fused.wgsl" with { type: "text" };

@@ -1,5 +1,5 @@
 /** The end of a step on the GPU: loss, gradient norm, whether it counts, Adam. */
-import { type AdamHyper, type Dtype, METRIC } from "../model/device.ts";
+import { type AdamHyper, type Dtype, METRIC } from "../device/device.ts";
 import { GpuTensor } from "./buffers.ts";
 import { type KernelRunner, workgroupGrid } from "./kernel_runner.ts";
 import adamSource from "./kernels/adam.wgsl" with { type: "text" };

@@ -1,5 +1,5 @@
 /** Kernels that take a row a workgroup: embedding, normalization, cross-entropy, sampling. */
-import { LEAST_TEMPERATURE, type Sampling } from "../model/device.ts";
+import { LEAST_TEMPERATURE, type Sampling } from "../device/device.ts";
 import type { GpuDecodeRows } from "./attention.ts";
 import type { GpuBatch } from "./batch.ts";
 import type { GpuTensor } from "./buffers.ts";

@@ -1,5 +1,5 @@
 /** A check of the GPU's driver at start: small products, exponentials and conversions against the CPU. */
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import type { GpuDevice } from "./device.ts";
 import { fromHalves, toHalves } from "./number_formats.ts";
 

@@ -1,5 +1,5 @@
 /** What the config of every network has, and how its numbers are checked. */
-import { MicrogptError } from "./errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 
 /** The networks by name: `model/networks.ts` has them. */
 export type Architecture = "gpt";

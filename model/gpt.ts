@@ -18,12 +18,12 @@ import {
   readNumbers,
   type Shape,
 } from "./config.ts";
-import type { Allocator, Batch, DecodeRows, Device, Tensor } from "./device.ts";
-import { MicrogptError } from "./errors.ts";
+import type { Allocator, Batch, DecodeRows, Device, Tensor } from "../device/device.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { forEachChunk, logitRows } from "./logit_chunks.ts";
 import type { Activations, DecodeMemory, Network, NetworkKind } from "./network.ts";
 import { layOut, type ParameterLayout, type ParameterSpec, parameterView } from "./parameters.ts";
-import { mixSeed, normal } from "./random.ts";
+import { mixSeed, normal } from "../device/random.ts";
 
 /** The config has no fields of its own, and its `meta.json` does not name the architecture. */
 export interface GptConfig extends ModelConfig {

@@ -1,5 +1,5 @@
 /** Logits of all tokens, [T, V], would be the largest matrix by far: they exist for some rows at a time, with loss and gradient. */
-import type { Tensor } from "./device.ts";
+import type { Tensor } from "../device/device.ts";
 
 /** Logits take at most this many bytes, unless one row has more. */
 const LOGITS_BYTES = 8 << 20;

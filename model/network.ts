@@ -4,7 +4,7 @@
  * without looking into it. `model/networks.ts` picks a config's network.
  */
 import type { ConfigNaming, ModelConfig, Shape } from "./config.ts";
-import type { Allocator, Batch, DecodeRows, Device, Tensor } from "./device.ts";
+import type { Allocator, Batch, DecodeRows, Device, Tensor } from "../device/device.ts";
 import type { ParameterLayout } from "./parameters.ts";
 
 /** The parameters of a model (or their gradients) as a network's own views of the flat array. */
@@ -44,7 +44,7 @@ export interface NetworkKind<C extends ModelConfig = ModelConfig> {
   create(config: C): Network;
 }
 
-/** A network of a certain size. Letters in shapes as in `model/device.ts`. */
+/** A network of a certain size. Letters in shapes as in `device/device.ts`. */
 export interface Network<
   W extends Weights = Weights,
   A extends Activations = Activations,

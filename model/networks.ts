@@ -1,6 +1,6 @@
 /** The networks there are, by the name of their architecture. */
 import type { Architecture, ConfigNaming, ModelConfig } from "./config.ts";
-import { MicrogptError } from "./errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { gpt } from "./gpt.ts";
 import type { Network, NetworkKind } from "./network.ts";
 

@@ -1,5 +1,5 @@
 /** The flat array that holds all parameters of a model: who lies where in it. What they are is the network's to say. */
-import type { Allocator, Device, ElementType, Purpose, Tensor } from "./device.ts";
+import type { Allocator, Device, ElementType, Purpose, Tensor } from "../device/device.ts";
 
 /**
  * What a parameter is to an optimizer: a row a token or position (`embedding`), a row a token on the way out (`head`),

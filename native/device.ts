@@ -16,15 +16,15 @@ import {
   type PackedDocuments,
   type Sampling,
   type Tensor,
-} from "../model/device.ts";
-import { deviceClosed, MicrogptError } from "../model/errors.ts";
+} from "../device/device.ts";
+import { deviceClosed, MicrogptError } from "../device/errors.ts";
 import { check, openLibrary } from "./library.ts";
 import { DEVICE } from "./symbols.ts";
 import { CpuBatch, CpuTensor, type FiveTensors, metricsRow, sameShape } from "./tensor.ts";
 
 /** What `openCpuDevice` accepts. */
 export interface CpuDeviceOptions {
-  /** threads that compute, this one included, in the range devices.ts checks; 0 or absent: one for each core */
+  /** threads that compute, this one included, in the range model/devices.ts checks; 0 or absent: one for each core */
   threads?: number;
   /** f32 is the only one */
   dtype?: Dtype;

@@ -3,7 +3,7 @@
  * module's own manifest names, compared with the manifest's SHA-256, and kept in the user's cache directory.
  */
 import { createHash, randomUUID } from "node:crypto";
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { environment, granted } from "./permissions.ts";
 import { transfer } from "./transfer.ts";
 import released from "./manifest.json" with { type: "json" };

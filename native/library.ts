@@ -1,7 +1,7 @@
 // Finds, checks and opens the native library. Nothing happens at import; the first openLibrary() pays for it. Whoever
 // may need a download (a module imported by URL) awaits ensureLibrary() before.
 
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import type { Download } from "./download.ts";
 import { environment, granted } from "./permissions.ts";
 import {

@@ -1,5 +1,5 @@
 /** What the CPU device gives out, and what it checks of the shapes that it is given. */
-import type { Batch, ElementType, Tensor } from "../model/device.ts";
+import type { Batch, ElementType, Tensor } from "../device/device.ts";
 
 /** What a tensor and its views share. */
 interface Memory {

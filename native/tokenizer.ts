@@ -3,7 +3,7 @@
 import { tokenTable } from "../data/byte_level.ts";
 import { checkVocabSize, type EncodedDocuments, type Tokenizer, type TokenTable } from "../data/tokenizer.ts";
 import { parseTokenizerJson, type TokenizerFile } from "../data/tokenizer_json.ts";
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { check, openLibrary } from "./library.ts";
 import { TOKENIZER } from "./symbols.ts";
 

@@ -10,7 +10,7 @@
  */
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { libraryFileName } from "../native/library.ts";
 
 /** The systems that releases are made for, as Deno and Rust both call them. */

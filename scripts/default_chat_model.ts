@@ -9,11 +9,11 @@
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { exportModel } from "../export.ts";
-import { holdsCheckpoint, readCheckpoint } from "../model/checkpoint.ts";
-import { MicrogptError } from "../model/errors.ts";
+import { exportModel } from "../model/export/export.ts";
+import { holdsCheckpoint, readCheckpoint } from "../model/files/checkpoint.ts";
+import { MicrogptError } from "../device/errors.ts";
 import type { PresetName, Settings } from "../model/settings.ts";
-import { type PreparedRun, prepareRun, type TrainOptions } from "../train.ts";
+import { type PreparedRun, prepareRun, type TrainOptions } from "../model/train/train.ts";
 
 /** What the model card says of the data. */
 export interface DataSource {

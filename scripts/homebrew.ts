@@ -8,7 +8,7 @@
  */
 import { parseArgs } from "node:util";
 import project from "../deno.json" with { type: "json" };
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 
 /** The systems that Homebrew runs on. */
 const PLATFORMS = [

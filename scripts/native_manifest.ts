@@ -9,7 +9,7 @@
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
 import project from "../deno.json" with { type: "json" };
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import type { NativeFile, NativeManifest } from "../native/download.ts";
 
 const ASSET = /^microgpt_native-(.+)\.(so|dylib|dll)$/;

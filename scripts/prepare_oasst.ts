@@ -8,7 +8,7 @@
 import { parseArgs } from "node:util";
 import type { Message } from "../data/chat.ts";
 import { cannotRead, type Input, openInput, readLines } from "../data/lines.ts";
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 
 /** The trees that are ready for export: https://huggingface.co/datasets/OpenAssistant/oasst2 */
 const OASST2_URL =

@@ -4,8 +4,8 @@
  *   deno task picture names-model > docs/training.svg
  */
 import { join } from "node:path";
-import type { EvaluationMetrics, StepMetrics } from "../model/metrics_log.ts";
-import { MicrogptError } from "../model/errors.ts";
+import type { EvaluationMetrics, StepMetrics } from "../model/files/metrics_log.ts";
+import { MicrogptError } from "../device/errors.ts";
 
 /** A loss at a step. */
 interface Point {

@@ -8,7 +8,7 @@
 //   The draw: each thread sums a stretch of ids, a scan over the stretches finds the first where the cumulative mass
 //     exceeds u · total, and its thread the id in it: the first id in order whose cumulative mass exceeds the draw.
 //   NaN and −∞ are never drawn; where nothing else is left, id 0.
-// u is `uniform(seeds[sequence], position)` of model/random.ts, in u32 arithmetic.
+// u is `uniform(seeds[sequence], position)` of device/random.ts, in u32 arithmetic.
 // Cost: reads 2·V, and 32·V from cache for each of top-k and top-p; writes three numbers.
 
 const PLUS_INFINITY = 0x7f800000u;

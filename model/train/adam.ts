@@ -1,5 +1,5 @@
 /** Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019). Keeps two numbers a parameter: m and v. */
-import type { AdamState, Tensor } from "../device.ts";
+import type { AdamState, Tensor } from "../../device/device.ts";
 import { rangesOf } from "../parameters.ts";
 import type { Optimizer } from "./optimizer.ts";
 

@@ -3,7 +3,7 @@
  * how they are scaled in f16 is the same for every optimizer and decided here, on the device; the rule that makes an update
  * of a gradient is the optimizer's (`adam.ts`).
  */
-import { type Allocator, CONTROL, type Device, type Tensor } from "../device.ts";
+import { type Allocator, CONTROL, type Device, type Tensor } from "../../device/device.ts";
 import {
   mapState,
   type OptimizerName,

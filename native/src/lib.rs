@@ -3,7 +3,7 @@
 //! Rules of the boundary. Names begin with `mg_`. Objects are handles, never pointers. A buffer `x` comes with its length
 //! `x_len`, a tensor `x` with its first element `x_at`. Every call that can fail returns a status (`status.rs`), and its
 //! message belongs to the calling thread, so such calls are made synchronously. `native/symbols.ts` declares the exports
-//! for the other side; `tests/native_symbols_test.ts` compares the two.
+//! for the other side; `tests/native/native_symbols_test.ts` compares the two.
 
 pub mod device;
 pub mod handles;

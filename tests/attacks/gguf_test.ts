@@ -1,7 +1,7 @@
 /** Hostile GGUF files. Each is what a good one has, with one thing changed. */
 
 import assert from "node:assert/strict";
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import { readGguf } from "../../model/files/gguf/read.ts";
 import { readTensor } from "../../model/files/gguf/tensor_values.ts";
 import type { ByteSource } from "../../model/files/gguf/types.ts";

@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { loadChat } from "../../data/chat.ts";
-import { MicrogptError } from "../../model/errors.ts";
-import { withFile } from "../temporary_file.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import { withFile } from "../data/temporary_file.ts";
 
 /** Loads content that must be refused with one line fit for a terminal. */
 function refusal(content: string | Uint8Array): Promise<string> {

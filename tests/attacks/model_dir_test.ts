@@ -2,9 +2,9 @@
 
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
-import { readCheckpoint, readModel, readSummary, readTrainState } from "../../model/checkpoint.ts";
-import { MicrogptError } from "../../model/errors.ts";
-import { contentsOf, withDirectory } from "../checkpoint_fixture.ts";
+import { readCheckpoint, readModel, readSummary, readTrainState } from "../../model/files/checkpoint.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import { contentsOf, withDirectory } from "../model/files/checkpoint_fixture.ts";
 import { RUST_STATE, writeRustCheckpoint } from "../golden/rust_checkpoint.ts";
 import { refusal, refusalAndPeak } from "./refusal.ts";
 

@@ -2,9 +2,9 @@
 
 import assert from "node:assert/strict";
 import { dirname } from "node:path";
-import { readCheckpoint, readModel, readSummary } from "../../model/checkpoint.ts";
-import { MicrogptError } from "../../model/errors.ts";
-import { contentsOf } from "../checkpoint_fixture.ts";
+import { readCheckpoint, readModel, readSummary } from "../../model/files/checkpoint.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import { contentsOf } from "../model/files/checkpoint_fixture.ts";
 
 /**
  * Loads a directory in each way there is; all must refuse it with the same line.
@@ -46,7 +46,7 @@ export async function refusalAndPeak(
 ): Promise<{ message: string; peak: number }> {
   const program = `
     import { resourceUsage } from "node:process";
-    import { readModel } from ${JSON.stringify(import.meta.resolve("../../model/checkpoint.ts"))};
+    import { readModel } from ${JSON.stringify(import.meta.resolve("../../model/files/checkpoint.ts"))};
     const message = await readModel(${
     JSON.stringify(dir)
   }).then(() => "loaded", (e) => e.name + ": " + e.message);

@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { readCheckpoint, readModel } from "../../model/checkpoint.ts";
-import { withDirectory } from "../checkpoint_fixture.ts";
+import { readCheckpoint, readModel } from "../../model/files/checkpoint.ts";
+import { withDirectory } from "../model/files/checkpoint_fixture.ts";
 import { writeRustCheckpoint } from "../golden/rust_checkpoint.ts";
 import { refusal, refusalAndPeak } from "./refusal.ts";
 

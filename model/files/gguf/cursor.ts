@@ -2,7 +2,7 @@
  * Reads the front of a file piece by piece. Every length is compared with what the file still has before memory is
  * taken for it, and with a bound on the whole, so that a sparse file of terabytes cannot ask for terabytes.
  */
-import { MicrogptError } from "../../errors.ts";
+import { MicrogptError } from "../../../device/errors.ts";
 import type { ByteSource } from "./types.ts";
 
 /** Bytes before the tensors' data; a vocabulary of 262,144 tokens with its merges takes about 16 MB. */

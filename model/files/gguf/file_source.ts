@@ -1,5 +1,5 @@
 /** A file on disk as what the GGUF reader reads. */
-import { MicrogptError } from "../../errors.ts";
+import { MicrogptError } from "../../../device/errors.ts";
 import type { ByteSource } from "./types.ts";
 
 /** Read at a time. */

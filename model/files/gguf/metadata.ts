@@ -1,6 +1,6 @@
 /** A GGUF file's metadata by key, read with the type that the reader expects. */
-import { MicrogptError } from "../../errors.ts";
-import { printable } from "../../model_dir.ts";
+import { MicrogptError } from "../../../device/errors.ts";
+import { printable } from "../directory.ts";
 import type { GgufValue } from "./types.ts";
 
 /** The metadata of one file. Each method that returns a value throws where the key is missing or of another type. */

@@ -3,7 +3,7 @@
  * one claims is believed, and no memory is taken for it, before the file's size proves it. Stricter than the format
  * where llama.cpp is too: no arrays of arrays, no empty names, nothing twice.
  */
-import { printable } from "../../model_dir.ts";
+import { printable } from "../directory.ts";
 import { Cursor, CUT_OFF } from "./cursor.ts";
 import { Metadata } from "./metadata.ts";
 import {

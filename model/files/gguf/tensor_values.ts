@@ -1,6 +1,6 @@
 /** The values of a GGUF file's tensors, read by range straight to where they are wanted. */
-import { MicrogptError } from "../../errors.ts";
-import { printable } from "../../model_dir.ts";
+import { MicrogptError } from "../../../device/errors.ts";
+import { printable } from "../directory.ts";
 import { dequantize } from "./dequantize.ts";
 import type { GgufFile } from "./read.ts";
 import { bytesOf, type GgufTensor, TENSOR_TYPES } from "./types.ts";

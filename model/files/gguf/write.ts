@@ -1,7 +1,7 @@
 /** Writes a GGUF file, version 3, from front to back: nothing of its tensors is held but a chunk. */
-import { MicrogptError } from "../../errors.ts";
-import { type FileDigest, type HashedFile, writeHashed } from "../../file_digest.ts";
-import { printable } from "../../model_dir.ts";
+import { MicrogptError } from "../../../device/errors.ts";
+import { type FileDigest, type HashedFile, writeHashed } from "../digest.ts";
+import { printable } from "../directory.ts";
 import { HeaderWriter } from "./header_writer.ts";
 import { quantize, type WrittenType } from "./quantize.ts";
 import { bytesOf, DEFAULT_ALIGNMENT, type GgufValue, padded, TENSOR_TYPES } from "./types.ts";

@@ -135,7 +135,7 @@ fn adam(pool: &mut Pool, [p, m, v]: [&mut [f32]; 3], g: &[f32], zeros: &[Range<u
     });
 }
 
-/// Columns of a row of metrics, of `control` (see model/device.ts).
+/// Columns of a row of metrics, of `control` (see device/device.ts).
 const LOSS: usize = 0;
 const NORM: usize = 1;
 const APPLIED: usize = 2;

@@ -11,14 +11,14 @@ use super::{chunks_for, span};
 use crate::device::with_device;
 use crate::tensors::{as_u32s, as_u32s_mut};
 
-/// Mixes 32 bits (the `lowbias32` finaliser, as in model/random.ts).
+/// Mixes 32 bits (the `lowbias32` finaliser, as in device/random.ts).
 fn hash32(mut x: u32) -> u32 {
     x = (x ^ x >> 16).wrapping_mul(0x7feb_352d);
     x = (x ^ x >> 15).wrapping_mul(0x846c_a68b);
     x ^ x >> 16
 }
 
-/// Draw number `counter` of a mixed seed, uniform in [0, 1); bit for bit that of model/random.ts.
+/// Draw number `counter` of a mixed seed, uniform in [0, 1); bit for bit that of device/random.ts.
 fn uniform(mixed_seed: u32, counter: u32) -> f64 {
     f64::from(hash32(mixed_seed ^ hash32(counter ^ 0x85eb_ca6b)) >> 8) / f64::from(1 << 24)
 }
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn random_numbers_are_those_of_the_typescript_side() {
-        // From model/random.ts.
+        // From device/random.ts.
         assert_eq!(hash32(1), 1_753_845_952);
         assert_eq!(uniform(12345, 67), 1_625_867.0 / f64::from(1 << 24));
     }

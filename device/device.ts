@@ -1,0 +1,265 @@
+/**
+ * What a device must be able to do: hold matrices and run the kernels of the model on them. A network (`model/gpt.ts`) is
+ * written once against this interface; `reference`, `cpu` and `webgpu` implement it and share one test suite.
+ *
+ * Letters in shapes: T tokens of all documents of a batch, end to end · E n_embd · H n_head · D = E/H ·
+ * V vocabulary · B block_size · N rows of a decoding step.
+ *
+ * Calls only queue work; they run in the order of the calls. Nothing waits but `read`.
+ */
+
+/** Type of the working weights and activations. Masters, gradients, moments and reductions are f32 always. */
+export type Dtype = "f32" | "bf16" | "f16";
+
+/** Element type of a tensor: `work` is the device's `dtype`. */
+export type ElementType = "f32" | "u32" | "work";
+
+/** A row-major matrix on a device. `rows` says how many of its `capacity` rows are in use now; set it freely. */
+export interface Tensor {
+  readonly type: ElementType;
+  readonly capacity: number;
+  readonly cols: number;
+  rows: number;
+}
+
+/** The documents of a batch, end to end without padding, on the host. Document d is tokens[starts[d] … starts[d+1]). */
+export interface PackedDocuments {
+  /** [T] input ids */
+  tokens: Uint32Array;
+  /** [T] the id that follows each input */
+  targets: Uint32Array;
+  /** [documents + 1] first token of each document, then T; positions count from 0 in each document */
+  starts: Uint32Array;
+}
+
+/** Packed documents on a device, with whatever work lists its kernels want; filled by `loadBatch`. */
+export interface Batch {
+  readonly maxTokens: number;
+  readonly maxDocuments: number;
+  /** T of the documents loaded last */
+  tokenCount: number;
+}
+
+/**
+ * Which operands of `out = a · b` are transposed. NT: a [M, K], b [N, K] (y = x · Wᵀ). NN: a [M, K], b [K, N]
+ * (dx = dy · W). TN: a [K, M], b [K, N] (dW = dyᵀ · x). out is [M, N].
+ */
+export type MatmulForm = "NT" | "NN" | "TN";
+
+/** What a matrix product does with its result before it is stored, in this order. */
+export interface MatmulFusion {
+  /** [M, N] added to the product; may be `out` itself, to accumulate */
+  add?: Tensor;
+  /** max(0, ·) */
+  relu?: boolean;
+  /** [M, N] the result becomes 0 where this is not positive: the backward of relu, given relu's output */
+  reluMask?: Tensor;
+}
+
+/**
+ * The rows of one decoding step: row r feeds `tokens[r]` at `positions[r]` of cache line `sequences[r]`. All u32 [N, 1]. Rows of
+ * one sequence are neighbours at consecutive positions: a prompt.
+ */
+export interface DecodeRows {
+  tokens: Tensor;
+  positions: Tensor;
+  sequences: Tensor;
+}
+
+/** A smaller temperature is as good as 0: no normal f32 number, it would be 0 to some devices, which divide by it. */
+export const LEAST_TEMPERATURE = 2 ** -126;
+
+/**
+ * How the next token is drawn from logits. NaN and −∞ are never drawn, and where nothing else is left id 0 is; +∞ always is, the lowest
+ * id of several.
+ */
+export interface Sampling {
+  /** below `LEAST_TEMPERATURE`, 0 and less among them, takes the most probable token, the lowest id among equals */
+  temperature: number;
+  /** keep tokens whose logit is at least the k-th largest; 0 = all */
+  topK: number;
+  /** then keep the most probable tokens that together reach this mass, and all equal to the last of them; 1 = all */
+  topP: number;
+  /** ids that are never drawn, at most 8 */
+  suppressed: number[];
+}
+
+/** Everything Adam touches: arrays of one length, [1, n]. `work` is `params` itself where the device's dtype is f32. */
+export interface AdamState {
+  params: Tensor;
+  work: Tensor;
+  gradients: Tensor;
+  m: Tensor;
+  v: Tensor;
+  /** f32 [1, 4], see `CONTROL`; only read */
+  control: Tensor;
+}
+
+/**
+ * Columns of `control`, f32 [1, 4]: what steps leave for later ones. It is kept on the device, because the host does not
+ * wait to learn whether a step was skipped.
+ */
+export const CONTROL = {
+  /**
+   * steps that counted, the one in hand included once `decideStep` was called. An f32 counts to 2²⁴ and stays there: the
+   * corrections, 1 − betaᵗ, have long been 1 then
+   */
+  adamStep: 0,
+  /** factor on the loss gradient while it travels in f16; 1 for other types */
+  lossScale: 1,
+  /** finite steps since `lossScale` changed */
+  goodSteps: 2,
+  /** what gradients are to be multiplied with: clipping, and the loss scale undone. Negative: the step does not count */
+  gradientFactor: 3,
+} as const;
+
+/** Columns of a row of the metrics ring (f32 [ring, 4]), one row a step. */
+export const METRIC = {
+  /** mean negative log-likelihood of the step */
+  loss: 0,
+  /** global gradient norm before clipping */
+  gradNorm: 1,
+  /** 1 when the step changed the weights, 0 when it was skipped for a loss or norm that is not finite */
+  applied: 2,
+} as const;
+
+export interface AdamHyper {
+  learningRate: number;
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  /** decoupled: params −= learningRate · weightDecay · params (Loshchilov & Hutter 2019); 0 = off */
+  weightDecay: number;
+}
+
+/**
+ * What memory is for: the memory plan counts by it, and an error says by it what would make it smaller. `moments` are what
+ * an optimizer keeps of earlier gradients.
+ */
+export type Purpose = "weights" | "gradients" | "moments" | "activations" | "decoding";
+
+/** The part of a device that gives out memory. A counter that implements it yields the memory plan. */
+export interface Allocator {
+  /**
+   * A zeroed [rows, cols] matrix.
+   * @param label names it in error messages, and nowhere else
+   * @param type default f32
+   * @param purpose default: `activations`, what a step works in
+   * @throws {MicrogptError} when memory is short
+   */
+  tensor(label: string, rows: number, cols: number, type?: ElementType, purpose?: Purpose): Tensor;
+  /** A batch for at most so many tokens and documents. */
+  createBatch(maxTokens: number, maxDocuments: number): Batch;
+}
+
+export interface Device extends Allocator {
+  readonly kind: "reference" | "cpu" | "webgpu";
+  /** The hardware's own name, for people. */
+  readonly name: string;
+  readonly dtype: Dtype;
+  /** What a person should know before computing on it. */
+  readonly warnings: string[];
+  /** The most steps that the host may queue before it reads metrics; 1 where a read costs nothing. */
+  readonly stepsInFlight: number;
+
+  /** [rows, cols] of the same memory, from element `offset`. Shares, never copies; the parent must outlive it. */
+  view(tensor: Tensor, offset: number, rows: number, cols: number): Tensor;
+  /** Gives the memory of a tensor back now (its views die with it). Again, or after `destroy`, it does nothing. */
+  free(tensor: Tensor): void;
+  /** Copies `data` to element `offset` on; f32 data into a `work` tensor is rounded to its type. */
+  write(tensor: Tensor, data: Float32Array | Uint32Array, offset?: number): void;
+  /** The rows in use as they stand at this point of the queue. A Uint32Array for u32 tensors, else Float32Array. */
+  read(tensor: Tensor): Promise<Float32Array | Uint32Array>;
+  /** Sets the rows in use to zero. */
+  zero(tensor: Tensor): void;
+  /** out = from, the rows in use: of one shape and type, and apart where both are views of one tensor. */
+  copy(out: Tensor, from: Tensor): void;
+  loadBatch(batch: Batch, documents: PackedDocuments): void;
+  /** Sends what is queued on its way; call once a step. */
+  submit(): void;
+  /**
+   * Ends the device and frees all its memory. Again it does nothing. Every later call but `free` throws a `MicrogptError`; a read
+   * that is still on its way gives its numbers or rejects with the same error.
+   */
+  destroy(): void;
+
+  /** x[t] = rmsnorm(wte[token] + wpe[position]).  x: [T, E] f32 */
+  embed(x: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void;
+  /** Adds to dWte [V, E] and dWpe [B, E] the gradient of `embed`, each row in the order of its tokens in the batch. */
+  embedBackward(dWte: Tensor, dWpe: Tensor, dx: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void;
+  /** out = x / sqrt(mean(x²) + 1e-5), row by row.  out, x: [T, E] */
+  rmsNorm(out: Tensor, x: Tensor): void;
+  /** dx += rmsnorm's gradient at x for dy.  all [T, E] */
+  rmsNormBackward(dx: Tensor, dy: Tensor, x: Tensor): void;
+  /** out = a · b in one of three forms, with what `fusion` adds. */
+  matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion?: MatmulFusion): void;
+  /**
+   * out = rmsnorm(x) · wᵀ, with `relu` max(0, ·); meant for the few rows of decoding.  out: [N, M]   x: [N, E] f32   w: [M, E]
+   * @param norm [N, E] memory for rmsnorm(x), which a device may leave unused
+   */
+  rmsNormMatmul(out: Tensor, x: Tensor, w: Tensor, norm: Tensor, relu?: boolean): void;
+  /** Causal attention within each document.  out: [T, E]   lse: [T, H] f32, log-sum-exp of the scaled scores   qkv: [T, 3E] */
+  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void;
+  /** dQkv [T, 3E] from dOut [T, E] and what `attention` left. */
+  attentionBackward(
+    dQkv: Tensor,
+    dOut: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    qkv: Tensor,
+    batch: Batch,
+    nHead: number,
+  ): void;
+  /**
+   * For the rows t = firstRow … firstRow + logits.rows of the batch: losses[t] = scale · −log softmax(logits)[target],
+   * and logits become their own gradient, scale · lossScale · (softmax − onehot).  logits: [rows, V] f32   losses: [T, 1] f32
+   */
+  crossEntropy(
+    logits: Tensor,
+    losses: Tensor,
+    batch: Batch,
+    firstRow: number,
+    scale: number,
+    control: Tensor,
+  ): void;
+  /** metrics[slot].loss = Σ losses, or += with `accumulate`. */
+  sumLoss(metrics: Tensor, slot: number, losses: Tensor, accumulate: boolean): void;
+  /** metrics[slot].gradNorm = sqrt(Σ g²) / lossScale over all gradients. */
+  gradNorm(metrics: Tensor, slot: number, gradients: Tensor, control: Tensor): void;
+  /**
+   * Decides whether the step counts: whether metrics[slot].loss and .gradNorm are finite. Sets metrics[slot].applied and the
+   * control values. Updates that follow read from `control` that they shall do nothing, or what they multiply gradients with.
+   * @param gradClip largest global gradient norm; 0 = off
+   */
+  decideStep(metrics: Tensor, slot: number, control: Tensor, gradClip: number): void;
+  /** One Adam update (Kingma & Ba 2015) of params and their working copy, if the step counts. */
+  adam(state: AdamState, hyper: AdamHyper): void;
+
+  /** `embed` for decoding: x [N, E] from rows' tokens and positions. */
+  embedRows(x: Tensor, rows: DecodeRows, wte: Tensor, wpe: Tensor): void;
+  /**
+   * Stores each row's key and value at its place in the cache, then attends from each row to positions 0 … its own of its
+   * sequence.  out: [N, E]   qkv: [N, 3E]   cache: [sequences · B, 2E], row s·B + p holds key then value of position p
+   */
+  attentionCached(
+    out: Tensor,
+    qkv: Tensor,
+    cache: Tensor,
+    rows: DecodeRows,
+    blockSize: number,
+    nHead: number,
+  ): void;
+  /**
+   * Draws the next token of each row: rows.tokens[r] and output[step, r] become it, rows.positions[r] grows by one.
+   * The draw depends on seeds[sequence] and the position alone (see `uniform` in device/random.ts).
+   * logits: [N, V] f32   seeds: u32 [sequences, 1]   output: u32 [steps, N]
+   */
+  sample(
+    rows: DecodeRows,
+    logits: Tensor,
+    output: Tensor,
+    step: number,
+    seeds: Tensor,
+    sampling: Sampling,
+  ): void;
+}

@@ -1,0 +1,192 @@
+/** Opens devices and tokenizers: the one place that knows the implementations behind the interfaces. */
+import { checkVocabSize, type Tokenizer } from "../data/tokenizer.ts";
+import { checkOptions, type Options, type OptionValues } from "../device/options.ts";
+import { MicrogptError } from "../device/errors.ts";
+import type { Device, Dtype } from "../device/device.ts";
+import { ReferenceDevice } from "../device/reference_device.ts";
+
+/** More threads than this are taken for a mistake. */
+const MAX_THREADS = 1024;
+
+/** Where to compute, each option declared once. */
+export const DEVICE_OPTIONS = {
+  device: {
+    type: "choice",
+    choices: ["cpu", "metal", "webgpu", "auto", "reference"],
+    default: "cpu",
+    help: "where to compute",
+  },
+  dtype: {
+    type: "choice",
+    choices: ["f32", "bf16", "f16"],
+    help: "type of working weights and activations (default bf16 on metal, f32 otherwise)",
+  },
+  threads: { type: "whole", min: 0, max: MAX_THREADS, help: "CPU threads (default, and 0: all)" },
+} as const satisfies Options;
+
+/**
+ * What the option `device` takes. `metal` is `webgpu` on a Mac, `reference` the plain TypeScript device; `auto` measures a
+ * moment of the work to be done and takes the faster of GPU and CPU, but goes on with a run on the device that it was
+ * begun on.
+ */
+export type DeviceName = OptionValues<typeof DEVICE_OPTIONS>["device"];
+
+/** Where to compute. */
+export type DeviceOptions = Partial<OptionValues<typeof DEVICE_OPTIONS>>;
+
+/** Does a moment of the work that the device is for. @returns the milliseconds it took, compiling and allocating left out */
+export type Trial = (device: Device) => Promise<number>;
+
+/** What `auto` decides by. */
+export interface AutoChoice {
+  /** what it measures; without one it takes the GPU where there is one */
+  trial?: Trial;
+  /** name and dtype of the device that the work was begun on: taken without measuring where it is here */
+  before?: { device?: string; dtype?: Dtype };
+}
+
+/**
+ * Opens a device.
+ * @param choice what `auto` decides by
+ * @throws {MicrogptError} when it is not there, or cannot compute in `dtype`
+ */
+export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice = {}): Promise<Device> {
+  const { device = "cpu", dtype, threads } = options;
+  checkThreads(threads);
+  switch (device) {
+    case "auto":
+      return await openBefore(options, choice) ?? await openFaster(options, choice.trial);
+    case "cpu": {
+      await ensureNativeLibrary();
+      const { openCpuDevice } = await import("../native/device.ts");
+      return openCpuDevice({ dtype: dtype ?? "f32", ...(threads === undefined ? {} : { threads }) });
+    }
+    case "metal":
+      if (Deno.build.os !== "darwin") {
+        throw new MicrogptError(`--device metal is for macOS, this is ${Deno.build.os}`, {
+          hint: "use --device webgpu",
+          usage: true,
+        });
+      }
+      return await openGpu(dtype ?? "bf16");
+    case "webgpu":
+      return await openGpu(dtype ?? "f32");
+    case "reference":
+      if (dtype && dtype !== "f32") {
+        throw new MicrogptError(`--device reference computes in f32, not ${dtype}`, { usage: true });
+      }
+      return new ReferenceDevice("f32");
+  }
+}
+
+/** The devices that `auto` chooses from: the GPU where there is a real one, or where only it computes in the dtype, and the CPU. */
+async function candidates(dtype: Dtype | undefined): Promise<DeviceName[]> {
+  const gpuName = Deno.build.os === "darwin" ? "metal" : "webgpu";
+  if (dtype && dtype !== "f32") return [gpuName];
+  const adapter = await navigator.gpu?.requestAdapter();
+  return adapter && !adapter.info.isFallbackAdapter ? [gpuName, "cpu"] : ["cpu"];
+}
+
+/** A device's name without the number of its threads. */
+function hardware(name: string): string {
+  return name.replace(/, \d+ threads?$/, "");
+}
+
+/** The device that the work was begun on, where it is one of those that `auto` chooses from. */
+async function openBefore(options: DeviceOptions, { before = {} }: AutoChoice): Promise<Device | undefined> {
+  if (before.device === undefined) return undefined;
+  const dtype = options.dtype ?? before.dtype;
+  for (const device of await candidates(dtype)) {
+    let opened: Device;
+    try {
+      opened = await openDevice({ ...options, device, ...(dtype ? { dtype } : {}) });
+    } catch (error) {
+      if (error instanceof MicrogptError) continue; // measuring, next, says what is wrong with it
+      throw error;
+    }
+    if (hardware(opened.name) === hardware(before.device)) return opened;
+    opened.destroy();
+  }
+}
+
+/** The GPU where there is a real one and it is faster than the CPU at `trial`, else the CPU; the other where one fails. */
+async function openFaster(options: DeviceOptions, trial: Trial | undefined): Promise<Device> {
+  const names = await candidates(options.dtype);
+  if (names.length === 1 || !trial) return await openDevice({ ...options, device: names[0]! });
+  const times: { device: DeviceName; milliseconds: number }[] = [];
+  const problems: MicrogptError[] = [];
+  for (const device of names) {
+    try {
+      times.push({ device, milliseconds: await timed({ ...options, device }, trial) });
+    } catch (error) {
+      if (!(error instanceof MicrogptError)) throw error;
+      problems.push(error);
+    }
+  }
+  const fastest = times.sort((a, b) => a.milliseconds - b.milliseconds)[0];
+  if (!fastest) throw problems.at(-1);
+  const opened = await openDevice({ ...options, device: fastest.device });
+  opened.warnings.push(...problems.map(({ message }) => `--device auto had no choice: ${message}`));
+  return opened;
+}
+
+async function timed(options: DeviceOptions, trial: Trial): Promise<number> {
+  const device = await openDevice(options);
+  try {
+    return await trial(device);
+  } finally {
+    device.destroy();
+  }
+}
+
+/** Checked whatever the device: a run's threads are stored with it. */
+function checkThreads(threads: number | undefined): void {
+  checkOptions(DEVICE_OPTIONS, { threads });
+}
+
+async function openGpu(dtype: Dtype): Promise<Device> {
+  const { openGpuDevice } = await import("../gpu/device.ts");
+  return await openGpuDevice({ dtype });
+}
+
+/**
+ * Trains a tokenizer on documents. Needs the native library.
+ * @param options.vocabSize most tokens it may have
+ * @param options.chat with the special tokens of a chat
+ * @param options.threads as in `DeviceOptions`
+ * @throws {MicrogptError} when the vocabulary is smaller than the alphabet, or the library is not there
+ */
+export async function trainTokenizer(
+  documents: string[],
+  options: { vocabSize: number; chat: boolean; threads?: number | undefined },
+): Promise<Tokenizer> {
+  checkVocabSize(options.vocabSize, options.chat);
+  checkThreads(options.threads);
+  await ensureNativeLibrary();
+  const { NativeTokenizer, setTokenizerThreads } = await import("../native/tokenizer.ts");
+  if (options.threads !== undefined) setTokenizerThreads(options.threads);
+  return NativeTokenizer.train(documents, options);
+}
+
+/**
+ * Opens a saved tokenizer: natively, or in JavaScript where native libraries may not be loaded or none is there.
+ * @param json the text of tokenizer.json
+ * @param threads as in `DeviceOptions`
+ * @throws {MicrogptError} when it is no tokenizer of this program
+ */
+export async function openTokenizer(json: string, threads?: number): Promise<Tokenizer> {
+  checkThreads(threads);
+  if (await ensureNativeLibrary()) {
+    const { NativeTokenizer, setTokenizerThreads } = await import("../native/tokenizer.ts");
+    if (threads !== undefined) setTokenizerThreads(threads);
+    return NativeTokenizer.fromJson(json);
+  }
+  const { HfTokenizer } = await import("../data/hf_tokenizer.ts");
+  return await HfTokenizer.fromJson(json);
+}
+
+/** Looks for the native library, and downloads it for a module imported by URL. @returns whether there is one */
+async function ensureNativeLibrary(): Promise<boolean> {
+  const { ensureLibrary } = await import("../native/library.ts");
+  return await ensureLibrary();
+}

@@ -1,0 +1,82 @@
+/** Exports a model for use elsewhere: what `microgpt export` does, for programs. */
+import { join } from "node:path";
+import type { DeviceOptions } from "../devices.ts";
+import { readModel, saveInferenceModel } from "../files/checkpoint.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import { sameDirectory } from "../files/directory.ts";
+import { RunLock } from "../files/lock.ts";
+
+/** How to export. */
+export interface ExportOptions extends DeviceOptions {
+  /** default safetensors, which microgpt loads; onnx is for transformers.js, onnxruntime and `OnnxModel` */
+  format?: "safetensors" | "onnx";
+  /** write weights as f16 instead of f32 */
+  half?: boolean;
+}
+
+/** What an export came to. */
+export interface ExportResult {
+  /** path of the file with the weights */
+  file: string;
+  /** its size */
+  bytes: number;
+  /** of ONNX: largest absolute difference between the graph's logits in onnxruntime and ours, on fixed prompts */
+  maxDifference?: number;
+}
+
+/**
+ * Writes an inference-only model. An ONNX graph is run and compared with our own logits before anything is written; the device
+ * options say where those are computed.
+ *
+ * @example
+ * ```ts
+ * import { exportModel, train } from "../../mod.ts";
+ *
+ * const documents = ["anna", "bob", "carla", "dora"];
+ * const output = await Deno.makeTempDir();
+ * for await (const _ of train({ documents, output, steps: 2, nEmbd: 8, nHead: 2, nLayer: 1, vocabSize: 260 }));
+ * const { file, bytes } = await exportModel(output, `${output}/half`, { half: true });
+ * console.log(file, bytes);
+ * ```
+ *
+ * @param from directory of a model or a training checkpoint
+ * @param to new directory, or one that holds an earlier export
+ * @param options format, precision, and the device that checks an ONNX graph
+ * @returns the file with the weights, its size, and for ONNX the largest difference
+ * @throws {MicrogptError} when the model does not load, `to` cannot be written or holds something else, or an ONNX graph's
+ * logits are further than 1e-3 from ours
+ */
+export async function exportModel(
+  from: string,
+  to: string,
+  options: ExportOptions = {},
+): Promise<ExportResult> {
+  const { format = "safetensors", half = false, ...where } = options;
+  const model = await readModel(from);
+  if (await sameDirectory(from, to)) {
+    throw new MicrogptError(`the export would replace the model it is made from: ${to}`, {
+      hint: "give another directory with --output",
+      usage: true,
+    });
+  }
+  using _lock = await RunLock.take(to);
+  if (format === "safetensors") {
+    await saveInferenceModel(to, model, { half });
+    const file = join(to, "weights.safetensors");
+    return { file, bytes: (await Deno.stat(file)).size };
+  }
+  const { checkOnnxOutput, exportOnnx } = await import("./onnx_export.ts");
+  await checkOnnxOutput(to); // before a device is opened for it
+  const { openDevice } = await import("../devices.ts");
+  const { withPromptLogits } = await import("./onnx_verify.ts");
+  const device = await openDevice(where);
+  try {
+    const done = await exportOnnx(to, model, {
+      half,
+      reference: (params, run) => withPromptLogits(device, model.config, params, run),
+    });
+    return { file: join(to, "model.onnx"), ...done };
+  } finally {
+    device.destroy();
+  }
+}

@@ -1,0 +1,184 @@
+/** Generates text from an exported ONNX model in onnxruntime-web: without FFI, without a GPU, without our own kernels. */
+import { fileURLToPath, pathToFileURL } from "node:url";
+import type { Tokenizer } from "../../data/tokenizer.ts";
+import { gpt, type GptConfig } from "../gpt.ts";
+import type { Sampling } from "../../device/device.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import { checkGenerateOptions } from "../generate/generation.ts";
+import { fileError, parseObject } from "../files/directory.ts";
+import { specialTokens, withoutLeadingBos } from "./onnx_config.ts";
+import { type OnnxCache, OnnxSession } from "./onnx_session.ts";
+import { buildPrompt, type PromptOptions, sampleText, type SpecialIds } from "../generate/prompt.ts";
+import { mixSeed, uniform } from "../../device/random.ts";
+import { drawToken } from "../../device/reference_device.ts";
+
+/** How to generate; what is left out is as in `microgpt generate`. */
+export interface OnnxGenerateOptions extends PromptOptions {
+  /** 0.5; at most 0 takes the most probable token */
+  temperature?: number;
+  /** keep only the k most probable tokens; 0 = all */
+  topK?: number;
+  /** keep only the most probable tokens that together reach this probability; 1 = all */
+  topP?: number;
+  /** 42 */
+  seed?: number;
+  /** at most so many tokens; by default until the context is full */
+  maxTokens?: number;
+  /** ends the generation early, without an error */
+  signal?: AbortSignal;
+}
+
+/**
+ * An exported model, ready to generate.
+ *
+ * @example
+ * ```ts
+ * import { exportModel, OnnxModel, train } from "../../mod.ts";
+ *
+ * const documents = ["anna", "bob", "carla", "dora"];
+ * const output = await Deno.makeTempDir();
+ * for await (const _ of train({ documents, output, steps: 2, nEmbd: 8, nHead: 2, nLayer: 1, vocabSize: 260 }));
+ * await exportModel(output, `${output}/onnx`, { format: "onnx" });
+ *
+ * const model = await OnnxModel.load(`${output}/onnx`);
+ * for await (const piece of model.generate({ prompt: "an", maxTokens: 20 })) console.log(piece);
+ * await model.close();
+ * ```
+ */
+export class OnnxModel {
+  private constructor(
+    /** the architecture */
+    readonly config: GptConfig,
+    private readonly session: OnnxSession,
+    private readonly tokenizer: Tokenizer,
+    private readonly special: SpecialIds,
+  ) {}
+
+  /**
+   * Loads what `exportOnnx` wrote: `model.onnx`, `config.json` and `tokenizer.json`.
+   * @param folder path or URL of the folder; `https:` URLs are fetched
+   * @throws {MicrogptError} when a file is missing or is not an export of this program
+   */
+  static async load(folder: string | URL): Promise<OnnxModel> {
+    const base = folderUrl(folder);
+    const text = async (name: string) => decodeUtf8(await readFile(base, name), name);
+    const config = readConfig(await text("config.json"));
+    const { HfTokenizer } = await import("../../data/hf_tokenizer.ts");
+    const tokenizer = await HfTokenizer.fromJson(withoutLeadingBos(await text("tokenizer.json")));
+    if (tokenizer.vocabSize !== config.vocab_size) {
+      throw new MicrogptError(
+        `tokenizer.json has ${tokenizer.vocabSize} tokens, config.json asks for ${config.vocab_size}`,
+        { hint: "the files come from different models; copy the whole folder" },
+      );
+    }
+    const special = specialTokens(tokenizer.toJSON(), config.vocab_size);
+    const session = await OnnxSession.open(await readFile(base, "model.onnx"), config);
+    return new OnnxModel(config, session, tokenizer, special);
+  }
+
+  /** True when the model was trained on conversations. */
+  get isChat(): boolean {
+    return this.special.chat !== undefined;
+  }
+
+  /**
+   * Generates text and yields it in pieces of whole characters, until the model ends it. With the same seed and logits it draws the same tokens as
+   * `microgpt generate`.
+   * @throws {MicrogptError} for options out of range, when the prompt fills the context, or messages are given to a model without chat tokens
+   */
+  async *generate(options: OnnxGenerateOptions = {}): AsyncGenerator<string, void, void> {
+    checkGenerateOptions(options);
+    const { temperature = 0.5, topK = 0, topP = 1, seed = 42, maxTokens = Infinity, signal } = options;
+    const prompt = buildPrompt(this.tokenizer, this.isChat, this.config.block_size, options);
+    const mixedSeed = mixSeed(seed);
+    const text = sampleText(this.tokenizer, prompt);
+    let feed = prompt.ids;
+    let position = 0;
+    let cache: OnnxCache | undefined;
+    for (let n = 0; n < maxTokens && !signal?.aborted && position < this.config.block_size; n++) {
+      const positions = feed.map((_, i) => position + i);
+      const step = await this.session.run({
+        tokens: [feed],
+        positions: [positions],
+        ...(cache ? { cache } : {}),
+      });
+      cache = step.cache;
+      position += feed.length;
+      const logits = Float64Array.from(step.logits.subarray(-this.config.vocab_size));
+      const suppressed = n < prompt.minTokens ? [...prompt.suppressed, prompt.stopToken] : prompt.suppressed;
+      const sampling: Sampling = { temperature, topK, topP, suppressed };
+      const token = drawToken(logits, uniform(mixedSeed, position - 1), sampling);
+      if (token === prompt.stopToken) break;
+      const piece = text([token], false);
+      if (piece) yield piece;
+      feed = [token];
+    }
+    const rest = text([], true);
+    if (rest) yield rest;
+  }
+
+  /** Frees the memory of the model; again it does nothing. What is being generated ends with an error. */
+  async close(): Promise<void> {
+    await this.session.close();
+  }
+}
+
+/** Reads the architecture from config.json, where the fields have the names of GPT-2. */
+function readConfig(text: string): GptConfig {
+  const fields = parseObject(text, "config.json");
+  const config = {
+    vocab_size: fields.vocab_size,
+    n_embd: fields.n_embd,
+    n_head: fields.n_head,
+    n_layer: fields.n_layer,
+    block_size: fields.n_positions,
+  } as GptConfig;
+  const name = (field: string) => `config.json: ${field === "block_size" ? "n_positions" : field}`;
+  gpt.checkConfig(config, { name });
+  return config;
+}
+
+/** The folder's URL, with the slash at its end that makes names relative to it. */
+function folderUrl(folder: string | URL): URL {
+  const url = folder instanceof URL || /^(https?|file):/.test(folder)
+    ? new URL(folder)
+    : pathToFileURL(folder);
+  if (!url.pathname.endsWith("/")) url.pathname += "/";
+  return url;
+}
+
+async function readFile(base: URL, name: string): Promise<Uint8Array> {
+  const url = new URL(name, base);
+  if (url.protocol === "file:") {
+    try {
+      return await Deno.readFile(url);
+    } catch (error) {
+      throw fileError(
+        `cannot read ${fileURLToPath(url)}`,
+        error,
+        "name the folder that the ONNX export wrote",
+      );
+    }
+  }
+  let response: Response;
+  try {
+    response = await fetch(url);
+  } catch (cause) {
+    throw new MicrogptError(`cannot fetch ${url}: ${cause instanceof Error ? cause.message : cause}`, {
+      cause,
+    });
+  }
+  if (response.ok) return await response.bytes();
+  await response.body?.cancel();
+  throw new MicrogptError(
+    `cannot fetch ${url}: the server answers ${response.status} ${response.statusText}`,
+  );
+}
+
+function decodeUtf8(bytes: Uint8Array, name: string): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new MicrogptError(`${name} is not valid UTF-8`, { cause });
+  }
+}

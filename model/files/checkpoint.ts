@@ -1,0 +1,249 @@
+/** Models and training checkpoints: reading them from a directory, and saving them so that a crash costs nothing. */
+import { join } from "node:path";
+import { digestOf, type FileDigest, forEachChunk, HashedReader, writeHashed } from "./digest.ts";
+import type { MetricsSnapshot } from "./metrics_log.ts";
+import { metaJson, type ModelDescription, readMeta, readTokenizer } from "./description.ts";
+import {
+  checkDirectory,
+  type ModelFile,
+  openIfThere,
+  openModelFile,
+  optimizerFile,
+  otherSave,
+  readBetweenSaves,
+  readText,
+  readTextIfThere,
+  wrongContent,
+} from "./directory.ts";
+import { networkOf } from "../networks.ts";
+import { type OptimizerState, stateTensors } from "../optimizer_state.ts";
+import { checkModelOutput } from "./output_directory.ts";
+import type { ParameterLayout } from "../parameters.ts";
+import { publish } from "./publish.ts";
+import {
+  checkTensors,
+  dtypeOf,
+  type FileParameters,
+  readHeader,
+  readParameters,
+  writeParameters,
+} from "./safetensors.ts";
+import {
+  formatTrainState,
+  parseTrainState,
+  type SavedDigests,
+  STATE_MAX_BYTES,
+  type TrainState,
+} from "./train_state.ts";
+
+/** A model as it was read. */
+export interface LoadedModel extends ModelDescription {
+  layout: ParameterLayout;
+  /** the weights, [layout.length] */
+  params: Float32Array<ArrayBuffer>;
+  /** element type in the file: F32, BF16 or F16 */
+  fileDtype: string;
+}
+
+/** A training checkpoint as it was read. */
+export interface LoadedCheckpoint extends LoadedModel {
+  optimizer: OptimizerState;
+  trainState: TrainState;
+}
+
+/** What `info` shows of a model without reading its weights. */
+export interface ModelSummary extends ModelDescription {
+  parameters: number;
+  fileDtype: string;
+  /** size of weights.safetensors */
+  weightsBytes: number;
+  /** undefined for an inference model */
+  trainState: TrainState | undefined;
+}
+
+/** A training checkpoint to save. The arrays must not change while it is saved. */
+export interface Checkpoint extends ModelDescription {
+  params: Float32Array;
+  optimizer: OptimizerState;
+  trainState: TrainState;
+  metrics: MetricsSnapshot;
+}
+
+/**
+ * Reads a model for inference.
+ * @throws {MicrogptError} when a file is missing, malformed or belongs to another model, or a weight is not finite
+ */
+export async function readModel(dir: string): Promise<LoadedModel> {
+  await checkDirectory(dir);
+  return await readBetweenSaves(dir, () => readModelFiles(dir));
+}
+
+/** @param digests what the files must be, where a save says so */
+async function readModelFiles(dir: string, digests: SavedDigests = {}): Promise<LoadedModel> {
+  const description = await readMeta(dir, digests["meta.json"]);
+  const { layout } = networkOf(description.config);
+  const tokenizerJson = await readTokenizer(dir, description, digests["tokenizer.json"]);
+  const { flat, dtype } = await readTensors(dir, "weights.safetensors", layout, digests);
+  return { ...description, tokenizerJson, layout, params: flat, fileDtype: dtype };
+}
+
+/**
+ * Reads everything that training goes on from, and checks that all files come from one save. Each file is read once,
+ * so that the bytes that were checked are the bytes that are used.
+ * @throws {MicrogptError} as `readModel`, and when it is no whole training checkpoint
+ */
+export async function readCheckpoint(dir: string): Promise<LoadedCheckpoint> {
+  await checkDirectory(dir);
+  return await readBetweenSaves(dir, () => readCheckpointFiles(dir));
+}
+
+async function readCheckpointFiles(dir: string): Promise<LoadedCheckpoint> {
+  const statePath = join(dir, "train_state.json");
+  const { state, digests } = parseTrainState(
+    await readText(dir, "train_state.json", STATE_MAX_BYTES),
+    statePath,
+  );
+  const metrics = digests?.["metrics.jsonl"];
+  if (metrics) await checkMetrics(dir, metrics);
+  const model = await readModelFiles(dir, digests);
+  if ((state.dataset_mode === "chat") !== model.chat) {
+    const other = model.chat ? "a chat model" : "no chat model";
+    throw wrongContent(
+      `${statePath}: dataset_mode is ${state.dataset_mode}, but meta.json describes ${other}`,
+    );
+  }
+  const optimizer: Partial<OptimizerState> = {};
+  for (const { name, layout } of stateTensors(model.layout)) {
+    optimizer[name] = (await readTensors(dir, optimizerFile(name), layout, digests)).flat;
+  }
+  return { ...model, optimizer: optimizer as OptimizerState, trainState: state };
+}
+
+/** Reads the training state of a model, or returns undefined when it has none. @throws {MicrogptError} when it is malformed */
+export async function readTrainState(dir: string): Promise<TrainState | undefined> {
+  const text = await readTextIfThere(dir, "train_state.json", STATE_MAX_BYTES);
+  return text === undefined ? undefined : parseTrainState(text, join(dir, "train_state.json")).state;
+}
+
+/** Reads what can be said about a model without its weights, whose header alone is checked. */
+export async function readSummary(dir: string): Promise<ModelSummary> {
+  await checkDirectory(dir);
+  return await readBetweenSaves(dir, async () => {
+    const description = await readMeta(dir);
+    const tokenizerJson = await readTokenizer(dir, description);
+    const { layout } = networkOf(description.config);
+    using file = await openModelFile(dir, "weights.safetensors");
+    const path = join(dir, "weights.safetensors");
+    const tensors = await readHeader(file, path);
+    checkTensors(tensors, layout, path);
+    return {
+      ...description,
+      tokenizerJson,
+      parameters: layout.count,
+      fileDtype: dtypeOf(tensors),
+      weightsBytes: (await file.stat()).size,
+      trainState: await readTrainState(dir),
+    };
+  });
+}
+
+/** A file of parameters, or of what the optimizer keeps of them. */
+type ParameterFile = Extract<ModelFile, `${string}.safetensors`>;
+
+/** Reads weights or what the optimizer keeps, hashing them on the way where a save says what they must be. */
+async function readTensors(
+  dir: string,
+  name: ParameterFile,
+  layout: ParameterLayout,
+  digests: SavedDigests = {},
+): Promise<FileParameters> {
+  const path = join(dir, name);
+  const expected = digests[name];
+  using file = await openModelFile(dir, name);
+  if (!expected) return await readParameters(file, path, layout);
+  if ((await file.stat()).size !== expected.bytes) throw otherSave(path);
+  const reader = new HashedReader(file);
+  const parameters = await readParameters(reader, path, layout);
+  if (reader.digest().sha256 !== expected.sha256) throw otherSave(path);
+  return parameters;
+}
+
+/** The log is read when the run goes on; here it only has to be the one of the save. */
+async function checkMetrics(dir: string, expected: FileDigest): Promise<void> {
+  using file = await openModelFile(dir, "metrics.jsonl");
+  const { bytes, sha256 } = await digestOf(file);
+  if (bytes !== expected.bytes || sha256 !== expected.sha256) throw otherSave(join(dir, "metrics.jsonl"));
+}
+
+/** Whether a directory holds a training checkpoint. */
+export async function holdsCheckpoint(dir: string): Promise<boolean> {
+  using file = await openIfThere(dir, "train_state.json");
+  return file !== undefined;
+}
+
+/**
+ * Saves a training checkpoint: all files or none, whenever the process dies. Works in small chunks, so that training
+ * goes on meanwhile. One save at a time for a directory.
+ * @param options.keepOld what `dir` holds is another run's model: move it to the place that `oldModelPlace` names
+ * @throws {MicrogptError} when something cannot be written; what was saved before then still loads
+ */
+export async function saveCheckpoint(
+  dir: string,
+  checkpoint: Checkpoint,
+  options: { keepOld?: boolean } = {},
+): Promise<void> {
+  const { layout } = networkOf(checkpoint.config);
+  await publish(dir, async (staging) => {
+    const at = (name: string) => join(staging, name);
+    const digests: SavedDigests = {
+      "meta.json": await writeText(at("meta.json"), metaJson(checkpoint)),
+      "tokenizer.json": await writeText(at("tokenizer.json"), checkpoint.tokenizerJson),
+      "weights.safetensors": await writeParameters(
+        at("weights.safetensors"),
+        layout,
+        checkpoint.params,
+        "F32",
+      ),
+    };
+    for (const { name, layout: stateLayout } of stateTensors(layout)) {
+      const file = optimizerFile(name);
+      digests[file] = await writeParameters(at(file), stateLayout, checkpoint.optimizer[name], "F32");
+    }
+    digests["metrics.jsonl"] = await copyMetrics(checkpoint.metrics, at("metrics.jsonl"));
+    await writeText(at("train_state.json"), formatTrainState(checkpoint.trainState, digests));
+  }, options.keepOld);
+}
+
+/**
+ * Saves a model for inference only, with the same guarantees.
+ * @param options.half write f16 instead of f32
+ * @throws {MicrogptError} when `dir` holds a training checkpoint, an ONNX export or what is not ours, something cannot be
+ * written, or a weight does not fit f16
+ */
+export async function saveInferenceModel(
+  dir: string,
+  model: ModelDescription & { params: Float32Array },
+  options: { half?: boolean } = {},
+): Promise<void> {
+  await checkModelOutput(dir);
+  await publish(dir, async (staging) => {
+    await writeText(join(staging, "meta.json"), metaJson(model));
+    await writeText(join(staging, "tokenizer.json"), model.tokenizerJson);
+    const { layout } = networkOf(model.config);
+    const path = join(staging, "weights.safetensors");
+    await writeParameters(path, layout, model.params, options.half ? "F16" : "F32");
+  });
+}
+
+async function writeText(path: string, text: string): Promise<FileDigest> {
+  return await writeHashed(path, (file) => file.write(new TextEncoder().encode(text)));
+}
+
+/** The first bytes of the log, as it was when the snapshot was taken; the run may have added lines since. */
+async function copyMetrics(metrics: MetricsSnapshot, path: string): Promise<FileDigest> {
+  using source = await Deno.open(metrics.path);
+  return await writeHashed(path, async (file) => {
+    await forEachChunk(source, (chunk) => file.write(chunk), metrics.bytes);
+    if (metrics.rest) await file.write(metrics.rest);
+  });
+}

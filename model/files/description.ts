@@ -1,0 +1,105 @@
+/** What a model is, as two of its files say it: `meta.json` and `tokenizer.json`. */
+import { join } from "node:path";
+import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
+import type { ModelConfig } from "../config.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import type { FileDigest } from "./digest.ts";
+import { parseObject, printable, readText, wrongContent } from "./directory.ts";
+import { checkConfig, networkKind, networkOf } from "../networks.ts";
+
+/** What `meta.json` and `tokenizer.json` say. */
+export interface ModelDescription {
+  config: ModelConfig;
+  /** the model knows the turns of a chat (`special_tokens` in meta.json) */
+  chat: boolean;
+  /** the text of `tokenizer.json` */
+  tokenizerJson: string;
+}
+
+/** What meta.json calls the special tokens: theirs without the angle brackets. */
+const [BOS, ...CHAT_TOKENS] = Object.values(SPECIAL_TOKENS).map((token) => token.slice(1, -1));
+
+const META_MAX_BYTES = 1 << 20;
+/** A tokenizer takes about 100 bytes a token; more than this is not one for the vocabulary. */
+const tokenizerMaxBytes = (vocabulary: number) => Math.min((1 << 20) + 1024 * vocabulary, 64 << 20);
+
+/**
+ * Reads `meta.json`.
+ * @param expected what the file must be, where a save says so
+ * @throws {MicrogptError} when it is missing, malformed or another file than expected
+ */
+export async function readMeta(
+  dir: string,
+  expected?: FileDigest,
+): Promise<{ config: ModelConfig; chat: boolean }> {
+  const path = join(dir, "meta.json");
+  const meta = parseObject(await readText(dir, "meta.json", META_MAX_BYTES, expected), path);
+  const wrong = (what: string, cause?: unknown) => wrongContent(`${path}: ${what}`, cause);
+  let config: ModelConfig;
+  try {
+    config = networkKind(meta.architecture).readConfig(meta);
+    checkConfig(config);
+  } catch (error) {
+    if (!(error instanceof MicrogptError)) throw error;
+    throw wrong(error.message, error);
+  }
+  const special = meta.special_tokens ?? [];
+  if (!Array.isArray(special)) throw wrong("special_tokens is not a list");
+  const chat = special.length > 0;
+  if (chat && !CHAT_TOKENS.every((token) => special.includes(token))) {
+    throw wrong(`special_tokens of a chat model are ${CHAT_TOKENS.join(", ")}`);
+  }
+  return { config, chat };
+}
+
+/**
+ * Reads `tokenizer.json` and checks that its vocabulary is the model's. Its contents are the tokenizer's to judge.
+ * @param expected what the file must be, where a save says so
+ * @returns its text
+ * @throws {MicrogptError} when it is missing, of another vocabulary or another file than expected
+ */
+export async function readTokenizer(
+  dir: string,
+  { config, chat }: { config: ModelConfig; chat: boolean },
+  expected?: FileDigest,
+): Promise<string> {
+  const path = join(dir, "tokenizer.json");
+  const text = await readText(dir, "tokenizer.json", tokenizerMaxBytes(config.vocab_size), expected);
+  const ids = vocabulary(parseObject(text, path), path);
+  const size = new Set(ids.values()).size;
+  if (size !== config.vocab_size) {
+    throw new MicrogptError(`${path} has ${size} tokens, meta.json has vocab_size ${config.vocab_size}`, {
+      hint: "the files come from different models; copy the whole directory",
+    });
+  }
+  for (const token of [BOS, ...(chat ? CHAT_TOKENS : [])]) {
+    if (!ids.has(`<${token}>`)) throw wrongContent(`${path} has no token <${token}>`);
+  }
+  for (const [token, id] of ids) {
+    if (Number.isInteger(id) && id >= 0 && id < size) continue;
+    const got = printable(JSON.stringify(id) ?? "none");
+    throw wrongContent(`${path}: token ${printable(token)} has id ${got}, not 0 to ${size - 1}`);
+  }
+  return text;
+}
+
+/** Ids of all tokens: the BPE model's and those added to it. */
+function vocabulary(tokenizer: Record<string, unknown>, path: string): Map<string, number> {
+  const { model, added_tokens: added } = tokenizer as {
+    model?: { vocab?: Record<string, number> };
+    added_tokens?: { content: string; id: number }[];
+  };
+  const vocab = model?.vocab;
+  if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab)) {
+    throw wrongContent(`${path}: model.vocab is missing`);
+  }
+  const ids = new Map(Object.entries(vocab));
+  for (const token of Array.isArray(added) ? added : []) ids.set(String(token?.content), token?.id);
+  return ids;
+}
+
+/** The text of `meta.json`. */
+export function metaJson({ config, chat }: ModelDescription): string {
+  const meta = networkOf(config).toMeta();
+  return JSON.stringify(chat ? { ...meta, special_tokens: CHAT_TOKENS } : meta, null, 2) + "\n";
+}

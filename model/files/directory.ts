@@ -1,0 +1,275 @@
+/**
+ * A model directory on disk: which files it has, and how they are read. A save puts new files in place of all of them
+ * (publish.ts): while it moves them from DIR/.saved into DIR they count already, so a reader looks there first.
+ */
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { MicrogptError } from "../../device/errors.ts";
+import type { FileDigest } from "./digest.ts";
+import type { StateName } from "../optimizer_state.ts";
+
+/** The files of an inference model. */
+export const MODEL_FILES = ["meta.json", "tokenizer.json", "weights.safetensors"] as const;
+
+/** The files of a training checkpoint. */
+export const CHECKPOINT_FILES = [
+  ...MODEL_FILES,
+  "optimizer_m.safetensors",
+  "optimizer_v.safetensors",
+  "metrics.jsonl",
+  "train_state.json",
+] as const;
+
+/** A file that belongs to a model. */
+export type ModelFile = (typeof CHECKPOINT_FILES)[number];
+
+/** The files of an ONNX export. */
+export const ONNX_FILES = [
+  "model.onnx",
+  "config.json",
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+] as const;
+/** The file of a state tensor of the optimizer. */
+export function optimizerFile<Name extends StateName>(name: Name): `optimizer_${Name}.safetensors` {
+  return `optimizer_${name}.safetensors`;
+}
+
+/** Where `--keep` keeps earlier checkpoints. */
+export const KEPT_DIR = "checkpoints";
+/** The names of its directories: a step, the best, and what was the best until other documents were held out. */
+export const KEPT_NAME = /^(?:step-\d{6,}|best(?:-until-step-\d{6,}(?:-\d+)?)?)$/;
+
+/** Where a save writes its files, before they count. */
+export const STAGING = ".saving";
+/** Where they are from the instant that they count, until they are moved into place. */
+export const COMMITTED = ".saved";
+
+/** At most 60 characters of what a file holds, fit for an error message: one line, nothing a terminal would obey. */
+export function printable(text: string): string {
+  const line = text.slice(0, 400).replace(/[\p{C}\p{Z}]+/gu, " ");
+  return line.length > 60 ? `${line.slice(0, 60)}…` : line;
+}
+
+/** The error for a file that holds what no save wrote. */
+export function wrongContent(message: string, cause?: unknown): MicrogptError {
+  const hint = "the file was changed or damaged; copy the whole model directory again";
+  return new MicrogptError(message, { hint, cause });
+}
+
+/** The error for a file that another save wrote than the rest of a checkpoint. */
+export function otherSave(path: string): MicrogptError {
+  return new MicrogptError(`${path} is not the file that train_state.json was saved with`, {
+    hint: "the files come from two saves, or one was changed; copy the whole checkpoint again",
+  });
+}
+
+/** How Deno ends the operating system's words; the rarer errors have no class and no code. */
+const OS_ERROR = / \(os error \d+\)[^]*$/;
+
+/** True for failures of the file system, false for mistakes in this program. */
+export function isSystemError(error: unknown): error is Error {
+  if (!(error instanceof Error)) return false;
+  return "code" in error || error instanceof Deno.errors.NotCapable || OS_ERROR.test(error.message);
+}
+
+/** `what` and the operating system's own words as a user's error; errors that are no file system's stay as they are. */
+export function fileError(what: string, error: unknown, hint?: string): unknown {
+  if (!isSystemError(error)) return error;
+  const reason = error.message.replace(OS_ERROR, "");
+  return new MicrogptError(`${what}: ${reason}`, { cause: error, ...(hint ? { hint } : {}) });
+}
+
+/** What `operation` returns, or undefined when the file or directory it names is not there. */
+export async function ifThere<T>(operation: Promise<T>): Promise<T | undefined> {
+  try {
+    return await operation;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** @throws {MicrogptError} unless `dir` is a directory */
+export async function checkDirectory(dir: string): Promise<void> {
+  let info: Deno.FileInfo | undefined;
+  try {
+    info = await ifThere(Deno.stat(dir));
+  } catch (error) {
+    throw fileError(`cannot open model directory ${dir}`, error);
+  }
+  if (info?.isDirectory) return;
+  throw new MicrogptError(
+    info ? `${dir} is a file, a model is a directory` : `model directory ${dir} does not exist`,
+    { hint: "name the directory that `train` wrote" },
+  );
+}
+
+/** Reading is tried anew this often when a save comes between. */
+const READ_ATTEMPTS = 10;
+
+/**
+ * Reads several files of a model as one save left them: where a save came between the first and the last look, what was
+ * read may be of two saves, and is read again.
+ * @param read reads the files, and may be called several times
+ * @throws {MicrogptError} what `read` throws when no save came between, or that saves leave no time to read
+ */
+export async function readBetweenSaves<T>(dir: string, read: () => Promise<T>): Promise<T> {
+  for (let attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
+    const before = await filesAsTheyAre(dir);
+    const outcome = await read().then((value) => ({ value }), (error) => ({ error }));
+    if (await filesAsTheyAre(dir) !== before) continue;
+    if ("error" in outcome) throw outcome.error;
+    return outcome.value;
+  }
+  throw new MicrogptError(`${dir} is saved to faster than it can be read`, {
+    hint: "wait for the run that saves there, or name one of its checkpoints/",
+  });
+}
+
+/** Which files a model consists of at this instant: a save puts new ones in place of all of them. */
+async function filesAsTheyAre(dir: string): Promise<string> {
+  const files = CHECKPOINT_FILES.map(async (name) => {
+    for (const path of [join(dir, COMMITTED, name), join(dir, name)]) {
+      try {
+        const { dev, ino, size, mtime } = await Deno.stat(path);
+        return [dev, ino, size, mtime?.getTime()].join(" ");
+      } catch (error) {
+        // what cannot be looked at cannot be read either, and reading says why
+        if (!isSystemError(error)) throw error;
+      }
+    }
+    return "";
+  });
+  return (await Promise.all(files)).join("\n");
+}
+
+/** Opens a file of a model, or returns undefined when the model has none of that name. */
+export async function openIfThere(dir: string, name: ModelFile): Promise<Deno.FsFile | undefined> {
+  const committed = join(dir, COMMITTED, name);
+  const final = join(dir, name);
+  // The second round is for a save that moved the file between the first two looks.
+  for (const path of [committed, final, committed, final]) {
+    try {
+      const info = await ifThere(Deno.stat(path));
+      if (!info) continue;
+      // opening a pipe would wait for ever
+      if (!info.isFile) throw new MicrogptError(`${final} is not a regular file`);
+      const file = await ifThere(Deno.open(path));
+      if (file) return file;
+    } catch (error) {
+      throw fileError(`cannot read ${final}`, error);
+    }
+  }
+  return undefined;
+}
+
+/** Opens a file of a model. @throws {MicrogptError} when there is none or it cannot be read */
+export async function openModelFile(dir: string, name: ModelFile): Promise<Deno.FsFile> {
+  const file = await openIfThere(dir, name);
+  if (file) return file;
+  await checkDirectory(dir);
+  if (await isOnnxExport(dir)) {
+    throw new MicrogptError(
+      `${dir} is an ONNX export: it runs in transformers.js, onnxruntime and \`OnnxModel\``,
+      {
+        hint: "name the directory that it was exported from",
+      },
+    );
+  }
+  throw new MicrogptError(`${join(dir, name)} is missing`, {
+    hint: (MODEL_FILES as readonly string[]).includes(name)
+      ? "this is not a whole model directory"
+      : "this is not a whole training checkpoint; it can be used, but not resumed",
+  });
+}
+
+/** True where there is a graph and no model beside it. */
+export async function isOnnxExport(dir: string): Promise<boolean> {
+  try {
+    const names = await ifThere(Array.fromAsync(Deno.readDir(dir), (entry) => entry.name)) ?? [];
+    return names.includes("model.onnx") && !names.includes("meta.json");
+  } catch (error) {
+    throw fileError(`cannot read ${dir}`, error);
+  }
+}
+
+/** Reads a text file of a model, or returns undefined when there is none. @throws {MicrogptError} above `maxBytes` */
+export async function readTextIfThere(
+  dir: string,
+  name: ModelFile,
+  maxBytes: number,
+): Promise<string | undefined> {
+  using file = await openIfThere(dir, name);
+  return file && await textOf(file, join(dir, name), maxBytes);
+}
+
+/**
+ * Reads a text file of a model.
+ * @param expected what the file must be, where a save says so
+ * @throws {MicrogptError} when it is missing, above `maxBytes`, another file than expected, or not UTF-8
+ */
+export async function readText(
+  dir: string,
+  name: ModelFile,
+  maxBytes: number,
+  expected?: FileDigest,
+): Promise<string> {
+  using file = await openModelFile(dir, name);
+  return await textOf(file, join(dir, name), maxBytes, expected);
+}
+
+async function textOf(
+  file: Deno.FsFile,
+  path: string,
+  maxBytes: number,
+  expected?: FileDigest,
+): Promise<string> {
+  const { size } = await file.stat();
+  if (size > maxBytes) {
+    throw wrongContent(`${path} has ${size} bytes, more than the ${maxBytes} that can belong there`);
+  }
+  const buffer = new Uint8Array(size);
+  let length = 0;
+  for (let read; (read = await file.read(buffer.subarray(length))); length += read);
+  const bytes = buffer.subarray(0, length);
+  if (expected && createHash("sha256").update(bytes).digest("hex") !== expected.sha256) throw otherSave(path);
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw wrongContent(`${path} is not valid UTF-8`, cause);
+  }
+}
+
+/** Reads a JSON object. @throws {MicrogptError} when the text is something else */
+export function parseObject(text: string, path: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw wrongContent(`${path} is not valid JSON`, cause);
+  }
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+    return value as Record<string, unknown>;
+  }
+  throw wrongContent(`${path} is not a JSON object`);
+}
+
+/**
+ * Whether two paths lead to the same directory; false where one of them leads nowhere.
+ * @throws {MicrogptError} when one may not be looked at
+ */
+export async function sameDirectory(a: string, b: string): Promise<boolean> {
+  try {
+    const [first, second] = await Promise.all([Deno.stat(a), Deno.stat(b)]);
+    // by number where there is one: a bind mount, or other letter case on some disks, is another path to the same place
+    if (first.ino && Number.isSafeInteger(first.ino)) {
+      return first.dev === second.dev && first.ino === second.ino;
+    }
+    return await Deno.realPath(a) === await Deno.realPath(b);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return false;
+    throw fileError(`cannot compare ${a} with ${b}`, error);
+  }
+}

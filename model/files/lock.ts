@@ -1,0 +1,241 @@
+/**
+ * A lock on a directory that is written to: one process at a time, and the others learn which one it is.
+ *
+ * DIR/.lock is locked by the operating system (flock, on Windows LockFileEx), which lets go of it when the process ends,
+ * however it ends: what a killed process leaves is only a file, and the next one takes it over. The file's text names
+ * the process. On a network file system the machines may not know of each other's locks, so there the text counts too: a
+ * file that another machine wrote is respected until a person removes it.
+ */
+import { dirname, join, resolve } from "node:path";
+import { MicrogptError } from "../../device/errors.ts";
+import { fileError, ifThere, isSystemError, printable } from "./directory.ts";
+import { makeDirectory } from "./publish.ts";
+
+/** The lock's name in the directory. */
+export const LOCK_FILE = ".lock";
+
+/** Who holds a lock, as the text of its file says. */
+export interface LockHolder {
+  pid: number;
+  /** name of its machine, where the process may ask for it */
+  host?: string;
+  /** names one start of one machine's system, where there is such a thing: containers have names of their own */
+  boot?: string;
+  /** ISO date and time */
+  started: string;
+  /** the command line after the program's name */
+  command: string;
+}
+
+/** A process that has just locked the file may not have written its name yet. */
+const NAME_PATIENCE_MS = 500;
+
+/** A lock that is held; `release` it. */
+export class RunLock {
+  /** what a person should know: this file system offers no locks */
+  readonly warning: string | undefined;
+  readonly #path: string;
+  #file: Deno.FsFile | undefined;
+  /** directories that were made for the lock, the innermost first */
+  readonly #made: string[];
+
+  private constructor(path: string, file: Deno.FsFile, made: string[], warning: string | undefined) {
+    this.#path = path;
+    this.#file = file;
+    this.#made = made;
+    this.warning = warning;
+  }
+
+  /**
+   * Locks a directory, creating it.
+   * @returns the lock
+   * @throws {MicrogptError} when another process holds it, or the directory cannot be written
+   */
+  static async take(dir: string): Promise<RunLock> {
+    const made: string[] = [];
+    try {
+      for (;;) {
+        made.push(...await missingDirectories(dir));
+        await makeDirectory(dir);
+        const lock = await RunLock.#tryToTake(dir, made);
+        if (lock) return lock;
+      }
+    } catch (error) {
+      removeEmpty(made);
+      throw fileError(`cannot write to ${dir}`, error, "choose another directory with --output");
+    }
+  }
+
+  /** @returns undefined when the holder before us removed the file, or the directory, in between */
+  static async #tryToTake(dir: string, made: string[]): Promise<RunLock | undefined> {
+    const path = join(dir, LOCK_FILE);
+    const file = await ifThere(Deno.open(path, { read: true, write: true, create: true }));
+    if (!file) return undefined;
+    let ours = false;
+    try {
+      const locked = await tryLock(file);
+      if (locked === false) throw heldBy(dir, await holderOf(path));
+      if (!isAt(await file.stat(), await ifThere(Deno.stat(path)))) return undefined;
+      const before = parseHolder(await readAll(file));
+      if (before && (locked === undefined || isOfAnotherMachine(before))) throw mayBeHeldBy(dir, before);
+      await file.truncate(0);
+      await file.seek(0, Deno.SeekMode.Start);
+      await file.write(new TextEncoder().encode(JSON.stringify(thisProcess()) + "\n"));
+      ours = true;
+      return new RunLock(path, file, made, locked === undefined ? noLocks(dir) : undefined);
+    } finally {
+      if (!ours) file.close();
+    }
+  }
+
+  /** Removes the lock, and the directory where it was made for the lock and nothing else came. Harmless when repeated. */
+  release(): void {
+    const file = this.#file;
+    if (!file) return;
+    this.#file = undefined;
+    try {
+      const there = statIfThere(this.#path);
+      if (isAt(file.statSync(), there)) Deno.removeSync(this.#path);
+    } catch (error) {
+      // A file that stays is a dead process's lock, which the next one takes over: no reason to fail what was done.
+      if (!isSystemError(error)) throw error;
+    } finally {
+      file.close();
+    }
+    removeEmpty(this.#made);
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}
+
+/** @returns true when we have it, false when another process does, undefined where there are no locks */
+async function tryLock(file: Deno.FsFile): Promise<boolean | undefined> {
+  try {
+    return await file.tryLock(true);
+  } catch (error) {
+    if (isSystemError(error)) return undefined;
+    throw error;
+  }
+}
+
+function noLocks(dir: string): string {
+  return `warning: the file system of ${dir} offers no locks: make sure that no other run writes there`;
+}
+
+function isAt(file: Deno.FileInfo, path: Deno.FileInfo | undefined): boolean {
+  return path !== undefined && file.ino === path.ino && file.dev === path.dev;
+}
+
+function statIfThere(path: string): Deno.FileInfo | undefined {
+  try {
+    return Deno.statSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** Directories that `makeDirectory` would create, the innermost first. */
+async function missingDirectories(dir: string): Promise<string[]> {
+  const missing: string[] = [];
+  for (let at = resolve(dir); !(await ifThere(Deno.stat(at))); at = dirname(at)) missing.push(at);
+  return missing;
+}
+
+/** Removes directories that hold nothing, up to the first that does. */
+function removeEmpty(directories: string[]): void {
+  try {
+    for (const dir of directories) Deno.removeSync(dir);
+  } catch (error) {
+    // it holds something, or is gone already
+    if (!isSystemError(error)) throw error;
+  }
+}
+
+async function readAll(file: Deno.FsFile): Promise<string> {
+  const bytes = new Uint8Array(64 << 10);
+  let length = 0;
+  for (let read; (read = await file.read(bytes.subarray(length))); length += read);
+  return new TextDecoder().decode(bytes.subarray(0, length));
+}
+
+/** Who holds a lock that we do not; undefined where the file cannot be read while it is locked (Windows). */
+async function holderOf(path: string): Promise<LockHolder | undefined> {
+  const deadline = performance.now() + NAME_PATIENCE_MS;
+  for (;;) {
+    let text: string | undefined;
+    try {
+      text = await ifThere(Deno.readTextFile(path));
+    } catch (error) {
+      if (isSystemError(error)) return undefined;
+      throw error;
+    }
+    const holder = text === undefined ? undefined : parseHolder(text);
+    if (holder || performance.now() > deadline) return holder;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** Undefined for a text that no process of ours finished writing. */
+function parseHolder(text: string): LockHolder | undefined {
+  let holder: Partial<LockHolder> | null;
+  try {
+    holder = JSON.parse(text);
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+  return typeof holder?.pid === "number" ? holder as LockHolder : undefined;
+}
+
+function thisProcess(): LockHolder {
+  const host = unlessRefused(() => Deno.hostname());
+  const boot = Deno.build.os === "linux"
+    ? unlessRefused(() => Deno.readTextFileSync("/proc/sys/kernel/random/boot_id").trim())
+    : undefined;
+  return {
+    pid: Deno.pid,
+    ...(host === undefined ? {} : { host }),
+    ...(boot === undefined ? {} : { boot }),
+    started: new Date().toISOString(),
+    command: Deno.args.join(" "),
+  };
+}
+
+/** What the system says of itself, where it does; a program's permissions may not go so far. */
+function unlessRefused(ask: () => string): string | undefined {
+  try {
+    return ask();
+  } catch (error) {
+    if (isSystemError(error)) return undefined;
+    throw error;
+  }
+}
+
+/** Another machine's locks may be unknown to this one. Where we cannot tell, the operating system's word counts. */
+function isOfAnotherMachine(holder: LockHolder): boolean {
+  const { host, boot } = thisProcess();
+  if (boot !== undefined && boot === holder.boot) return false;
+  return host !== undefined && holder.host !== undefined && host !== holder.host;
+}
+
+function describe(holder: LockHolder | undefined): string {
+  if (!holder) return "another process"; // Windows lets nobody read a file that is locked
+  const { pid, host, started, command } = holder;
+  const where = host === undefined ? "" : ` on ${printable(host)}`;
+  return `process ${pid}${where} (since ${printable(started)}: ${printable(command)})`;
+}
+
+function heldBy(dir: string, holder: LockHolder | undefined): MicrogptError {
+  return new MicrogptError(`${dir} is in use by ${describe(holder)}`, {
+    hint: "wait until it ends, or choose another directory with --output",
+  });
+}
+
+function mayBeHeldBy(dir: string, holder: LockHolder): MicrogptError {
+  return new MicrogptError(`${dir} is locked by ${describe(holder)}`, {
+    hint: `whether it still runs cannot be seen from here; if not, remove ${join(dir, LOCK_FILE)}`,
+  });
+}

@@ -1,0 +1,121 @@
+/** The directory that a run or an export is told to write to: whether it may be, and what is lost if it is. */
+import { basename, dirname, join, normalize, resolve } from "node:path";
+import { MicrogptError } from "../../device/errors.ts";
+import { fileError, ifThere, KEPT_DIR, KEPT_NAME, openIfThere, sameDirectory, STAGING } from "./directory.ts";
+import { type Holding, recognizeModel } from "./own_files.ts";
+import { discardStaging, finishPublish, makeDirectory } from "./publish.ts";
+
+const OTHER_OUTPUT = "choose another directory with --output";
+
+/**
+ * Checks that files could be written to `dir`, and leaves nothing behind.
+ * @throws {MicrogptError} when not, or when it is a checkpoint that a run keeps
+ */
+export async function checkWritable(dir: string): Promise<void> {
+  try {
+    const place = await nearestDirectory(resolve(dir));
+    if (place !== undefined) await Deno.remove(await Deno.makeTempDir({ dir: place, prefix: ".trying-" }));
+  } catch (error) {
+    throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
+  }
+  const kept = await keptIn(dir);
+  if (!kept) return;
+  throw new MicrogptError(`${dir} is a checkpoint that the run in ${kept.run} keeps, and may remove`, {
+    hint: OTHER_OUTPUT,
+  });
+}
+
+/**
+ * Checks that a training run may write to `dir`: everything there that it would replace or move is ours.
+ * @param goesOn it is resumed there
+ * @throws {MicrogptError} when not, naming the file
+ */
+export async function checkTrainingOutput(dir: string, goesOn = false): Promise<void> {
+  await checkWritable(dir);
+  await recognizeModel(dir, true, !goesOn);
+}
+
+/**
+ * Checks that an inference model may be written to `dir`.
+ * @throws {MicrogptError} when it holds a training checkpoint, an ONNX export, or what is not ours
+ */
+export async function checkModelOutput(dir: string): Promise<void> {
+  await checkWritable(dir);
+  const { kind } = await recognizeModel(dir, true);
+  if (kind !== "checkpoint") return;
+  throw new MicrogptError(`${dir} holds a training checkpoint, which this would break`, {
+    hint: OTHER_OUTPUT,
+  });
+}
+
+/** Whether Deno lets this program use a path without asking the person. */
+async function isGranted(name: "read" | "write", path: string): Promise<boolean> {
+  return (await Deno.permissions.query({ name, path })).state === "granted";
+}
+
+/** `path` or the nearest above it that is there; undefined where this program has no leave to look. */
+async function nearestDirectory(path: string): Promise<string | undefined> {
+  if (!await isGranted("read", path) || !await isGranted("write", path)) return undefined;
+  const above = dirname(path);
+  return await ifThere(Deno.stat(path)) || above === path ? path : await nearestDirectory(above);
+}
+
+/** A directory that belongs to a run. */
+export interface KeptCheckpoint {
+  /** the run's directory */
+  run: string;
+  /** where a run goes that goes on from it */
+  next: string;
+}
+
+/**
+ * Where a directory belongs to another run, as one of the checkpoints that it keeps.
+ * @returns undefined for any other directory
+ */
+export async function keptIn(dir: string): Promise<KeptCheckpoint | undefined> {
+  const real = await realPathIfThere(resolve(dir)) ?? resolve(dir);
+  const [name, kept] = [basename(real), dirname(real)];
+  if (basename(kept) !== KEPT_DIR || !KEPT_NAME.test(name)) return undefined;
+  const run = dirname(kept);
+  if (!await isGranted("read", run)) return undefined;
+  using weights = await openIfThere(run, "weights.safetensors");
+  if (!weights) return undefined;
+  // as the person wrote it, where that ends in a name
+  const written = normalize(join(dir, "../..", "../.."));
+  const named = !/^\.\.?$/.test(basename(written)) && await sameDirectory(written, run);
+  const shown = named ? written : run;
+  return { run: shown, next: `${shown}-${name}` };
+}
+
+async function realPathIfThere(path: string): Promise<string | undefined> {
+  if (!await isGranted("read", path)) return undefined;
+  try {
+    return await ifThere(Deno.realPath(path));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotADirectory) return undefined;
+    throw fileError(`cannot look at ${path}`, error);
+  }
+}
+
+/**
+ * Makes sure that files can be written to `dir`, creating it, and finishes or discards what a save that died left there.
+ * @param goesOn the run is resumed there
+ * @returns what it holds
+ * @throws {MicrogptError} when nothing can be written, or a save would replace what is not ours
+ */
+export async function prepareOutput(dir: string, goesOn = false): Promise<Holding> {
+  try {
+    await makeDirectory(dir);
+    if (!(await Deno.stat(dir)).isDirectory) {
+      throw new MicrogptError(`cannot write to ${dir}: it is a file`, { hint: OTHER_OUTPUT });
+    }
+    await recognizeModel(dir, false, !goesOn);
+    await finishPublish(dir);
+    await discardStaging(dir);
+    await Deno.mkdir(join(dir, STAGING)); // says now, not after hours of training, that nothing can be written
+    await Deno.remove(join(dir, STAGING));
+  } catch (error) {
+    throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
+  }
+  return await recognizeModel(dir, false, !goesOn);
+}

@@ -1,0 +1,275 @@
+/**
+ * Which files of a directory this program wrote: nothing else is ever replaced, moved or removed. A name proves
+ * nothing; docs/file-formats.md says by what each file is known.
+ */
+import { join } from "node:path";
+import { MicrogptError } from "../../device/errors.ts";
+import { digestOf, forEachChunk, readFull } from "./digest.ts";
+import {
+  CHECKPOINT_FILES,
+  COMMITTED,
+  fileError,
+  ifThere,
+  isOnnxExport,
+  KEPT_DIR,
+  KEPT_NAME,
+  type ModelFile,
+  ONNX_FILES,
+  openModelFile,
+  printable,
+  readText,
+  STAGING,
+} from "./directory.ts";
+import { readMeta, readTokenizer } from "./description.ts";
+import { networkOf } from "../networks.ts";
+import type { ParameterLayout } from "../parameters.ts";
+import { checkTensors, readHeader } from "./safetensors.ts";
+import { parseTrainState, type SavedDigests, STATE_MAX_BYTES, type TrainState } from "./train_state.ts";
+
+/** The log of a run that goes on, beside the checkpoint. */
+export const WORKING_LOG = "metrics.jsonl.part";
+
+/** In `.saved`: what is replaced is another run's model and goes where this file says, instead of nowhere. */
+export const KEEP_OLD = "keep-old";
+/** In `.saved`: the model that was kept there before, which goes at last. */
+export const REPLACED = "replaced";
+
+/** A kept checkpoint that is being removed, which has no checkpoint's name any more. */
+export const REMOVING = ".removing";
+
+const FILE_NAMES: ReadonlySet<string> = new Set([...CHECKPOINT_FILES, ...ONNX_FILES, KEEP_OLD]);
+
+const isDirectoryName = (name: string) =>
+  [KEPT_DIR, STAGING, COMMITTED, REPLACED, REMOVING].includes(name) || KEPT_NAME.test(name);
+
+/** What a directory holds of this program's. */
+export interface Holding {
+  /** a checkpoint: the run's last, or one that it kept */
+  kind: "nothing" | "model" | "checkpoint";
+  /** steps of the longest run in it, kept checkpoints counted in; undefined where nothing says so */
+  steps: number | undefined;
+}
+
+/** The error for what would be replaced, moved or removed although this program did not write it. */
+export function notOurs(dir: string, name: string, reason: string): MicrogptError {
+  return new MicrogptError(`${dir} holds ${printable(name)}, which microgpt did not write (${reason})`, {
+    hint: "only microgpt's own files are replaced: choose another directory with --output, or move that away",
+  });
+}
+
+/** The names in a directory; none where it is not there. @throws {MicrogptError} when it cannot be read */
+export async function namesOf(dir: string): Promise<string[]> {
+  try {
+    return await ifThere(Array.fromAsync(Deno.readDir(dir), (entry) => entry.name)) ?? [];
+  } catch (error) {
+    throw fileError(`cannot read ${dir}`, error);
+  }
+}
+
+/**
+ * Whether there is something of that name, which must be a file or directory itself, not a link to one.
+ * @throws {MicrogptError} when it is something else, or closed to writing
+ */
+export async function isEntry(dir: string, name: string, what: "file" | "directory"): Promise<boolean> {
+  let info: Deno.FileInfo | undefined;
+  try {
+    info = await ifThere(Deno.lstat(join(dir, name)));
+  } catch (error) {
+    throw fileError(`cannot read ${join(dir, name)}`, error);
+  }
+  if (!info) return false;
+  if (info.isSymlink) throw notOurs(dir, name, "it is a symbolic link");
+  if (what === "file" ? !info.isFile : !info.isDirectory) throw notOurs(dir, name, `it is no ${what}`);
+  if (what === "file" && info.mode !== null && (info.mode & 0o222) === 0) {
+    throw new MicrogptError(`${join(dir, name)} is read-only, so it is not replaced`, {
+      hint: "choose another directory with --output, or make it writable",
+    });
+  }
+  return true;
+}
+
+/**
+ * Recognizes the model, its kept checkpoints, and what a save that was interrupted left.
+ * @param thorough compares files of any size with the digests of their save, not the small ones alone
+ * @param keptToo looks at the kept checkpoints: a run that goes on leaves alone what is not its own among them, a fresh
+ * one moves them
+ * @throws {MicrogptError} naming a file that a save would replace and this program did not write
+ */
+export async function recognizeModel(dir: string, thorough: boolean, keptToo = true): Promise<Holding> {
+  for (const name of [STAGING, COMMITTED]) await checkStaged(dir, name);
+  const present: ModelFile[] = [];
+  for (const name of CHECKPOINT_FILES) {
+    const staged = await isEntry(join(dir, COMMITTED), name, "file");
+    if (await isEntry(dir, name, "file") || staged) present.push(name);
+  }
+  await checkWorkingLog(dir);
+  if (present.length === 0) {
+    const steps = keptToo ? await recognizeKept(dir) : undefined;
+    return { kind: steps === undefined ? "nothing" : "checkpoint", steps };
+  }
+  if (await isOnnxExport(dir)) {
+    throw new MicrogptError(`${dir} holds an ONNX export, which this would break`, {
+      hint: "choose another directory with --output",
+    });
+  }
+  const state = present.includes("train_state.json")
+    ? await recognized(dir, "train_state.json", () => readState(dir))
+    : undefined;
+  if (state?.digests) await checkDigests(dir, present, state.digests, thorough);
+  else await checkContents(dir, present, state !== undefined);
+  const kept = keptToo ? await recognizeKept(dir) : undefined;
+  const steps = state === undefined ? undefined : Math.max(state.state.step, kept ?? 0);
+  return { kind: state ? "checkpoint" : "model", steps };
+}
+
+/** What `look` returns; that a file is not as it should be means that it is not ours. */
+async function recognized<T>(dir: string, name: string, look: () => Promise<T>): Promise<T> {
+  try {
+    return await look();
+  } catch (error) {
+    if (error instanceof MicrogptError) throw notOurs(dir, name, error.message);
+    throw error;
+  }
+}
+
+async function readState(dir: string): Promise<{ state: TrainState; digests: SavedDigests | undefined }> {
+  const text = await readText(dir, "train_state.json", STATE_MAX_BYTES);
+  return parseTrainState(text, join(dir, "train_state.json"));
+}
+
+/** Files up to this size are always compared with the digest of their save. */
+const SMALL_BYTES = 1 << 20;
+
+/** Each file must be the one that its save names. A person may have removed some. */
+async function checkDigests(
+  dir: string,
+  present: ModelFile[],
+  digests: SavedDigests,
+  thorough: boolean,
+): Promise<void> {
+  for (const name of present) {
+    const expected = digests[name];
+    if (!expected) continue;
+    using file = await openModelFile(dir, name);
+    const same = (await file.stat()).size === expected.bytes &&
+      (!thorough && expected.bytes > SMALL_BYTES || (await digestOf(file)).sha256 === expected.sha256);
+    if (!same) throw notOurs(dir, name, "it is not the file that train_state.json was saved with");
+  }
+}
+
+/** An inference model, or a checkpoint of the Rust program: each file must fit `meta.json`. */
+async function checkContents(dir: string, present: ModelFile[], checkpoint: boolean): Promise<void> {
+  if (!present.includes("meta.json")) throw notOurs(dir, present[0]!, "there is no meta.json beside it");
+  const description = await recognized(dir, "meta.json", () => readMeta(dir));
+  const { layout } = networkOf(description.config);
+  for (const name of present) {
+    if (name === "tokenizer.json") await recognized(dir, name, () => readTokenizer(dir, description));
+    if (name.endsWith(".safetensors")) await recognized(dir, name, () => checkHeader(dir, name, layout));
+    if (name === "metrics.jsonl") {
+      if (!checkpoint) throw notOurs(dir, name, "there is no train_state.json beside it");
+      await checkLog(dir, name);
+    }
+  }
+}
+
+async function checkHeader(dir: string, name: ModelFile, layout: ParameterLayout): Promise<void> {
+  using file = await openModelFile(dir, name);
+  checkTensors(await readHeader(file, join(dir, name)), layout, join(dir, name));
+}
+
+async function checkWorkingLog(dir: string): Promise<void> {
+  if (await isEntry(dir, WORKING_LOG, "file")) await checkLog(dir, WORKING_LOG);
+}
+
+/** Each whole line must be a JSON object with a step; a crash may have cut off the last. */
+async function checkLog(dir: string, name: string): Promise<void> {
+  using file = await Deno.open(join(dir, name));
+  const decoder = new TextDecoder();
+  let rest = "";
+  await forEachChunk(file, (chunk) => {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop()!;
+    for (const line of lines) {
+      if (!isLogLine(line)) throw notOurs(dir, name, "it is no log of training steps");
+    }
+  });
+  if (!/^(?:\{|\0*$)/.test(rest)) throw notOurs(dir, name, "it is no log of training steps");
+}
+
+function isLogLine(line: string): boolean {
+  try {
+    return line.trim() === "" || typeof JSON.parse(line)?.step === "number";
+  } catch {
+    return false; // no JSON
+  }
+}
+
+/** @returns the most steps of a kept checkpoint; undefined where there is none */
+async function recognizeKept(dir: string): Promise<number | undefined> {
+  if (!await isEntry(dir, KEPT_DIR, "directory")) return undefined;
+  const kept = join(dir, KEPT_DIR);
+  let most: number | undefined;
+  for (const name of await namesOf(kept)) {
+    if (name === REMOVING) await ownTree(kept, name);
+    if (!KEPT_NAME.test(name)) continue;
+    const { steps } = await recognizeKeptCheckpoint(kept, name);
+    if (steps !== undefined) most = Math.max(most ?? 0, steps);
+  }
+  return most;
+}
+
+/** @throws {MicrogptError} when a directory with a kept checkpoint's name holds anything but one of ours */
+export async function recognizeKeptCheckpoint(kept: string, name: string): Promise<Holding> {
+  await ownTree(kept, name);
+  return await recognizeModel(join(kept, name), false);
+}
+
+/** What a save stages may be cut off anywhere, so only its beginnings are looked at. */
+export async function checkStaged(dir: string, name: string): Promise<void> {
+  for (const path of await ownTree(dir, name)) {
+    const relative = path.slice(join(dir, name).length + 1);
+    if (!relative.includes("/") && !relative.includes("\\") && FILE_NAMES.has(relative)) {
+      await checkBeginning(dir, `${name}/${relative}`);
+    }
+  }
+}
+
+/**
+ * Checks that a file begins as this program's of that name do, whether whole or cut off by a crash. For a quick look
+ * before each save; `recognizeModel` looks at the whole file.
+ */
+export async function checkBeginning(dir: string, name: string): Promise<void> {
+  const path = join(dir, name);
+  using file = await Deno.open(path);
+  const { size } = await file.stat();
+  const bytes = new Uint8Array(Math.min(size, 9));
+  await readFull(file, bytes);
+  if (bytes.every((byte) => byte === 0) || name.endsWith(KEEP_OLD)) return; // a crash of the machine leaves zeros
+  const at = name.endsWith(".safetensors") ? 8 : 0; // after the header's length
+  const expected = name.endsWith(".onnx") ? 0x08 : 0x7b; // the first field's tag; "{"
+  if (at < bytes.length && bytes[at] !== expected) {
+    throw notOurs(dir, name, "it begins as none of its files do");
+  }
+}
+
+/**
+ * All paths of a directory that consists of nothing but this program's names, files first, itself last; none where it
+ * is not there. Links are not followed: one is not ours.
+ * @throws {MicrogptError} naming what is not ours
+ */
+export async function ownTree(dir: string, name: string): Promise<string[]> {
+  if (!await isEntry(dir, name, "directory")) return [];
+  const path = join(dir, name);
+  const paths: string[] = [];
+  for (const entry of await namesOf(path)) {
+    if (isDirectoryName(entry)) paths.push(...await ownTree(path, entry));
+    else if (!FILE_NAMES.has(entry)) throw notOurs(path, entry, "none of its files has that name");
+    else if (await isEntry(path, entry, "file")) paths.push(join(path, entry));
+  }
+  return [...paths, path];
+}
+
+/** Removes a directory of this program's files, after a look that it holds nothing else. */
+export async function removeOwnTree(dir: string, name: string): Promise<void> {
+  for (const path of await ownTree(dir, name)) await ifThere(Deno.remove(path));
+}

@@ -1,0 +1,166 @@
+import type { Dtype } from "../../device/device.ts";
+import type { FileDigest } from "./digest.ts";
+import { CHECKPOINT_FILES, type ModelFile, parseObject, printable, wrongContent } from "./directory.ts";
+
+/** More than this is no `train_state.json`. */
+export const STATE_MAX_BYTES = 1 << 20;
+
+/** `train_state.json`. The first seven fields are the format's; the rest are ours and optional. */
+export interface TrainState {
+  /** steps done */
+  step: number;
+  /** Adam updates applied: `step` less the skipped ones */
+  adam_step: number;
+  /** the base rate, before warmup and decay */
+  learning_rate: number;
+  /** documents a batch */
+  batch_size: number;
+  dataset_path: string;
+  dataset_mode: "text" | "chat";
+  dtype: Dtype;
+
+  /** of weights, batches and split */
+  seed?: number;
+  preset?: string;
+  device?: string;
+  threads?: number;
+  /** steps done when this run began: 0, or where it was resumed */
+  start_step?: number;
+  /** S of the learning rate's schedule */
+  steps_total?: number;
+  warmup_steps?: number;
+  weight_decay?: number;
+  grad_clip?: number;
+  grad_accum?: number;
+  skip_long?: boolean;
+  /** hash of the data the run read */
+  dataset_sha256?: string;
+  val_fraction?: number;
+  eval_every?: number;
+  /** documents held out */
+  val_documents?: number;
+  /** documents whose hash is below it are held out, see data/split.ts; not in early checkpoints of ours */
+  val_threshold?: number;
+  best_val_loss?: number;
+  best_val_step?: number;
+  /** steps whose loss or gradient was not finite */
+  skipped_steps?: number;
+  /** the run went back to a checkpoint with half the learning rate */
+  lr_halved?: boolean;
+  /** f16: factor on the loss gradient, and finite steps since it changed */
+  loss_scale?: number;
+  good_steps?: number;
+  /** the run had reached `steps_total` */
+  final?: boolean;
+}
+
+function isNumber(value: unknown): value is number {
+  return typeof value === "number" && value >= 0 && value < Infinity;
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && isNumber(value);
+}
+
+/** What a value of `train_state.json` must be. */
+type Kind = "count" | "positive count" | "number" | "positive number" | "text" | "flag" | "mode" | "dtype";
+
+const KINDS: Record<Kind, { expected: string; accepts: (value: unknown) => boolean }> = {
+  count: { expected: "a whole number from 0", accepts: isCount },
+  "positive count": { expected: "a whole number from 1", accepts: (v) => isCount(v) && v > 0 },
+  number: { expected: "a number from 0", accepts: isNumber },
+  "positive number": { expected: "a number above 0", accepts: (v) => isNumber(v) && v > 0 },
+  text: { expected: "text", accepts: (v) => typeof v === "string" },
+  flag: { expected: "true or false", accepts: (v) => typeof v === "boolean" },
+  mode: { expected: '"text" or "chat"', accepts: (v) => v === "text" || v === "chat" },
+  dtype: { expected: '"f32", "bf16" or "f16"', accepts: (v) => v === "f32" || v === "bf16" || v === "f16" },
+};
+
+const REQUIRED = {
+  step: "count",
+  adam_step: "count",
+  learning_rate: "positive number",
+  batch_size: "positive count",
+  dataset_path: "text",
+  dataset_mode: "mode",
+  dtype: "dtype",
+} satisfies Partial<Record<keyof TrainState, Kind>>;
+
+const OPTIONAL = {
+  seed: "count",
+  preset: "text",
+  device: "text",
+  threads: "count",
+  start_step: "count",
+  steps_total: "count",
+  warmup_steps: "count",
+  weight_decay: "number",
+  grad_clip: "number",
+  grad_accum: "positive count",
+  skip_long: "flag",
+  dataset_sha256: "text",
+  val_fraction: "number",
+  eval_every: "count",
+  val_documents: "count",
+  val_threshold: "count",
+  best_val_loss: "number",
+  best_val_step: "count",
+  skipped_steps: "count",
+  lr_halved: "flag",
+  loss_scale: "positive number",
+  good_steps: "count",
+  final: "flag",
+} satisfies Record<Exclude<keyof TrainState, keyof typeof REQUIRED>, Kind>;
+
+/** Digests of the other files of the save that wrote a `train_state.json`. */
+export type SavedDigests = Partial<Record<ModelFile, FileDigest>>;
+
+/**
+ * Reads `train_state.json`. Fields that are not ours are ignored.
+ * @param path what error messages call the file
+ * @returns the state, and the digests of its sibling files where the file has them (the Rust program writes none)
+ * @throws {MicrogptError} naming the field that is missing or wrong
+ */
+export function parseTrainState(
+  text: string,
+  path: string,
+): { state: TrainState; digests: SavedDigests | undefined } {
+  const source = parseObject(text, path);
+  const state: Record<string, unknown> = {};
+  for (const [name, kind] of Object.entries({ ...REQUIRED, ...OPTIONAL })) {
+    const { expected, accepts } = KINDS[kind];
+    let value = source[name];
+    if (value === undefined || value === null) {
+      if (name in REQUIRED) throw wrongContent(`${path}: ${name} is missing`);
+      continue;
+    }
+    if ((kind === "mode" || kind === "dtype") && typeof value === "string") value = value.toLowerCase();
+    if (!accepts(value)) {
+      const got = printable(JSON.stringify(value));
+      throw wrongContent(`${path}: ${name} must be ${expected}, got ${got}`);
+    }
+    state[name] = value;
+  }
+  return { state: state as unknown as TrainState, digests: parseDigests(source.files, path) };
+}
+
+/** The file's text: the state's known fields, and the digests of its sibling files. */
+export function formatTrainState(state: TrainState, digests: SavedDigests): string {
+  const known = [...Object.keys(REQUIRED), ...Object.keys(OPTIONAL)] as (keyof TrainState)[];
+  const fields = Object.fromEntries(known.map((name) => [name, state[name]]));
+  return JSON.stringify({ ...fields, files: digests }, null, 2) + "\n";
+}
+
+function parseDigests(value: unknown, path: string): SavedDigests | undefined {
+  if (value === undefined) return undefined;
+  const digests: SavedDigests = {};
+  for (const name of CHECKPOINT_FILES) {
+    if (name === "train_state.json") continue;
+    const digest = (value as Record<string, Partial<FileDigest> | undefined> | null)?.[name];
+    if (typeof digest?.bytes !== "number" || typeof digest.sha256 !== "string") {
+      throw wrongContent(`${path}: files has no bytes and sha256 of ${name}`);
+    }
+    digests[name] = { bytes: digest.bytes, sha256: digest.sha256 };
+  }
+  return digests;
+}

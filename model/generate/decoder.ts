@@ -1,0 +1,301 @@
+/** Decoding with a key-value cache: all sequences of a call are one batch, and tokens are drawn on the device. */
+import type { ModelConfig } from "../config.ts";
+import type { Allocator, DecodeRows, Device, Sampling, Tensor } from "../../device/device.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import { EventLoopTurns } from "../../device/event_loop.ts";
+import type { DecodeMemory, Network, Weights } from "../network.ts";
+import { networkOf } from "../networks.ts";
+import { mixSeed } from "../../device/random.ts";
+import { nextWindowSteps } from "../../device/window_steps.ts";
+
+/** A sequence to go on with: what was fed before lies in its cache line. */
+export interface Start {
+  /** cache line, 0 … sequences − 1 */
+  sequence: number;
+  /** the token to feed next */
+  token: number;
+  /** its position */
+  position: number;
+  seed: number;
+}
+
+export interface DecodeOptions extends Sampling {
+  /** ends a sequence; it is not fed, and not told as a token of it */
+  stopToken: number;
+  /** tokens a sequence gets at most */
+  maxTokens: number;
+  /** the stop token is not drawn before so many tokens */
+  minTokens?: number;
+  signal?: AbortSignal;
+}
+
+/** What one sequence got since the last event. */
+export interface Decoded {
+  sequence: number;
+  /** in their order; without the stop token */
+  tokens: number[];
+  /** the sequence is complete: stop token, `maxTokens` or the end of the context */
+  done: boolean;
+}
+
+/** A row of the batch being decoded. */
+interface ActiveRow extends Start {
+  /** tokens it got */
+  made: number;
+  done: boolean;
+}
+
+/** Steps that were queued together and are read back together. */
+interface Window {
+  steps: number;
+  /** first row of the output that they write */
+  slot: number;
+  /** [steps, sequences] */
+  output: Promise<Float32Array | Uint32Array>;
+}
+
+/** Most steps of a window where reading is slow: of a fast GPU's steps so many take longer than a read. */
+const WINDOW_STEPS = 64;
+
+/** Prompts are fed so many tokens at a time. */
+const PROMPT_CHUNK = 128;
+
+/** The event loop gets a turn at least this often. */
+const BREATHE_MS = 15;
+
+export class Decoder {
+  /** positions of a sequence */
+  readonly contextLength: number;
+  readonly sequences: number;
+  readonly #device: Device;
+  readonly #network: Network;
+  readonly #weights: Weights;
+  readonly #memory: DecodeMemory;
+  readonly #rows: DecodeRows;
+  readonly #promptRows: DecodeRows;
+  readonly #seeds: Tensor;
+  readonly #windowSteps: number;
+  /** [2 windows, sequences] */
+  readonly #output: Tensor;
+  /** all of the above but the weights */
+  readonly #tensors: Tensor[] = [];
+  #closed = false;
+
+  /**
+   * @param weights working weights on the device
+   * @param sequences cache lines
+   * @param contextLength positions a line; at most the model's block size
+   * @throws {MicrogptError} when the device's memory is short
+   */
+  constructor(
+    device: Device,
+    config: ModelConfig,
+    weights: Weights,
+    sequences: number,
+    contextLength: number,
+  ) {
+    this.#device = device;
+    this.#network = networkOf(config);
+    this.#weights = weights;
+    this.sequences = sequences;
+    this.contextLength = Math.min(contextLength, config.block_size);
+    const chunk = Math.max(sequences, Math.min(PROMPT_CHUNK, this.contextLength));
+    const allocator = this.#allocator();
+    const column = (label: string, rows: number) =>
+      allocator.tensor(`decoding ${label}`, rows, 1, "u32", "decoding");
+    const rows = (n: number): DecodeRows => ({
+      tokens: column("tokens", n),
+      positions: column("positions", n),
+      sequences: column("sequences", n),
+    });
+    this.#windowSteps = device.stepsInFlight === 1 ? 1 : WINDOW_STEPS;
+    try {
+      this.#memory = this.#network.allocateDecodeMemory(allocator, chunk, sequences, this.contextLength);
+      this.#rows = rows(sequences);
+      this.#promptRows = rows(chunk);
+      this.#seeds = column("seeds", sequences);
+      this.#output = allocator.tensor(
+        "decoding output",
+        2 * this.#windowSteps,
+        sequences,
+        "u32",
+        "decoding",
+      );
+    } catch (error) {
+      this.close(); // what there was room for
+      throw error;
+    }
+  }
+
+  /** The device's memory, remembered for `close`. */
+  #allocator(): Allocator {
+    return {
+      tensor: (...args) => {
+        const tensor = this.#device.tensor(...args);
+        this.#tensors.push(tensor);
+        return tensor;
+      },
+      createBatch: (...args) => this.#device.createBatch(...args),
+    };
+  }
+
+  /** Feeds tokens whose successors are known: keys and values of positions `position` … are in the cache after. */
+  feed(sequence: number, tokens: ArrayLike<number>, position: number): void {
+    this.#checkOpen();
+    const device = this.#device;
+    const rows = this.#promptRows;
+    for (let at = 0; at < tokens.length; at += rows.tokens.capacity) {
+      const n = Math.min(rows.tokens.capacity, tokens.length - at);
+      setRows(rows, n);
+      device.write(rows.tokens, Uint32Array.from({ length: n }, (_, i) => tokens[at + i]!));
+      device.write(rows.positions, Uint32Array.from({ length: n }, (_, i) => position + at + i));
+      device.write(rows.sequences, new Uint32Array(n).fill(sequence));
+      this.#network.decodeStep(device, this.#weights, this.#memory, rows, this.contextLength, 0);
+      device.submit();
+    }
+  }
+
+  /** Copies what was fed to a sequence at positions 0 … `length` − 1 to the cache lines of others. */
+  copy(sequence: number, length: number, others: number[]): void {
+    this.#checkOpen();
+    if (length === 0) return;
+    for (const cache of this.#memory.caches) {
+      const line = (s: number) =>
+        this.#device.view(cache, s * this.contextLength * cache.cols, length, cache.cols);
+      for (const other of others) this.#device.copy(line(other), line(sequence));
+    }
+    this.#device.submit();
+  }
+
+  /**
+   * Generates until every sequence is done, and tells what each got step by step. Where reading from the device is
+   * slow, several steps are read together, and the next are queued before. What a sequence gets depends on its seed
+   * and its tokens; on a GPU, where a batch of another size may be another kernel, up to rounding.
+   * @throws {MicrogptError} once the decoder or its device is closed
+   */
+  async *decode(starts: Start[], options: DecodeOptions): AsyncGenerator<Decoded[], void, void> {
+    this.#checkOpen();
+    const { maxTokens, signal } = options;
+    let rows: ActiveRow[] = starts
+      .filter((start) => maxTokens > 0 && start.position < this.contextLength)
+      .map((start) => ({ ...start, made: 0, done: false }));
+    const immediate = starts.filter((start) => !rows.some((row) => row.sequence === start.sequence));
+    if (immediate.length > 0) yield immediate.map(({ sequence }) => ({ sequence, tokens: [], done: true }));
+    const seeds = new Uint32Array(this.sequences);
+    for (const { sequence, seed } of rows) seeds[sequence] = mixSeed(seed);
+    this.#device.write(this.#seeds, seeds);
+    this.#writeRows(rows);
+    const turns = new EventLoopTurns(BREATHE_MS);
+    const windows: Window[] = []; // in flight, the oldest first
+    try {
+      for (let size = 1; rows.length > 0 && !signal?.aborted;) {
+        const started = performance.now();
+        const queued = this.#queueWindows(windows, rows, size, options);
+        const window = windows.shift()!;
+        const output = await window.output as Uint32Array;
+        size = this.#nextSize(size, starts.length, (performance.now() - started) / Math.max(1, queued));
+        yield readRows(rows, output, window.steps, this, options);
+        if (windows.length === 0 && rows.some((row) => row.done)) {
+          rows = rows.filter((row) => !row.done);
+          this.#writeRows(rows);
+        }
+        if (turns.due) await turns.take();
+        this.#checkOpen();
+      }
+    } finally {
+      await Promise.allSettled(windows.map((window) => window.output));
+    }
+  }
+
+  /**
+   * Steps of the next window. One stream's grow to what takes a moment, so that it flows where steps are slow. Several
+   * streams' do not look at the time: rows that are done leave the batch between windows, products of fewer rows may
+   * round differently, and what is drawn must depend on the seed only.
+   */
+  #nextSize(size: number, streams: number, milliseconds: number): number {
+    if (streams === 1) return nextWindowSteps(size, milliseconds, this.#windowSteps);
+    return Math.min(2 * size, this.#windowSteps);
+  }
+
+  /**
+   * Queues a window of steps, and where reading is slow a second one, unless rows that are done take half of the
+   * batch (they leave it when nothing is in flight) or one of them comes to the end of its cache line.
+   * @returns steps that it queued
+   */
+  #queueWindows(windows: Window[], rows: ActiveRow[], size: number, options: DecodeOptions): number {
+    const { minTokens = 0, stopToken } = options;
+    const early = rows.some((row) => row.made < minTokens);
+    const sampling = early ? { ...options, suppressed: [...options.suppressed, stopToken] } : options;
+    const alive = rows.filter((row) => !row.done).length;
+    const depth = this.#device.stepsInFlight === 1 || early || 2 * alive <= rows.length ? 1 : 2;
+    let queued = 0;
+    while (windows.length < depth) {
+      const ahead = windows.reduce((sum, window) => sum + window.steps, 0);
+      const room = Math.min(...rows.map((row) => this.contextLength - row.position)) - ahead;
+      const steps = Math.min(early ? 1 : size, room);
+      if (steps <= 0) break;
+      const slot = windows[0]?.slot === 0 ? this.#windowSteps : 0;
+      for (let step = 0; step < steps; step++) this.#queueStep(rows.length, slot + step, sampling);
+      const drawn = this.#device.view(this.#output, slot * this.sequences, steps, this.sequences);
+      windows.push({ steps, slot, output: this.#device.read(drawn) });
+      queued += steps;
+    }
+    return queued;
+  }
+
+  /** Gives the device's memory back. Again, or when the device is closed, it does nothing; a generation that runs ends with an error. */
+  close(): void {
+    this.#closed = true;
+    for (const tensor of this.#tensors.splice(0)) this.#device.free(tensor);
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new MicrogptError("the generation was closed");
+  }
+
+  #writeRows(active: ActiveRow[]): void {
+    setRows(this.#rows, active.length);
+    this.#device.write(this.#rows.tokens, Uint32Array.from(active, (row) => row.token));
+    this.#device.write(this.#rows.positions, Uint32Array.from(active, (row) => row.position));
+    this.#device.write(this.#rows.sequences, Uint32Array.from(active, (row) => row.sequence));
+  }
+
+  #queueStep(n: number, step: number, sampling: Sampling): void {
+    const device = this.#device;
+    this.#network.decodeStep(device, this.#weights, this.#memory, this.#rows, this.contextLength, n);
+    device.sample(this.#rows, this.#memory.logits, this.#output, step, this.#seeds, sampling);
+    device.submit();
+  }
+}
+
+function setRows(rows: DecodeRows, n: number): void {
+  rows.tokens.rows = n;
+  rows.positions.rows = n;
+  rows.sequences.rows = n;
+}
+
+/** What each row that is not done got in a window: [steps, decoder.sequences], a row's draws in its column. */
+function readRows(
+  rows: ActiveRow[],
+  output: Uint32Array,
+  steps: number,
+  decoder: Decoder,
+  options: DecodeOptions,
+): Decoded[] {
+  const events: Decoded[] = [];
+  rows.forEach((row, r) => {
+    const tokens: number[] = [];
+    const wasDone = row.done;
+    for (let step = 0; step < steps; step++) {
+      row.position++; // the device goes on with rows that are done
+      if (row.done) continue;
+      row.token = output[step * decoder.sequences + r]!;
+      row.made++;
+      if (row.token !== options.stopToken) tokens.push(row.token);
+      row.done = row.token === options.stopToken || row.made === options.maxTokens ||
+        row.position === decoder.contextLength;
+    }
+    if (!wasDone) events.push({ sequence: row.sequence, tokens, done: row.done });
+  });
+  return events;
+}

@@ -1,0 +1,152 @@
+/** A trained model, loaded and ready to generate or to chat: what `generate` and `chat` do, for programs. */
+import type { Tokenizer } from "../../data/tokenizer.ts";
+import { type DeviceOptions, openDevice, openTokenizer } from "../devices.ts";
+import { type ChatOptions, ChatSession } from "./chat.ts";
+import { readModel } from "../files/checkpoint.ts";
+import type { ModelConfig } from "../config.ts";
+import type { Device } from "../../device/device.ts";
+import { type GenerateOptions, generateSamples, type SamplePiece, wholeSamples } from "./generation.ts";
+import type { ModelDescription } from "../files/description.ts";
+import type { Weights } from "../network.ts";
+import { networkOf } from "../networks.ts";
+import { flatTensor, type ParameterLayout } from "../parameters.ts";
+import { noChatTokens } from "./prompt.ts";
+
+/**
+ * Loads a model.
+ *
+ * @example
+ * ```ts
+ * import { loadModel, train } from "../../mod.ts";
+ *
+ * const documents = ["anna", "bob", "carla", "dora"];
+ * const output = await Deno.makeTempDir();
+ * for await (const _ of train({ documents, output, steps: 2, nEmbd: 8, nHead: 2, nLayer: 1, vocabSize: 260 }));
+ * using model = await loadModel(output);
+ * for await (const { text } of model.generate({ numSamples: 1, prompt: "an" })) console.log(text);
+ * ```
+ *
+ * @param directory with `weights.safetensors`, `tokenizer.json` and `meta.json`
+ * @param options where to compute; default: cpu with all cores
+ * @returns the model, to be closed
+ * @throws {MicrogptError} when it does not load or the device is not there
+ */
+export async function loadModel(directory: string, options: DeviceOptions = {}): Promise<LanguageModel> {
+  const model = await readModel(directory);
+  const tokenizer = await openTokenizer(model.tokenizerJson, options.threads);
+  const on = (device: Device) => new LanguageModel(model, model.params, tokenizer, device);
+  const device = await openDevice(options, { trial: (candidate) => timeDecoding(on(candidate)) });
+  try {
+    return on(device);
+  } catch (error) {
+    device.destroy();
+    throw error;
+  }
+}
+
+/** Times a few tokens, for `--device auto`. */
+async function timeDecoding(model: LanguageModel): Promise<number> {
+  const run = () => model.samples({ numSamples: 1, maxTokens: 32, temperature: 1 });
+  await run();
+  const started = performance.now();
+  await run();
+  return performance.now() - started;
+}
+
+/** A model on a device. `close` it, or declare it with `using`. */
+export class LanguageModel implements Disposable {
+  /** the architecture */
+  readonly config: ModelConfig;
+  /** it was trained on conversations */
+  readonly chat: boolean;
+  /** text to tokens and back */
+  readonly tokenizer: Tokenizer;
+  /**
+   * what computes
+   * @internal
+   */
+  readonly device: Device;
+  /**
+   * names and places of the parameters
+   * @internal
+   */
+  readonly layout: ParameterLayout;
+  readonly #weights: Weights;
+
+  /**
+   * @param params the weights, in the parameter layout
+   * @internal
+   */
+  constructor(description: ModelDescription, params: Float32Array, tokenizer: Tokenizer, device: Device) {
+    this.config = description.config;
+    this.chat = description.chat;
+    this.tokenizer = tokenizer;
+    this.device = device;
+    const network = networkOf(this.config);
+    this.layout = network.layout;
+    const flat = flatTensor(device, "weights", this.layout, "work");
+    device.write(flat, params);
+    this.#weights = network.views(device, flat);
+  }
+
+  /** The hardware that computes, by its own name. */
+  get deviceName(): string {
+    return this.device.name;
+  }
+
+  /** How many parameters it has. */
+  get parameters(): number {
+    return this.layout.count;
+  }
+
+  /**
+   * Generates samples and tells their text as it grows; pieces of different samples are interleaved.
+   * @throws {MicrogptError} for options out of range
+   */
+  generate(options: GenerateOptions = {}): AsyncGenerator<SamplePiece, void, void> {
+    return generateSamples(this.#generationModel(), options);
+  }
+
+  /** Generates whole samples, in order. */
+  async samples(options: GenerateOptions = {}): Promise<string[]> {
+    return await Array.fromAsync(wholeSamples(this.generate(options)));
+  }
+
+  /**
+   * Starts a conversation.
+   *
+   * @example
+   * ```ts
+   * import { loadModel, train } from "../../mod.ts";
+   *
+   * const conversations = [[{ role: "user" as const, content: "hi" }, { role: "assistant" as const, content: "hello" }]];
+   * const output = await Deno.makeTempDir();
+   * const small = { nEmbd: 8, nHead: 2, nLayer: 1, vocabSize: 264, valFraction: 0 };
+   * for await (const _ of train({ conversations, output, steps: 2, ...small }));
+   * using model = await loadModel(output);
+   * using chat = model.startChat({ maxTokens: 20 });
+   * for await (const piece of chat.send("hi")) console.log(piece);
+   * ```
+   *
+   * @throws {MicrogptError} when the model was not trained on conversations
+   */
+  startChat(options: ChatOptions = {}): ChatSession {
+    if (!this.chat) throw noChatTokens();
+    return new ChatSession(this.#generationModel(), options);
+  }
+
+  /** Frees the device; again it does nothing. What is being generated ends with an error. */
+  close(): void {
+    this.device.destroy();
+  }
+
+  /** The same as `close`. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #generationModel() {
+    const { device, config, tokenizer, chat } = this;
+    return { device, config, weights: this.#weights, tokenizer, chat };
+  }
+}

@@ -1,0 +1,55 @@
+import type { ModelConfig } from "../config.ts";
+import type { Allocator, Batch, Device, Dtype, ElementType, Purpose, Tensor } from "../../device/device.ts";
+import { networkOf } from "../networks.ts";
+import { allocateTraining, type TrainingData } from "./trainer.ts";
+
+/** Bytes that training takes on the device, by what for. What a device takes for its own work is not among them. */
+export interface MemoryPlan {
+  weights: number;
+  gradients: number;
+  moments: number;
+  /** when every document of a batch is as long as the longest; a shorter batch touches less */
+  activations: number;
+  /** tokens, targets, positions and document starts of a batch */
+  batch: number;
+  total: number;
+}
+
+/** An allocator that only counts: the plan comes from the code that allocates, so the two cannot disagree. */
+class CountingAllocator implements Allocator {
+  readonly plan: MemoryPlan = { weights: 0, gradients: 0, moments: 0, activations: 0, batch: 0, total: 0 };
+  constructor(readonly dtype: Dtype, readonly stepsInFlight: number) {}
+
+  tensor(
+    _label: string,
+    rows: number,
+    cols: number,
+    type: ElementType = "f32",
+    purpose: Purpose = "activations",
+  ): Tensor {
+    const bytes = rows * cols * (type === "work" && this.dtype !== "f32" ? 2 : 4);
+    this.#count(purpose === "decoding" ? "activations" : purpose, bytes);
+    return { type, capacity: rows, cols, rows };
+  }
+
+  createBatch(maxTokens: number, maxDocuments: number): Batch {
+    this.#count("batch", 4 * (3 * maxTokens + maxDocuments + 1));
+    return { maxTokens, maxDocuments, tokenCount: 0 };
+  }
+
+  #count(part: Exclude<keyof MemoryPlan, "total">, bytes: number): void {
+    this.plan[part] += bytes;
+    this.plan.total += bytes;
+  }
+}
+
+/** What training a model would allocate, without allocating it. */
+export function memoryPlan(
+  device: Pick<Device, "dtype" | "stepsInFlight">,
+  config: ModelConfig,
+  data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
+): MemoryPlan {
+  const allocator = new CountingAllocator(device.dtype, device.stepsInFlight);
+  allocateTraining(allocator, networkOf(config), data);
+  return allocator.plan;
+}

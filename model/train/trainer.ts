@@ -1,0 +1,387 @@
+/** The training loop: queues steps on a device, a few ahead of what it reads back, and tells what happened. */
+import type { ModelConfig } from "../config.ts";
+import {
+  type Allocator,
+  type Batch,
+  type Device,
+  METRIC,
+  type PackedDocuments,
+  type Tensor,
+} from "../../device/device.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import { EventLoopTurns } from "../../device/event_loop.ts";
+import type { Activations, Network, Weights } from "../network.ts";
+import { networkOf } from "../networks.ts";
+import { adam } from "./adam.ts";
+import {
+  allocateOptimizer,
+  bindUpdates,
+  type Optimizer,
+  type OptimizerMemory,
+  readUpdateState,
+  type UpdateState,
+  writeUpdateState,
+} from "./optimizer.ts";
+import { nextWindowSteps } from "../../device/window_steps.ts";
+
+/** Where batches come from. What a call returns may be overwritten by the next. */
+export interface TrainingData {
+  /** most tokens and documents of any batch, of both kinds */
+  maxTokens: number;
+  maxDocuments: number;
+  /** Training batch `number`, counted from 0. */
+  batch(number: number): PackedDocuments;
+  /** All held-out documents; none when validation is off. */
+  validation(): Iterable<PackedDocuments>;
+  /** bytes of text that the held-out targets stand for */
+  validationBytes: number;
+}
+
+/** How to train. */
+export interface Recipe {
+  /** S: the step at which the learning rate reaches 0 */
+  totalSteps: number;
+  learningRate: number;
+  warmupSteps: number;
+  weightDecay: number;
+  /** 0 = off */
+  gradClip: number;
+  /** batches a step */
+  gradAccum: number;
+  /** steps between evaluations; 0 = never */
+  evalEvery: number;
+}
+
+/** A training run at rest: all that the next step depends on. */
+export interface TrainingState extends UpdateState {
+  /** steps done */
+  step: number;
+}
+
+/** A step was done. */
+export interface StepEvent {
+  /** tells this event from the others */
+  type: "step";
+  /** counts from 1 */
+  step: number;
+  /** mean negative log-likelihood a token, in nats */
+  loss: number;
+  /** of this step, after warmup and decay */
+  learningRate: number;
+  /** before clipping */
+  gradNorm: number;
+  /** real tokens */
+  tokens: number;
+  /** time of the step, an average where several were in flight */
+  milliseconds: number;
+  /** false when loss or gradient was not finite, and the step therefore changed nothing */
+  applied: boolean;
+}
+
+/** The held-out documents were measured. */
+export interface EvaluationEvent {
+  /** tells this event from the others */
+  type: "evaluation";
+  /** after so many steps */
+  step: number;
+  /** nats a token */
+  loss: number;
+  /** the same loss for a byte of the held-out text, in bits; the end of a document counts as a byte */
+  bitsPerByte: number;
+}
+
+/** Too many steps in a row were not finite: the run went back. */
+export interface RecoveryEvent {
+  /** tells this event from the others */
+  type: "recovery";
+  /** the step it went on from */
+  step: number;
+  /** the halved base rate */
+  learningRate: number;
+}
+
+/** What happens while steps are done. */
+export type TrainingEvent = StepEvent | EvaluationEvent | RecoveryEvent;
+
+/** By which rule gradients change weights. */
+const OPTIMIZER: Optimizer = adam;
+
+/** So many skipped steps in a row are no accident. */
+const MAX_SKIPPED = 10;
+
+/** The event loop gets a turn at least this often, for signals and the terminal. */
+const BREATHE_MS = 25;
+
+/** Learning rate of step s, from 0, of S: linear warmup over w steps, then linear decay to 0. */
+export function learningRate(s: number, { learningRate: lr, totalSteps: S, warmupSteps }: Recipe): number {
+  const w = Math.min(warmupSteps, S);
+  return s < w ? lr * (s + 1) / w : lr * (1 - (s - w) / (S - w));
+}
+
+/** All memory that training takes on a device. */
+interface TrainingMemory {
+  optimizer: OptimizerMemory;
+  activations: Activations;
+  batch: Batch;
+  /** [ring, 4] a row a step in flight, see METRIC */
+  metrics: Tensor;
+  /** [1, 4] for evaluations */
+  validation: Tensor;
+}
+
+/** Allocates everything, or counts it when `allocator` is a counter. */
+export function allocateTraining(
+  allocator: Allocator & Pick<Device, "dtype" | "stepsInFlight">,
+  network: Network,
+  data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
+): TrainingMemory {
+  return {
+    optimizer: allocateOptimizer(allocator, OPTIMIZER, network.layout),
+    activations: network.allocateActivations(allocator, data.maxTokens),
+    batch: allocator.createBatch(data.maxTokens, data.maxDocuments),
+    metrics: allocator.tensor("metrics", 2 * allocator.stepsInFlight, 4),
+    validation: allocator.tensor("validation metrics", 1, 4),
+  };
+}
+
+/** Steps that were queued together and are read back together. */
+interface Window {
+  steps: { step: number; learningRate: number; tokens: number }[];
+  /** the device catches up after its last step */
+  pauses: boolean;
+  metrics: Promise<Float32Array | Uint32Array>;
+  /** of a step */
+  milliseconds: number;
+}
+
+export class Trainer {
+  /** The working weights on the device, for sampling between steps. */
+  readonly weights: Weights;
+  readonly #gradients: Weights;
+  readonly #update: ReturnType<typeof bindUpdates>;
+  readonly #device: Device;
+  readonly #network: Network;
+  readonly #data: TrainingData;
+  readonly #memory: TrainingMemory;
+  readonly #recipe: Recipe;
+  #step = 0;
+  /** the step told last */
+  #reported = 0;
+  #skippedInARow = 0;
+  /** steps to queue before a read, as fast as they are */
+  #windowSteps = 1;
+  #recovered: boolean;
+
+  /**
+   * @param recovered the run already went back once with half the learning rate
+   * @throws {MicrogptError} when the device's memory is short
+   */
+  constructor(
+    device: Device,
+    config: ModelConfig,
+    data: TrainingData,
+    recipe: Recipe,
+    recovered = false,
+  ) {
+    this.#device = device;
+    this.#network = networkOf(config);
+    this.#data = data;
+    this.#recipe = { ...recipe };
+    this.#recovered = recovered;
+    this.#memory = allocateTraining(device, this.#network, data);
+    this.weights = this.#network.views(device, this.#memory.optimizer.work);
+    this.#gradients = this.#network.views(device, this.#memory.optimizer.gradients);
+    this.#update = bindUpdates(device, OPTIMIZER, this.#network.layout, this.#memory.optimizer);
+  }
+
+  /** Steps done, of which the last may still be in flight. */
+  get step(): number {
+    return this.#step;
+  }
+
+  /** The base rate, halved when the run went back. */
+  get learningRate(): number {
+    return this.#recipe.learningRate;
+  }
+
+  /** Whether the run went back to an earlier state with half the learning rate. */
+  get recovered(): boolean {
+    return this.#recovered;
+  }
+
+  /** Goes on from a state. */
+  load(state: TrainingState): void {
+    writeUpdateState(this.#device, this.#memory.optimizer, state);
+    this.#step = state.step;
+  }
+
+  /** A copy of the state after the last step that was queued. */
+  async snapshot(): Promise<TrainingState> {
+    const step = this.#step; // later ones may be queued while this waits
+    return { step, ...await readUpdateState(this.#device, this.#memory.optimizer) };
+  }
+
+  /**
+   * Trains up to step `until`. Between two events nothing runs ahead at a step that `pauseAt` names: there, and when the
+   * generator ends, `snapshot` gives the state after the last step reported.
+   * @param options.pauseAt whether to let the device catch up after a step; evaluations do in any case
+   * @param options.signal ends the run after the steps in flight
+   * @param options.lastGood the state to go back to when too many steps in a row are not finite
+   * @throws {MicrogptError} when they are not finite a second time
+   */
+  async *run(until: number, options: {
+    pauseAt?: (step: number) => boolean;
+    signal?: AbortSignal;
+    lastGood: () => Promise<TrainingState>;
+  }): AsyncGenerator<TrainingEvent, void, void> {
+    const { pauseAt = () => false, signal, lastGood } = options;
+    const device = this.#device;
+    const more = () => this.#step < until && !signal?.aborted;
+    const inFlight: Window[] = []; // the oldest first
+    const turns = new EventLoopTurns(BREATHE_MS);
+    try {
+      while (more() || inFlight.length > 0) {
+        const started = performance.now();
+        const window = more() ? this.#queueWindow(until, pauseAt) : undefined;
+        if (window) inFlight.push(window);
+        const ahead = window && !window.pauses && device.stepsInFlight > 1 ? 1 : 0;
+        const done = inFlight.splice(0, inFlight.length - ahead);
+        const metrics = await Promise.all(done.map((window) => window.metrics));
+        if (window) {
+          window.milliseconds = (performance.now() - started) / window.steps.length;
+          this.#windowSteps = nextWindowSteps(this.#windowSteps, window.milliseconds, device.stepsInFlight);
+        }
+        for (const [i, window] of done.entries()) yield* this.#events(window, metrics[i]!);
+        if (this.#goesBack) {
+          await Promise.all(inFlight.splice(0).map((window) => window.metrics)); // its steps are done again
+          yield this.#goBack(await lastGood());
+        } else if (window?.pauses && this.#evaluatesAt(this.#step)) {
+          const evaluation = await this.evaluate(signal);
+          if (evaluation) yield evaluation;
+        }
+        if (turns.due) await turns.take();
+      }
+    } finally {
+      // who leaves the loop may close the device next
+      await Promise.allSettled(inFlight.map((window) => window.metrics));
+    }
+  }
+
+  /** Mean loss of the held-out documents under the current weights; undefined when `signal` came before the end. */
+  async evaluate(signal?: AbortSignal): Promise<EvaluationEvent | undefined> {
+    const device = this.#device;
+    const { activations, batch, validation, optimizer: { control } } = this.#memory;
+    const turns = new EventLoopTurns(BREATHE_MS);
+    const reads: Promise<Float32Array | Uint32Array>[] = [];
+    let [batches, tokens] = [0, 0];
+    try {
+      for (const documents of this.#data.validation()) {
+        device.loadBatch(batch, documents);
+        this.#network.forward(device, this.weights, activations, batch, 1, control);
+        device.sumLoss(validation, 0, activations.losses, tokens > 0);
+        device.submit();
+        tokens += batch.tokenCount;
+        // the read waits for what is queued, so that the signal need not wait for all batches
+        if (++batches % this.#windowSteps === 0) reads.push(device.read(validation));
+        if (turns.due) await turns.take();
+        if (signal?.aborted) return undefined;
+      }
+      const nats = (await device.read(validation))[METRIC.loss]!;
+      return {
+        type: "evaluation",
+        step: this.#step,
+        loss: nats / tokens,
+        bitsPerByte: nats / (Math.LN2 * this.#data.validationBytes),
+      };
+    } finally {
+      await Promise.allSettled(reads);
+    }
+  }
+
+  #evaluatesAt(step: number): boolean {
+    const { evalEvery } = this.#recipe;
+    return this.#data.validationBytes > 0 && evalEvery > 0 && step % evalEvery === 0;
+  }
+
+  /** Queues the steps of a window, up to one that pauses. */
+  #queueWindow(until: number, pauseAt: (step: number) => boolean): Window {
+    const steps: Window["steps"] = [];
+    let pauses = false;
+    while (steps.length < this.#windowSteps && this.#step < until && !pauses) {
+      steps.push(this.#queueStep());
+      pauses = pauseAt(this.#step) || this.#evaluatesAt(this.#step);
+    }
+    return { steps, pauses, metrics: this.#device.read(this.#memory.metrics), milliseconds: 0 };
+  }
+
+  /** One step: gradients of all its batches, the update. */
+  #queueStep(): Window["steps"][number] {
+    const device = this.#device;
+    const { gradAccum, weightDecay, gradClip } = this.#recipe;
+    const { optimizer: { control }, activations, batch, metrics } = this.#memory;
+    const slot = this.#step % metrics.rows;
+    const first = this.#step * gradAccum;
+    let documents = this.#data.batch(first);
+    let tokens = documents.targets.length;
+    for (let i = 1; i < gradAccum; i++) tokens += this.#data.batch(first + i).targets.length;
+    for (let i = 0; i < gradAccum; i++) {
+      if (gradAccum > 1) documents = this.#data.batch(first + i);
+      device.loadBatch(batch, documents);
+      this.#network.forwardBackward(
+        device,
+        this.weights,
+        this.#gradients,
+        activations,
+        batch,
+        1 / tokens,
+        control,
+        i > 0,
+      );
+      device.sumLoss(metrics, slot, activations.losses, i > 0);
+    }
+    const rate = learningRate(this.#step, this.#recipe);
+    this.#update(metrics, slot, gradClip, { learningRate: rate, weightDecay });
+    device.submit();
+    this.#step++;
+    return { step: this.#step, learningRate: rate, tokens };
+  }
+
+  /** So many steps in a row were skipped that the run goes back. */
+  get #goesBack(): boolean {
+    return this.#skippedInARow >= MAX_SKIPPED;
+  }
+
+  /**
+   * What the steps of a window did, up to the one that sends the run back. Those queued behind it are as if they had
+   * never been: how many there are depends on the window, and what comes of a run must not.
+   */
+  *#events({ steps, milliseconds }: Window, metrics: Float32Array | Uint32Array): Generator<StepEvent> {
+    const { rows, cols } = this.#memory.metrics;
+    for (const { step, learningRate, tokens } of steps) {
+      if (this.#goesBack) return;
+      const row = ((step - 1) % rows) * cols;
+      const applied = metrics[row + METRIC.applied] === 1;
+      this.#skippedInARow = applied ? 0 : this.#skippedInARow + 1;
+      this.#reported = step;
+      const [loss, gradNorm] = [metrics[row + METRIC.loss]!, metrics[row + METRIC.gradNorm]!];
+      yield { type: "step", step, loss, learningRate, gradNorm, tokens, milliseconds, applied };
+    }
+  }
+
+  #goBack(state: TrainingState): RecoveryEvent {
+    if (this.#recovered) {
+      throw new MicrogptError(
+        `training stopped at step ${this.#reported}: loss or gradient was not finite ${MAX_SKIPPED} steps in a row, ` +
+          `again after going back with half the learning rate (now ${this.#recipe.learningRate})`,
+        { hint: "lower --lr further, set --grad-clip, or use --dtype f32" },
+      );
+    }
+    this.#recovered = true;
+    this.#skippedInARow = 0;
+    this.#recipe.learningRate /= 2;
+    // the loss scale of then may be what failed: it starts anew
+    const { step, adamStep, params, optimizer } = state;
+    this.load({ step, adamStep, params, optimizer });
+    return { type: "recovery", step, learningRate: this.#recipe.learningRate };
+  }
+}

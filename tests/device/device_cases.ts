@@ -1,0 +1,523 @@
+/**
+ * The cases of the device suite: each fills tensors with fixed random numbers, runs kernels on a device and returns what came out.
+ * The test runs a case on the f64 reference and on the device under test, and compares.
+ */
+import type { ModelConfig } from "../../model/config.ts";
+import type {
+  AdamState,
+  Batch,
+  DecodeRows,
+  Device,
+  ElementType,
+  PackedDocuments,
+  Tensor,
+} from "../../device/device.ts";
+import { gptNetwork } from "../../model/gpt.ts";
+import { flatTensor } from "../../model/parameters.ts";
+import { mixSeed, normal, uniform } from "../../device/random.ts";
+
+export interface DeviceCase {
+  name: string;
+  /** largest allowed |difference| / (1 + |expected|) of an f32 device */
+  tolerance: number;
+  run(d: Device): Promise<Record<string, ArrayLike<number>>>;
+}
+
+/** Normal random numbers, the same on every device. */
+export function gaussian(length: number, seed: number, scale = 1): Float32Array {
+  const mixed = mixSeed(seed);
+  return Float32Array.from({ length }, (_, i) => scale * normal(mixed, i));
+}
+
+function filled(
+  d: Device,
+  rows: number,
+  cols: number,
+  seed: number,
+  type: ElementType = "f32",
+  scale = 1,
+): Tensor {
+  const tensor = d.tensor(`case ${seed}`, rows, cols, type);
+  d.write(tensor, gaussian(rows * cols, seed, scale));
+  return tensor;
+}
+
+/** Packs documents of the given lengths with random ids below V. */
+export function randomDocuments(lengths: number[], V: number, seed: number): PackedDocuments {
+  const starts = new Uint32Array(lengths.length + 1);
+  lengths.forEach((length, i) => starts[i + 1] = starts[i]! + length);
+  const mixed = mixSeed(seed);
+  const ids = (salt: number) =>
+    Uint32Array.from({ length: starts.at(-1)! }, (_, t) => Math.floor(uniform(mixed, 2 * t + salt) * V));
+  return { tokens: ids(0), targets: ids(1), starts };
+}
+
+function loaded(d: Device, documents: PackedDocuments): Batch {
+  const batch = d.createBatch(documents.tokens.length, documents.starts.length - 1);
+  d.loadBatch(batch, documents);
+  return batch;
+}
+
+function control(d: Device, adamStep = 0): Tensor {
+  const tensor = d.tensor("control", 1, 4);
+  d.write(tensor, new Float32Array([adamStep, 1, 0, 0]));
+  return tensor;
+}
+
+/** Lengths of the documents of a batch: one token, odd numbers, longer than any block of a kernel. */
+const LENGTHS: number[][] = [[1], [33], [1, 2, 33, 5], [130, 1, 67]];
+/** [E, H] */
+const WIDTHS: [number, number][] = [[12, 1], [12, 4], [64, 4], [96, 3]];
+
+function embedCases(): DeviceCase[] {
+  return WIDTHS.flatMap(([E]) =>
+    [[1], [1, 2, 33, 5]].map((lengths): DeviceCase => ({
+      name: `embed and its backward, E = ${E}, documents of ${lengths}`,
+      tolerance: 2e-5,
+      async run(d) {
+        const V = 97, B = 40;
+        const documents = randomDocuments(lengths, V, 1);
+        const T = documents.tokens.length;
+        const batch = loaded(d, documents);
+        const [wte, wpe] = [filled(d, V, E, 2, "work"), filled(d, B, E, 3, "work")];
+        const x = d.tensor("x", T, E);
+        d.embed(x, batch, wte, wpe);
+        const [dWte, dWpe, dx] = [filled(d, V, E, 4), filled(d, B, E, 5), filled(d, T, E, 6)];
+        d.embedBackward(dWte, dWpe, dx, batch, wte, wpe);
+        return { x: await d.read(x), dWte: await d.read(dWte), dWpe: await d.read(dWpe) };
+      },
+    }))
+  );
+}
+
+function rmsNormCases(): DeviceCase[] {
+  return [[1, 12], [33, 12], [7, 64], [130, 384], [5, 1]].map(([T, E]): DeviceCase => ({
+    name: `rmsNorm and its backward, [${T}, ${E}]`,
+    tolerance: 2e-5,
+    async run(d) {
+      const x = filled(d, T!, E!, 1);
+      const out = d.tensor("out", T!, E!, "work");
+      d.rmsNorm(out, x);
+      const dx = filled(d, T!, E!, 2);
+      d.rmsNormBackward(dx, filled(d, T!, E!, 3, "work"), x);
+      return { out: await d.read(out), dx: await d.read(dx) };
+    },
+  }));
+}
+
+function matmulCases(): DeviceCase[] {
+  const shapes = [[1, 1, 1], [1, 97, 12], [33, 12, 97], [24, 64, 64], [8, 192, 64], [130, 65, 129], [
+    2,
+    256,
+    100,
+  ], [65, 36, 300]];
+  return (["NT", "NN", "TN"] as const).flatMap((form) =>
+    shapes.flatMap(([M, N, K]) => {
+      const operands = (d: Device) => ({
+        a: form === "TN" ? filled(d, K!, M!, 1) : filled(d, M!, K!, 1, "work"),
+        b: form === "NT" || form === "NN"
+          ? form === "NT" ? filled(d, N!, K!, 2, "work") : filled(d, K!, N!, 2, "work")
+          : filled(d, K!, N!, 2, "work"),
+      });
+      return [
+        {
+          name: `matmul ${form} [${M}, ${N}] over ${K}, plain, added and accumulated`,
+          tolerance: 3e-5,
+          async run(d: Device) {
+            const { a, b } = operands(d);
+            const [plain, added, accumulated] = [
+              d.tensor("plain", M!, N!),
+              d.tensor("added", M!, N!),
+              filled(d, M!, N!, 3),
+            ];
+            d.matmul(plain, a, b, form);
+            d.matmul(added, a, b, form, { add: filled(d, M!, N!, 4) });
+            d.matmul(accumulated, a, b, form, { add: accumulated });
+            return {
+              plain: await d.read(plain),
+              added: await d.read(added),
+              accumulated: await d.read(accumulated),
+            };
+          },
+        },
+        {
+          name: `matmul ${form} [${M}, ${N}] over ${K}, relu and its mask`,
+          tolerance: 3e-5,
+          async run(d: Device) {
+            const { a, b } = operands(d);
+            const [relu, masked] = [d.tensor("relu", M!, N!, "work"), d.tensor("masked", M!, N!, "work")];
+            d.matmul(relu, a, b, form, { relu: true });
+            d.matmul(masked, a, b, form, { reluMask: filled(d, M!, N!, 5, "work") });
+            return { relu: await d.read(relu), masked: await d.read(masked) };
+          },
+        },
+      ];
+    })
+  );
+}
+
+function attentionCases(): DeviceCase[] {
+  // Short documents, several of which fit in a block of 64 tokens, and long ones that begin in the middle of a block.
+  const mixed = [5, 60, 1, 100, 30, 64, 7, 3, 140, 2];
+  return WIDTHS.flatMap(([E, H]) =>
+    [...LENGTHS, mixed].map((lengths): DeviceCase => ({
+      name: `attention and its backward, E = ${E}, ${H} heads, documents of ${lengths}`,
+      tolerance: 5e-5,
+      async run(d) {
+        const documents = randomDocuments(lengths, 97, 1);
+        const T = documents.tokens.length;
+        const batch = loaded(d, documents);
+        const qkv = filled(d, T, 3 * E, 2, "work");
+        const [out, lse] = [d.tensor("out", T, E, "work"), d.tensor("lse", T, H)];
+        d.attention(out, lse, qkv, batch, H);
+        const dQkv = d.tensor("dQkv", T, 3 * E, "work");
+        d.attentionBackward(dQkv, filled(d, T, E, 3, "work"), out, lse, qkv, batch, H);
+        return { out: await d.read(out), lse: await d.read(lse), dQkv: await d.read(dQkv) };
+      },
+    }))
+  );
+}
+
+function crossEntropyCases(): DeviceCase[] {
+  return [[1, 97], [33, 97], [9, 256], [5, 4096]].map(([T, V]): DeviceCase => ({
+    name: `crossEntropy in two chunks and sumLoss, [${T}, ${V}]`,
+    tolerance: 2e-5,
+    async run(d) {
+      const documents = randomDocuments([T!], V!, 1);
+      const batch = loaded(d, documents);
+      const losses = d.tensor("losses", T!, 1);
+      const first = Math.ceil(T! / 2);
+      const results: Record<string, ArrayLike<number>> = {};
+      for (const [row, rows] of [[0, first], [first, T! - first]] as const) {
+        if (rows === 0) continue;
+        const logits = filled(d, rows, V!, 2 + row, "f32", 3);
+        d.crossEntropy(logits, losses, batch, row, 1 / T!, control(d));
+        results[`dLogits from row ${row}`] = (await d.read(logits)).map((x) => x * T!);
+      }
+      const metrics = d.tensor("metrics", 3, 4);
+      d.sumLoss(metrics, 1, losses, false);
+      d.sumLoss(metrics, 2, losses, false);
+      d.sumLoss(metrics, 2, losses, true);
+      return { ...results, losses: await d.read(losses), metrics: await d.read(metrics) };
+    },
+  }));
+}
+
+/** Largest norm of the gradients. */
+const GRAD_CLIP = 1;
+
+/** n parameters with gradients and moments, as after some steps. */
+function adamState(d: Device, n: number, adamStep: number): AdamState {
+  const params = filled(d, 1, n, 1);
+  const v = d.tensor("v", 1, n);
+  d.write(v, gaussian(n, 4).map((x) => x * x));
+  const work = d.dtype === "f32" ? params : d.tensor("work", 1, n, "work");
+  return {
+    params,
+    work,
+    gradients: filled(d, 1, n, 2),
+    m: filled(d, 1, n, 3),
+    v,
+    control: control(d, adamStep),
+  };
+}
+
+function adamCases(): DeviceCase[] {
+  const hyper = {
+    learningRate: 0.01,
+    beta1: 0.85,
+    beta2: 0.99,
+    epsilon: 1e-8,
+    weightDecay: 0.1,
+  };
+  return [[128, 0], [1280, 7], [100_096, 500], [128, 2 ** 24]].flatMap(([n, step]): DeviceCase[] => [
+    {
+      name: `gradNorm and adam with clipping and weight decay, ${n} parameters after ${step} steps`,
+      tolerance: 2e-5,
+      async run(d) {
+        const state = adamState(d, n!, step!);
+        const metrics = d.tensor("metrics", 2, 4);
+        d.gradNorm(metrics, 1, state.gradients, state.control);
+        d.decideStep(metrics, 1, state.control, GRAD_CLIP);
+        d.adam(state, hyper);
+        const { params, m, v } = state;
+        const [p, mNew, vNew] = [await d.read(params), await d.read(m), await d.read(v)];
+        return { metrics: await d.read(metrics), p, m: mNew, v: vNew, control: await d.read(state.control) };
+      },
+    },
+    {
+      name: `adam of the second half of ${n} parameters`,
+      tolerance: 2e-5,
+      async run(d) {
+        const state = adamState(d, n!, step!);
+        const metrics = d.tensor("metrics", 1, 4);
+        d.gradNorm(metrics, 0, state.gradients, state.control);
+        d.decideStep(metrics, 0, state.control, GRAD_CLIP);
+        const half = (tensor: Tensor) => d.view(tensor, n! / 2, 1, n! / 2);
+        const params = half(state.params);
+        d.adam({
+          params,
+          work: state.work === state.params ? params : half(state.work),
+          gradients: half(state.gradients),
+          m: half(state.m),
+          v: half(state.v),
+          control: state.control,
+        }, hyper);
+        const [p, m, v] = [await d.read(state.params), await d.read(state.m), await d.read(state.v)];
+        return { p, m, v, work: await d.read(state.work) };
+      },
+    },
+    ...[NaN, Infinity, -Infinity].map((bad): DeviceCase => ({
+      name: `adam leaves ${n} parameters alone when a gradient is ${bad}`,
+      tolerance: 0,
+      async run(d) {
+        const state = adamState(d, n!, step!);
+        d.write(state.gradients, new Float32Array([bad]), n! - 3);
+        const metrics = d.tensor("metrics", 1, 4);
+        d.gradNorm(metrics, 0, state.gradients, state.control);
+        d.decideStep(metrics, 0, state.control, GRAD_CLIP);
+        d.adam(state, hyper);
+        const { params, m, v } = state;
+        const [p, mNew, vNew] = [await d.read(params), await d.read(m), await d.read(v)];
+        const applied = (await d.read(metrics))[2]!;
+        const adamStep = (await d.read(state.control))[0]!;
+        return { p, m: mNew, v: vNew, applied: [applied], adamStep: [adamStep] };
+      },
+    })),
+  ]);
+}
+
+function decodeRows(d: Device, tokens: number[], positions: number[], sequences: number[]): DecodeRows {
+  const column = (label: string, values: number[]) => {
+    const tensor = d.tensor(label, values.length, 1, "u32");
+    d.write(tensor, Uint32Array.from(values));
+    return tensor;
+  };
+  return {
+    tokens: column("tokens", tokens),
+    positions: column("positions", positions),
+    sequences: column("sequences", sequences),
+  };
+}
+
+function rmsNormMatmulCases(): DeviceCase[] {
+  return [[1, 64, 256], [2, 12, 36], [3, 64, 64], [7, 48, 144], [33, 64, 40]].map((
+    [N, E, M],
+  ): DeviceCase => ({
+    name: `rmsNormMatmul [${N}, ${E}] to ${M}`,
+    tolerance: 3e-5,
+    async run(d) {
+      const [x, w] = [filled(d, N!, E!, 1), filled(d, M!, E!, 2, "work")];
+      const [out, norm] = [d.tensor("out", N!, M!, "work"), d.tensor("norm", N!, E!, "work")];
+      d.rmsNormMatmul(out, x, w, norm);
+      const plain = await d.read(out);
+      d.rmsNormMatmul(out, x, w, norm, true);
+      return { plain, relu: await d.read(out) };
+    },
+  }));
+}
+
+function attentionCachedCases(): DeviceCase[] {
+  return WIDTHS.map(([E, H]): DeviceCase => ({
+    name: `attentionCached: three sequences, then two prompts, E = ${E}, ${H} heads`,
+    tolerance: 3e-5,
+    async run(d) {
+      const B = 40;
+      const cache = filled(d, 3 * B, 2 * E, 1, "work");
+      const single = d.tensor("single", 3, E, "work");
+      const three = decodeRows(d, [1, 2, 3], [39, 0, 7], [2, 0, 1]);
+      d.attentionCached(single, filled(d, 3, 3 * E, 2, "work"), cache, three, B, H);
+      const prompt = decodeRows(d, [4, 5, 6, 7, 8], [8, 9, 10, 0, 1], [1, 1, 1, 2, 2]);
+      const many = d.tensor("many", 5, E, "work");
+      d.attentionCached(many, filled(d, 5, 3 * E, 3, "work"), cache, prompt, B, H);
+      return { single: await d.read(single), many: await d.read(many), cache: await d.read(cache) };
+    },
+  }));
+}
+
+function copyCases(): DeviceCase[] {
+  return (["f32", "work"] as const).map((type): DeviceCase => ({
+    name: `copy within a tensor and to another, ${type}`,
+    tolerance: 0,
+    async run(d) {
+      const lines = filled(d, 30, 6, 1, type);
+      const line = (row: number, rows: number) => d.view(lines, 6 * row, rows, 6);
+      d.copy(line(13, 7), line(2, 7));
+      d.copy(line(20, 7), line(13, 7));
+      const other = d.tensor("other", 4, 6, type);
+      d.copy(other, line(19, 4));
+      return { lines: await d.read(lines), other: await d.read(other) };
+    },
+  }));
+}
+
+function sampleCases(): DeviceCase[] {
+  const settings = [
+    { temperature: 0, topK: 0, topP: 1, suppressed: [] },
+    { temperature: 1, topK: 0, topP: 1, suppressed: [] },
+    { temperature: 0.5, topK: 5, topP: 1, suppressed: [0, 3] },
+    { temperature: 1.3, topK: 0, topP: 0.7, suppressed: [1] },
+    { temperature: 0.8, topK: 20, topP: 0.9, suppressed: [] },
+    { temperature: 1, topK: 1, topP: 1, suppressed: [] },
+  ];
+  return [97, 300, 4096].flatMap((V) =>
+    settings.map((sampling): DeviceCase => ({
+      name: `sample from ${V} ids, ${JSON.stringify(sampling)}`,
+      tolerance: 0,
+      async run(d) {
+        const N = 16;
+        const range = Array.from({ length: N }, (_, i) => i);
+        const rows = decodeRows(d, range, range.map((i) => 3 * i), range.toReversed());
+        const seeds = d.tensor("seeds", N, 1, "u32");
+        d.write(seeds, Uint32Array.from(range, (i) => mixSeed(42 + i)));
+        const output = d.tensor("output", 2, N, "u32");
+        d.sample(rows, filled(d, N, V, 1, "f32", 2), output, 0, seeds, sampling);
+        d.sample(rows, filled(d, N, V, 2, "f32", 2), output, 1, seeds, sampling);
+        return {
+          output: await d.read(output),
+          tokens: await d.read(rows.tokens),
+          positions: await d.read(rows.positions),
+        };
+      },
+    }))
+  );
+}
+
+/** Logits that a working model does not have, or hardly ever: every device draws the same id from them. */
+function oddLogitsCases(): DeviceCase[] {
+  const V = 300;
+  const everywhere = (value: number) => new Float32Array(V).fill(value);
+  const with_ = (logits: Float32Array, values: Record<number, number>) => {
+    for (const [id, value] of Object.entries(values)) logits[Number(id)] = value;
+    return logits;
+  };
+  const rows: Float32Array[] = [
+    everywhere(0),
+    everywhere(NaN),
+    everywhere(-Infinity),
+    with_(everywhere(1), { 0: NaN, 7: NaN, 299: NaN }),
+    with_(everywhere(NaN), { 130: -5, 131: -5 }),
+    with_(everywhere(0), { 100: Infinity, 200: Infinity }),
+    with_(everywhere(-Infinity), { 3: 0, 299: -1 }),
+    with_(everywhere(-100), { 5: 2, 6: 2, 290: 2 }), // equals at the edge of top-k and top-p
+    with_(everywhere(-0), { 20: 0 }),
+  ];
+  const settings = [
+    { temperature: 0, topK: 0, topP: 1, suppressed: [] },
+    { temperature: 1, topK: 0, topP: 1, suppressed: [2] },
+    { temperature: 1, topK: 1, topP: 1, suppressed: [] },
+    { temperature: 1, topK: 2, topP: 0.5, suppressed: [] },
+    { temperature: 1, topK: 0, topP: 0, suppressed: [] },
+    { temperature: 1e-40, topK: 0, topP: 1, suppressed: [] },
+    { temperature: 1, topK: 300, topP: 0.999, suppressed: [0, 1, 2, 3, 4, 5, 6, 7] },
+  ];
+  return settings.map((sampling): DeviceCase => ({
+    name: `sample from NaN, infinite and equal logits, ${JSON.stringify(sampling)}`,
+    tolerance: 0,
+    async run(d) {
+      const range = rows.map((_, i) => i);
+      const drawn = decodeRows(d, range, range.map((i) => 5 * i), range);
+      const seeds = d.tensor("seeds", rows.length, 1, "u32");
+      d.write(seeds, Uint32Array.from(range, mixSeed));
+      const output = d.tensor("output", 1, rows.length, "u32");
+      const logits = d.tensor("logits", rows.length, V);
+      rows.forEach((row, i) => d.write(logits, row, i * V));
+      d.sample(drawn, logits, output, 0, seeds, sampling);
+      return { output: await d.read(output) };
+    },
+  }));
+}
+
+function emptyCases(): DeviceCase[] {
+  return [{
+    name: "matrices without rows change nothing",
+    tolerance: 0,
+    async run(d) {
+      const [x, w, out] = [filled(d, 4, 8, 1), filled(d, 16, 8, 2, "work"), filled(d, 4, 16, 3)];
+      x.rows = out.rows = 0;
+      d.rmsNorm(filled(d, 0, 8, 4), x);
+      d.matmul(out, x, w, "NT");
+      d.copy(d.tensor("none", 0, 8), x);
+      d.zero(x);
+      const none = await d.read(x);
+      x.rows = out.rows = 4;
+      return { none, x: await d.read(x), out: await d.read(out) };
+    },
+  }];
+}
+
+const TINY: ModelConfig = { vocab_size: 97, n_embd: 12, n_head: 3, n_layer: 2, block_size: 40 };
+
+/** The whole model with fixed weights: parameters on the device and their views. */
+function tinyModel(d: Device, config: ModelConfig) {
+  const network = gptNetwork(config);
+  const { layout } = network;
+  const params = flatTensor(d, "weights", layout, "work");
+  d.write(params, network.initialParameters(7, 0.3));
+  return { network, layout, weights: network.views(d, params) };
+}
+
+function modelCases(): DeviceCase[] {
+  return [
+    {
+      name: "forwardBackward of two micro-batches that accumulate",
+      tolerance: 1e-4,
+      async run(d) {
+        const { network, layout, weights } = tinyModel(d, TINY);
+        const gradients = flatTensor(d, "gradients", layout, "f32");
+        const g = network.views(d, gradients);
+        const activations = network.allocateActivations(d, 80);
+        const scale = control(d);
+        const first = loaded(d, randomDocuments([33, 1, 12], 97, 1));
+        network.forwardBackward(d, weights, g, activations, first, 1 / 60, scale, false);
+        const losses = await d.read(activations.losses);
+        network.forwardBackward(
+          d,
+          weights,
+          g,
+          activations,
+          loaded(d, randomDocuments([14], 97, 2)),
+          1 / 60,
+          scale,
+          true,
+        );
+        return { losses, gradients: (await d.read(gradients)).map((x) => 20 * x) };
+      },
+    },
+    {
+      name: "decoding a prompt and then one token at a time",
+      tolerance: 1e-4,
+      async run(d) {
+        const { network, weights } = tinyModel(d, TINY);
+        const memory = network.allocateDecodeMemory(d, 5, 2, TINY.block_size);
+        network.decodeStep(
+          d,
+          weights,
+          memory,
+          decodeRows(d, [0, 5, 9, 3, 2], [0, 1, 2, 3, 4], [1, 1, 1, 1, 1]),
+          40,
+          1,
+        );
+        const prompt = await d.read(memory.logits);
+        network.decodeStep(d, weights, memory, decodeRows(d, [0, 7], [0, 5], [0, 1]), 40, 2);
+        return { prompt, both: await d.read(memory.logits) };
+      },
+    },
+  ];
+}
+
+export const DEVICE_CASES: DeviceCase[] = [
+  ...embedCases(),
+  ...rmsNormCases(),
+  ...matmulCases(),
+  ...attentionCases(),
+  ...crossEntropyCases(),
+  ...adamCases(),
+  ...rmsNormMatmulCases(),
+  ...attentionCachedCases(),
+  ...copyCases(),
+  ...sampleCases(),
+  ...oddLogitsCases(),
+  ...emptyCases(),
+  ...modelCases(),
+];

@@ -1,0 +1,59 @@
+/** The backward pass of the reference device against central differences of its forward pass, in f64. */
+import assert from "node:assert/strict";
+import type { ModelConfig } from "../../model/config.ts";
+import { gptNetwork } from "../../model/gpt.ts";
+import { flatTensor } from "../../model/parameters.ts";
+import { ReferenceDevice } from "../../device/reference_device.ts";
+import { randomDocuments } from "../device/device_cases.ts";
+
+const CONFIGS: ModelConfig[] = [
+  { vocab_size: 11, n_embd: 6, n_head: 1, n_layer: 1, block_size: 9 },
+  { vocab_size: 13, n_embd: 12, n_head: 3, n_layer: 2, block_size: 9 },
+];
+
+for (const config of CONFIGS) {
+  Deno.test(`every gradient equals a central difference: ${JSON.stringify(config)}`, () => {
+    const d = new ReferenceDevice("f64");
+    const network = gptNetwork(config);
+    const { layout } = network;
+    const flat = flatTensor(d, "weights", layout, "f32");
+    const initial = network.initialParameters(1, 0.4);
+    d.write(flat, initial);
+    const weights = network.views(d, flat);
+    const gradients = flatTensor(d, "gradients", layout, "f32");
+    const documents = randomDocuments([5, 1, 9, 3], config.vocab_size, 2);
+    const T = documents.tokens.length;
+    const activations = network.allocateActivations(d, T);
+    const control = d.tensor("control", 1, 4);
+    d.write(control, new Float32Array([0, 1, 0, 0]));
+    const batch = d.createBatch(T, 4);
+    d.loadBatch(batch, documents);
+
+    const g = network.views(d, gradients);
+    network.forwardBackward(d, weights, g, activations, batch, 1 / T, control, false);
+    const analytic = (gradients as unknown as { data: Float64Array }).data.slice();
+
+    const data = (flat as unknown as { data: Float64Array }).data;
+    const lossAt = (i: number, value: number) => {
+      const kept = data[i]!;
+      data[i] = value;
+      network.forward(d, weights, activations, batch, 1 / T, control);
+      data[i] = kept;
+      return (activations.losses as unknown as { data: Float64Array }).data.reduce((sum, x) => sum + x, 0);
+    };
+    const h = 1e-5;
+    for (const { name, rows, cols, offset } of layout.entries) {
+      let checked = 0;
+      for (let i = offset; i < offset + rows * cols; i += 1 + Math.floor(rows * cols / 60)) {
+        const numeric = (lossAt(i, data[i]! + h) - lossAt(i, data[i]! - h)) / (2 * h);
+        const allowed = 1e-7 + 1e-5 * Math.abs(numeric);
+        assert(
+          Math.abs(numeric - analytic[i]!) <= allowed,
+          `${name}[${i - offset}]: ${analytic[i]}, numeric ${numeric}`,
+        );
+        if (numeric !== 0) checked++;
+      }
+      assert(checked > 0, `${name}: no gradient differs from 0`);
+    }
+  });
+}

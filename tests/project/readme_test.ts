@@ -1,0 +1,76 @@
+/** Every command of the README runs, in its order, in a folder that looks like a checkout. Training stops after a few steps. */
+import assert from "node:assert/strict";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { openTestGpu } from "../device/test_gpu.ts";
+
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const README = await Deno.readTextFile(join(ROOT, "README.md"));
+
+/** The lines of all code blocks of a language, without comments. */
+function blocks(language: string): string[] {
+  return [...README.matchAll(new RegExp("```" + language + "\\n([^]*?)```", "g"))].map((match) => match[1]!);
+}
+
+/** What the test runs for a printed command: the same, but for the length of a training run. */
+function shortened(command: string): string | undefined {
+  if (/\btask test\b/.test(command)) return undefined; // this very run
+  if (/\btask compile\b/.test(command)) return undefined; // compiled_test.ts does it
+  if (!/\btrain\b/.test(command)) return command;
+  return `${command.replace(/ --steps \d+/, "")} --steps 3 --threads 2`;
+}
+
+async function checkoutWithData(): Promise<string> {
+  const dir = await Deno.makeTempDir();
+  for await (const { name } of Deno.readDir(ROOT)) {
+    if (!name.startsWith(".") && !name.endsWith("-model")) {
+      await Deno.symlink(join(ROOT, name), join(dir, name));
+    }
+  }
+  await Deno.mkdir(join(dir, ".bin"));
+  await Deno.symlink(Deno.execPath(), join(dir, ".bin/deno"));
+  const names = (await Deno.readTextFile(join(ROOT, "data/samples/names.txt"))).split("\n").slice(0, 200);
+  await Deno.writeTextFile(join(dir, "my.txt"), names.join("\n"));
+  const chats = names.slice(0, 40).map((name) => [
+    { role: "user", content: `Who is ${name}?` },
+    { role: "assistant", content: `${name} is a name.` },
+  ]);
+  await Deno.writeTextFile(join(dir, "chats.jsonl"), chats.map((chat) => JSON.stringify(chat)).join("\n"));
+  return dir;
+}
+
+async function run(dir: string, command: string): Promise<void> {
+  const { code, stdout, stderr } = await new Deno.Command("bash", {
+    args: ["-c", command],
+    cwd: dir,
+    env: { PATH: `${join(dir, ".bin")}:${Deno.env.get("PATH")}`, NO_COLOR: "1" },
+    stdin: "null",
+  }).output();
+  const text = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+  assert.equal(code, 0, `${command}\n${text}`);
+}
+
+Deno.test("every command of the README runs", { ignore: Deno.build.os === "windows" }, async (t) => {
+  const device = await openTestGpu({ dtype: "f32" });
+  device?.destroy();
+  const dir = await checkoutWithData();
+  const commands = blocks("sh").join("\n").split("\n").map((line) => line.replace(/\s+#.*/, "").trim());
+  assert(commands.length > 10);
+  for (const printed of commands.filter((line) => line !== "")) {
+    const command = shortened(printed);
+    if (command === undefined || (!device && command.includes("webgpu"))) continue;
+    await t.step(printed, () => run(dir, command));
+  }
+  for (const [i, source] of blocks("ts").entries()) {
+    await t.step(`example ${i + 1}`, async () => {
+      const file = join(dir, `example${i}.ts`);
+      const short = source.replace(/(train\(\{[^}]*)\}/, "$1, steps: 3 }").replace(
+        /"\.\//g,
+        `"${dirname(file)}/`,
+      );
+      await Deno.writeTextFile(file, short);
+      await run(dir, `deno run -A ${file}`);
+    });
+  }
+  await Deno.remove(dir, { recursive: true });
+});
