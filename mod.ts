@@ -35,7 +35,8 @@ export type { GenerateOptions, SamplePiece } from "./model/generate/generation.t
 export type { PromptOptions } from "./model/generate/prompt.ts";
 export { type ChatOptions, ChatSession, type SendOptions } from "./model/generate/chat.ts";
 export type { Message, Role } from "./data/chat.ts";
-export type { ModelConfig } from "./model/config.ts";
+export type { Architecture, ModelConfig } from "./model/config.ts";
+export type { GptConfig } from "./model/gpt.ts";
 export type { EncodedDocuments, Tokenizer } from "./data/tokenizer.ts";
 export { exportModel, type ExportOptions, type ExportResult } from "./model/export/export.ts";
 export { type OnnxGenerateOptions, OnnxModel } from "./model/export/onnx_model.ts";
