@@ -5,7 +5,7 @@ import { checkWords, type Command, type Flag, type FlagValues, parseFlag } from 
 import { COMMANDS } from "./cli/commands.ts";
 import { programName } from "./cli/printed_command.ts";
 import { printError, writeOut } from "./cli/terminal.ts";
-import { MicrogptError } from "./device/errors.ts";
+import { MicrogptError } from "./mod.ts";
 
 /**
  * Runs the program.

@@ -17,29 +17,57 @@
  *
  * @module
  */
-export { train, type TrainOptions } from "./model/train/train.ts";
+export {
+  type EndEvent,
+  type PlanEvent,
+  type SamplesEvent,
+  train,
+  type TrainEvent,
+} from "./model/train/train.ts";
+export { RUN_OPTIONS, type TrainOptions } from "./model/train/options.ts";
 export type { CheckpointEvent, NoticeEvent, RunEvent } from "./model/train/run.ts";
 export type { EvaluationEvent, RecoveryEvent, StepEvent, TrainingEvent } from "./model/train/trainer.ts";
+export type { MemoryPlan } from "./model/train/memory_plan.ts";
 export {
   DEFAULTS,
+  type FieldOf,
   type Preset,
   type PresetName,
   PRESETS,
+  type SavedSettings,
+  type SettingName,
   SETTINGS,
   type Settings,
 } from "./model/settings.ts";
-export type { Option, Options, OptionValue, OptionValues } from "./device/options.ts";
-export { SAMPLING, type SamplingOptions } from "./model/generate/sampling.ts";
 export { LanguageModel, loadModel } from "./model/generate/language_model.ts";
-export type { GenerateOptions, SamplePiece } from "./model/generate/generation.ts";
+export {
+  checkGenerateOptions,
+  type GenerateOptions,
+  GENERATION,
+  type SamplePiece,
+  wholeSamples,
+} from "./model/generate/generation.ts";
+export { SAMPLING, type SamplingOptions } from "./model/generate/sampling.ts";
 export type { PromptOptions } from "./model/generate/prompt.ts";
 export { type ChatOptions, ChatSession, type SendOptions } from "./model/generate/chat.ts";
-export type { Message, Role } from "./data/chat.ts";
-export type { Architecture, ModelConfig } from "./model/config.ts";
-export type { GptConfig } from "./model/gpt.ts";
-export type { EncodedDocuments, Tokenizer } from "./data/tokenizer.ts";
+export { describeModel, type ModelSummary, type TrainingSummary } from "./model/files/summary.ts";
+export type { RequiredSetting, TrainState } from "./model/files/train_state.ts";
+export { copyModel } from "./model/files/copy_model.ts";
 export { exportModel, type ExportOptions, type ExportResult } from "./model/export/export.ts";
 export { type OnnxGenerateOptions, OnnxModel } from "./model/export/onnx_model.ts";
+export {
+  type DeviceDiagnosis,
+  diagnose,
+  type Diagnosis,
+  type GpuDiagnosis,
+  type LibraryDiagnosis,
+} from "./model/diagnosis.ts";
 export { DEVICE_OPTIONS, type DeviceName, type DeviceOptions } from "./model/devices.ts";
+export type { Architecture, ModelConfig } from "./model/config.ts";
+export type { GptConfig } from "./model/gpt.ts";
+export { type Message, parseConversation, type Role } from "./data/chat.ts";
+export { type LengthBucket, type LengthStatistics, renderLengths } from "./data/lengths.ts";
+export type { EncodedDocuments, Tokenizer } from "./data/tokenizer.ts";
+export { flagOf, type Option, type Options, type OptionValue, type OptionValues } from "./device/options.ts";
 export type { Dtype } from "./device/device.ts";
 export { MicrogptError, type MicrogptErrorOptions } from "./device/errors.ts";

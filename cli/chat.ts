@@ -1,8 +1,11 @@
-import { loadModel } from "../model/generate/language_model.ts";
-import type { ChatOptions, ChatSession } from "../model/generate/chat.ts";
-import { checkGenerateOptions } from "../model/generate/generation.ts";
-import { DEVICE_OPTIONS } from "../model/devices.ts";
-import { SAMPLING } from "../model/generate/sampling.ts";
+import {
+  type ChatOptions,
+  type ChatSession,
+  checkGenerateOptions,
+  DEVICE_OPTIONS,
+  loadModel,
+  SAMPLING,
+} from "../mod.ts";
 import { type Command, deviceOptions, type FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { DEFAULT_CHAT_MODEL, defaultChatModel } from "./default_model.ts";

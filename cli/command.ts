@@ -1,6 +1,5 @@
 /** What a subcommand is: a table of flags and a function. `cli.ts` turns them into the command line. */
-import type { DeviceOptions } from "../model/devices.ts";
-import { MicrogptError } from "../device/errors.ts";
+import { type DeviceOptions, MicrogptError } from "../mod.ts";
 
 /** A flag of a subcommand. */
 export interface Flag {

@@ -1,9 +1,6 @@
 /** The model that `chat` uses when none is named: one's own copy of the one that Homebrew installs. */
-import { dirname, join } from "node:path";
-import { MicrogptError } from "../device/errors.ts";
-import { forEachChunk, writeHashed } from "../model/files/digest.ts";
-import { fileError, ifThere, MODEL_FILES } from "../model/files/directory.ts";
-import { syncDirectory } from "../model/files/publish.ts";
+import { join } from "node:path";
+import { copyModel, MicrogptError } from "../mod.ts";
 import { programName } from "./printed_command.ts";
 import { sayNotice } from "./terminal.ts";
 
@@ -31,9 +28,8 @@ export async function defaultChatModel(): Promise<string> {
   try {
     await copyModel(shared, own);
   } catch (error) {
-    const failure = fileError(`cannot copy the model to ${own}`, error);
-    if (!(failure instanceof MicrogptError)) throw error;
-    sayNotice(`warning: ${failure.message}; using ${shared}`);
+    if (!(error instanceof MicrogptError)) throw error;
+    sayNotice(`warning: ${error.message}; using ${shared}`);
     return shared;
   }
   sayNotice(`copied ${shared} to ${own}`);
@@ -59,28 +55,4 @@ async function sharedModel(): Promise<string | undefined> {
     if (await isThere(join(path, "weights.safetensors"))) return path;
   }
   return undefined;
-}
-
-/** Copies the files of an inference model, so that `to` appears whole or not at all. */
-async function copyModel(from: string, to: string): Promise<void> {
-  const parent = dirname(to);
-  await Deno.mkdir(parent, { recursive: true });
-  const staging = await Deno.makeTempDir({ dir: parent, prefix: `.${NAME}-` });
-  try {
-    for (const name of MODEL_FILES) {
-      // with its own rights: Homebrew's files may be read-only
-      const target = join(staging, name);
-      using source = await Deno.open(join(from, name));
-      await writeHashed(target, (file) => forEachChunk(source, (chunk) => file.write(chunk)));
-    }
-    await Deno.chmod(staging, 0o755);
-    await syncDirectory(staging);
-    await Deno.rename(staging, to);
-    await syncDirectory(parent);
-  } catch (error) {
-    await ifThere(Deno.remove(staging, { recursive: true }));
-    // another program was quicker
-    if (await isThere(join(to, "weights.safetensors"))) return;
-    throw error;
-  }
 }

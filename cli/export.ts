@@ -1,5 +1,4 @@
-import { DEVICE_OPTIONS } from "../model/devices.ts";
-import { MicrogptError } from "../device/errors.ts";
+import { DEVICE_OPTIONS, MicrogptError } from "../mod.ts";
 import { type Command, deviceOptions, type FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
@@ -29,7 +28,7 @@ async function runExport(values: FlagValues): Promise<void> {
   if (output === undefined) {
     throw new MicrogptError("--output is required", { hint: "name a new directory", usage: true });
   }
-  const { exportModel } = await import("../model/export/export.ts");
+  const { exportModel } = await import("../mod.ts");
   const { file, bytes, maxDifference } = await exportModel(modelDir as string, output as string, {
     ...deviceOptions(values),
     format: format as "safetensors" | "onnx",

@@ -1,9 +1,14 @@
 /** Flags of the options that the library declares, and the library's messages in the words of the command line. */
-import { DEVICE_OPTIONS } from "../model/devices.ts";
-import { flagOf, type Option, type Options } from "../device/options.ts";
-import { GENERATION } from "../model/generate/generation.ts";
-import { SAMPLING } from "../model/generate/sampling.ts";
-import { SETTINGS } from "../model/settings.ts";
+import {
+  DEVICE_OPTIONS,
+  flagOf,
+  GENERATION,
+  type Option,
+  type Options,
+  RUN_OPTIONS,
+  SAMPLING,
+  SETTINGS,
+} from "../mod.ts";
 import type { Flag } from "./command.ts";
 
 /** Options that a subcommand declares itself, because only it has them. */
@@ -13,14 +18,13 @@ const OTHER_OPTIONS = [
   "resume",
   "preset",
   "chat",
-  "keep",
   "half",
   "format",
   "prompt",
   "modelDir",
 ];
 
-const ALL: Options = { ...SETTINGS, ...SAMPLING, ...GENERATION, ...DEVICE_OPTIONS };
+const ALL: Options = { ...SETTINGS, ...RUN_OPTIONS, ...SAMPLING, ...GENERATION, ...DEVICE_OPTIONS };
 
 const FLAGS = new Map<string, string>([
   ...OTHER_OPTIONS.map((name): [string, string] => [name, flagOf(name)]),

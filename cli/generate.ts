@@ -1,13 +1,14 @@
-import { parseConversation } from "../data/chat.ts";
-import { type LanguageModel, loadModel } from "../model/generate/language_model.ts";
 import {
   checkGenerateOptions,
+  DEVICE_OPTIONS,
   type GenerateOptions,
   GENERATION,
+  type LanguageModel,
+  loadModel,
+  parseConversation,
+  SAMPLING,
   wholeSamples,
-} from "../model/generate/generation.ts";
-import { DEVICE_OPTIONS } from "../model/devices.ts";
-import { SAMPLING } from "../model/generate/sampling.ts";
+} from "../mod.ts";
 import { type Command, deviceOptions, type FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { harmless, harmlessLine, HarmlessText } from "./harmless.ts";

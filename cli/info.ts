@@ -1,4 +1,4 @@
-import { MicrogptError } from "../device/errors.ts";
+import { MicrogptError, type TrainingSummary } from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { harmless } from "./harmless.ts";
 import { resumeCommand } from "./printed_command.ts";
@@ -46,59 +46,52 @@ async function runInfo(values: FlagValues): Promise<void> {
     if (value === undefined) continue;
     throw new MicrogptError(`${flag} is about a data file: name it with --input`, { usage: true });
   }
-  await describeModel(modelDir as string | undefined ?? "output", !!json);
+  await showModel(modelDir as string | undefined ?? "output", !!json);
 }
 
-async function describeModel(dir: string, json: boolean): Promise<void> {
-  const { readSummary } = await import("../model/files/checkpoint.ts");
-  const { bestDirectory, keptBestStep } = await import("../model/files/kept_checkpoints.ts");
-  const { networkOf } = await import("../model/networks.ts");
-  const { keptIn } = await import("../model/files/output_directory.ts");
-  const { SPECIAL_TOKENS } = await import("../data/tokenizer.ts");
-  const summary = await readSummary(dir);
-  const { config, chat, parameters, fileDtype, weightsBytes, trainState } = summary;
-  const listed: unknown = JSON.parse(summary.tokenizerJson).model.merges;
-  const merges = Array.isArray(listed) ? listed.length : 0;
-  const special = chat ? Object.values(SPECIAL_TOKENS) : [SPECIAL_TOKENS.bos];
+async function showModel(dir: string, json: boolean): Promise<void> {
+  const { describeModel } = await import("../mod.ts");
+  const model = await describeModel(dir);
+  const { config, chat, parameters, tokenizer, file, training } = model;
   if (json) {
-    const described = {
+    return printJson({
       directory: dir,
       kind: chat ? "chat" : "text",
       ...config,
       parameters,
-      tokenizer: { tokens: config.vocab_size, merges, special },
-      file: { format: "safetensors", dtype: fileDtype, bytes: weightsBytes },
-      training: trainState ?? null,
-    };
-    return printJson(described);
+      tokenizer,
+      file: { format: "safetensors", ...file },
+      training: training?.state ?? null,
+    });
   }
-  const { block_size, vocab_size } = config;
   row("model", `${dir}: ${chat ? "chat" : "text"}, ${parameters.toLocaleString("en")} parameters`);
-  row("network", `${networkOf(config).describe()}, context ${block_size} tokens`);
-  row("tokenizer", `${vocab_size} tokens: byte-level BPE, ${merges} merges`);
-  row("special", special.join(" "));
-  row("weights", `safetensors, ${fileDtype}, ${(weightsBytes / 1e6).toFixed(2)} MB`);
-  if (!trainState) return row("training", "no state: an inference-only model");
-  const { step, steps_total: total, learning_rate, batch_size, dataset_path, preset, dtype } = trainState;
-  const next = (await keptIn(dir))?.next;
-  const where = next === undefined ? "" : ` in ${next}`;
+  row("network", `${model.network}, context ${config.block_size} tokens`);
+  row("tokenizer", `${tokenizer.tokens} tokens: byte-level BPE, ${tokenizer.merges} merges`);
+  row("special", tokenizer.special.join(" "));
+  row("weights", `safetensors, ${file.dtype}, ${(file.bytes / 1e6).toFixed(2)} MB`);
+  if (training) showTraining(dir, training);
+  else row("training", "no state: an inference-only model");
+}
+
+function showTraining(dir: string, { state, rereadable, goesOnIn, bestDirectory }: TrainingSummary): void {
+  const { step, steps_total: total, learning_rate, batch_size, preset, dtype, seed } = state;
+  const where = goesOnIn === undefined ? "" : ` in ${goesOnIn}`;
   const end = total === undefined || step === total
     ? ""
-    : ` of ${total}, \`${resumeCommand(dir, dataset_path)}\` goes on${where}`;
+    : ` of ${total}, \`${resumeCommand(dir, rereadable)}\` goes on${where}`;
   row("training", `step ${step}${end}`);
   row(
     "recipe",
     `batch ${batch_size}, learning rate ${learning_rate}, ${dtype}` +
-      (preset === undefined ? "" : `, preset ${preset}`) +
-      (trainState.seed === undefined ? "" : `, seed ${trainState.seed}`),
+      (preset === undefined ? "" : `, preset ${preset}`) + (seed === undefined ? "" : `, seed ${seed}`),
   );
-  row("data", `${dataset_path} (${trainState.dataset_mode})`);
-  const { best_val_loss: loss, best_val_step: bestStep } = trainState;
+  row("data", `${state.dataset_path} (${state.dataset_mode})`);
+  const { best_val_loss: loss, best_val_step: bestStep, skipped_steps: skipped } = state;
   if (loss !== undefined) {
-    const kept = bestStep === await keptBestStep(dir) ? `, in ${bestDirectory(dir)}` : "";
+    const kept = bestDirectory === undefined ? "" : `, in ${bestDirectory}`;
     row("held out", `best loss ${loss.toFixed(4)} at step ${bestStep}${kept}`);
   }
-  if (trainState.skipped_steps) row("skipped", `${trainState.skipped_steps} steps that were not finite`);
+  if (skipped) row("skipped", `${skipped} steps that were not finite`);
 }
 
 /** Text of files is data: nothing in it may command the terminal. */
@@ -133,7 +126,7 @@ async function describeData(
   checkSettings({ vocabSize: size });
   const model = modelDir === undefined
     ? undefined
-    : await (await import("../model/files/checkpoint.ts")).readSummary(modelDir);
+    : await (await import("../model/files/checkpoint.ts")).readModelHeader(modelDir);
   const data = await loadDataset(path, chat || model?.chat === true ? "chat" : "text");
   for (const notice of dataNotices(data)) sayNotice(notice);
   const tokenizer = model

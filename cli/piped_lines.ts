@@ -1,7 +1,9 @@
 /** Lines that come from a pipe or a file. */
-import { cannotRead, MAX_LINE_BYTES } from "../data/lines.ts";
-import { MicrogptError } from "../device/errors.ts";
+import { MicrogptError } from "../mod.ts";
 import type { LineReader } from "./line_editor.ts";
+
+/** A longer line is no message. */
+const MAX_LINE_BYTES = 4 << 20;
 
 /** Reads lines without prompts: each as soon as it is there. */
 export class PipedLines implements LineReader {
@@ -30,7 +32,7 @@ export class PipedLines implements LineReader {
 
   async #readMore(): Promise<void> {
     const { done, value } = await this.#reader.read().catch((error) => {
-      throw cannotRead("standard input", error);
+      throw new MicrogptError(`cannot read standard input: ${(error as Error).message}`, { cause: error });
     });
     let text = this.#decode(value);
     if (text !== "") {

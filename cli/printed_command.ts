@@ -1,7 +1,6 @@
 /** Commands that the program prints for a person to copy: they mean in the shell what they meant here. */
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
-import { isFile } from "../data/dataset.ts";
 
 /** Characters that no shell here treats as anything but themselves. */
 const PLAIN = /^[\w./:@%+,-][\w./:=@%+,-]*$/;
@@ -40,10 +39,10 @@ export function shellPath(path: string, os: typeof Deno.build.os = Deno.build.os
 
 /**
  * The command that goes on with a run.
- * @param datasetPath as the checkpoint holds it
+ * @param rereadable its data lie in files, whose names the checkpoint has
  */
-export function resumeCommand(dir: string, datasetPath: string): string {
-  const input = isFile(datasetPath) ? "" : " --input FILE";
+export function resumeCommand(dir: string, rereadable: boolean): string {
+  const input = rereadable ? "" : " --input FILE";
   return `${programName()} train --resume ${shellPath(dir)}${input}`;
 }
 

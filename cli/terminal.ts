@@ -1,6 +1,6 @@
 /** What the program shows a person: errors, one live line, the loss curve. All of it on stderr. */
 import { styleText } from "node:util";
-import { MicrogptError } from "../device/errors.ts";
+import { MicrogptError } from "../mod.ts";
 import { inFlags } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
 

@@ -1,21 +1,24 @@
 import { basename, resolve } from "node:path";
-import { renderLengths } from "../data/lengths.ts";
-import { MicrogptError } from "../device/errors.ts";
-import { generateSamples, wholeSamples } from "../model/generate/generation.ts";
-import { networkOf } from "../model/networks.ts";
-import { PRESETS, SETTINGS } from "../model/settings.ts";
-import { isFile } from "../data/dataset.ts";
-import type { EvaluationEvent, StepEvent } from "../model/train/trainer.ts";
-import { DEVICE_OPTIONS } from "../model/devices.ts";
-import { type PreparedRun, prepareRun, type TrainOptions } from "../model/train/train.ts";
+import {
+  DEVICE_OPTIONS,
+  type EndEvent,
+  type EvaluationEvent,
+  type PlanEvent,
+  PRESETS,
+  renderLengths,
+  RUN_OPTIONS,
+  SETTINGS,
+  type StepEvent,
+  train,
+  type TrainEvent,
+  type TrainOptions,
+} from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
 import { onInterrupt } from "./interrupt.ts";
 import { programName, resumeCommand, shellPath } from "./printed_command.ts";
 import {
-  bar,
-  columns,
   type CurvePoint,
   duration,
   isTerminal,
@@ -26,6 +29,7 @@ import {
   sayNotice,
   styled,
 } from "./terminal.ts";
+import { LineProgress, LiveProgress } from "./progress.ts";
 
 export const command: Command = {
   flags: [
@@ -40,74 +44,43 @@ export const command: Command = {
     { name: "--resume", value: "dir", help: "go on from this checkpoint" },
     ...flagsOf(SETTINGS),
     ...flagsOf(DEVICE_OPTIONS),
-    {
-      name: "--keep",
-      value: "n",
-      type: "number",
-      help: "keep the last n checkpoints under DIR/checkpoints, where the best is in any case",
-    },
-    {
-      name: "--sample-every",
-      value: "n",
-      type: "number",
-      help: "print three samples every n steps; 0 = never",
-      default: 0,
-    },
+    ...flagsOf(RUN_OPTIONS),
     { name: "--dry-run", help: "stop before the first step: show configuration, memory plan and lengths" },
   ],
   run: runTrain,
 };
 
-async function runTrain(values: FlagValues): Promise<number> {
-  const { dryRun, sampleEvery = 0, ...rest } = values as FlagValues & { sampleEvery?: number };
-  checkCount("--sample-every", sampleEvery);
-  checkCount("--keep", values.keep as number | undefined);
-  const prepared = await prepareRun({ ...rest as TrainOptions, lookOnly: dryRun === true });
-  try {
-    describe(prepared);
-    return dryRun ? 0 : await trainAndFinish(prepared, values, sampleEvery);
-  } finally {
-    prepared.run.close();
-  }
-}
-
 /** @returns the exit code: 130 where the run was interrupted and is not at its end */
-async function trainAndFinish(
-  prepared: PreparedRun,
-  values: FlagValues,
-  sampleEvery: number,
-): Promise<number> {
+async function runTrain(values: FlagValues): Promise<number> {
   const interrupt = new AbortController();
+  const finalSamples = 5;
+  const events = train({ ...values as TrainOptions, finalSamples, signal: interrupt.signal });
+  const plan = (await events.next()).value as PlanEvent;
+  describe(plan);
   const stopListening = onInterrupt(() => {
     say("\nstopping after this step and saving; Ctrl-C again stops at once");
     interrupt.abort();
   });
-  let report: Report;
+  let told: Told;
   try {
-    report = await follow(prepared, interrupt.signal, sampleEvery);
+    told = await follow(plan, events, interrupt.signal);
   } finally {
     stopListening(); // what comes now may be interrupted as anything else
   }
-  const { run } = prepared;
-  if (run.trainer.step === run.startStep) {
+  const { end } = told;
+  if (!end) return 0; // --dry-run
+  if (end.step === plan.startStep) {
     say("stopped before the first step: there is nothing to save");
     return 130;
   }
-  await finish(prepared, report, values);
-  return run.trainer.step < run.totalSteps ? 130 : 0;
-}
-
-function checkCount(flag: string, value: number | undefined): void {
-  if (value === undefined || (Number.isInteger(value) && value >= 0 && value <= 1e9)) return;
-  throw new MicrogptError(`${flag} must be a whole number from 0 to 1000000000, got ${value}`, {
-    usage: true,
-  });
+  await finish(plan, told, end, values);
+  return end.complete ? 0 : 130;
 }
 
 /** Configuration, device, data, memory. */
-function describe(prepared: PreparedRun): void {
-  const { config, settings, device, memory, run } = prepared;
-  const unit = prepared.mode === "chat" ? "conversations" : "documents";
+function describe(plan: PlanEvent): void {
+  const { settings, memory } = plan;
+  const unit = plan.mode === "chat" ? "conversations" : "documents";
   const mb = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
   const clip = settings.gradClip > 0 ? `clip ${settings.gradClip}` : "no clipping";
   const batch = settings.gradAccum > 1
@@ -116,21 +89,21 @@ function describe(prepared: PreparedRun): void {
   const row = (label: string, text: string) => say(`${styled("dim", label.padEnd(8))} ${text}`);
   row(
     "model",
-    `${networkOf(config).describe()}, context ${config.block_size}, ` +
-      `vocabulary ${config.vocab_size}: ${prepared.parameters.toLocaleString("en")} parameters`,
+    `${plan.network}, context ${plan.config.block_size}, ` +
+      `vocabulary ${plan.config.vocab_size}: ${plan.parameters.toLocaleString("en")} parameters`,
   );
   row(
     "data",
     `${
-      harmlessLine(prepared.dataPath)
-    }: ${prepared.trainingDocuments} ${unit} to train on, ${prepared.validationDocuments} held out`,
+      harmlessLine(plan.dataPath)
+    }: ${plan.trainingDocuments} ${unit} to train on, ${plan.validationDocuments} held out`,
   );
   row(
     "training",
-    `steps ${run.startStep} … ${run.totalSteps}, batch ${batch}, lr ${settings.learningRate}, ` +
+    `steps ${plan.startStep} … ${plan.totalSteps}, batch ${batch}, lr ${settings.learningRate}, ` +
       `warmup ${settings.warmupSteps}, ${clip}, seed ${settings.seed}`,
   );
-  row("device", `${device.name}, ${device.dtype}`);
+  row("device", `${plan.device}, ${plan.dtype}`);
   row(
     "memory",
     `${mb(memory.total)}: weights ${mb(memory.weights)}, gradients ${mb(memory.gradients)}, ` +
@@ -138,12 +111,11 @@ function describe(prepared: PreparedRun): void {
         mb(memory.batch)
       }`,
   );
-  for (const line of renderLengths(prepared.lengths, unit)) say(line);
-  for (const notice of prepared.notices) sayNotice(notice);
+  for (const line of renderLengths(plan.lengths, unit)) say(line);
 }
 
 /** What is remembered of a run for its end. */
-interface Report {
+interface Told {
   training: CurvePoint[];
   validation: EvaluationEvent[];
   smoothed: number;
@@ -151,65 +123,70 @@ interface Report {
   lowest: number;
   tokens: number;
   seconds: number;
+  /** of the finished model */
+  samples: string[];
+  /** undefined after a dry run */
+  end: EndEvent | undefined;
 }
 
-/** Runs to the end and shows how it goes. */
-async function follow(prepared: PreparedRun, signal: AbortSignal, sampleEvery: number): Promise<Report> {
-  const { run } = prepared;
-  const report: Report = {
+/** Shows how the run goes, to its end. */
+async function follow(
+  plan: PlanEvent,
+  events: AsyncIterable<TrainEvent>,
+  signal: AbortSignal,
+): Promise<Told> {
+  const told: Told = {
     training: [],
     validation: [],
     smoothed: NaN,
     lowest: Infinity,
     tokens: 0,
     seconds: 0,
+    samples: [],
+    end: undefined,
   };
   const live = new LiveLine();
-  const progress = isTerminal() ? new LiveProgress(run.totalSteps, live) : new LineProgress(run.totalSteps);
+  const progress = isTerminal() ? new LiveProgress(plan.totalSteps, live) : new LineProgress(plan.totalSteps);
   const started = performance.now();
-  const samplesAt = (step: number) => sampleEvery > 0 && step % sampleEvery === 0;
-  for await (const event of run.events({ signal, pauseAt: samplesAt })) {
-    switch (event.type) {
-      case "step":
-        remember(report, event);
-        progress.step(event, report.smoothed);
-        if (!event.applied) {
-          live.clear();
-          sayNotice(
-            `warning: step ${event.step} skipped: loss ${event.loss}, gradient norm ${event.gradNorm}`,
-          );
-        }
-        if (samplesAt(event.step)) {
-          live.clear();
-          await showSamples(prepared, 3, (text, i) => say(`  sample ${i + 1}: ${text}`));
-        }
-        break;
-      case "evaluation":
-        report.validation.push(event);
-        live.clear();
-        say(`step ${event.step}: held out ${lossAndBits(event)}`);
-        break;
-      case "recovery":
-        live.clear();
-        sayNotice(
-          `warning: too many steps were not finite: back to step ${event.step}, learning rate now ${event.learningRate}`,
-        );
-        break;
-      case "checkpoint":
-        live.clear();
-        if (!event.final && !signal.aborted) {
-          const best = event.best ? ", the best so far" : "";
-          sayNotice(`step ${event.step}: checkpoint saved to ${event.directory}${best}`);
-        }
-        break;
-      case "notice":
-        live.clear();
-        sayNotice(event.message);
+  for await (const event of events) {
+    if (event.type === "step") {
+      remember(told, event);
+      progress.step(event, told.smoothed);
+      if (event.applied) continue;
     }
+    live.clear();
+    if (event.type === "evaluation") told.validation.push(event);
+    if (event.type === "end") told.end = event;
+    else if (event.type === "samples" && event.step === plan.totalSteps) told.samples = event.texts;
+    else tell(event, signal);
+    told.seconds = event.type === "samples" ? told.seconds : (performance.now() - started) / 1000;
   }
-  live.clear();
-  report.seconds = (performance.now() - started) / 1000;
-  return report;
+  return told;
+}
+
+/** One event in words, but for steps that went well. */
+function tell(event: TrainEvent, signal: AbortSignal): void {
+  switch (event.type) {
+    case "step":
+      return sayNotice(
+        `warning: step ${event.step} skipped: loss ${event.loss}, gradient norm ${event.gradNorm}`,
+      );
+    case "samples":
+      return event.texts.forEach((text, i) => say(`  sample ${i + 1}: ${harmlessLine(text)}`));
+    case "evaluation":
+      return say(`step ${event.step}: held out ${lossAndBits(event)}`);
+    case "recovery":
+      return sayNotice(
+        `warning: too many steps were not finite: back to step ${event.step}, learning rate now ${event.learningRate}`,
+      );
+    case "checkpoint": {
+      if (event.final || signal.aborted) return;
+      const best = event.best ? ", the best so far" : "";
+      return sayNotice(`step ${event.step}: checkpoint saved to ${event.directory}${best}`);
+    }
+    case "notice":
+      return sayNotice(event.message);
+  }
 }
 
 function lossAndBits({ loss, bitsPerByte }: EvaluationEvent): string {
@@ -217,21 +194,19 @@ function lossAndBits({ loss, bitsPerByte }: EvaluationEvent): string {
 }
 
 /** Smooths the loss over about 50 steps, fewer at the start. */
-function remember(report: Report, { step, loss, tokens }: StepEvent): void {
-  report.training.push({ step, loss });
-  report.tokens += tokens;
+function remember(told: Told, { step, loss, tokens }: StepEvent): void {
+  told.training.push({ step, loss });
+  told.tokens += tokens;
   if (!Number.isFinite(loss)) return;
-  const weight = Math.max(1 / report.training.length, 0.02);
-  report.smoothed = Number.isNaN(report.smoothed)
-    ? loss
-    : report.smoothed + weight * (loss - report.smoothed);
-  if (report.training.length >= 10) report.lowest = Math.min(report.lowest, report.smoothed);
+  const weight = Math.max(1 / told.training.length, 0.02);
+  told.smoothed = Number.isNaN(told.smoothed) ? loss : told.smoothed + weight * (loss - told.smoothed);
+  if (told.training.length >= 10) told.lowest = Math.min(told.lowest, told.smoothed);
 }
 
 /** A warning where a run ended far above a guess, or lost half of what it had learned. */
 function divergence(
-  { training, smoothed, lowest }: Report,
-  { config, settings }: PreparedRun,
+  { training, smoothed, lowest }: Told,
+  { config, settings }: PlanEvent,
 ): string | undefined {
   const guess = Math.log(config.vocab_size);
   const best = Math.min(guess, lowest);
@@ -248,142 +223,60 @@ function divergence(
     `train anew with --lr below ${settings.learningRate} or ${clip}`;
 }
 
-/** Below so many columns a bar would leave no room for the step. */
-const NARROW = 20;
-
-/** One live line, for a terminal. */
-class LiveProgress {
-  readonly #pace = new Pace();
-  constructor(readonly totalSteps: number, readonly live: LiveLine) {}
-
-  step(event: StepEvent, smoothed: number): void {
-    this.#pace.add(event);
-    const { step, learningRate } = event;
-    const left = duration((this.totalSteps - step) * this.#pace.milliseconds / 1000);
-    const text =
-      ` ${step}/${this.totalSteps}  loss ${smoothed.toFixed(4)}  lr ${learningRate.toPrecision(3)}  ` +
-      `${Math.round(this.#pace.tokensPerSecond).toLocaleString("en")} tok/s  ${
-        this.#pace.milliseconds.toFixed(1)
-      } ms  ETA ${left}`;
-    const width = columns();
-    const room = width < NARROW ? 0 : Math.max(5, Math.min(30, width - text.length - 2));
-    this.live.update((bar(step / this.totalSteps, room) + text).trimStart());
-  }
-}
-
-/** Plain lines, for a file or a pipe: the first step, then one a while, the last. */
-class LineProgress {
-  readonly #pace = new Pace();
-  #next = 0;
-  constructor(readonly totalSteps: number) {}
-
-  step(event: StepEvent, _smoothed: number): void {
-    this.#pace.add(event);
-    const { step, tokens, loss } = event;
-    const now = performance.now();
-    if (now < this.#next && step !== this.totalSteps) return;
-    this.#next = now + 2000;
-    const seconds = this.#pace.milliseconds / 1000;
-    say(
-      `step ${step} / ${this.totalSteps} | len ${tokens} | loss ${loss.toFixed(4)} | ${
-        seconds.toPrecision(3)
-      }s/step | ` +
-        `eta ${duration((this.totalSteps - step) * seconds)}`,
-    );
-  }
-}
-
-/** Speed over the last while. */
-class Pace {
-  milliseconds = NaN;
-  #tokens = NaN;
-
-  add({ milliseconds, tokens }: StepEvent): void {
-    const smooth = (old: number, value: number) => Number.isNaN(old) ? value : old + 0.05 * (value - old);
-    this.milliseconds = smooth(this.milliseconds, milliseconds);
-    this.#tokens = smooth(this.#tokens, tokens);
-  }
-
-  get tokensPerSecond(): number {
-    return this.#tokens / this.milliseconds * 1000;
-  }
-}
-
-async function showSamples(
-  { run, device, config, tokenizer, mode }: PreparedRun,
-  numSamples: number,
-  show: (text: string, index: number) => void,
-): Promise<void> {
-  const model = { device, config, tokenizer, chat: mode === "chat", weights: run.trainer.weights };
-  let index = 0;
-  for await (const text of wholeSamples(generateSamples(model, { numSamples, maxTokens: 200 }))) {
-    show(harmlessLine(text), index++);
-  }
-}
-
 /** Losses, curve, samples, and what to do next. */
-async function finish(prepared: PreparedRun, report: Report, values: FlagValues): Promise<void> {
-  const { run, mode } = prepared;
-  const { step } = run.trainer;
-  for (const line of lossCurve(report.training, report.validation)) say(line);
-  const rate = Math.round(report.tokens / report.seconds).toLocaleString("en");
+async function finish(plan: PlanEvent, told: Told, end: EndEvent, values: FlagValues): Promise<void> {
+  for (const line of lossCurve(told.training, told.validation)) say(line);
+  const rate = Math.round(told.tokens / told.seconds).toLocaleString("en");
   say(
-    `trained to step ${step} in ${duration(report.seconds)}: ${
-      report.tokens.toLocaleString("en")
+    `trained to step ${end.step} in ${duration(told.seconds)}: ${
+      told.tokens.toLocaleString("en")
     } tokens, ${rate} a second`,
   );
-  const held = report.validation.at(-1);
+  const held = told.validation.at(-1);
   say(
-    `training loss ${report.smoothed.toFixed(4)} (smoothed)` +
-      (held ? `, held out ${lossAndBits(held)}${held.step < step ? ` (step ${held.step})` : ""}` : ""),
+    `training loss ${told.smoothed.toFixed(4)} (smoothed)` +
+      (held ? `, held out ${lossAndBits(held)}${held.step < end.step ? ` (step ${held.step})` : ""}` : ""),
   );
-  if (run.skippedSteps > 0) {
-    sayNotice(`warning: ${run.skippedSteps} steps were skipped, their loss or gradient was not finite`);
+  if (end.skippedSteps > 0) {
+    sayNotice(`warning: ${end.skippedSteps} steps were skipped, their loss or gradient was not finite`);
   }
-  const diverged = divergence(report, prepared);
+  const diverged = divergence(told, plan);
   if (diverged) sayNotice(diverged);
-  await sayWhere(run, report);
-  if (step < run.totalSteps) {
-    say(`resume with: ${resumeCommand(run.output, prepared.dataPath)}${notInCheckpoint(values)}`);
-    if (!isFile(prepared.dataPath)) {
+  await sayWhere(end, told);
+  if (!end.complete) {
+    say(`resume with: ${resumeCommand(end.output, plan.rereadable)}${notInCheckpoint(values)}`);
+    if (!plan.rereadable) {
       say("FILE is the same data in a file: what came from standard input cannot be read again");
     }
     return;
   }
-  const next = mode === "chat" ? "chat" : "generate";
-  say(`next: ${programName()} ${next} --model-dir ${shellPath(run.output)}`);
-  if (mode === "text") {
-    await showSamples(prepared, 5, (text, i) => print(`sample ${String(i + 1).padStart(2)}: ${text}`));
-  }
+  const next = plan.mode === "chat" ? "chat" : "generate";
+  say(`next: ${programName()} ${next} --model-dir ${shellPath(end.output)}`);
+  if (plan.mode === "chat") return;
+  told.samples.forEach((text, i) => print(`sample ${String(i + 1).padStart(2)}: ${harmlessLine(text)}`));
 }
 
 /** Where the last weights are and where the best, which are not the same once a model learns its data by heart. */
-async function sayWhere(
-  { output, best, trainer }: PreparedRun["run"],
-  { validation }: Report,
-): Promise<void> {
+async function sayWhere({ output, best, step }: EndEvent, { validation }: Told): Promise<void> {
   const place = await realPlace(output);
   if (!best) return sayNotice(`model in ${place}`);
   const last = validation.at(-1);
-  const measured = last?.step === trainer.step ? `, held out loss ${last.loss.toFixed(4)}` : "";
-  const isBest = best.step === trainer.step;
-  sayNotice(`model in ${place}: step ${trainer.step}${measured}${isBest ? ", the best so far" : ""}`);
+  const measured = last?.step === step ? `, held out loss ${last.loss.toFixed(4)}` : "";
+  const isBest = best.step === step;
+  sayNotice(`model in ${place}: step ${step}${measured}${isBest ? ", the best so far" : ""}`);
   if (isBest) return;
   sayNotice(`best in ${best.directory}: step ${best.step}, held out loss ${best.loss.toFixed(4)}`);
 }
 
 /** The flags that a resumed run does not have from its checkpoint, as they were given. */
 function notInCheckpoint(values: FlagValues): string {
-  const flags = {
-    device: "--device",
-    dtype: "--dtype",
-    threads: "--threads",
-    checkpointEvery: "--checkpoint-every",
-    keep: "--keep",
-    sampleEvery: "--sample-every",
-  };
-  return Object.entries(flags).filter(([name]) => values[name] !== undefined)
-    .map(([name, flag]) => ` ${flag} ${values[name]}`).join("");
+  return [
+    ...flagsOf(DEVICE_OPTIONS),
+    ...flagsOf(RUN_OPTIONS),
+    ...flagsOf({ checkpointEvery: SETTINGS.checkpointEvery }),
+  ]
+    .filter(({ key }) => values[key!] !== undefined)
+    .map(({ key, name }) => ` ${name} ${values[key!]}`).join("");
 }
 
 /** A directory as it was named, and where it is, should a link or "." hide that. */

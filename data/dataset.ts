@@ -21,7 +21,7 @@ export type Dataset = TextData | ChatData;
 export const IN_MEMORY = "(memory)";
 
 /** Whether a `dataset_path` names a file, which can be read again; "-" is standard input. */
-export function isFile(datasetPath: string): boolean {
+export function isDataFile(datasetPath: string): boolean {
   return datasetPath !== "-" && datasetPath !== IN_MEMORY;
 }
 

@@ -4,21 +4,31 @@ import type { TokenDocuments } from "./documents.ts";
 
 /** One row of the histogram: documents of `from` … `to` tokens. */
 export interface LengthBucket {
+  /** shortest length */
   from: number;
+  /** longest length */
   to: number;
+  /** how many documents */
   count: number;
 }
 
 /** Lengths count all ids of a document, its special tokens too. Quantiles are lengths that occur (nearest rank). */
 export interface LengthStatistics {
+  /** how many */
   documents: number;
+  /** of all of them */
   tokens: number;
+  /** half are no longer */
   median: number;
+  /** 90 % are no longer */
   p90: number;
+  /** 99 % are no longer */
   p99: number;
+  /** of all */
   longest: number;
   /** smallest block size that holds at least 90 % of the documents whole */
   blockSizeFor90: number;
+  /** by length, at most about ten rows */
   histogram: LengthBucket[];
 }
 

@@ -5,8 +5,11 @@ import { MicrogptError } from "../device/errors.ts";
 
 /** What was found. */
 export interface Diagnosis {
+  /** the native library */
   library: LibraryDiagnosis;
+  /** the processor */
   cpu: DeviceDiagnosis;
+  /** the GPU */
   webgpu: GpuDiagnosis;
 }
 
@@ -24,6 +27,7 @@ export interface DeviceDiagnosis {
   name?: string;
   /** why it cannot be used: not there, or wrong numbers */
   problem?: string;
+  /** what a person should know before computing on it */
   warnings?: string[];
   /** f32 speed of the product [2048, 256] · [1024, 256]ᵀ, as in a layer of chat-medium; 10⁹ operations a second */
   productGigaflops?: number;
@@ -31,9 +35,13 @@ export interface DeviceDiagnosis {
 
 /** The GPU. */
 export interface GpuDiagnosis extends DeviceDiagnosis {
+  /** who made it */
   vendor?: string;
+  /** its family */
   architecture?: string;
+  /** what WebGPU offers on it beyond the least */
   features?: string[];
+  /** what WebGPU allows on it */
   limits?: Record<string, number>;
   /** reductions use subgroup operations: the adapter has them and a probe found them right */
   subgroups?: boolean;

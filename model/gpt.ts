@@ -27,6 +27,7 @@ import { mixSeed, normal } from "../device/random.ts";
 
 /** The config has no fields of its own, and its `meta.json` does not name the architecture. */
 export interface GptConfig extends ModelConfig {
+  /** absent, or "gpt" */
   architecture?: "gpt";
 }
 

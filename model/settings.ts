@@ -142,8 +142,9 @@ export type SettingName = keyof typeof SETTINGS;
 /** What a setting is that nobody chooses. */
 export const DEFAULTS: Settings = defaultsOf(SETTINGS);
 
-type FieldOf<Name extends SettingName, Key extends "saved" | "config"> = (typeof SETTINGS)[Name] extends
-  Record<Key, infer Field extends string> ? Field : never;
+/** The field of a setting, where it has one of that kind. */
+export type FieldOf<Name extends SettingName, Key extends "saved" | "config"> =
+  (typeof SETTINGS)[Name] extends Record<Key, infer Field extends string> ? Field : never;
 
 /** The settings that a checkpoint keeps, by their names in `train_state.json`. */
 export type SavedSettings = { [Name in SettingName as FieldOf<Name, "saved">]: Settings[Name] };

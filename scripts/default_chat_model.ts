@@ -13,7 +13,8 @@ import { exportModel } from "../model/export/export.ts";
 import { holdsCheckpoint, readCheckpoint } from "../model/files/checkpoint.ts";
 import { MicrogptError } from "../device/errors.ts";
 import type { PresetName, Settings } from "../model/settings.ts";
-import { type PreparedRun, prepareRun, type TrainOptions } from "../model/train/train.ts";
+import { type PreparedRun, prepareRun } from "../model/train/prepare.ts";
+import type { TrainOptions } from "../model/train/options.ts";
 
 /** What the model card says of the data. */
 export interface DataSource {

@@ -52,7 +52,7 @@ export interface LoadedCheckpoint extends LoadedModel {
 }
 
 /** What `info` shows of a model without reading its weights. */
-export interface ModelSummary extends ModelDescription {
+export interface ModelHeader extends ModelDescription {
   parameters: number;
   fileDtype: string;
   /** size of weights.safetensors */
@@ -126,7 +126,7 @@ export async function readTrainState(dir: string): Promise<TrainState | undefine
 }
 
 /** Reads what can be said about a model without its weights, whose header alone is checked. */
-export async function readSummary(dir: string): Promise<ModelSummary> {
+export async function readModelHeader(dir: string): Promise<ModelHeader> {
   await checkDirectory(dir);
   return await readBetweenSaves(dir, async () => {
     const description = await readMeta(dir);

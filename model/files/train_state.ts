@@ -1,54 +1,59 @@
 import type { Dtype } from "../../device/device.ts";
+import type { Option } from "../../device/options.ts";
+import { fieldsOf, type SavedSettings, SETTINGS } from "../settings.ts";
 import type { FileDigest } from "./digest.ts";
 import { CHECKPOINT_FILES, type ModelFile, parseObject, printable, wrongContent } from "./directory.ts";
 
 /** More than this is no `train_state.json`. */
 export const STATE_MAX_BYTES = 1 << 20;
 
-/** `train_state.json`. The first seven fields are the format's; the rest are ours and optional. */
-export interface TrainState {
+/** Settings that every checkpoint has, those of the Rust program too. */
+export type RequiredSetting = "learning_rate" | "batch_size";
+
+/**
+ * `train_state.json`. Its settings are those of the run that are saved, by their field names. The Rust program writes the
+ * fields that are not optional here; the rest are ours.
+ */
+export interface TrainState
+  extends Pick<SavedSettings, RequiredSetting>, Partial<Omit<SavedSettings, RequiredSetting>> {
   /** steps done */
   step: number;
   /** Adam updates applied: `step` less the skipped ones */
   adam_step: number;
-  /** the base rate, before warmup and decay */
-  learning_rate: number;
-  /** documents a batch */
-  batch_size: number;
+  /** where the documents came from: a file, "-", or "(memory)" */
   dataset_path: string;
+  /** what they are */
   dataset_mode: "text" | "chat";
+  /** type of working weights and activations */
   dtype: Dtype;
 
-  /** of weights, batches and split */
-  seed?: number;
+  /** the preset that was chosen */
   preset?: string;
+  /** the hardware's own name */
   device?: string;
+  /** CPU threads that were asked for */
   threads?: number;
   /** steps done when this run began: 0, or where it was resumed */
   start_step?: number;
   /** S of the learning rate's schedule */
   steps_total?: number;
-  warmup_steps?: number;
-  weight_decay?: number;
-  grad_clip?: number;
-  grad_accum?: number;
-  skip_long?: boolean;
   /** hash of the data the run read */
   dataset_sha256?: string;
-  val_fraction?: number;
-  eval_every?: number;
   /** documents held out */
   val_documents?: number;
   /** documents whose hash is below it are held out, see data/split.ts; not in early checkpoints of ours */
   val_threshold?: number;
+  /** lowest loss of an evaluation so far */
   best_val_loss?: number;
+  /** the step of that evaluation */
   best_val_step?: number;
   /** steps whose loss or gradient was not finite */
   skipped_steps?: number;
   /** the run went back to a checkpoint with half the learning rate */
   lr_halved?: boolean;
-  /** f16: factor on the loss gradient, and finite steps since it changed */
+  /** f16: factor on the loss gradient */
   loss_scale?: number;
+  /** f16: finite steps since it changed */
   good_steps?: number;
   /** the run had reached `steps_total` */
   final?: boolean;
@@ -76,31 +81,36 @@ const KINDS: Record<Kind, { expected: string; accepts: (value: unknown) => boole
   dtype: { expected: '"f32", "bf16" or "f16"', accepts: (v) => v === "f32" || v === "bf16" || v === "f16" },
 };
 
+/** What a setting's field must be. Ranges are not looked at: another version may allow more. */
+function kindOf({ type, min = 0, exclusive }: Option): Kind {
+  if (type === "switch") return "flag";
+  if (type === "choice") return "text";
+  if (type === "whole") return min > 0 ? "positive count" : "count";
+  return exclusive ? "positive number" : "number";
+}
+
+const SETTING_FIELDS = Object.fromEntries(
+  fieldsOf("saved").map(([name, field]) => [field, kindOf(SETTINGS[name])]),
+) as Record<keyof SavedSettings, Kind>;
+
 const REQUIRED = {
   step: "count",
   adam_step: "count",
-  learning_rate: "positive number",
-  batch_size: "positive count",
+  learning_rate: SETTING_FIELDS.learning_rate,
+  batch_size: SETTING_FIELDS.batch_size,
   dataset_path: "text",
   dataset_mode: "mode",
   dtype: "dtype",
 } satisfies Partial<Record<keyof TrainState, Kind>>;
 
 const OPTIONAL = {
-  seed: "count",
+  ...SETTING_FIELDS,
   preset: "text",
   device: "text",
   threads: "count",
   start_step: "count",
   steps_total: "count",
-  warmup_steps: "count",
-  weight_decay: "number",
-  grad_clip: "number",
-  grad_accum: "positive count",
-  skip_long: "flag",
   dataset_sha256: "text",
-  val_fraction: "number",
-  eval_every: "count",
   val_documents: "count",
   val_threshold: "count",
   best_val_loss: "number",

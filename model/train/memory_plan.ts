@@ -5,13 +5,17 @@ import { allocateTraining, type TrainingData } from "./trainer.ts";
 
 /** Bytes that training takes on the device, by what for. What a device takes for its own work is not among them. */
 export interface MemoryPlan {
+  /** masters, and the working copy of another type */
   weights: number;
+  /** as many as weights */
   gradients: number;
+  /** what the optimizer keeps */
   moments: number;
   /** when every document of a batch is as long as the longest; a shorter batch touches less */
   activations: number;
   /** tokens, targets, positions and document starts of a batch */
   batch: number;
+  /** all of it */
   total: number;
 }
 

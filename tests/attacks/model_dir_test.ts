@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
-import { readCheckpoint, readModel, readSummary, readTrainState } from "../../model/files/checkpoint.ts";
+import { readCheckpoint, readModel, readModelHeader, readTrainState } from "../../model/files/checkpoint.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { contentsOf, withDirectory } from "../model/files/checkpoint_fixture.ts";
 import { RUST_STATE, writeRustCheckpoint } from "../golden/rust_checkpoint.ts";
@@ -281,7 +281,7 @@ Deno.test("a directory that is not there, a file, or a link to itself", {
     assert.equal(await refusal(dir), "cannot open model directory DIR: Too many levels of symbolic links");
     await Deno.remove(dir);
     await Deno.mkdir(dir);
-    assert.equal(await refusal(dir, [readModel, readSummary]), "DIR/meta.json is missing");
+    assert.equal(await refusal(dir, [readModel, readModelHeader]), "DIR/meta.json is missing");
     assert.equal(await refusal(dir, [readCheckpoint]), "DIR/train_state.json is missing");
   }));
 

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { dirname } from "node:path";
-import { readCheckpoint, readModel, readSummary } from "../../model/files/checkpoint.ts";
+import { readCheckpoint, readModel, readModelHeader } from "../../model/files/checkpoint.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { contentsOf } from "../model/files/checkpoint_fixture.ts";
 
@@ -13,7 +13,7 @@ import { contentsOf } from "../model/files/checkpoint_fixture.ts";
  */
 export async function refusal(
   dir: string,
-  ways: ((dir: string) => Promise<unknown>)[] = [readModel, readSummary, readCheckpoint],
+  ways: ((dir: string) => Promise<unknown>)[] = [readModel, readModelHeader, readCheckpoint],
 ): Promise<string> {
   const root = dirname(dir);
   const before = await contentsOf(root);

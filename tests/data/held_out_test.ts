@@ -1,7 +1,9 @@
 /** What a run holds out when it goes on with other data, and where its data may come from. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { prepareRun, train, type TrainOptions } from "../../model/train/train.ts";
+import { prepareRun } from "../../model/train/prepare.ts";
+import { train } from "../../model/train/train.ts";
+import type { TrainOptions } from "../../model/train/options.ts";
 import { withDirectory } from "../model/files/checkpoint_fixture.ts";
 import { microgpt, TINY as TINY_FLAGS } from "../cli/program.ts";
 

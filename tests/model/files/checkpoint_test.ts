@@ -5,7 +5,7 @@ import { join } from "node:path";
 import {
   readCheckpoint,
   readModel,
-  readSummary,
+  readModelHeader,
   readTrainState,
   saveCheckpoint,
   saveInferenceModel,
@@ -58,7 +58,7 @@ Deno.test(
       trainState: saved.trainState,
     });
     assert.equal((await Deno.readTextFile(join(dir, "metrics.jsonl"))).split("\n").length, 4);
-    const summary = await readSummary(dir);
+    const summary = await readModelHeader(dir);
     assert.deepEqual([summary.fileDtype, summary.parameters, summary.trainState], [
       "F32",
       1344,

@@ -3,8 +3,10 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { readCheckpoint } from "../../../model/files/checkpoint.ts";
 import type { EvaluationEvent } from "../../../model/train/trainer.ts";
-import type { RunEvent } from "../../../model/train/run.ts";
-import { prepareRun, train, type TrainOptions } from "../../../model/train/train.ts";
+import type { TrainEvent } from "../../../model/train/train.ts";
+import { prepareRun } from "../../../model/train/prepare.ts";
+import { train } from "../../../model/train/train.ts";
+import type { TrainOptions } from "../../../model/train/options.ts";
 import { contentsOf, namesIn, withDirectory } from "../files/checkpoint_fixture.ts";
 import { microgpt } from "../../cli/program.ts";
 
@@ -25,11 +27,11 @@ const SETTINGS: TrainOptions = {
 };
 const OPTIONS = { ...SETTINGS, documents: DOCUMENTS };
 
-const evaluations = (events: RunEvent[]) =>
+const evaluations = (events: TrainEvent[]) =>
   events.filter((event): event is EvaluationEvent => event.type === "evaluation");
-const notices = (events: RunEvent[]) =>
+const notices = (events: TrainEvent[]) =>
   events.flatMap((event) => event.type === "notice" ? [event.message] : []);
-const lowest = (events: RunEvent[]) => evaluations(events).reduce((a, b) => b.loss < a.loss ? b : a);
+const lowest = (events: TrainEvent[]) => evaluations(events).reduce((a, b) => b.loss < a.loss ? b : a);
 
 /** The step of a checkpoint, and the loss that its weights have on the held-out documents. */
 async function measured(dir: string, scratch: string): Promise<{ step: number; loss: number }> {
@@ -62,7 +64,7 @@ Deno.test("which one is the best does not depend on how long a save takes", () =
       await new Promise((resolve) => setTimeout(resolve, 5));
       await sync.call(this);
     };
-    let events: RunEvent[];
+    let events: TrainEvent[];
     try {
       events = await Array.fromAsync(train({ ...OPTIONS, output, keep: 1, checkpointEvery: 4 }));
     } finally {

@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { exportModel } from "../../../model/export/export.ts";
 import { readCheckpoint, readModel } from "../../../model/files/checkpoint.ts";
-import type { RunEvent } from "../../../model/train/run.ts";
-import { train, type TrainOptions } from "../../../model/train/train.ts";
+import type { TrainEvent } from "../../../model/train/train.ts";
+import { train } from "../../../model/train/train.ts";
+import type { TrainOptions } from "../../../model/train/options.ts";
 import { namesIn, withDirectory } from "../files/checkpoint_fixture.ts";
 
 /** Runs a command. @returns whether it succeeded */
@@ -56,7 +57,7 @@ const OPTIONS: TrainOptions = {
   evalEvery: 20,
 };
 
-const notices = (events: RunEvent[]) =>
+const notices = (events: TrainEvent[]) =>
   events.flatMap((event) => event.type === "notice" ? [event.message] : []);
 
 /** Every step from 1 to `last` has its line, in order, once. */
@@ -72,7 +73,7 @@ Deno.test(
   "training goes on while the disk is full, and saves when there is room again",
   onSmallDisk(async (dir) => {
     const output = join(dir, "model");
-    const events: RunEvent[] = [];
+    const events: TrainEvent[] = [];
     for await (const event of train({ ...OPTIONS, output, checkpointEvery: 25 })) {
       events.push(event);
       if (event.type !== "step") continue;
@@ -105,7 +106,7 @@ Deno.test(
   "the last checkpoint waits for room, with all lines; the best that could not be saved is not forgotten",
   onSmallDisk(async (dir) => {
     const output = join(dir, "model");
-    const events: RunEvent[] = [];
+    const events: TrainEvent[] = [];
     for await (const event of train({ ...OPTIONS, output, steps: 40 })) {
       events.push(event);
       if (event.type === "step" && event.step === 10) fill(dir);

@@ -14,7 +14,9 @@ import {
   type TrainingData,
   type TrainingEvent,
 } from "../../../model/train/trainer.ts";
-import { prepareRun, train, type TrainOptions } from "../../../model/train/train.ts";
+import { prepareRun } from "../../../model/train/prepare.ts";
+import { train } from "../../../model/train/train.ts";
+import type { TrainOptions } from "../../../model/train/options.ts";
 import { programArgs } from "../../cli/program.ts";
 import { randomDocuments } from "../../device/device_cases.ts";
 import { openTestGpu } from "../../device/test_gpu.ts";

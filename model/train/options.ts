@@ -1,0 +1,61 @@
+/** What a training run is told. */
+import type { Message } from "../../data/chat.ts";
+import { checkOptions, type Options } from "../../device/options.ts";
+import { DEVICE_OPTIONS, type DeviceOptions } from "../devices.ts";
+import { checkSettings, type PresetName, type Settings } from "../settings.ts";
+
+/** Options of a run that a checkpoint does not keep. */
+export const RUN_OPTIONS = {
+  keep: {
+    type: "whole",
+    min: 0,
+    max: 1e9,
+    default: 0,
+    help: "keep the last n checkpoints under DIR/checkpoints, where the best is in any case",
+  },
+  sampleEvery: {
+    type: "whole",
+    min: 0,
+    max: 1e9,
+    default: 0,
+    help: "print three samples every n steps; 0 = never",
+  },
+} as const satisfies Options;
+
+/** Options of a training run; every setting that is not given comes from the checkpoint, the preset or the defaults. */
+export interface TrainOptions extends Partial<Settings>, DeviceOptions {
+  /** a file; "-" is standard input. One of `input`, `documents`, `conversations` unless resuming */
+  input?: string;
+  /** texts to train on, in place of a file */
+  documents?: string[];
+  /** conversations to train a chat model on, in place of a file */
+  conversations?: Message[][];
+  /** `input` is JSONL of conversations */
+  chat?: boolean;
+  /** directory of the checkpoint; default: the resumed one, or "output" */
+  output?: string;
+  /** goes on from this checkpoint */
+  resume?: string;
+  /** settings to start from; a resumed run has its checkpoint's */
+  preset?: PresetName;
+  /** keep the last N checkpoints under DIR/checkpoints, where the best is in any case; 0 = none */
+  keep?: number;
+  /** steps between samples, which come as events; 0 = none */
+  sampleEvery?: number;
+  /** samples of the finished model, as an event before the last; 0 = none */
+  finalSamples?: number;
+  /** ends after the plan: takes no lock and writes nothing */
+  dryRun?: boolean;
+  /** ends the run after the step in hand, with a checkpoint */
+  signal?: AbortSignal;
+}
+
+/**
+ * Checks every option that has a range.
+ * @throws {MicrogptError} naming the option, its range and what was got
+ */
+export function checkTrainOptions(options: TrainOptions): void {
+  checkSettings(options);
+  checkOptions(RUN_OPTIONS, options);
+  checkOptions(DEVICE_OPTIONS, options);
+}

@@ -1,0 +1,251 @@
+/** Everything up to the first step of a run: output, checkpoint, data, tokenizer, device. */
+import { checkDataSource, encodeDataset, textsOf } from "../../data/dataset.ts";
+import { fitDocuments } from "../../data/documents.ts";
+import { type LengthStatistics, lengthStatistics } from "../../data/lengths.ts";
+import type { Split } from "../../data/split.ts";
+import type { Dataset } from "../../data/dataset.ts";
+import type { Tokenizer } from "../../data/tokenizer.ts";
+import type { Device } from "../../device/device.ts";
+import type { ModelConfig } from "../config.ts";
+import { type DeviceOptions, openDevice, openTokenizer, trainTokenizer } from "../devices.ts";
+import { type LoadedCheckpoint, readCheckpoint } from "../files/checkpoint.ts";
+import { checkDirectory, openModelFile, sameDirectory } from "../files/directory.ts";
+import { RunLock } from "../files/lock.ts";
+import { checkTrainingOutput } from "../files/output_directory.ts";
+import { checkConfig, networkKind, networkOf } from "../networks.ts";
+import { emptyState } from "../optimizer_state.ts";
+import { savedSettings, type Settings } from "../settings.ts";
+import { type MemoryPlan, memoryPlan } from "./memory_plan.ts";
+import { checkTrainOptions, type TrainOptions } from "./options.ts";
+import { outputOf, resolveRecipe, resolveSettings, settingOf } from "./resolve.ts";
+import { type RunRecord, TrainingRun } from "./run.ts";
+import { type Recipe, Trainer, type TrainingData, type TrainingState } from "./trainer.ts";
+import { batches, loadData, splitData } from "./training_data.ts";
+
+/** A run that is ready to start. */
+export interface PreparedRun {
+  run: TrainingRun;
+  config: ModelConfig;
+  settings: Settings;
+  mode: "text" | "chat";
+  dataPath: string;
+  device: Device;
+  tokenizer: Tokenizer;
+  parameters: number;
+  /** of all documents, before any is truncated */
+  lengths: LengthStatistics;
+  trainingDocuments: number;
+  validationDocuments: number;
+  memory: MemoryPlan;
+  /** what a person should know: warnings, cleanup, truncation */
+  notices: string[];
+}
+
+/**
+ * Does everything up to the first step, but for allocating the memory of training. Locks the output directory: no other run
+ * writes to it until this one is closed.
+ * @throws {MicrogptError} for options out of range, unusable data, a checkpoint that does not load, a device that is not
+ * there, an output directory that another run writes to
+ */
+export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
+  checkTrainOptions(options);
+  checkDataSource(options);
+  const notices: string[] = [];
+  // what can be wrong without the data is said before minutes go into them
+  const output = await outputOf(options, notices);
+  if (options.resume !== undefined) await checkResumable(options.resume);
+  // before anything there is looked at: another run may be about to save
+  const lock = options.dryRun ? undefined : await RunLock.take(output);
+  try {
+    return await prepareLocked(options, output, lock, notices);
+  } catch (error) {
+    lock?.release();
+    throw error;
+  }
+}
+
+/** @throws {MicrogptError} when a directory holds no training checkpoint, saying what it is */
+async function checkResumable(dir: string): Promise<void> {
+  await checkDirectory(dir);
+  using _state = await openModelFile(dir, "train_state.json");
+}
+
+/** The data of a run as the trainer takes them, and what is known of them. */
+interface PreparedData {
+  data: Dataset;
+  tokenizer: Tokenizer;
+  config: ModelConfig;
+  lengths: LengthStatistics;
+  split: Split;
+  trainingData: TrainingData;
+}
+
+async function prepareData(
+  options: TrainOptions,
+  settings: Settings,
+  checkpoint: LoadedCheckpoint | undefined,
+  notices: string[],
+): Promise<PreparedData> {
+  const data = await loadData(options, checkpoint, notices);
+  const tokenizer = checkpoint
+    ? await openTokenizer(checkpoint.tokenizerJson, options.threads)
+    : await trainTokenizer(textsOf(data), {
+      vocabSize: settings.vocabSize,
+      chat: data.mode === "chat",
+      threads: options.threads,
+    });
+  const config = checkpoint?.config ?? networkKind().configOf(settings, tokenizer.vocabSize);
+  const all = encodeDataset(data, tokenizer);
+  const fitted = fitDocuments(all, config.block_size, settings.skipLong, data.mode);
+  notices.push(...fitted.notices);
+  const split = splitData(data, fitted, settings, checkpoint, notices);
+  const trainingData = batches(fitted, split, settings, tokenizer);
+  return { data, tokenizer, config, lengths: lengthStatistics(all), split, trainingData };
+}
+
+async function prepareLocked(
+  options: TrainOptions,
+  output: string,
+  lock: RunLock | undefined,
+  notices: string[],
+): Promise<PreparedRun> {
+  const goesOn = options.resume !== undefined && await sameDirectory(options.resume, output);
+  await checkTrainingOutput(output, goesOn);
+  const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
+  const settings = resolveSettings(options, checkpoint, notices);
+  if (!checkpoint) {
+    checkConfig(networkKind().configOf(settings, settings.vocabSize), { name: settingOf, usage: true });
+  }
+  const prepared = await prepareData(options, settings, checkpoint, notices);
+  const { data, tokenizer, config, lengths, split, trainingData } = prepared;
+  const initial = checkpoint ? resumedState(checkpoint) : freshState(config, settings.seed);
+  const recipe = resolveRecipe(settings, checkpoint?.trainState.step ?? 0);
+  const device = await openDevice(deviceOptions(options), {
+    trial: (candidate) => timeSteps(candidate, config, trainingData, recipe, initial()),
+    // a resumed run goes on with the same bits, whichever device happens to be faster today
+    ...(checkpoint ? { before: checkpoint.trainState } : {}),
+  });
+  // whatever is thrown until the run is there frees the device; who gets the run closes it, and with it the device
+  using opened = new DisposableStack();
+  opened.defer(() => device.destroy());
+  notices.push(...deviceNotices(device, checkpoint));
+  const run = new TrainingRun({
+    device,
+    config,
+    chat: data.mode === "chat",
+    tokenizerJson: tokenizer.toJSON(),
+    data: trainingData,
+    recipe,
+    startStep: checkpoint?.trainState.step ?? 0,
+    initial,
+    output,
+    lock,
+    resumed: checkpoint && { dir: options.resume!, state: checkpoint.trainState },
+    checkpointEvery: settings.checkpointEvery,
+    keep: options.keep ?? 0,
+    skippedSteps: checkpoint?.trainState.skipped_steps ?? 0,
+    recovered: checkpoint?.trainState.lr_halved ?? false,
+    record: recordOf(options, settings, checkpoint, prepared, device),
+  });
+  const ready: PreparedRun = {
+    run,
+    config,
+    settings,
+    mode: data.mode,
+    dataPath: data.path,
+    device,
+    tokenizer,
+    parameters: networkOf(config).layout.count,
+    lengths,
+    trainingDocuments: split.training.length,
+    validationDocuments: split.validation.length,
+    memory: memoryPlan(device, config, trainingData),
+    notices,
+  };
+  opened.move();
+  return ready;
+}
+
+function deviceOptions({ device = "cpu", dtype, threads }: TrainOptions): DeviceOptions {
+  return {
+    device,
+    ...(dtype === undefined ? {} : { dtype }),
+    ...(threads === undefined ? {} : { threads }),
+  };
+}
+
+/** What a person should know of the device, and of one that is not the checkpoint's. */
+function deviceNotices(device: Device, checkpoint: LoadedCheckpoint | undefined): string[] {
+  const notices = device.warnings.map((warning) => `warning: ${warning}`);
+  if (!checkpoint) return notices;
+  const { dtype, device: name } = checkpoint.trainState;
+  if (dtype !== device.dtype) notices.push(`warning: dtype changes from ${dtype} to ${device.dtype}`);
+  if (name !== undefined && name !== device.name) {
+    notices.push(`warning: the device changes from ${name} to ${device.name}, see \`device\``);
+  }
+  return notices;
+}
+
+/** What `train_state.json` keeps of the run from its start to its end. */
+function recordOf(
+  options: TrainOptions,
+  settings: Settings,
+  checkpoint: LoadedCheckpoint | undefined,
+  { data, split }: PreparedData,
+  device: Device,
+): RunRecord {
+  const preset = checkpoint ? checkpoint.trainState.preset : options.preset;
+  return {
+    ...savedSettings(settings),
+    dataset_path: data.path,
+    dataset_mode: data.mode,
+    dtype: device.dtype,
+    ...(preset === undefined ? {} : { preset }),
+    device: device.name,
+    ...(options.threads ? { threads: options.threads } : {}),
+    ...(data.hash === undefined ? {} : { dataset_sha256: data.hash }),
+    val_documents: split.validation.length,
+    ...(split.threshold === undefined ? {} : { val_threshold: split.threshold }),
+  };
+}
+
+function freshState(config: ModelConfig, seed: number): () => TrainingState {
+  const network = networkOf(config);
+  return () => ({
+    step: 0,
+    adamStep: 0,
+    params: network.initialParameters(seed),
+    optimizer: emptyState(network.layout),
+  });
+}
+
+function resumedState(checkpoint: LoadedCheckpoint): () => TrainingState {
+  const { params, optimizer, trainState } = checkpoint;
+  const { step, adam_step: adamStep, loss_scale: lossScale, good_steps: goodSteps } = trainState;
+  return () => ({
+    step,
+    adamStep,
+    params,
+    optimizer,
+    ...(lossScale === undefined ? {} : { lossScale }),
+    ...(goodSteps === undefined ? {} : { goodSteps }),
+  });
+}
+
+/** Times a few training steps, for `--device auto`; what they change is thrown away with the device. */
+async function timeSteps(
+  device: Device,
+  config: ModelConfig,
+  data: TrainingData,
+  recipe: Recipe,
+  state: TrainingState,
+): Promise<number> {
+  const trainer = new Trainer(device, config, { ...data, validationBytes: 0 }, recipe);
+  trainer.load(state);
+  const run = (steps: number) =>
+    Array.fromAsync(trainer.run(trainer.step + steps, { lastGood: () => Promise.resolve(state) }));
+  await run(2);
+  const started = performance.now();
+  await run(8);
+  return performance.now() - started;
+}

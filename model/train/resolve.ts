@@ -1,0 +1,89 @@
+/** What a run is to do, of what a person asked for and what the checkpoint says. */
+import { MicrogptError } from "../../device/errors.ts";
+import { holdsCheckpoint, type LoadedCheckpoint } from "../files/checkpoint.ts";
+import { keptIn } from "../files/output_directory.ts";
+import { networkOf } from "../networks.ts";
+import { DEFAULTS, fieldsOf, PRESETS, type SettingName, type Settings } from "../settings.ts";
+import type { TrainOptions } from "./options.ts";
+import type { Recipe } from "./trainer.ts";
+
+/** Where the run goes. One that goes on from a checkpoint kept by another run gets a directory of its own. */
+export async function outputOf({ output, resume }: TrainOptions, notices: string[]): Promise<string> {
+  if (output !== undefined || resume === undefined) return output ?? "output";
+  const kept = await keptIn(resume);
+  if (!kept) return resume;
+  const own = kept.next;
+  if (await holdsCheckpoint(own)) {
+    throw new MicrogptError(`${own}, where the run from ${resume} would go, holds a run already`, {
+      hint: `go on with \`resume\` ${own}, or choose another directory with \`output\``,
+      usage: true,
+    });
+  }
+  notices.push(`the run goes on in ${own}: ${resume} stays as the run in ${kept.run} keeps it`);
+  return own;
+}
+
+/** Explicit options, then the checkpoint, then the preset, then the defaults. Says where an option changes a resumed run. */
+export function resolveSettings(
+  options: TrainOptions,
+  checkpoint: LoadedCheckpoint | undefined,
+  notices: string[],
+): Settings {
+  const given = Object.fromEntries(
+    Object.keys(DEFAULTS).filter((name) => options[name as keyof Settings] !== undefined)
+      .map((name) => [name, options[name as keyof Settings]]),
+  ) as Partial<Settings>;
+  if (!checkpoint) return { ...DEFAULTS, ...(options.preset ? PRESETS[options.preset] : {}), ...given };
+
+  const saved = settingsOf(checkpoint);
+  const ofTheModel = fieldsOf("config").map(([name]) => name);
+  for (const name of [...ofTheModel, "seed", "valFraction"] as const) {
+    if (given[name] === undefined || saved[name] === undefined) continue;
+    if (given[name] !== saved[name]) {
+      notices.push(
+        `warning: \`${name}\` ${given[name]} is ignored, the checkpoint has ${saved[name]}`,
+      );
+    }
+    delete given[name];
+  }
+  if (options.preset !== undefined && options.preset !== checkpoint.trainState.preset) {
+    notices.push(`warning: \`preset\` ${options.preset} is ignored, the settings are the checkpoint's`);
+  }
+  for (const name of ["learningRate", "batchSize"] as const) {
+    if (given[name] === undefined || given[name] === saved[name]) continue;
+    notices.push(`warning: \`${name}\` changes from ${saved[name]} to ${given[name]}`);
+  }
+  const { step, steps_total: total } = checkpoint.trainState;
+  // none of a run that is complete: `TrainingRun.events` then asks for --steps
+  const remaining = total !== undefined ? { steps: Math.max(0, total - step) } : {};
+  return { ...DEFAULTS, ...saved, ...remaining, ...given };
+}
+
+/** The settings that a checkpoint holds. */
+function settingsOf({ config, trainState }: LoadedCheckpoint): Partial<Settings> {
+  const held = trainState as unknown as Record<string, Settings[SettingName] | undefined>;
+  const saved = fieldsOf("saved").map(([name, field]) => [name, held[field]]);
+  return {
+    ...Object.fromEntries(saved.filter(([, value]) => value !== undefined)),
+    ...networkOf(config).toShape(),
+    vocabSize: config.vocab_size,
+  };
+}
+
+/** How the trainer is to go on from a step. */
+export function resolveRecipe(settings: Settings, start: number): Recipe {
+  return {
+    totalSteps: start + settings.steps,
+    learningRate: settings.learningRate,
+    warmupSteps: settings.warmupSteps,
+    weightDecay: settings.weightDecay,
+    gradClip: settings.gradClip,
+    gradAccum: settings.gradAccum,
+    evalEvery: settings.evalEvery,
+  };
+}
+
+/** The setting that sets a field of the architecture, as messages call it. */
+export function settingOf(field: string): string {
+  return `\`${fieldsOf("config").find(([, other]) => other === field)![0]}\``;
+}
