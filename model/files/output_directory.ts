@@ -81,7 +81,7 @@ export async function keptIn(dir: string): Promise<KeptCheckpoint | undefined> {
   using weights = await openIfThere(run, "weights.safetensors");
   if (!weights) return undefined;
   // as the person wrote it, where that ends in a name
-  const written = normalize(join(dir, "../..", "../.."));
+  const written = normalize(join(dir, "..", ".."));
   const named = !/^\.\.?$/.test(basename(written)) && await sameDirectory(written, run);
   const shown = named ? written : run;
   return { run: shown, next: `${shown}-${name}` };
