@@ -14,8 +14,11 @@ export const MAX_LINE_BYTES = 4 * 1024 * 1024;
 /** Most lines that are read: V8 ends the process when an array grows beyond some 112 million elements. */
 const MAX_LINES = 100_000_000;
 
-/** V8 ends the process when its heap is full, so reading stops well before: tokenizing needs some of it, too. */
-const MAX_HEAP_SHARE = 2 / 3;
+/**
+ * V8 ends the process when its heap is full, so reading stops well before: an array that grows is there twice for a moment,
+ * and tokenizing needs some, too.
+ */
+const MAX_HEAP_SHARE = 1 / 2;
 
 /** Bytes to read between two looks at the heap. */
 const HEAP_CHECK_BYTES = 1024 * 1024;
