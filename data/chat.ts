@@ -3,8 +3,8 @@
 import { MicrogptError } from "../device/errors.ts";
 import { openInput, readLines } from "./lines.ts";
 
-/** Who speaks. */
-export type Role = "user" | "assistant";
+/** Who speaks; `system` only to models that have a token for it. */
+export type Role = "user" | "assistant" | "system";
 
 /** One turn of a conversation. */
 export interface Message {
@@ -28,8 +28,11 @@ export interface ChatData {
   skipped: number;
 }
 
-const EXPECTED = 'an array of {"role", "content"} messages';
-const EXAMPLE = 'write [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]';
+/** What a conversation looks like, for messages. */
+export const EXPECTED = 'an array of {"role", "content"} messages';
+/** One as it may be written, for hints. */
+export const EXAMPLE =
+  'write [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]';
 const ONE_A_LINE = "each conversation must be on one line of its own";
 
 /**
@@ -82,20 +85,25 @@ function checkSomeLeft({ conversations, skipped }: ChatData, name: string, hint:
   throw new MicrogptError(`${name} holds no conversation${missing}`, { hint });
 }
 
-/** How many messages say nothing; undefined when all say something. */
-export function emptyMessagesNotice({ conversations }: ChatData): string | undefined {
+/** How many messages say nothing. */
+export function countEmptyMessages(messages: readonly Message[]): number {
   let empty = 0;
-  for (const messages of conversations) {
-    for (const { content } of messages) if (content.trim() === "") empty++;
-  }
+  for (const { content } of messages) if (content.trim() === "") empty++;
+  return empty;
+}
+
+/** What to say of messages that say nothing; undefined when all say something. */
+export function emptyMessagesNotice(empty: number): string | undefined {
   return empty === 0 ? undefined : `warning: ${empty} messages are empty, and are trained on as such`;
 }
 
 /** What cleaning changed, in the line that is printed; undefined when it changed nothing. */
-export function cleanupNotice(data: ChatData): string | undefined {
-  if (data.trimmed === 0 && data.skipped === 0) return undefined;
-  return `data cleanup: ${data.trimmed} conversations trimmed (trailing user turn removed), ` +
-    `${data.skipped} skipped (no assistant turn)`;
+export function cleanupNotice(
+  { trimmed, skipped }: Pick<ChatData, "trimmed" | "skipped">,
+): string | undefined {
+  if (trimmed === 0 && skipped === 0) return undefined;
+  return `data cleanup: ${trimmed} conversations trimmed (trailing user turn removed), ` +
+    `${skipped} skipped (no assistant turn)`;
 }
 
 /**
@@ -171,8 +179,8 @@ export function describe(value: unknown): string {
   return printable(JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}…` : value));
 }
 
-/** The engine's reason without its excerpt of the line, which may hold anything. */
-function jsonReason(error: unknown): string {
+/** The engine's reason why a text is no JSON, without its excerpt of the line, which may hold anything. */
+export function jsonReason(error: unknown): string {
   if (error instanceof RangeError) return "nested too deeply";
   const message = error instanceof Error ? error.message : String(error);
   return printable(message.replace(/, (\.\.\.)?".*$/su, "").replace(/ \(line 1 .*$/u, ""));
@@ -183,7 +191,7 @@ function printable(text: string): string {
   return text.replace(/\p{Cc}/gu, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
 }
 
-function invalidJsonHint(line: string): { hint?: string } {
+export function invalidJsonHint(line: string): { hint?: string } {
   if (/^[[{]+$/u.test(line)) return { hint: "each conversation must be on one line of its own" };
   if (!/^[[{]/u.test(line)) return { hint: "is this a plain text file? then drop --chat" };
   return {};

@@ -5,6 +5,7 @@ import {
   type ChatData,
   cleanChat,
   cleanupNotice,
+  countEmptyMessages,
   emptyMessagesNotice,
   loadChat,
   type Message,
@@ -110,7 +111,7 @@ export function encodeDataset(data: Dataset, tokenizer: Tokenizer): TokenDocumen
  */
 export function dataNotices(data: Dataset): string[] {
   const notices = data.mode === "chat"
-    ? [cleanupNotice(data), emptyMessagesNotice(data)]
+    ? [cleanupNotice(data), emptyMessagesNotice(countEmptyMessages(data.conversations.flat()))]
     : [data.path === IN_MEMORY ? undefined : syntaxNotice(data.path, data.documents)];
   return notices.filter((notice) => notice !== undefined);
 }

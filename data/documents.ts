@@ -41,6 +41,9 @@ export function encodeChat(conversations: Message[][], tokenizer: Tokenizer): To
   const role = {
     user: specialId(tokenizer, SPECIAL_TOKENS.user),
     assistant: specialId(tokenizer, SPECIAL_TOKENS.assistant),
+    get system() {
+      return specialId(tokenizer, "<system>");
+    },
   };
   const contents = conversations.flatMap((messages) => messages.map((message) => message.content));
   const encoded = tokenizer.encode(contents);

@@ -9,8 +9,8 @@ import { MicrogptError } from "./errors.ts";
 
 /** What an option takes. */
 export interface Option {
-  /** `whole` and `number` are numbers in a range, a `switch` is on or off, a `choice` one of some words */
-  readonly type: "whole" | "number" | "switch" | "choice";
+  /** `whole` and `number` are numbers in a range, a `switch` is on or off, a `choice` one of some words, `text` any */
+  readonly type: "whole" | "number" | "switch" | "choice" | "text";
   /** one line; names of other options between backticks */
   readonly help: string;
   /** what it is when nobody chooses; an option without one says in its help what happens then */
@@ -23,6 +23,10 @@ export interface Option {
   readonly exclusive?: boolean;
   /** the words of a choice */
   readonly choices?: readonly string[];
+  /** may be given several times: its value is a list */
+  readonly repeatable?: true;
+  /** what its value is called in the help of the command line: "file" */
+  readonly value?: string;
   /** its flag, where that is not the name in kebab-case */
   readonly flag?: string;
   /** its field in `train_state.json`, where a checkpoint keeps it */
@@ -35,7 +39,9 @@ export interface Option {
 export type Options = Readonly<Record<string, Option>>;
 
 /** The type of an option's value. */
-export type OptionValue<O extends Option> = O["type"] extends "switch" ? boolean
+export type OptionValue<O extends Option> = O extends { repeatable: true } ? string[]
+  : O["type"] extends "switch" ? boolean
+  : O["type"] extends "text" ? string
   : O extends { choices: readonly (infer Word)[] } ? Word
   : number;
 
@@ -62,6 +68,10 @@ export function checkOptions(table: Options, given: object): void {
 }
 
 function accepts(option: Option, value: unknown): boolean {
+  if (option.repeatable) {
+    return Array.isArray(value) && value.length > 0 && value.every((word) => typeof word === "string");
+  }
+  if (option.type === "text") return typeof value === "string" && value !== "";
   if (option.type === "switch") return typeof value === "boolean";
   if (option.type === "choice") return option.choices!.includes(value as string);
   const { min = -Infinity, max = Infinity, exclusive } = option;
@@ -71,7 +81,9 @@ function accepts(option: Option, value: unknown): boolean {
 }
 
 /** "a whole number from 1 to 16384" */
-function expected({ type, min, max, exclusive, choices }: Option): string {
+function expected({ type, min, max, exclusive, choices, repeatable }: Option): string {
+  if (repeatable) return "a list of texts";
+  if (type === "text") return "a text that is not empty";
   if (type === "switch") return "true or false";
   if (type === "choice") return `one of ${choices!.join(", ")}`;
   const noun = type === "whole" ? "a whole number" : "a number";

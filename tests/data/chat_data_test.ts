@@ -1,5 +1,12 @@
 import assert from "node:assert/strict";
-import { cleanChat, cleanupNotice, emptyMessagesNotice, loadChat, type Message } from "../../data/chat.ts";
+import {
+  cleanChat,
+  cleanupNotice,
+  countEmptyMessages,
+  emptyMessagesNotice,
+  loadChat,
+  type Message,
+} from "../../data/chat.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { withFile } from "./temporary_file.ts";
 
@@ -50,7 +57,7 @@ Deno.test("chat: no cleanup, no line", async () => {
 
 Deno.test("chat: messages that say nothing are counted", () => {
   const notice = (...contents: string[]) =>
-    emptyMessagesNotice(cleanChat("(memory)", [contents.map((content) => assistant(content))]));
+    emptyMessagesNotice(countEmptyMessages(contents.map((content) => assistant(content))));
   assert.equal(notice("a"), undefined);
   assert.equal(notice("", "a", " \n"), "warning: 2 messages are empty, and are trained on as such");
 });

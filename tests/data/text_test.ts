@@ -130,9 +130,9 @@ Deno.test("text: more than V8's heap holds is one line of error, before V8 ends 
     JSON.stringify(new URL("../../data/text.ts", import.meta.url).href)
   };
     await loadText(Deno.args[0]).catch((error) => console.log(error.message));`;
-  await withFile("emma\n".repeat(4_000_000), (path) =>
+  await withFile("emma\n".repeat(8_000_000), (path) =>
     withFile(source, async (program) => {
-      const args = ["run", "-A", "--v8-flags=--max-old-space-size=100", program, path];
+      const args = ["run", "-A", "--v8-flags=--max-old-space-size=200", program, path];
       const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args }).output();
       const said = new TextDecoder().decode(stdout);
       assert.equal(code, 0, new TextDecoder().decode(stderr));

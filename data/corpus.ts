@@ -1,0 +1,393 @@
+/**
+ * The data of a run as a stream: files of any number, format and size, standard input, or what a program hands over.
+ * Nothing of the whole is kept, so memory does not grow with it.
+ */
+
+import { createHash } from "node:crypto";
+import { checkOptions } from "../device/options.ts";
+import { MicrogptError } from "../model/errors.ts";
+import { cleanupNotice, describe, emptyMessagesNotice, type Message } from "./chat.ts";
+import { CORPUS_OPTIONS, type CorpusSettings } from "./corpus_options.ts";
+import { IN_MEMORY } from "./dataset.ts";
+import { readConversation } from "./reading/conversation.ts";
+import { type FileSummary, readFile } from "./reading/file_reader.ts";
+import { findInputFiles, type InputFile } from "./reading/input_files.ts";
+import { type FileCount, fileNotices } from "./reading/notices.ts";
+import { type Cleanup, type SkipReason, Tally } from "./reading/tally.ts";
+
+/** Some documents in their order: about a megabyte of text. */
+export interface CorpusBlock {
+  /** texts, or in mode "chat" conversations, each of which ends with an assistant turn */
+  documents: string[] | Message[][];
+  /** bytes of input read so far, compressed as they lie on disk */
+  bytesRead: number;
+}
+
+/** Data that is read block by block. */
+export interface Corpus {
+  mode: "text" | "chat";
+  /** the inputs as given, for people and for train_state.json */
+  path: string;
+  /** the inputs as given; "-" is standard input, of data in memory there is none */
+  inputs: readonly string[];
+  /** what is read, in its order; nothing for standard input and data in memory */
+  files: { path: string; bytes: number; modified: number }[];
+  /** bytes of all files; undefined where nobody knows before they are read */
+  totalBytes: number | undefined;
+  /** whether `blocks` may be called again: files and arrays yes, standard input, pipes and generators no */
+  rereadable: boolean;
+  /**
+   * Reads everything once, in order. May be called again where the input is `rereadable`, and then gives the same
+   * documents or fails.
+   * @param signal ends reading with its reason
+   * @throws {MicrogptError} when something cannot be read or understood, was changed meanwhile, or nothing is left
+   */
+  blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock>;
+  /** What was read, after `blocks` has ended. */
+  report(): CorpusReport;
+}
+
+/** What came of reading a corpus. */
+export interface CorpusReport {
+  /** of one file its SHA-256; of several the SHA-256 of theirs, each in hexadecimal on a line */
+  sha256: string;
+  /** documents or conversations that were handed out */
+  documents: number;
+  /** bytes of input, as they lie on disk */
+  bytes: number;
+  /** UTF-16 units of text that were handed out */
+  characters: number;
+  /** what each kind of file turned out to be; files of the same kind together */
+  files: FileCount[];
+  /** how many were left out, by the reason */
+  skipped: Partial<Record<SkipReason, number>>;
+  /** how many were changed, by what was done */
+  cleaned: Partial<Record<Cleanup, number>>;
+  /** the same for people, a line each */
+  notices: string[];
+}
+
+/** What is read and how. */
+export interface CorpusOptions extends Partial<Omit<CorpusSettings, "input">> {
+  /** files, directories and patterns; "-" is standard input */
+  input: string | readonly string[];
+  /** read conversations rather than texts */
+  chat?: boolean;
+  /** the model has a token for system text: such messages are kept with the role "system" */
+  keepSystem?: boolean;
+}
+
+/** UTF-16 units of text that a block holds at least, but for the last. */
+const BLOCK_CHARACTERS = 1 << 20;
+
+/**
+ * Finds the files of a corpus. Nothing of them is read yet.
+ * @throws {MicrogptError} for options out of range, and when an input is not there
+ */
+export async function openCorpus(options: CorpusOptions): Promise<Corpus> {
+  const inputs = typeof options.input === "string" ? [options.input] : [...options.input];
+  checkOptions(CORPUS_OPTIONS, { ...options, input: inputs });
+  if (!inputs.includes("-")) {
+    const { files, notices } = await findInputFiles(inputs);
+    return new FileCorpus(inputs, files, notices, options);
+  }
+  if (inputs.length > 1) {
+    throw new MicrogptError("standard input (-) and files are both given", {
+      hint: "give one of them: cat can put files and standard input together",
+      usage: true,
+    });
+  }
+  return new FileCorpus(inputs, [], [], options);
+}
+
+/** Collects documents into blocks, and counts them. */
+class Blocks {
+  documents: (string | Message[])[] = [];
+  count = 0;
+  characters = 0;
+  #inBlock = 0;
+
+  add(document: string | Message[]): void {
+    this.documents.push(document);
+    this.count++;
+    const length = typeof document === "string"
+      ? document.length
+      : document.reduce((sum, { content }) => sum + content.length, 0);
+    this.characters += length;
+    // short documents take more than their text
+    this.#inBlock += length + 16;
+  }
+
+  isFull(): boolean {
+    return this.#inBlock >= BLOCK_CHARACTERS;
+  }
+
+  take(bytesRead: number): CorpusBlock {
+    const documents = this.documents as CorpusBlock["documents"];
+    this.documents = [];
+    this.#inBlock = 0;
+    return { documents, bytesRead };
+  }
+}
+
+/** What one reading came to so far. */
+interface Reading {
+  tally: Tally;
+  blocks: Blocks;
+  kinds: Map<string, FileCount>;
+  hashes: string[];
+  bytes: number;
+  notices: string[];
+  ended: boolean;
+}
+
+/** What corpora of files and of memory have in common. */
+abstract class CountedCorpus implements Corpus {
+  abstract readonly mode: "text" | "chat";
+  abstract readonly path: string;
+  abstract readonly inputs: readonly string[];
+  abstract readonly files: InputFile[];
+  abstract readonly totalBytes: number | undefined;
+  abstract readonly rereadable: boolean;
+  protected reading: Reading | undefined;
+
+  abstract blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock>;
+
+  /** Begins anew. @throws {MicrogptError} where the input is gone with the first reading */
+  protected begin(strict: boolean): Reading {
+    if (this.reading && !this.rereadable) {
+      throw new MicrogptError(`${this.path === "-" ? "standard input" : this.path} can be read only once`, {
+        hint: "write the data to a file",
+      });
+    }
+    this.reading = {
+      tally: new Tally(strict),
+      blocks: new Blocks(),
+      kinds: new Map(),
+      hashes: [],
+      bytes: 0,
+      notices: [],
+      ended: false,
+    };
+    return this.reading;
+  }
+
+  report(): CorpusReport {
+    if (!this.reading?.ended) throw new Error("the corpus has not been read to its end");
+    const { tally, blocks, kinds, hashes, bytes, notices } = this.reading;
+    const trimmed = tally.cleaned.get("trailing user turn removed") ?? 0;
+    const system = tally.cleaned.get("system text put in front of a user message") ?? 0;
+    const skipped = tally.skipped.get("no assistant turn") ?? 0;
+    const unit = this.mode === "chat" ? "conversations" : "documents";
+    const said = [
+      ...fileNotices([...kinds.values()], unit),
+      ...notices,
+      cleanupNotice({ trimmed, skipped }),
+      system === 0
+        ? undefined
+        : `data cleanup: system text of ${system} conversations put in front of a user message`,
+      ...[...tally.skipped].filter(([reason]) => reason !== "no assistant turn")
+        .map(([reason, n]) => `data cleanup: ${n} ${unit} skipped (${reason})`),
+      emptyMessagesNotice(tally.cleaned.get("empty message kept") ?? 0),
+    ];
+    return {
+      sha256: hashes.length === 1 ? hashes[0]! : createHash("sha256").update(hashes.join("\n")).digest("hex"),
+      documents: blocks.count,
+      bytes,
+      characters: blocks.characters,
+      files: [...kinds.values()],
+      skipped: Object.fromEntries(tally.skipped),
+      cleaned: Object.fromEntries(tally.cleaned),
+      notices: said.filter((notice) => notice !== undefined),
+    };
+  }
+
+  /** @throws {MicrogptError} when nothing was handed out */
+  protected checkSomeLeft(name: string, hint: string): void {
+    const { blocks, tally } = this.reading!;
+    if (blocks.count > 0) return;
+    const reasons = [...tally.skipped].map(([reason, n]) => `${n} skipped: ${reason}`).join(", ");
+    const without = tally.skipped.get("no assistant turn");
+    const missing = tally.skipped.size === 1 && without !== undefined
+      ? ` with an assistant turn (${without} without)`
+      : reasons && ` (${reasons})`;
+    const unit = this.mode === "chat" ? "conversation" : "document";
+    throw new MicrogptError(`${name} holds no ${unit}${missing}`, { hint });
+  }
+}
+
+/** Files one after the other, or standard input. */
+class FileCorpus extends CountedCorpus {
+  readonly mode: "text" | "chat";
+  readonly path: string;
+  readonly totalBytes: number | undefined;
+  readonly rereadable: boolean;
+  readonly #options: CorpusOptions;
+  readonly #notices: string[];
+
+  constructor(
+    readonly inputs: readonly string[],
+    readonly files: InputFile[],
+    notices: string[],
+    options: CorpusOptions,
+  ) {
+    super();
+    this.mode = options.chat ? "chat" : "text";
+    this.path = inputs.join(", ");
+    this.#options = options;
+    this.#notices = notices;
+    this.rereadable = files.length > 0 && files.every(({ regular }) => regular);
+    this.totalBytes = this.rereadable ? files.reduce((sum, { bytes }) => sum + bytes, 0) : undefined;
+  }
+
+  async *blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock> {
+    const reading = this.begin(this.#options.strict === true);
+    const { blocks, tally, kinds, hashes } = reading;
+    reading.notices.push(...this.#notices);
+    const { chat = false, keepSystem = false, format, document, field } = this.#options;
+    for (const file of this.files.length > 0 ? this.files : [undefined]) {
+      signal?.throwIfAborted();
+      const before = blocks.count;
+      const pieces = readFile(
+        file,
+        { chat, keepSystem, format, document, field },
+        tally,
+        (item) => blocks.add(item),
+        signal,
+      );
+      let summary: FileSummary | undefined;
+      try {
+        while (!summary) {
+          const { done, value } = await pieces.next();
+          if (done) summary = value;
+          else if (blocks.isFull()) yield blocks.take(reading.bytes + value);
+        }
+      } finally {
+        // closes the file also when its reader leaves early
+        await pieces.return(undefined as never);
+      }
+      reading.bytes += summary.bytes;
+      hashes.push(summary.sha256);
+      addKind(kinds, summary, blocks.count - before);
+      if (summary.notice !== undefined && reading.notices.length < 20) reading.notices.push(summary.notice);
+      if (blocks.isFull()) yield blocks.take(reading.bytes);
+    }
+    if (document !== undefined && ![...kinds.values()].some(({ format }) => format === "text")) {
+      reading.notices.push(
+        "warning: `document` is ignored: it is about plain text, and none of the files is",
+      );
+    }
+    this.checkSomeLeft(
+      this.files.length > 1 ? this.path : this.files[0]?.path ?? "standard input",
+      chat
+        ? 'write one conversation a line: an array of {"role", "content"} messages'
+        : "write one document a line; empty lines do not count",
+    );
+    reading.ended = true;
+    if (blocks.documents.length > 0) yield blocks.take(reading.bytes);
+  }
+}
+
+/** Counts files that were read alike together. */
+function addKind(kinds: Map<string, FileCount>, summary: FileSummary, documents: number): void {
+  const { path, format, compression, encoding, detail } = summary;
+  const key = JSON.stringify([format, compression, encoding, detail, kinds.size < 5 ? path : ""]);
+  const kind = kinds.get(key) ?? {
+    path,
+    files: 0,
+    documents: 0,
+    format,
+    ...(compression ? { compression } : {}),
+    ...(encoding ? { encoding } : {}),
+    detail,
+  };
+  kind.files++;
+  kind.documents += documents;
+  kinds.set(key, kind);
+}
+
+/** Data that a program hands over, of any length. */
+export type Items<T> = Iterable<T> | AsyncIterable<T>;
+
+/**
+ * A corpus of data in memory, or of what a generator makes. Texts are taken as they are: they may have line ends, and
+ * are not trimmed. Conversations are checked and cleaned as those of a file are.
+ * @param mode what `items` are
+ * @param items an array may be read again, anything else once
+ * @throws {MicrogptError} when `items` is nothing that can be iterated over
+ */
+export function corpusOf(
+  mode: "text" | "chat",
+  items: Items<string> | Items<Message[]>,
+  options: Pick<CorpusOptions, "strict" | "keepSystem"> = {},
+): Corpus {
+  const name = mode === "chat" ? "conversations" : "documents";
+  const value: unknown = items;
+  const iterable = typeof value === "object" && value !== null &&
+    (Symbol.iterator in value || Symbol.asyncIterator in value);
+  if (!iterable) {
+    const what = mode === "chat" ? "conversations" : "texts";
+    throw new MicrogptError(`${name}: expected an array or an iterable of ${what}, got ${describe(value)}`, {
+      usage: true,
+    });
+  }
+  return new MemoryCorpus(mode, items, options);
+}
+
+class MemoryCorpus extends CountedCorpus {
+  readonly path = IN_MEMORY;
+  readonly inputs = [];
+  readonly files = [];
+  readonly totalBytes = undefined;
+  readonly rereadable: boolean;
+  readonly #items: Items<unknown>;
+  readonly #options: Pick<CorpusOptions, "strict" | "keepSystem">;
+
+  constructor(
+    readonly mode: "text" | "chat",
+    items: Items<unknown>,
+    options: Pick<CorpusOptions, "strict" | "keepSystem">,
+  ) {
+    super();
+    this.#items = items;
+    this.#options = options;
+    this.rereadable = Array.isArray(items);
+  }
+
+  async *blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock> {
+    const reading = this.begin(this.#options.strict === true);
+    const { blocks, tally } = reading;
+    const hash = createHash("sha256");
+    const keepSystem = this.#options.keepSystem === true;
+    let index = 0;
+    for await (const item of this.#items) {
+      signal?.throwIfAborted();
+      const at = index++;
+      const document = this.mode === "chat"
+        ? readConversation(item, () => `conversations[${at}]`, { keepSystem, tally })
+        : checkedText(item, at);
+      if (document === undefined) continue;
+      const json = JSON.stringify(document) + "\n";
+      hash.update(json);
+      reading.bytes += json.length;
+      blocks.add(document);
+      if (blocks.isFull()) yield blocks.take(reading.bytes);
+    }
+    if (this.mode === "chat") {
+      this.checkSomeLeft("conversations", "each is an array of {role, content} messages");
+    } else if (blocks.count === 0) throw new MicrogptError("documents is empty", { usage: true });
+    reading.hashes.push(hash.digest("hex"));
+    reading.ended = true;
+    if (blocks.documents.length > 0) yield blocks.take(reading.bytes);
+  }
+}
+
+function checkedText(item: unknown, index: number): string {
+  if (typeof item !== "string") {
+    throw new MicrogptError(`documents[${index}]: expected text, got ${describe(item)}`, { usage: true });
+  }
+  if (item.isWellFormed()) return item;
+  throw new MicrogptError(`documents[${index}]: expected well-formed Unicode, got a lone surrogate`, {
+    usage: true,
+  });
+}

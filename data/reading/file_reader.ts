@@ -1,0 +1,324 @@
+/** Reads one file of any kind into documents or conversations. */
+
+import { EXPECTED, invalidJsonHint, jsonReason, type Message } from "../chat.ts";
+import type { Format } from "../corpus_options.ts";
+import { MAX_LINE_BYTES } from "../lines.ts";
+import { MicrogptError } from "../../model/errors.ts";
+import { CONVERSATION_FIELDS, readConversation, shapeOf } from "./conversation.ts";
+import { CsvCutter, separatorOf } from "./csv_cutter.ts";
+import { type Cutter, type Emit, LineCutter, LinesCutter, MAX_DOCUMENT, SeparatorCutter } from "./cutter.ts";
+import { decodeText, type Encoding, encodingOf, sampleText } from "./decoded_text.ts";
+import { type Compression, compressionOf, openBytes, PeekedBytes, unpack } from "./input_bytes.ts";
+import type { InputFile } from "./input_files.ts";
+import { JsonCutter } from "./json_cutter.ts";
+import {
+  isTable,
+  looksLikeConversations,
+  type RecognisedText,
+  recogniseText,
+  SAMPLE_BYTES,
+} from "./recognise.ts";
+import type { Tally } from "./tally.ts";
+import { chooseField, TextField } from "./text_field.ts";
+
+/** How files are read. */
+export interface ReadSettings {
+  chat: boolean;
+  keepSystem: boolean;
+  format?: Format | undefined;
+  document?: string | undefined;
+  field?: string | undefined;
+}
+
+/** What a file turned out to be. */
+export interface FileSummary {
+  path: string;
+  format: Format;
+  compression?: Compression;
+  encoding?: Encoding;
+  /** what a document of it is, for people: "one a line", "field text" */
+  detail: string;
+  /** what a person should know of it */
+  notice?: string;
+  sha256: string;
+  bytes: number;
+}
+
+/** Takes what a file holds. */
+export type Sink = (document: string | Message[]) => void;
+
+/** Brackets that a long line may have: what is parsed of them takes some fifty times their size. */
+const MAX_BRACKETS = 1_000_000;
+
+/**
+ * Reads a file from end to end.
+ * @param file undefined for standard input
+ * @param sink called for each document, in their order
+ * @returns yields the bytes read so far, often enough that what was sunk between two is some megabytes at most
+ * @throws {MicrogptError} when it cannot be read or understood
+ */
+export async function* readFile(
+  file: InputFile | undefined,
+  settings: ReadSettings,
+  tally: Tally,
+  sink: Sink,
+  signal?: AbortSignal,
+): AsyncGenerator<number, FileSummary> {
+  const source = openBytes(file, signal);
+  const raw = new PeekedBytes(source.chunks);
+  try {
+    const start = await raw.peek(16);
+    if (settings.format === "parquet" || isParquet(start) && settings.format === undefined) {
+      if (!file?.regular) {
+        throw new MicrogptError(`${source.name}: Parquet is read from its end, so it must be a file`, {
+          hint: "write it to a file first",
+        });
+      }
+      for await (const _ of raw) signal?.throwIfAborted(); // hashes it
+      const detail = yield* readParquet(file, settings, tally, sink, signal);
+      return {
+        path: file.path,
+        format: "parquet",
+        detail,
+        sha256: source.digest(),
+        bytes: source.bytesRead(),
+      };
+    }
+    const compression = compressionOf(start);
+    const bytes = compression ? new PeekedBytes(unpack(source, raw, compression)) : raw;
+    try {
+      const sample = await bytes.peek(SAMPLE_BYTES);
+      const reader = new TextFileReader(source.name, sample, settings, tally, sink);
+      for await (const piece of decodeText(source.name, sample, bytes, () => reader.line)) {
+        reader.push(piece);
+        yield source.bytesRead();
+      }
+      reader.end();
+      return {
+        path: source.name,
+        ...reader.summary(),
+        ...(compression ? { compression } : {}),
+        encoding: encodingOf(sample),
+        sha256: source.digest(),
+        bytes: source.bytesRead(),
+      };
+    } finally {
+      await bytes.close();
+    }
+  } finally {
+    await raw.close();
+  }
+}
+
+function isParquet(start: Uint8Array): boolean {
+  return [0x50, 0x41, 0x52, 0x31].every((byte, i) => start[i] === byte);
+}
+
+/** Text of a file, as the records and documents that it holds. */
+class TextFileReader {
+  readonly #name: string;
+  readonly #settings: ReadSettings;
+  readonly #tally: Tally;
+  readonly #sink: Sink;
+  readonly #recognised: RecognisedText;
+  readonly #cutter: Cutter;
+  readonly #texts: TextField;
+  #notice: string | undefined;
+  #shape: string | undefined;
+  #header: string[] | undefined;
+
+  constructor(name: string, start: Uint8Array, settings: ReadSettings, tally: Tally, sink: Sink) {
+    this.#name = name;
+    this.#settings = settings;
+    this.#tally = tally;
+    this.#sink = sink;
+    const sample = sampleText(start);
+    const whole = start.length < SAMPLE_BYTES;
+    this.#recognised = recogniseText(sample, whole, name, settings.chat, settings.format);
+    this.#texts = new TextField(name, sink, tally, settings.field);
+    this.#cutter = this.#makeCutter(sample);
+  }
+
+  get line(): number {
+    return this.#cutter.line;
+  }
+
+  push(piece: string): void {
+    this.#cutter.push(piece);
+  }
+
+  end(): void {
+    this.#cutter.end();
+    this.#texts.end();
+  }
+
+  summary(): Pick<FileSummary, "format" | "detail" | "notice"> {
+    const { format } = this.#recognised;
+    const detail = format === "text"
+      ? textDetail(this.#document())
+      : this.#settings.chat
+      ? this.#shape ?? ""
+      : this.#texts.field === undefined
+      ? ""
+      : `field ${this.#texts.field}`;
+    return { format, detail, ...(this.#notice === undefined ? {} : { notice: this.#notice }) };
+  }
+
+  #document(): string {
+    return this.#settings.document ?? (/\.(md|markdown)(\.(gz|zst))?$/iu.test(this.#name) ? "file" : "line");
+  }
+
+  #makeCutter(sample: string): Cutter {
+    const { format, elements } = this.#recognised;
+    const { chat } = this.#settings;
+    const longest = chat ? MAX_LINE_BYTES : MAX_DOCUMENT;
+    switch (format) {
+      case "text":
+        return this.#textCutter(sample);
+      case "jsonl":
+        return new LineCutter(this.#name, (line, number) => {
+          const text = line.trim();
+          if (text !== "") this.#record(this.#parse(text, number), number);
+        }, longest);
+      case "json": {
+        const emit: Emit<string> = (text, line) => this.#record(this.#parse(text, line), line);
+        return new JsonCutter(this.#name, emit, elements === true, longest);
+      }
+      case "csv":
+      case "tsv": {
+        const separator = format === "tsv" ? "\t" : separatorOf(sample);
+        return new CsvCutter(this.#name, (row, line) => this.#row(row, line), separator);
+      }
+    }
+  }
+
+  #textCutter(sample: string): Cutter {
+    if (this.#settings.chat) {
+      throw new MicrogptError(`${this.#name}: conversations are not read from plain text`, {
+        hint: "write them as JSONL, or drop `chat`",
+        usage: true,
+      });
+    }
+    const emit: Emit<string> = (text) => {
+      const document = text.trim();
+      if (document !== "") this.#sink(document);
+    };
+    const document = this.#document();
+    if (this.#settings.format === undefined) this.#notice = syntaxNotice(this.#name, sample);
+    if (document === "line") return new LineCutter(this.#name, emit);
+    if (document === "file" || document === "paragraph") {
+      return new LinesCutter(this.#name, emit, document === "paragraph");
+    }
+    return new SeparatorCutter(this.#name, emit, document);
+  }
+
+  #parse(text: string, line: number): unknown {
+    if (text.length > MAX_LINE_BYTES && (text.match(/[[{]/gu)?.length ?? 0) > MAX_BRACKETS) {
+      throw new MicrogptError(
+        `${this.#name} line ${line} is longer than ${MAX_LINE_BYTES / 1024 / 1024} MB`,
+        {
+          hint: "long records may hold text, but not so many lists and objects",
+        },
+      );
+    }
+    try {
+      return JSON.parse(text);
+    } catch (error) {
+      const expected = this.#settings.chat ? EXPECTED : "a record";
+      const hint = this.#settings.chat
+        ? invalidJsonHint(text)
+        : { hint: "mend or remove the line; `format` text reads the file as plain text" };
+      throw new MicrogptError(
+        `${this.#name} line ${line}: expected ${expected}, got invalid JSON (${jsonReason(error)})`,
+        { ...hint, cause: error },
+      );
+    }
+  }
+
+  #record(value: unknown, line: number): void {
+    const { chat, field, keepSystem } = this.#settings;
+    if (!chat) return this.#texts.push(value, line);
+    this.#shape ??= shapeOf(value, field);
+    const where = () => `${this.#name} line ${line}`;
+    const messages = readConversation(value, where, { field, keepSystem, tally: this.#tally });
+    if (messages) this.#sink(messages);
+  }
+
+  /** The first row of a table names the columns. */
+  #row(row: string[], line: number): void {
+    if (!this.#header) {
+      this.#header = row.map((name) => name.trim());
+      return;
+    }
+    if (row.length !== this.#header.length) {
+      const where = () => `${this.#name} line ${line}`;
+      return this.#tally.skip("another number of columns than the header", where);
+    }
+    this.#record(Object.fromEntries(this.#header.map((name, column) => [name, row[column]])), line);
+  }
+}
+
+function textDetail(document: string): string {
+  switch (document) {
+    case "line":
+      return "one a line";
+    case "paragraph":
+      return "one a paragraph";
+    case "file":
+      return "one a file";
+    default:
+      return `separated by ${JSON.stringify(document.slice(0, 40))}`;
+  }
+}
+
+/** What to say of plain text whose lines look like another format, which a model would learn with the text. */
+function syntaxNotice(name: string, sample: string): string | undefined {
+  if (looksLikeConversations(sample)) {
+    return `warning: the lines of ${name} look like conversations; without --chat they are plain text`;
+  }
+  if (!isTable(sample)) return undefined;
+  return `warning: ${name} looks like a CSV table and would be learned with all of that syntax: ` +
+    "\`format\` csv reads the text of one column";
+}
+
+async function* readParquet(
+  file: InputFile,
+  { chat, field, keepSystem }: ReadSettings,
+  tally: Tally,
+  sink: Sink,
+  signal?: AbortSignal,
+): AsyncGenerator<number, string> {
+  const { ParquetFile } = await import("./parquet_rows.ts");
+  const parquet = await ParquetFile.open(file);
+  try {
+    const names = parquet.columns.map(({ name }) => name);
+    const texts = parquet.columns.filter(({ isText }) => isText).map(({ name }) => name);
+    const columns = chat
+      ? field === undefined ? names.filter((name) => CONVERSATION_FIELDS.includes(name)) : [field]
+      : [chooseField(file.path, names, texts, field)];
+    if (columns.length === 0 || !columns.every((name) => names.includes(name))) {
+      chooseField(file.path, names, [], field);
+    }
+    const reader = new TextField(file.path, sink, tally, chat ? undefined : columns[0]);
+    let shape: string | undefined;
+    for await (const { rows, first } of parquet.read(columns)) {
+      signal?.throwIfAborted();
+      for (let r = 0; r < rows.length; r++) {
+        const row = rows[r]!;
+        if (!chat) {
+          reader.push(row, first + r);
+          continue;
+        }
+        const where = () => `${file.path} row ${first + r}`;
+        shape ??= shapeOf(row, field);
+        const messages = readConversation(row, where, { field, keepSystem, tally });
+        if (messages) sink(messages);
+      }
+      yield Math.round(file.bytes * (first + rows.length - 1) / Math.max(parquet.rowCount, 1));
+    }
+    reader.end();
+    return chat ? shape ?? "" : `field ${columns[0]}`;
+  } finally {
+    parquet.close();
+  }
+}

@@ -1,0 +1,53 @@
+/** Counts what reading a corpus leaves out or changes, or stops at it. */
+
+import { MicrogptError } from "../../model/errors.ts";
+
+/** Why a document or conversation is left out. */
+export type SkipReason =
+  | "no assistant turn"
+  | "tool calls"
+  | "images or other content that is no text"
+  | "no text in the field"
+  | "another number of columns than the header";
+
+/** What is done to a conversation that is kept. */
+export type Cleanup =
+  | "trailing user turn removed"
+  | "system text put in front of a user message"
+  | "empty message kept";
+
+/** Counts of one reading of a corpus. */
+export class Tally {
+  readonly skipped = new Map<SkipReason, number>();
+  readonly cleaned = new Map<Cleanup, number>();
+  readonly #strict: boolean;
+
+  /** @param strict stop at what would be skipped */
+  constructor(strict: boolean) {
+    this.#strict = strict;
+  }
+
+  /**
+   * Leaves something out.
+   * @param where names file and line
+   * @throws {MicrogptError} when reading is strict
+   */
+  skip(reason: SkipReason, where: () => string): void {
+    // a conversation that nobody answers is usual, and the count of them has always been printed
+    if (this.#strict && reason !== "no assistant turn") {
+      throw new MicrogptError(`${where()}: ${reason}`, {
+        hint: "without `strict` it is skipped and counted",
+      });
+    }
+    add(this.skipped, reason, 1);
+  }
+
+  /** Notes that a conversation was changed, or how many of its messages were. */
+  clean(cleanup: Cleanup, times = 1): void {
+    if (times > 0) add(this.cleaned, cleanup, times);
+  }
+}
+
+function add<Key>(counts: Map<Key, number>, key: Key, n: number): void {
+  counts.set(key, (counts.get(key) ?? 0) + n);
+}
