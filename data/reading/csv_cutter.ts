@@ -132,10 +132,12 @@ export class CsvCutter implements Cutter {
 
 /** Line ends in text[start … end). */
 function lineEnds(text: string, start: number, end: number): number {
+  // of the part alone: a search for what is not there would run to the end of the text
+  const part = text.slice(start, end);
   let ends = 0;
-  for (let i = start; i < end; i++) {
-    const c = text.charCodeAt(i);
-    if (c === LF || c === CR && text.charCodeAt(i + 1) !== LF) ends++;
+  for (let at = part.indexOf("\n"); at >= 0; at = part.indexOf("\n", at + 1)) ends++;
+  for (let at = part.indexOf("\r"); at >= 0; at = part.indexOf("\r", at + 1)) {
+    if (part.charCodeAt(at + 1) !== LF) ends++;
   }
   return ends;
 }

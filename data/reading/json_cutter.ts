@@ -94,19 +94,29 @@ export class JsonCutter implements Cutter {
     return this.#inString || this.#inScalar || this.#depth > this.#base;
   }
 
-  /** Reads on in a string. @returns where it ends, or the last character of the piece */
+  /** Reads on in a string, which has no line ends. @returns where it ends, or the length of the piece */
   #skipString(piece: string, from: number): number {
-    for (let i = from; i < piece.length; i++) {
-      const c = piece.charCodeAt(i);
-      if (this.#escaped) this.#escaped = false;
-      else if (c === BACKSLASH) this.#escaped = true;
-      else if (c === LF) this.line++;
-      else if (c === QUOTE) {
-        this.#inString = false;
-        return i;
-      }
+    let at = from;
+    if (this.#escaped) {
+      this.#escaped = false;
+      at++;
     }
-    return piece.length;
+    while (true) {
+      const quote = piece.indexOf('"', at);
+      const end = quote < 0 ? piece.length : quote;
+      let backslashes = 0;
+      while (end - backslashes > at && piece.charCodeAt(end - backslashes - 1) === BACKSLASH) backslashes++;
+      const escaped = backslashes % 2 === 1;
+      if (quote >= 0 && !escaped) {
+        this.#inString = false;
+        return quote;
+      }
+      if (quote < 0) {
+        this.#escaped = escaped;
+        return end;
+      }
+      at = quote + 1;
+    }
   }
 
   /** A character at the level of the values that is no white space. @returns whether it begins a value */
