@@ -85,11 +85,12 @@ export async function* readFile(
       };
     }
     const compression = compressionOf(start);
-    const bytes = compression ? new PeekedBytes(unpack(source, raw, compression)) : raw;
+    const bytes = compression ? new PeekedBytes(unpack(source, raw, compression, signal)) : raw;
     try {
       const sample = await bytes.peek(SAMPLE_BYTES);
       const reader = new TextFileReader(source.name, sample, settings, tally, sink);
       for await (const piece of decodeText(source.name, sample, bytes, () => reader.line)) {
+        signal?.throwIfAborted();
         reader.push(piece);
         yield source.bytesRead();
       }

@@ -7,6 +7,7 @@ import { createGunzip, createZstdDecompress } from "node:zlib";
 import { MicrogptError } from "../../model/errors.ts";
 import { cannotRead } from "../lines.ts";
 import type { InputFile } from "./input_files.ts";
+import { wholeFrames } from "./zstd_frames.ts";
 
 /** Bytes a read asks for. */
 const READ_BYTES = 256 * 1024;
@@ -124,12 +125,14 @@ export async function* unpack(
   { name, bytesRead }: Pick<ByteSource, "name" | "bytesRead">,
   source: AsyncIterable<Uint8Array>,
   compression: Compression,
+  signal?: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
   const unpacker: Transform = compression === "gzip"
     ? createGunzip({ chunkSize: READ_BYTES })
     : createZstdDecompress({ chunkSize: READ_BYTES });
+  const members = compression === "zstd" ? wholeFrames(source) : source;
   let failure: unknown;
-  const feeding = pipeline(Readable.from(source, { objectMode: true, highWaterMark: 1 }), unpacker)
+  const feeding = pipeline(Readable.from(members, { objectMode: true, highWaterMark: 1 }), unpacker)
     .catch((error) => failure = error);
   let unpacked = 0;
   try {
@@ -147,8 +150,10 @@ export async function* unpack(
   } catch (error) {
     await feeding;
     // what went wrong in reading comes first; what follows from it is a stream that ended early
-    const cause = failure instanceof MicrogptError || isAbort(failure) ? failure : error;
-    if (cause instanceof MicrogptError || isAbort(cause)) throw cause;
+    const cause = failure ?? error;
+    signal?.throwIfAborted();
+    if (error instanceof MicrogptError) throw error;
+    if (cause instanceof MicrogptError) throw cause;
     throw new MicrogptError(`${name} cannot be unpacked (${compression}): ${reason(cause)}`, {
       hint: "it is damaged or cut off; get it again",
       cause,
@@ -156,10 +161,6 @@ export async function* unpack(
   } finally {
     unpacker.destroy();
   }
-}
-
-function isAbort(error: unknown): boolean {
-  return error instanceof DOMException && error.name === "AbortError";
 }
 
 function reason(error: unknown): string {
