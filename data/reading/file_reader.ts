@@ -19,7 +19,7 @@ import {
   SAMPLE_BYTES,
 } from "./recognise.ts";
 import type { Tally } from "./tally.ts";
-import { chooseField, TextField } from "./text_field.ts";
+import { chooseField, shown, TextField } from "./text_field.ts";
 
 /** How files are read. */
 export interface ReadSettings {
@@ -125,7 +125,7 @@ class TextFileReader {
   readonly #cutter: Cutter;
   readonly #texts: TextField;
   #notice: string | undefined;
-  #shape: string | undefined;
+  readonly #shapes = new Shapes();
   #header: string[] | undefined;
 
   constructor(name: string, start: Uint8Array, settings: ReadSettings, tally: Tally, sink: Sink) {
@@ -158,7 +158,7 @@ class TextFileReader {
     const detail = format === "text"
       ? textDetail(this.#document())
       : this.#settings.chat
-      ? this.#shape ?? ""
+      ? this.#shapes.said
       : this.#texts.field === undefined
       ? ""
       : `field ${this.#texts.field}`;
@@ -239,7 +239,7 @@ class TextFileReader {
   #record(value: unknown, line: number): void {
     const { chat, field, keepSystem } = this.#settings;
     if (!chat) return this.#texts.push(value, line);
-    this.#shape ??= shapeOf(value, field);
+    this.#shapes.add(value, field);
     const where = () => `${this.#name} line ${line}`;
     const messages = readConversation(value, where, { field, keepSystem, tally: this.#tally });
     if (messages) this.#sink(messages);
@@ -256,6 +256,20 @@ class TextFileReader {
       return this.#tally.skip("another number of columns than the header", where);
     }
     this.#record(Object.fromEntries(this.#header.map((name, column) => [name, row[column]])), line);
+  }
+}
+
+/** The shapes that the conversations of a file have; as a rule one. */
+class Shapes {
+  readonly #found = new Set<string>();
+
+  add(value: unknown, field?: string): void {
+    if (this.#found.size < 2) this.#found.add(shapeOf(value, field) ?? "");
+  }
+
+  /** for people */
+  get said(): string {
+    return this.#found.size > 1 ? "in several shapes" : [...this.#found][0] ?? "";
   }
 }
 
@@ -295,13 +309,20 @@ async function* readParquet(
     const names = parquet.columns.map(({ name }) => name);
     const texts = parquet.columns.filter(({ isText }) => isText).map(({ name }) => name);
     const columns = chat
-      ? field === undefined ? names.filter((name) => CONVERSATION_FIELDS.includes(name)) : [field]
+      ? field === undefined
+        ? names.filter((name) => CONVERSATION_FIELDS.includes(name))
+        : [chooseField(file.path, names, [], field)]
       : [chooseField(file.path, names, texts, field)];
-    if (columns.length === 0 || !columns.every((name) => names.includes(name))) {
-      chooseField(file.path, names, [], field);
+    if (columns.length === 0) {
+      throw new MicrogptError(
+        `${file.path} has no column of conversations: its columns are ${shown(names)}`,
+        {
+          hint: "name one with `field`, or read texts without `chat`",
+        },
+      );
     }
     const reader = new TextField(file.path, sink, tally, chat ? undefined : columns[0]);
-    let shape: string | undefined;
+    const shapes = new Shapes();
     for await (const { rows, first } of parquet.read(columns)) {
       signal?.throwIfAborted();
       for (let r = 0; r < rows.length; r++) {
@@ -311,14 +332,14 @@ async function* readParquet(
           continue;
         }
         const where = () => `${file.path} row ${first + r}`;
-        shape ??= shapeOf(row, field);
+        shapes.add(row, field);
         const messages = readConversation(row, where, { field, keepSystem, tally });
         if (messages) sink(messages);
       }
       yield Math.round(file.bytes * (first + rows.length - 1) / Math.max(parquet.rowCount, 1));
     }
     reader.end();
-    return chat ? shape ?? "" : `field ${columns[0]}`;
+    return chat ? shapes.said : `field ${columns[0]}`;
   } finally {
     parquet.close();
   }

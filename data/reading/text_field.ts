@@ -104,7 +104,7 @@ export function chooseField(name: string, names: string[], texts: string[], give
 }
 
 /** What of names may be printed, in quotes. */
-function shown(names: readonly string[]): string {
+export function shown(names: readonly string[]): string {
   const first = names.slice(0, 8).map((name) => describe(name)).join(", ");
   return names.length > 8 ? `${first} and ${names.length - 8} more` : first;
 }
