@@ -79,7 +79,10 @@ export class JsonCutter implements Cutter {
   }
 
   end(): void {
-    if (this.#inScalar) this.#finish("", 0, 0);
+    if (this.#inScalar) {
+      this.#inScalar = false;
+      this.#finish("", 0, 0);
+    }
     const cut = this.#inValue() || this.#base === 1 && this.#expected !== "nothing";
     if (!cut) return;
     throw new MicrogptError(
