@@ -88,7 +88,9 @@ function writeHelp(text: string): void {
 
 function option(flag: Flag): Option {
   const made = new Option(flag.value ? `${flag.name} <${flag.value}>` : flag.name, help(flag));
-  if (flag.value) made.argParser((text) => parseFlag(flag, text));
+  if (flag.repeatable) {
+    made.argParser((text, before: string[] | undefined) => [...before ?? [], String(parseFlag(flag, text))]);
+  } else if (flag.value) made.argParser((text) => parseFlag(flag, text));
   return made;
 }
 

@@ -12,6 +12,8 @@ export interface Flag {
   /** numbers are parsed; text is as typed */
   type?: "number" | "text";
   help: string;
+  /** may be given several times: its value is a list of texts */
+  repeatable?: boolean;
   /** shown in the help; the command itself applies it */
   default?: string | number;
   /** the only values it takes */
@@ -19,7 +21,7 @@ export interface Flag {
 }
 
 /** Values of the flags that were given, by their keys. */
-export type FlagValues = Record<string, string | number | boolean | undefined>;
+export type FlagValues = Record<string, string | number | boolean | string[] | undefined>;
 
 /** Its name and its summary stand in cli/commands.ts, which is read without loading it. */
 export interface Command {
@@ -68,12 +70,12 @@ export function checkWords(flags: readonly Flag[], words: readonly string[]): vo
     const word = words[i]!;
     const flag = flagOf(word);
     if (!flag) continue;
-    const { name, value } = flag;
+    const { name, value, repeatable } = flag;
     if (value === undefined) {
       if (word !== name) throw new MicrogptError(`${name} takes no value, got ${word}`, { usage: true });
       continue;
     }
-    if (given.has(name)) {
+    if (given.has(name) && !repeatable) {
       throw new MicrogptError(`${name} is given twice`, { hint: "give it once", usage: true });
     }
     given.add(name);

@@ -1,5 +1,6 @@
 /** Flags of the options that the library declares, and the library's messages in the words of the command line. */
 import {
+  CORPUS_OPTIONS,
   DEVICE_OPTIONS,
   flagOf,
   GENERATION,
@@ -13,18 +14,23 @@ import type { Flag } from "./command.ts";
 
 /** Options that a subcommand declares itself, because only it has them. */
 const OTHER_OPTIONS = [
-  "input",
   "output",
   "resume",
   "preset",
   "chat",
   "half",
-  "format",
   "prompt",
   "modelDir",
 ];
 
-const ALL: Options = { ...SETTINGS, ...RUN_OPTIONS, ...SAMPLING, ...GENERATION, ...DEVICE_OPTIONS };
+const ALL: Options = {
+  ...SETTINGS,
+  ...RUN_OPTIONS,
+  ...SAMPLING,
+  ...GENERATION,
+  ...DEVICE_OPTIONS,
+  ...CORPUS_OPTIONS,
+};
 
 const FLAGS = new Map<string, string>([
   ...OTHER_OPTIONS.map((name): [string, string] => [name, flagOf(name)]),
@@ -49,8 +55,11 @@ export function flagsOf(options: Options): Flag[] {
   }));
 }
 
-function valueOf({ type, choices }: Option): Pick<Flag, "value" | "type" | "choices"> {
+function valueOf(
+  { type, choices, value, repeatable }: Option,
+): Pick<Flag, "value" | "type" | "choices" | "repeatable"> {
   if (type === "switch") return {};
+  if (type === "text") return { value: value ?? "text", ...(repeatable ? { repeatable } : {}) };
   if (type === "choice") return { value: "name", ...(choices ? { choices } : {}) };
   return { value: type === "whole" ? "n" : "x", type: "number" };
 }

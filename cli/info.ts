@@ -1,5 +1,6 @@
-import { MicrogptError, type TrainingSummary } from "../mod.ts";
+import { CORPUS_OPTIONS, type InspectDataOptions, MicrogptError, type TrainingSummary } from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
+import { flagsOf } from "./flags.ts";
 import { harmless } from "./harmless.ts";
 import { resumeCommand } from "./printed_command.ts";
 import { print, printJson, sayNotice } from "./terminal.ts";
@@ -14,11 +15,7 @@ export const command: Command = {
       help: "the model; with --input the one whose tokenizer counts",
       default: "output",
     },
-    {
-      name: "--input",
-      value: "file",
-      help: "measure this data file: documents and their lengths in tokens; - is standard input",
-    },
+    ...flagsOf(CORPUS_OPTIONS),
     { name: "--chat", help: "the input is conversations (default: as the model, if one is given)" },
     {
       name: "--vocab-size",
@@ -32,19 +29,12 @@ export const command: Command = {
 };
 
 async function runInfo(values: FlagValues): Promise<void> {
-  const { modelDir, input, chat, vocabSize, json } = values;
-  if (input !== undefined) {
-    return await describeData(
-      input as string,
-      modelDir as string | undefined,
-      chat === true,
-      vocabSize,
-      !!json,
-    );
-  }
-  for (const [flag, value] of [["--chat", chat], ["--vocab-size", vocabSize]]) {
-    if (value === undefined) continue;
-    throw new MicrogptError(`${flag} is about a data file: name it with --input`, { usage: true });
+  const { modelDir, input, json } = values;
+  if (input !== undefined) return await showData(values);
+  const aboutData = ["chat", "vocabSize", ...Object.keys(CORPUS_OPTIONS)];
+  const given = aboutData.find((name) => values[name] !== undefined);
+  if (given !== undefined) {
+    throw new MicrogptError(`\`${given}\` is about a data file: name it with --input`, { usage: true });
   }
   await showModel(modelDir as string | undefined ?? "output", !!json);
 }
@@ -99,50 +89,12 @@ function row(label: string, text: string): void {
   print(`${label.padEnd(10)} ${harmless(text)}`);
 }
 
-/** Documents and their lengths, in tokens of a model's tokenizer or of one made for the file. */
-async function describeData(
-  path: string,
-  modelDir: string | undefined,
-  chat: boolean,
-  vocabSize: FlagValues[string],
-  json: boolean,
-): Promise<void> {
-  if (modelDir !== undefined && vocabSize !== undefined) {
-    throw new MicrogptError(
-      "--vocab-size makes a tokenizer, --model-dir takes the model's: give one of them",
-      {
-        usage: true,
-      },
-    );
-  }
-  const { dataNotices, documentsOf, encodeDataset, loadDataset, textsOf, unitOf } = await import(
-    "../data/dataset.ts"
-  );
-  const { copiesNotice, countCopies, splitHashes } = await import("../data/split.ts");
-  const { lengthStatistics, renderLengths } = await import("../data/lengths.ts");
-  const { checkSettings, DEFAULTS } = await import("../model/settings.ts");
-  const { openTokenizer, trainTokenizer } = await import("../model/devices.ts");
-  const size = vocabSize as number | undefined ?? DEFAULTS.vocabSize;
-  checkSettings({ vocabSize: size });
-  const model = modelDir === undefined
-    ? undefined
-    : await (await import("../model/files/checkpoint.ts")).readModelHeader(modelDir);
-  const data = await loadDataset(path, chat || model?.chat === true ? "chat" : "text");
-  for (const notice of dataNotices(data)) sayNotice(notice);
-  const tokenizer = model
-    ? await openTokenizer(model.tokenizerJson)
-    : await trainTokenizer(textsOf(data), { vocabSize: size, chat: data.mode === "chat" });
-  const documents = encodeDataset(data, tokenizer);
-  const hashes = splitHashes(documentsOf(data), DEFAULTS.seed);
-  const statistics = lengthStatistics(documents);
-  if (json) {
-    const vocab_size = tokenizer.vocabSize;
-    const copies = countCopies(hashes);
-    printJson({ input: path, mode: data.mode, vocab_size, ...statistics, copies });
-    return;
-  }
-  const copies = copiesNotice(hashes, unitOf(data));
-  if (copies) sayNotice(copies);
-  for (const line of renderLengths(statistics, unitOf(data))) print(line);
-  print(`${statistics.tokens.toLocaleString("en")} tokens of a vocabulary of ${tokenizer.vocabSize}`);
+/** What the program would read of a data file, and how long its documents are in tokens. */
+async function showData({ json, ...options }: FlagValues): Promise<void> {
+  const { inspectData, renderInspection } = await import("../mod.ts");
+  const { mode, notices, inspection } = await inspectData(options as unknown as InspectDataOptions);
+  for (const notice of notices) sayNotice(notice);
+  if (json) return printJson(inspection);
+  const unit = mode === "chat" ? "conversations" : "documents";
+  for (const line of renderInspection(inspection, unit)) print(harmless(line));
 }

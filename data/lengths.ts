@@ -40,35 +40,76 @@ const BAR_WIDTH = 40;
  * @param documents at least one
  */
 export function lengthStatistics(documents: TokenDocuments): LengthStatistics {
-  const { offsets } = documents;
-  const lengths = Uint32Array.from({ length: offsets.length - 1 }, (_, d) => offsets[d + 1]! - offsets[d]!)
-    .sort();
-  const quantile = (q: number) => lengths[Math.max(Math.ceil(q * lengths.length) - 1, 0)]!;
-  const p90 = quantile(0.9);
-  return {
-    documents: lengths.length,
-    tokens: offsets[offsets.length - 1]! - offsets[0]!,
-    median: quantile(0.5),
-    p90,
-    p99: quantile(0.99),
-    longest: quantile(1),
-    // A block of B inputs holds a document of B + 1 ids.
-    blockSizeFor90: Math.max(p90 - 1, 1),
-    histogram: histogram(lengths, quantile(0.99)),
-  };
+  const counts = new LengthCounts();
+  counts.add(documents);
+  return counts.statistics();
 }
 
-/** Equal buckets of a round width up to p99; the last also takes the few longer ones, which would flatten all others. */
-function histogram(sorted: Uint32Array, p99: number): LengthBucket[] {
-  const width = roundUp((p99 + 1 - sorted[0]!) / MAX_BUCKETS);
-  const first = Math.floor(sorted[0]! / width) * width;
+/** Lengths of any number of documents, in memory by the number of different lengths. */
+export class LengthCounts {
+  readonly #counts = new Map<number, number>();
+  #documents = 0;
+  #tokens = 0;
+
+  /** Counts some more documents. */
+  add({ offsets }: Pick<TokenDocuments, "offsets">): void {
+    for (let d = 0; d + 1 < offsets.length; d++) {
+      const length = offsets[d + 1]! - offsets[d]!;
+      this.#counts.set(length, (this.#counts.get(length) ?? 0) + 1);
+      this.#documents++;
+      this.#tokens += length;
+    }
+  }
+
+  /** Tokens of documents with more than `limit` of them, and how many documents those are. */
+  above(limit: number): { documents: number; tokens: number } {
+    const above = { documents: 0, tokens: 0 };
+    for (const [length, count] of this.#counts) {
+      if (length <= limit) continue;
+      above.documents += count;
+      above.tokens += count * length;
+    }
+    return above;
+  }
+
+  /** The statistics of what was counted, at least one document. */
+  statistics(): LengthStatistics {
+    const sorted = [...this.#counts].sort(([a], [b]) => a - b);
+    const quantile = (q: number) => {
+      const rank = Math.max(Math.ceil(q * this.#documents), 1);
+      let below = 0;
+      return sorted.find(([, count]) => (below += count) >= rank)![0];
+    };
+    const p90 = quantile(0.9);
+    return {
+      documents: this.#documents,
+      tokens: this.#tokens,
+      median: quantile(0.5),
+      p90,
+      p99: quantile(0.99),
+      longest: quantile(1),
+      // A block of B inputs holds a document of B + 1 ids.
+      blockSizeFor90: Math.max(p90 - 1, 1),
+      histogram: histogram(sorted, quantile(0.99)),
+    };
+  }
+}
+
+/**
+ * Equal buckets of a round width up to p99; the last also takes the few longer ones, which would flatten all others.
+ * @param sorted lengths with how many documents have them, ascending
+ */
+function histogram(sorted: [length: number, count: number][], p99: number): LengthBucket[] {
+  const shortest = sorted[0]![0];
+  const width = roundUp((p99 + 1 - shortest) / MAX_BUCKETS);
+  const first = Math.floor(shortest / width) * width;
   const buckets: LengthBucket[] = [];
   for (let from = first; from <= p99; from += width) buckets.push({ from, to: from + width - 1, count: 0 });
-  for (const length of sorted) {
-    buckets[Math.min(Math.floor((length - first) / width), buckets.length - 1)]!.count++;
+  for (const [length, count] of sorted) {
+    buckets[Math.min(Math.floor((length - first) / width), buckets.length - 1)]!.count += count;
   }
   const last = buckets[buckets.length - 1]!;
-  last.to = Math.max(last.to, sorted[sorted.length - 1]!);
+  last.to = Math.max(last.to, sorted[sorted.length - 1]![0]);
   return buckets;
 }
 

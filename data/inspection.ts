@@ -1,0 +1,193 @@
+/** A look at a corpus before it is trained on: counts, lengths, characters, copies, and documents as the model sees them. */
+
+import type { Message } from "./chat.ts";
+import { contentHashes } from "./content_hash.ts";
+import type { Corpus, CorpusReport } from "./corpus.ts";
+import { DistinctCount } from "./distinct.ts";
+import { encodeChat, encodeText, type TokenDocuments } from "./documents.ts";
+import { LengthCounts, type LengthStatistics, renderLengths } from "./lengths.ts";
+import { SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
+
+/** Documents that are shown, and tokens of each. */
+const EXAMPLES = 5;
+const EXAMPLE_TOKENS = 48;
+
+/** Characters that are named. */
+const COMMON_CHARACTERS = 32;
+
+/** A document as the model sees it. */
+export interface ExampleDocument {
+  /** its first tokens as text, special ones by their names; bytes that are no character as \xff */
+  tokens: string[];
+  /** tokens of all of it */
+  length: number;
+}
+
+/** What a corpus is made of. */
+export interface Inspection extends LengthStatistics {
+  input: string;
+  mode: "text" | "chat";
+  vocab_size: number;
+  /** documents that repeat an earlier one word for word */
+  copies: number;
+  /** false where there are so many documents that `copies` is an estimate */
+  copiesExact: boolean;
+  alphabet: {
+    /** different characters (code points) */
+    characters: number;
+    /** the most frequent ones, and how often each occurs */
+    common: { character: string; count: number }[];
+  };
+  /** documents that are longer than the block, where a block size is known */
+  long?: { blockSize: number; documents: number; tokens: number };
+  /** drawn by their content */
+  examples: ExampleDocument[];
+  data: Omit<CorpusReport, "notices">;
+}
+
+/**
+ * Reads a corpus and describes it. Memory does not grow with it.
+ * @param tokenizer counts the tokens
+ * @param options.blockSize of the model that is to be trained on it
+ * @throws {MicrogptError} when the corpus cannot be read
+ */
+export async function inspectCorpus(
+  corpus: Corpus,
+  tokenizer: Tokenizer,
+  { blockSize, signal }: { blockSize?: number; signal?: AbortSignal } = {},
+): Promise<Inspection> {
+  const lengths = new LengthCounts();
+  const distinct = new DistinctCount();
+  const characters = new CharacterCounts();
+  const examples = new Examples();
+  for await (const { documents } of corpus.blocks(signal)) {
+    const chat = corpus.mode === "chat";
+    const encoded = chat
+      ? encodeChat(documents as Message[][], tokenizer)
+      : encodeText(documents as string[], tokenizer);
+    lengths.add(encoded);
+    contentHashes(documents, 0).forEach((hash, d) => {
+      distinct.add(hash);
+      examples.offer(hash, encoded, d);
+      const document = documents[d]!;
+      if (typeof document === "string") characters.add(document);
+      else for (const { content } of document) characters.add(content);
+    });
+  }
+  const { notices: _, ...data } = corpus.report();
+  const statistics = lengths.statistics();
+  return {
+    input: corpus.path,
+    mode: corpus.mode,
+    vocab_size: tokenizer.vocabSize,
+    ...statistics,
+    copies: Math.max(statistics.documents - distinct.count, 0),
+    copiesExact: distinct.isExact,
+    alphabet: characters.summary(),
+    ...(blockSize === undefined ? {} : { long: { blockSize, ...lengths.above(blockSize + 1) } }),
+    examples: examples.shown(tokenizer),
+    data,
+  };
+}
+
+/** How often each character occurs. */
+class CharacterCounts {
+  readonly #counts = new Float64Array(0x11_0000);
+
+  add(text: string): void {
+    for (let i = 0; i < text.length; i++) {
+      const unit = text.charCodeAt(i);
+      if ((unit & 0xfc00) !== 0xd800) this.#counts[unit]!++;
+      else this.#counts[text.codePointAt(i++)!]!++;
+    }
+  }
+
+  summary(): Inspection["alphabet"] {
+    const found: { character: string; count: number }[] = [];
+    this.#counts.forEach((count, code) => {
+      if (count > 0) found.push({ character: String.fromCodePoint(code), count });
+    });
+    found.sort((a, b) => b.count - a.count);
+    return { characters: found.length, common: found.slice(0, COMMON_CHARACTERS) };
+  }
+}
+
+/** The documents with the smallest hashes: the same ones wherever they stand, and no two alike. */
+class Examples {
+  #chosen: { hash: number; ids: Uint32Array; length: number }[] = [];
+
+  offer(hash: number, { ids, offsets }: TokenDocuments, document: number): void {
+    const last = this.#chosen[EXAMPLES - 1];
+    if (last && hash >= last.hash || this.#chosen.some((other) => other.hash === hash)) return;
+    const [start, end] = [offsets[document]!, offsets[document + 1]!];
+    const first = ids.slice(start, Math.min(end, start + EXAMPLE_TOKENS));
+    this.#chosen.push({ hash, ids: first, length: end - start });
+    this.#chosen.sort((a, b) => a.hash - b.hash);
+    this.#chosen.length = Math.min(this.#chosen.length, EXAMPLES);
+  }
+
+  shown(tokenizer: Tokenizer): ExampleDocument[] {
+    const special = new Map<number, string>();
+    for (const name of Object.values(SPECIAL_TOKENS)) {
+      const id = tokenizer.id(name);
+      if (id !== undefined) special.set(id, name);
+    }
+    return this.#chosen.map(({ ids, length }) => ({
+      tokens: Array.from(ids, (id) => special.get(id) ?? visible(tokenizer.tokenBytes(id))),
+      length,
+    }));
+  }
+}
+
+/** The text of a token; where it is part of a character its bytes as \xff. */
+function visible(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    // a byte-level vocabulary has tokens that are no whole characters
+    return Array.from(bytes, (byte) => byte < 0x80 ? String.fromCharCode(byte) : `\\x${byte.toString(16)}`)
+      .join("");
+  }
+}
+
+/**
+ * The inspection as lines of text.
+ * @param unit what one document is called, in the plural
+ */
+export function renderInspection(inspection: Inspection, unit: string): string[] {
+  const { tokens, vocab_size, data, alphabet, copies, copiesExact, documents, long, examples } = inspection;
+  const number = (n: number) => n.toLocaleString("en");
+  const named = alphabet.common.map(({ character }) => escaped(character)).join(" ");
+  const lines = [
+    ...renderLengths(inspection, unit),
+    `${number(tokens)} tokens of a vocabulary of ${vocab_size}`,
+    `${number(data.bytes)} bytes read, ${number(data.characters)} UTF-16 units of text kept`,
+    `alphabet: ${number(alphabet.characters)} characters, most frequent first: ${named}`,
+  ];
+  if (copies > 0) {
+    lines.push(`${copiesExact ? "" : "about "}${copies} of ${documents} ${unit} repeat others word for word`);
+  }
+  if (long && long.documents > 0) {
+    const share = (100 * long.documents / documents).toFixed(1);
+    lines.push(
+      `${number(long.documents)} ${unit} (${share} %) are longer than the block of ${long.blockSize} tokens`,
+    );
+  }
+  for (const [reason, n] of Object.entries(data.skipped)) lines.push(`left out: ${number(n)} (${reason})`);
+  for (const [cleanup, n] of Object.entries(data.cleaned)) lines.push(`changed: ${number(n)} (${cleanup})`);
+  lines.push(`${examples.length === 1 ? "one of them" : `${examples.length} of them`} in tokens:`);
+  for (const { tokens, length } of examples) {
+    const rest = length > tokens.length ? ` … ${number(length - tokens.length)} more` : "";
+    lines.push(`  ${tokens.map(escaped).join("|")}${rest}`);
+  }
+  return lines;
+}
+
+/** Line ends, tabs and controls as JSON writes them, so that an example stays on its line. */
+function escaped(text: string): string {
+  return text.replace(
+    /[\p{Cc}\u2028\u2029]/gu,
+    (c) =>
+      ({ "\n": "\\n", "\t": "\\t", "\r": "\\r" })[c] ?? `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`,
+  );
+}

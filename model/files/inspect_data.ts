@@ -1,0 +1,95 @@
+/** What a data file holds, before anything is trained on it: what `microgpt info --input` shows. */
+import { type Corpus, type CorpusBlock, type CorpusOptions, openCorpus } from "../../data/corpus.ts";
+import { inspectCorpus, type Inspection } from "../../data/inspection.ts";
+import type { Tokenizer } from "../../data/tokenizer.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import { openTokenizer, trainTokenizer } from "../devices.ts";
+import { readModelHeader } from "./checkpoint.ts";
+import { checkSettings, DEFAULTS } from "../settings.ts";
+
+/** Text that a tokenizer is made of, in UTF-16 units: enough to count with. */
+const TOKENIZER_CHARACTERS = 64e6;
+
+/** What to inspect, and with which tokenizer. */
+export interface InspectDataOptions extends CorpusOptions {
+  /** a model whose tokenizer counts; default: one is trained on the data */
+  modelDir?: string;
+  /** size of that one */
+  vocabSize?: number;
+}
+
+/** What was found. */
+export interface InspectedData {
+  /** what the documents are */
+  mode: "text" | "chat";
+  /** what a person should know of the files */
+  notices: string[];
+  /** counts, lengths, alphabet, copies, what would be left out, and some documents as a model sees them */
+  inspection: Inspection;
+}
+
+/**
+ * Reads data as a training run would, and measures it.
+ * @throws {MicrogptError} for data that cannot be used, and a model that does not load
+ */
+export async function inspectData(options: InspectDataOptions): Promise<InspectedData> {
+  const { modelDir, vocabSize, chat, ...corpusOptions } = options;
+  if (modelDir !== undefined && vocabSize !== undefined) {
+    throw new MicrogptError(
+      "`vocabSize` makes a tokenizer, `modelDir` takes the model's: give one of them",
+      { usage: true },
+    );
+  }
+  checkSettings(vocabSize === undefined ? {} : { vocabSize });
+  const model = modelDir === undefined ? undefined : await readModelHeader(modelDir);
+  const opened = await openCorpus({ ...corpusOptions, chat: chat === true || model?.chat === true });
+  const notices: string[] = [];
+  const [corpus, tokenizer] = model
+    ? [opened, await openTokenizer(model.tokenizerJson)]
+    : await withTokenizer(opened, vocabSize ?? DEFAULTS.vocabSize, notices);
+  const inspection = await inspectCorpus(
+    corpus,
+    tokenizer,
+    model ? { blockSize: model.config.block_size } : {},
+  );
+  return { mode: corpus.mode, notices: [...notices, ...corpus.report().notices], inspection };
+}
+
+/**
+ * Trains a tokenizer as a run on the data would, on the first part of it where there is much.
+ * @returns the corpus with what was read of it put back, and the tokenizer
+ */
+async function withTokenizer(
+  corpus: Corpus,
+  vocabSize: number,
+  notices: string[],
+): Promise<[Corpus, Tokenizer]> {
+  const read: CorpusBlock[] = [];
+  const texts: string[] = [];
+  let characters = 0;
+  const rest = corpus.blocks();
+  while (characters < TOKENIZER_CHARACTERS) {
+    const { done, value } = await rest.next();
+    if (done) break;
+    read.push(value);
+    for (const text of value.documents.flatMap(textsOf)) {
+      texts.push(text);
+      characters += text.length;
+    }
+  }
+  if (characters >= TOKENIZER_CHARACTERS) {
+    notices.push(`the tokenizer is made of the first ${Math.round(characters / 1e6)} million characters`);
+  }
+  const tokenizer = await trainTokenizer(texts, { vocabSize, chat: corpus.mode === "chat" });
+  async function* blocks(): AsyncGenerator<CorpusBlock> {
+    while (read.length > 0) yield read.shift()!;
+    yield* rest;
+  }
+  const { mode, path, inputs, files, totalBytes } = corpus;
+  const again = { mode, path, inputs, files, totalBytes, rereadable: false, blocks };
+  return [{ ...again, report: () => corpus.report() }, tokenizer];
+}
+
+function textsOf(document: CorpusBlock["documents"][number]): string[] {
+  return typeof document === "string" ? [document] : document.map(({ content }) => content);
+}
