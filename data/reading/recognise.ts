@@ -47,8 +47,8 @@ function recognise(sample: string, whole: boolean, path: string, chat: boolean):
   return "text";
 }
 
-/** JSON, where the start of the file can be nothing else. */
-function recogniseJson(sample: string, whole: boolean, chat: boolean): "jsonl" | "json" | undefined {
+/** JSON, where the start of the file can be nothing else; and text, where it looks like JSON but is not to be read as such. */
+function recogniseJson(sample: string, whole: boolean, chat: boolean): Format | undefined {
   const start = sample.trimStart()[0];
   if (start !== "{" && start !== "[") return undefined;
   const lines = sample.split(/[\r\n]+/u).filter((line) => line.trim() !== "");
@@ -63,7 +63,7 @@ function recogniseJson(sample: string, whole: boolean, chat: boolean): "jsonl" |
   const conversation = isMessage(element);
   if (conversation) {
     // plain text whose lines are conversations stays plain text, as it has always been
-    if (!chat) return undefined;
+    if (!chat) return "text";
     return complete.length > 0 && values[0] === undefined ? "json" : "jsonl";
   }
   if (Array.isArray(element) && isMessage(element[0])) {

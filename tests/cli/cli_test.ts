@@ -236,7 +236,7 @@ Deno.test("info on conversations", async () => {
       await microgpt(["info", "--input", "chats.jsonl", "--chat", "--vocab-size", "300"], { cwd: dir }),
     );
     assert.match(stdout, /^lengths: 3 conversations/);
-    assert.match(stderr, /^data cleanup: 0 conversations trimmed .*, 1 skipped/);
+    assert.match(stderr, /^data cleanup: 0 conversations trimmed .*, 1 skipped/m);
     for (const args of [["info", "--vocab-size", "300"], ["train", "--dry-run", ...TINY]]) {
       const forgotten = succeeded(await microgpt([...args, "--input", "chats.jsonl"], { cwd: dir }));
       assert.match(

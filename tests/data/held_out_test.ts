@@ -130,12 +130,15 @@ Deno.test("train and info tell of copies, and of text that is another format's s
   await withDirectory(async (dir) => {
     const lines = documents.map((text) => JSON.stringify({ text }));
     await Deno.writeTextFile(join(dir, "a.jsonl"), [...lines, ...lines].join("\r"));
-    for (const args of [["info"], ["train", "--dry-run", ...TINY_FLAGS]]) {
-      const { code, stderr } = await microgpt([...args, "--input", "a.jsonl"], { cwd: dir });
-      assert.equal(code, 0, stderr);
-      assert.match(stderr, /^warning: the lines of a\.jsonl are JSON objects .* jq -r '\.text/m);
-      assert.match(stderr, /^40 of 80 documents repeat others word for word/m);
-    }
+    const { code, stderr } = await microgpt(["train", "--dry-run", ...TINY_FLAGS, "--input", "a.jsonl"], {
+      cwd: dir,
+    });
+    assert.equal(code, 0, stderr);
+    assert.match(stderr, /^warning: the lines of a\.jsonl are JSON objects .* jq -r '\.text/m);
+    assert.match(stderr, /^40 of 80 documents repeat others word for word/m);
+    const info = await microgpt(["info", "--input", "a.jsonl"], { cwd: dir });
+    assert.match(info.stdout, /^40 of 80 documents repeat others word for word$/m);
+    assert.match(info.stderr, /^a\.jsonl: 80 documents, field text$/m);
     const { stdout } = await microgpt(["info", "--json", "--input", "a.jsonl"], { cwd: dir });
     assert.equal(JSON.parse(stdout).copies, 40);
   });
