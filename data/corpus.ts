@@ -77,6 +77,9 @@ export interface CorpusOptions extends Partial<Omit<CorpusSettings, "input">> {
   keepSystem?: boolean;
 }
 
+/** Files that are each told of; of more, those that were read alike are told of together. */
+const NAMED_FILES = 5;
+
 /** UTF-16 units of text that a block holds at least, but for the last. */
 const BLOCK_CHARACTERS = 1 << 20;
 
@@ -268,7 +271,7 @@ class FileCorpus extends CountedCorpus {
       }
       reading.bytes += summary.bytes;
       hashes.push(summary.sha256);
-      addKind(kinds, summary, blocks.count - before);
+      addKind(kinds, summary, blocks.count - before, this.files.length > NAMED_FILES);
       if (summary.notice !== undefined && reading.notices.length < 20) reading.notices.push(summary.notice);
       if (blocks.isFull()) yield blocks.take(reading.bytes);
     }
@@ -288,10 +291,15 @@ class FileCorpus extends CountedCorpus {
   }
 }
 
-/** Counts files that were read alike together. */
-function addKind(kinds: Map<string, FileCount>, summary: FileSummary, documents: number): void {
+/** Counts a file, together with those that were read alike where there are many. */
+function addKind(
+  kinds: Map<string, FileCount>,
+  summary: FileSummary,
+  documents: number,
+  together: boolean,
+): void {
   const { path, format, compression, encoding, detail } = summary;
-  const key = JSON.stringify([format, compression, encoding, detail, kinds.size < 5 ? path : ""]);
+  const key = JSON.stringify([format, compression, encoding, detail, together ? "" : path]);
   const kind = kinds.get(key) ?? {
     path,
     files: 0,
