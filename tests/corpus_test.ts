@@ -1,6 +1,10 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
 import { gzipSync, zstdCompressSync } from "node:zlib";
+import { cleanupNotice, loadChat } from "../data/chat.ts";
+import { loadText } from "../data/text.ts";
+import { CHATS } from "./program.ts";
 import { corpusOf, openCorpus } from "../data/corpus.ts";
 import { drain, readContent, refusal, refusalOf, withFiles } from "./corpus_reading.ts";
 
@@ -256,4 +260,44 @@ Deno.test("corpus: arrays, generators and async generators", async () => {
     () => corpusOf("text", "anna"),
     /documents: expected an array or an iterable of texts, got "anna"/u,
   );
+});
+
+Deno.test("corpus: the same documents and hashes as when all of a file is loaded", async () => {
+  const names = fileURLToPath(new URL("../data/samples/names.txt", import.meta.url));
+  const loaded = await loadText(names);
+  const corpus = await openCorpus({ input: names });
+  let longest = 0;
+  for await (const { documents } of corpus.blocks()) longest = Math.max(longest, documents.length);
+  assert(longest > 1000);
+  const { documents, report } = await drain(corpus);
+  assert.deepEqual(documents, loaded.documents);
+  assert.equal(report.sha256, loaded.hash);
+  const chats = CHATS + '\n\n[{"role": "user", "content": "?"}]\r\n' +
+    CHATS.replaceAll("}]", '}, {"role": "user", "content": ""}]');
+  await withFiles({ "chats.jsonl": chats }, async (directory) => {
+    const loaded = await loadChat(`${directory}/chats.jsonl`);
+    const { documents, report } = await drain(
+      await openCorpus({ input: `${directory}/chats.jsonl`, chat: true }),
+    );
+    assert.deepEqual(documents, loaded.conversations);
+    assert.equal(report.sha256, loaded.hash);
+    assert(report.notices.includes(cleanupNotice(loaded)!));
+  });
+});
+
+Deno.test({
+  name: "corpus: a pipe is read once, and has no size",
+  ignore: Deno.build.os === "windows",
+  fn: () =>
+    withFiles({}, async (directory) => {
+      const pipe = `${directory}/pipe`;
+      await new Deno.Command("mkfifo", { args: [pipe] }).output();
+      const writer = new Deno.Command("sh", { args: ["-c", 'printf "anna\\nbob\\n" > "$0"', pipe] }).spawn();
+      const corpus = await openCorpus({ input: pipe });
+      assert.equal(corpus.totalBytes, undefined);
+      assert(!corpus.rereadable);
+      assert.deepEqual((await drain(corpus)).documents, ["anna", "bob"]);
+      await assert.rejects(drain(corpus), /can be read only once/u);
+      await writer.status;
+    }),
 });
