@@ -47,6 +47,9 @@ export interface FileSummary {
 /** Takes what a file holds. */
 export type Sink = (document: string | Message[]) => void;
 
+/** Rows of a table between two looks at whether a block is full. */
+const ROWS_AT_A_TIME = 64;
+
 /** Brackets that a long line may have: what is parsed of them takes some fifty times their size. */
 const MAX_BRACKETS = 1_000_000;
 
@@ -326,17 +329,15 @@ async function* readParquet(
     for await (const { rows, first } of parquet.read(columns)) {
       signal?.throwIfAborted();
       for (let r = 0; r < rows.length; r++) {
-        const row = rows[r]!;
-        if (!chat) {
-          reader.push(row, first + r);
-          continue;
-        }
-        const where = () => `${file.path} row ${first + r}`;
-        shapes.add(row, field);
-        const messages = readConversation(row, where, { field, keepSystem, tally });
-        if (messages) sink(messages);
+        const [row, number] = [rows[r]!, first + r];
+        if (chat) {
+          shapes.add(row, field);
+          const where = () => `${file.path} row ${number}`;
+          const messages = readConversation(row, where, { field, keepSystem, tally });
+          if (messages) sink(messages);
+        } else reader.push(row, number);
+        if (r % ROWS_AT_A_TIME === 0) yield Math.round(file.bytes * number / parquet.rowCount);
       }
-      yield Math.round(file.bytes * (first + rows.length - 1) / Math.max(parquet.rowCount, 1));
     }
     reader.end();
     return chat ? shapes.said : `field ${columns[0]}`;

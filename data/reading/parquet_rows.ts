@@ -1,6 +1,7 @@
 /** Rows of a Parquet file, some megabytes at a time. */
 
 import type { AsyncBuffer, FileMetaData, RowGroup } from "npm:hyparquet@1.33.0";
+import { gunzipSync, zstdDecompressSync } from "node:zlib";
 import { MicrogptError } from "../../model/errors.ts";
 import { cannotRead } from "../lines.ts";
 import { changed } from "./input_bytes.ts";
@@ -8,7 +9,7 @@ import type { InputFile } from "./input_files.ts";
 
 const MB = 1024 * 1024;
 /** Text that is unpacked at a time. */
-const SLICE_BYTES = 16 * MB;
+const SLICE_BYTES = 8 * MB;
 /** Most that a column of one row group may take as it lies on disk, and a page or a nested column unpacked. */
 const MAX_CHUNK_BYTES = 512 * MB;
 const MAX_UNPACKED_BYTES = 256 * MB;
@@ -224,14 +225,23 @@ function checkMetadata({ num_rows, row_groups }: FileMetaData, fileBytes: number
   if (rows !== BigInt(num_rows)) throw new Error(`its row groups hold ${rows} rows, not ${num_rows}`);
 }
 
-/** Decompressors that refuse a page of absurd size before they allocate it. */
-function bounded<C extends object>(compressors: C): C {
+/**
+ * Decompressors that refuse a page of absurd size before they allocate it. That a page has the length that its header
+ * says is checked by the reader.
+ */
+function bounded(compressors: Compressors): Compressors {
+  // the runtime's own are several times as fast
+  const all: Compressors = {
+    ...compressors,
+    ZSTD: (input, length) => zstdDecompressSync(input, { maxOutputLength: Math.max(length, 1) }),
+    GZIP: (input, length) => gunzipSync(input, { maxOutputLength: Math.max(length, 1) }),
+  };
   return Object.fromEntries(
-    Object.entries(compressors).map(([codec, unpack]) => [codec, (input: Uint8Array, length: number) => {
+    Object.entries(all).map(([codec, unpack]) => [codec, (input: Uint8Array, length: number) => {
       if (length > MAX_UNPACKED_BYTES) throw new Error(`a page unpacks to ${length} bytes`);
       return unpack(input, length);
     }]),
-  ) as C;
+  );
 }
 
 function unreadable(file: InputFile, error: unknown): MicrogptError {
