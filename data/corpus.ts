@@ -5,7 +5,7 @@
 
 import { createHash } from "node:crypto";
 import { checkOptions } from "../device/options.ts";
-import { MicrogptError } from "../model/errors.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { cleanupNotice, describe, emptyMessagesNotice, type Message } from "./chat.ts";
 import { CORPUS_OPTIONS, type CorpusSettings } from "./corpus_options.ts";
 import { IN_MEMORY } from "./dataset.ts";

@@ -25,13 +25,17 @@ export interface ExampleDocument {
 
 /** What a corpus is made of. */
 export interface Inspection extends LengthStatistics {
+  /** the inputs as they were named */
   input: string;
+  /** what the documents are */
   mode: "text" | "chat";
+  /** tokens of the tokenizer that counted */
   vocab_size: number;
   /** documents that repeat an earlier one word for word */
   copies: number;
   /** false where there are so many documents that `copies` is an estimate */
   copiesExact: boolean;
+  /** what the documents are written in */
   alphabet: {
     /** different characters (code points) */
     characters: number;
@@ -42,6 +46,7 @@ export interface Inspection extends LengthStatistics {
   long?: { blockSize: number; documents: number; tokens: number };
   /** drawn by their content */
   examples: ExampleDocument[];
+  /** what was read, left out and changed */
   data: Omit<CorpusReport, "notices">;
 }
 

@@ -1,7 +1,7 @@
 /** Conversations in the shapes in which people have them, as messages of user and assistant. */
 
 import { countEmptyMessages, describe, EXAMPLE, EXPECTED, type Message, type Role } from "../chat.ts";
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import type { Tally } from "./tally.ts";
 
 /** Fields with an array of messages, as OpenAI and ShareGPT have them. */

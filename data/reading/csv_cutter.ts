@@ -1,6 +1,6 @@
 /** Cuts comma- or tab-separated values into rows (RFC 4180; line ends of all kinds). */
 
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import { type Cutter, type Emit, MAX_DOCUMENT } from "./cutter.ts";
 
 /** More columns than this are no table of texts. */

@@ -1,6 +1,6 @@
 /** Cuts text that comes in pieces, split anywhere, into lines or into larger documents. */
 
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import { MAX_LINE_BYTES } from "../lines.ts";
 
 /** Longest document of several lines, in UTF-16 units. */

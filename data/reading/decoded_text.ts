@@ -1,6 +1,6 @@
 /** Bytes as text, strictly: UTF-8, or UTF-16 where a byte order mark says so. */
 
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import { refuseSignatures } from "../file_signatures.ts";
 
 /** How text is written as bytes. */

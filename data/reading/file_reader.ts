@@ -3,7 +3,7 @@
 import { EXPECTED, invalidJsonHint, jsonReason, type Message } from "../chat.ts";
 import type { Format } from "../corpus_options.ts";
 import { MAX_LINE_BYTES } from "../lines.ts";
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import { CONVERSATION_FIELDS, readConversation, shapeOf } from "./conversation.ts";
 import { CsvCutter, separatorOf } from "./csv_cutter.ts";
 import { type Cutter, type Emit, LineCutter, LinesCutter, MAX_DOCUMENT, SeparatorCutter } from "./cutter.ts";

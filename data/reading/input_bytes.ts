@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { Readable, type Transform } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { createGunzip, createZstdDecompress } from "node:zlib";
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import { cannotRead } from "../lines.ts";
 import type { InputFile } from "./input_files.ts";
 import { wholeFrames } from "./zstd_frames.ts";

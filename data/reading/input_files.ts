@@ -1,7 +1,7 @@
 /** Which files are read: paths, directories and patterns as a list in a fixed order. */
 
 import { glob } from "node:fs/promises";
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import { cannotRead } from "../lines.ts";
 
 /** A file as it was found before anything of it was read. */

@@ -1,6 +1,6 @@
 /** Cuts JSON of any size into its values: the elements of one array, or values one after the other. */
 
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import type { Cutter, Emit } from "./cutter.ts";
 
 const QUOTE = 0x22;

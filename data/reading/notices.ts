@@ -9,10 +9,15 @@ import { count } from "./input_files.ts";
 export interface FileCount {
   /** the first of them */
   path: string;
+  /** how many */
   files: number;
+  /** what they gave */
   documents: number;
+  /** what they were read as */
   format: Format;
+  /** what they were packed with */
   compression?: Compression;
+  /** how their text was written */
   encoding?: Encoding;
   /** what a document of them is, for people; may be empty */
   detail: string;

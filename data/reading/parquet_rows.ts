@@ -2,7 +2,7 @@
 
 import type { AsyncBuffer, FileMetaData, RowGroup } from "npm:hyparquet@1.33.0";
 import { gunzipSync, zstdDecompressSync } from "node:zlib";
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import { cannotRead } from "../lines.ts";
 import { changed } from "./input_bytes.ts";
 import type { InputFile } from "./input_files.ts";

@@ -1,6 +1,6 @@
 /** Counts what reading a corpus leaves out or changes, or stops at it. */
 
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 
 /** Why a document or conversation is left out. */
 export type SkipReason =

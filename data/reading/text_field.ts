@@ -1,7 +1,7 @@
 /** The text of a record: which field or column holds it. */
 
 import { describe } from "../chat.ts";
-import { MicrogptError } from "../../model/errors.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import type { Emit } from "./cutter.ts";
 import type { Tally } from "./tally.ts";
 

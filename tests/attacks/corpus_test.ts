@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import { openCorpus } from "../../data/corpus.ts";
-import { drain, readContent, refusal, withFiles } from "../corpus_reading.ts";
+import { drain, readContent, refusal, withFiles } from "../data/corpus_reading.ts";
 
 const MB = 1024 * 1024;
 

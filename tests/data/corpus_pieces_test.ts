@@ -2,11 +2,17 @@
 
 import assert from "node:assert/strict";
 import { gzipSync, zstdCompressSync } from "node:zlib";
-import { CsvCutter } from "../data/reading/csv_cutter.ts";
-import { type Cutter, type Emit, LineCutter, LinesCutter, SeparatorCutter } from "../data/reading/cutter.ts";
-import { decodeText } from "../data/reading/decoded_text.ts";
-import { unpack } from "../data/reading/input_bytes.ts";
-import { JsonCutter } from "../data/reading/json_cutter.ts";
+import { CsvCutter } from "../../data/reading/csv_cutter.ts";
+import {
+  type Cutter,
+  type Emit,
+  LineCutter,
+  LinesCutter,
+  SeparatorCutter,
+} from "../../data/reading/cutter.ts";
+import { decodeText } from "../../data/reading/decoded_text.ts";
+import { unpack } from "../../data/reading/input_bytes.ts";
+import { JsonCutter } from "../../data/reading/json_cutter.ts";
 import { randomNumbers } from "./random_numbers.ts";
 
 const ROUNDS = 300;

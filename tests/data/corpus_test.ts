@@ -2,10 +2,10 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { gzipSync, zstdCompressSync } from "node:zlib";
-import { cleanupNotice, loadChat } from "../data/chat.ts";
-import { loadText } from "../data/text.ts";
-import { CHATS } from "./program.ts";
-import { corpusOf, openCorpus } from "../data/corpus.ts";
+import { cleanupNotice, loadChat } from "../../data/chat.ts";
+import { loadText } from "../../data/text.ts";
+import { CHATS } from "../cli/program.ts";
+import { corpusOf, openCorpus } from "../../data/corpus.ts";
 import { drain, readContent, refusal, refusalOf, withFiles } from "./corpus_reading.ts";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
@@ -263,7 +263,7 @@ Deno.test("corpus: arrays, generators and async generators", async () => {
 });
 
 Deno.test("corpus: the same documents and hashes as when all of a file is loaded", async () => {
-  const names = fileURLToPath(new URL("../data/samples/names.txt", import.meta.url));
+  const names = fileURLToPath(new URL("../../data/samples/names.txt", import.meta.url));
   const loaded = await loadText(names);
   const corpus = await openCorpus({ input: names });
   let longest = 0;

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { openCorpus } from "../data/corpus.ts";
+import { openCorpus } from "../../data/corpus.ts";
 import { drain, refusal, refusalOf } from "./corpus_reading.ts";
 
 const fixture = (name: string) => fileURLToPath(new URL(`parquet/${name}.parquet`, import.meta.url));

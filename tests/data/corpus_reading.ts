@@ -1,9 +1,9 @@
 /** Reads a corpus to its end, for tests. */
 
 import { dirname } from "node:path";
-import type { Message } from "../data/chat.ts";
-import { type Corpus, type CorpusOptions, type CorpusReport, openCorpus } from "../data/corpus.ts";
-import { MicrogptError } from "../model/errors.ts";
+import type { Message } from "../../data/chat.ts";
+import { type Corpus, type CorpusOptions, type CorpusReport, openCorpus } from "../../data/corpus.ts";
+import { MicrogptError } from "../../device/errors.ts";
 
 /** What a corpus held. */
 export interface Read {

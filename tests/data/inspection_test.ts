@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
-import type { Message } from "../data/chat.ts";
-import { contentHash } from "../data/content_hash.ts";
-import { corpusOf } from "../data/corpus.ts";
-import { DistinctCount } from "../data/distinct.ts";
-import { inspectCorpus, renderInspection } from "../data/inspection.ts";
+import type { Message } from "../../data/chat.ts";
+import { contentHash } from "../../data/content_hash.ts";
+import { corpusOf } from "../../data/corpus.ts";
+import { DistinctCount } from "../../data/distinct.ts";
+import { inspectCorpus, renderInspection } from "../../data/inspection.ts";
 import { byteTokenizer } from "./byte_tokenizer.ts";
 import { withFiles } from "./corpus_reading.ts";
-import { microgpt } from "./program.ts";
+import { microgpt } from "../cli/program.ts";
 
 Deno.test("inspection: counts, lengths, alphabet, copies and documents in tokens", async () => {
   const texts = ["ab", "ab", "b👋", "a\nb", "aaaaaa", "ab"];
