@@ -1,7 +1,7 @@
 /** Python programs that tests compare with. */
 import { fileURLToPath } from "node:url";
 
-/** The Python that has the packages of bench/requirements.txt; MICROGPT_PYTHON names another than the system's. */
+/** The Python that has the packages of tests/requirements.txt; MICROGPT_PYTHON names another than the system's. */
 const PYTHON = Deno.env.get("MICROGPT_PYTHON") || "python3";
 
 async function python(args: string[]): Promise<Deno.CommandOutput | undefined> {
@@ -21,14 +21,14 @@ async function python(args: string[]): Promise<Deno.CommandOutput | undefined> {
 export async function pythonTest(name: string, modules: string[], fn: () => Promise<void>): Promise<void> {
   const ignore = !(await python(["-c", `import ${modules.join(", ")}`]))?.success;
   const reason = ignore
-    ? ` (skipped: ${PYTHON} lacks ${modules.join(" or ")}, see bench/requirements.txt)`
+    ? ` (skipped: ${PYTHON} lacks ${modules.join(" or ")}, see tests/requirements.txt)`
     : "";
   Deno.test({ name: name + reason, ignore, fn });
 }
 
 /**
- * Runs a program of tests/.
- * @param file beside this one
+ * Runs a Python program.
+ * @param file its path from this folder
  * @returns what it printed
  */
 export async function runPython(file: string, args: string[]): Promise<string> {

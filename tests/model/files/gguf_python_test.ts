@@ -120,7 +120,7 @@ function checkOurs(found: string, values: Float32Array): void {
   }
 }
 
-/** We find in the other side's file what it wrote (tests/gguf_peer.py). */
+/** We find in the other side's file what it wrote (tests/model/files/gguf_peer.py). */
 async function checkTheirs(dir: string, values: Float32Array): Promise<void> {
   const path = join(dir, "theirs.gguf");
   using file = await Deno.open(path);
@@ -159,7 +159,7 @@ await pythonTest(
   () =>
     withDirectory(async (dir) => {
       const values = await prepare(dir);
-      const found = await runPython("gguf_peer.py", [dir]);
+      const found = await runPython("files/gguf_peer.py", [dir]);
       for (const type of TYPES) {
         const blocks = await Deno.readFile(join(dir, `${type}.blocks`));
         const expected = new Float32Array((await Deno.readFile(join(dir, `${type}.f32`))).buffer);
