@@ -2,7 +2,7 @@
 import { MicrogptError } from "../device/errors.ts";
 
 /** The networks by name: `model/networks.ts` has them. */
-export type Architecture = "gpt";
+export type Architecture = "gpt" | "llama";
 
 /** The architecture of a model, with the field names of `meta.json`. A network may add fields of its own. */
 export interface ModelConfig {
@@ -12,7 +12,7 @@ export interface ModelConfig {
   vocab_size: number;
   /** E */
   n_embd: number;
-  /** H, a divisor of E */
+  /** H */
   n_head: number;
   /** L */
   n_layer: number;
@@ -24,7 +24,7 @@ export interface ModelConfig {
 export interface Shape {
   /** width of the embedding */
   nEmbd: number;
-  /** attention heads, a divisor of nEmbd */
+  /** attention heads */
   nHead: number;
   /** layers */
   nLayer: number;
