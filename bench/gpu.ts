@@ -15,7 +15,6 @@ import { type GpuDevice, openGpuDevice } from "../gpu/device.ts";
 import { measurePeak, type Peak, timeOnGpu } from "../gpu/peak.ts";
 import { matmul } from "../gpu/matmul.ts";
 import { MATVEC_ROWS, planTiles, possibleCuts, type TilePlan } from "../gpu/tiles.ts";
-import type { ModelConfig } from "../model/config.ts";
 import type {
   AdamState,
   Dtype,
@@ -25,7 +24,7 @@ import type {
   PackedDocuments,
   Tensor,
 } from "../device/device.ts";
-import { gptNetwork } from "../model/gpt.ts";
+import { type GptConfig, gptNetwork } from "../model/gpt.ts";
 import { flatTensor } from "../model/parameters.ts";
 import { type PresetName, PRESETS } from "../model/settings.ts";
 import { mixSeed, uniform } from "../device/random.ts";
@@ -166,7 +165,7 @@ class Bench {
   }
 }
 
-async function products(bench: Bench, config: ModelConfig, T: number): Promise<void> {
+async function products(bench: Bench, config: GptConfig, T: number): Promise<void> {
   const { n_embd: E, vocab_size: V } = config;
   const chunk = Math.min(T, Math.floor((8 << 20) / (4 * V)));
   row("product", "tile", "", "ms", "GFLOP/s", "of peak");
@@ -189,7 +188,7 @@ async function products(bench: Bench, config: ModelConfig, T: number): Promise<v
 }
 
 /** A model with its optimizer, ready to train and to decode. */
-function setUp(d: GpuDevice, config: ModelConfig, lengths: number[]) {
+function setUp(d: GpuDevice, config: GptConfig, lengths: number[]) {
   const network = gptNetwork(config);
   const { layout } = network;
   const initial = network.initialParameters(1);
@@ -227,7 +226,7 @@ function setUp(d: GpuDevice, config: ModelConfig, lengths: number[]) {
   return { network, layout, state, weights, activations, batch, metrics, step, T };
 }
 
-async function movements(bench: Bench, config: ModelConfig, model: ReturnType<typeof setUp>): Promise<void> {
+async function movements(bench: Bench, config: GptConfig, model: ReturnType<typeof setUp>): Promise<void> {
   const { d } = bench;
   const { n_embd: E, vocab_size: V, n_head: H } = config;
   const { layout, state, activations, batch, metrics, T, weights } = model;
@@ -269,7 +268,7 @@ async function movements(bench: Bench, config: ModelConfig, model: ReturnType<ty
 }
 
 /** Time of a decoded token in one stream at full context, 16 a read-back. */
-async function decoding(bench: Bench, config: ModelConfig, model: ReturnType<typeof setUp>): Promise<void> {
+async function decoding(bench: Bench, config: GptConfig, model: ReturnType<typeof setUp>): Promise<void> {
   const { d } = bench;
   const { network, weights } = model;
   const memory = network.allocateDecodeMemory(d, 1, 1, config.block_size);

@@ -11,9 +11,8 @@
  */
 import { parseArgs } from "node:util";
 import { type DeviceName, openDevice } from "../model/devices.ts";
-import type { ModelConfig } from "../model/config.ts";
 import type { AdamState, Device, Dtype, PackedDocuments } from "../device/device.ts";
-import { gptNetwork } from "../model/gpt.ts";
+import { type GptConfig, gptNetwork } from "../model/gpt.ts";
 import { flatTensor } from "../model/parameters.ts";
 import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
 import { printProfile, type Profile, profiled } from "./profile.ts";
@@ -47,7 +46,7 @@ const settings = flags.preset === "defaults"
   ? DEFAULTS
   : { ...DEFAULTS, ...PRESETS[flags.preset as PresetName] };
 
-const config: ModelConfig = {
+const config: GptConfig = {
   vocab_size: settings.vocabSize,
   n_embd: settings.nEmbd,
   n_head: settings.nHead,

@@ -2,8 +2,9 @@
  * What a device must be able to do: hold matrices and run the kernels of the model on them. A network (`model/gpt.ts`) is
  * written once against this interface; `reference`, `cpu` and `webgpu` implement it and share one test suite.
  *
- * Letters in shapes: T tokens of all documents of a batch, end to end · E n_embd · H n_head · D = E/H ·
- * V vocabulary · B block_size · N rows of a decoding step.
+ * Letters in shapes: T tokens of all documents of a batch, end to end · E width of the residual stream · H heads of queries ·
+ * Hkv heads of keys and values · D width of a head · F width of the MLP · V vocabulary · B block_size · N rows of a decoding
+ * step.
  *
  * Calls only queue work; they run in the order of the calls. Nothing waits but `read`.
  */
@@ -187,10 +188,37 @@ export interface Device extends Allocator {
   embed(x: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void;
   /** Adds to dWte [V, E] and dWpe [B, E] the gradient of `embed`, each row in the order of its tokens in the batch. */
   embedBackward(dWte: Tensor, dWpe: Tensor, dx: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void;
+  /** x[t] = table[token].  x: [T, E] f32   table: [V, E] */
+  lookup(x: Tensor, batch: Batch, table: Tensor): void;
+  /** Adds to dTable [V, E] the gradient of `lookup`, each row in the order of its tokens in the batch. */
+  lookupBackward(dTable: Tensor, dx: Tensor, batch: Batch): void;
   /** out = x / sqrt(mean(x²) + 1e-5), row by row.  out, x: [T, E] */
   rmsNorm(out: Tensor, x: Tensor): void;
   /** dx += rmsnorm's gradient at x for dy.  all [T, E] */
   rmsNormBackward(dx: Tensor, dy: Tensor, x: Tensor): void;
+  /** out = weight ∘ x / sqrt(mean(x²) + epsilon), row by row.  out, x: [T, E]   weight: [1, E] work */
+  scaledRmsNorm(out: Tensor, x: Tensor, weight: Tensor, epsilon: number): void;
+  /** dx [T, E] += and dWeight [1, E] += the gradients of `scaledRmsNorm` at x for dy; dWeight in the order of the rows, or of fixed blocks. */
+  scaledRmsNormBackward(
+    dx: Tensor,
+    dWeight: Tensor,
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    epsilon: number,
+  ): void;
+  /**
+   * Turns, in place, each pair (j, j + D/2) of the first `heads` heads of a row by its position's angles: (a, b) becomes
+   * (a·cos − b·sin, b·cos + a·sin). Su et al. 2021.
+   * @param x [T, at least heads · D]
+   * @param angles [positions, D] f32: cosines of the D/2 pairs, then their sines
+   * @param back the gradient: turns back
+   */
+  rope(x: Tensor, angles: Tensor, batch: Batch, heads: number, back?: boolean): void;
+  /** out = silu(gate) ∘ up, with silu(g) = g · σ(g).  out: [T, F]   gateUp: [T, 2F], gates then ups */
+  swiglu(out: Tensor, gateUp: Tensor): void;
+  /** dGateUp [T, 2F] = the gradient of `swiglu` at gateUp for dOut [T, F]. */
+  swigluBackward(dGateUp: Tensor, dOut: Tensor, gateUp: Tensor): void;
   /** out = a · b in one of three forms, with what `fusion` adds. */
   matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion?: MatmulFusion): void;
   /**
@@ -198,9 +226,13 @@ export interface Device extends Allocator {
    * @param norm [N, E] memory for rmsnorm(x), which a device may leave unused
    */
   rmsNormMatmul(out: Tensor, x: Tensor, w: Tensor, norm: Tensor, relu?: boolean): void;
-  /** Causal attention within each document.  out: [T, E]   lse: [T, H] f32, log-sum-exp of the scaled scores   qkv: [T, 3E] */
-  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void;
-  /** dQkv [T, 3E] from dOut [T, E] and what `attention` left. */
+  /**
+   * Causal attention within each document. H / Hkv heads of queries share a head of keys and values (Ainslie et al. 2023).
+   * out: [T, H·D]   lse: [T, H] f32, log-sum-exp of the scaled scores   qkv: [T, (H + 2 Hkv)·D], queries, keys, values
+   * @param nKvHead Hkv, a divisor of H; default: H
+   */
+  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number, nKvHead?: number): void;
+  /** dQkv, of qkv's shape, from dOut [T, H·D] and what `attention` left. */
   attentionBackward(
     dQkv: Tensor,
     dOut: Tensor,
@@ -209,6 +241,7 @@ export interface Device extends Allocator {
     qkv: Tensor,
     batch: Batch,
     nHead: number,
+    nKvHead?: number,
   ): void;
   /**
    * For the rows t = firstRow … firstRow + logits.rows of the batch: losses[t] = scale · −log softmax(logits)[target],
@@ -237,9 +270,14 @@ export interface Device extends Allocator {
 
   /** `embed` for decoding: x [N, E] from rows' tokens and positions. */
   embedRows(x: Tensor, rows: DecodeRows, wte: Tensor, wpe: Tensor): void;
+  /** `lookup` for decoding: x [N, E] from rows' tokens. */
+  lookupRows(x: Tensor, rows: DecodeRows, table: Tensor): void;
+  /** `rope` for decoding, by rows' positions. */
+  ropeRows(x: Tensor, angles: Tensor, rows: DecodeRows, heads: number): void;
   /**
    * Stores each row's key and value at its place in the cache, then attends from each row to positions 0 … its own of its
-   * sequence.  out: [N, E]   qkv: [N, 3E]   cache: [sequences · B, 2E], row s·B + p holds key then value of position p
+   * sequence.  out: [N, H·D]   qkv: [N, (H + 2 Hkv)·D]   cache: [sequences · B, 2 Hkv·D], row s·B + p holds key then value of
+   * position p
    */
   attentionCached(
     out: Tensor,
@@ -248,6 +286,7 @@ export interface Device extends Allocator {
     rows: DecodeRows,
     blockSize: number,
     nHead: number,
+    nKvHead?: number,
   ): void;
   /**
    * Draws the next token of each row: rows.tokens[r] and output[step, r] become it, rows.positions[r] grows by one.

@@ -23,6 +23,7 @@ import { deviceClosed } from "./errors.ts";
 import { uniform } from "./random.ts";
 
 type Floats = Float32Array | Float64Array;
+type FiveFloats = [Floats, Floats, Floats, Floats, Floats];
 
 /** What a tensor and its views share. */
 interface Memory {
@@ -84,10 +85,10 @@ function integers(tensor: Tensor): Uint32Array {
 const EPSILON = 1e-5;
 
 /** 1 / sqrt(mean(x²) + ε) of x[from … from + n). */
-function reciprocalRms(x: Floats, from: number, n: number): number {
+function reciprocalRms(x: Floats, from: number, n: number, epsilon = EPSILON): number {
   let squares = 0;
   for (let i = from; i < from + n; i++) squares += x[i]! * x[i]!;
-  return 1 / Math.sqrt(squares / n + EPSILON);
+  return 1 / Math.sqrt(squares / n + epsilon);
 }
 
 export class ReferenceDevice implements Device {
@@ -216,6 +217,27 @@ export class ReferenceDevice implements Device {
     });
   }
 
+  lookup(x: Tensor, batch: Batch, table: Tensor): void {
+    this.#lookUp(x, (batch as ReferenceBatch).documents.tokens, table);
+  }
+
+  lookupRows(x: Tensor, rows: DecodeRows, table: Tensor): void {
+    this.#lookUp(x, integers(rows.tokens).subarray(0, rows.tokens.rows), table);
+  }
+
+  #lookUp(x: Tensor, tokens: Uint32Array, table: Tensor): void {
+    const E = x.cols;
+    tokens.forEach((token, t) => floats(x).set(floats(table).subarray(token * E, (token + 1) * E), t * E));
+  }
+
+  lookupBackward(dTable: Tensor, dx: Tensor, batch: Batch): void {
+    const E = dx.cols;
+    const [table, gradient] = [floats(dTable), floats(dx)];
+    (batch as ReferenceBatch).documents.tokens.forEach((token, t) => {
+      for (let i = 0; i < E; i++) table[token * E + i]! += gradient[t * E + i]!;
+    });
+  }
+
   rmsNorm(out: Tensor, x: Tensor): void {
     const E = x.cols;
     const [y, input] = [floats(out), floats(x)];
@@ -234,6 +256,71 @@ export class ReferenceDevice implements Device {
       let dot = 0;
       for (let i = row * E; i < (row + 1) * E; i++) dot += dOut[i]! * input[i]! * r;
       for (let i = row * E; i < (row + 1) * E; i++) dIn[i]! += r * (dOut[i]! - input[i]! * r * dot / E);
+    }
+  }
+
+  scaledRmsNorm(out: Tensor, x: Tensor, weight: Tensor, epsilon: number): void {
+    const E = x.cols;
+    const [y, input, w] = [floats(out), floats(x), floats(weight)];
+    for (let row = 0; row < x.rows; row++) {
+      const r = reciprocalRms(input, row * E, E, epsilon);
+      for (let i = 0; i < E; i++) y[row * E + i] = w[i]! * input[row * E + i]! * r;
+    }
+  }
+
+  /** dx += r · (g − x̂ · mean(g · x̂)) with g = w · dy, and dw += dy · x̂. */
+  scaledRmsNormBackward(
+    dx: Tensor,
+    dWeight: Tensor,
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    epsilon: number,
+  ): void {
+    const E = x.cols;
+    const [dIn, dw, dOut, input, w] = [dx, dWeight, dy, x, weight].map(floats) as FiveFloats;
+    for (let row = 0; row < x.rows; row++) {
+      const r = reciprocalRms(input, row * E, E, epsilon);
+      let dot = 0;
+      for (let i = 0; i < E; i++) dot += w[i]! * dOut[row * E + i]! * input[row * E + i]! * r;
+      for (let i = 0; i < E; i++) {
+        const normed = input[row * E + i]! * r;
+        dw[i]! += dOut[row * E + i]! * normed;
+        dIn[row * E + i]! += r * (w[i]! * dOut[row * E + i]! - normed * dot / E);
+      }
+    }
+  }
+
+  rope(x: Tensor, angles: Tensor, batch: Batch, heads: number, back = false): void {
+    (batch as ReferenceBatch).forEachToken((t, position) => turnRow(x, t, angles, position, heads, back));
+  }
+
+  ropeRows(x: Tensor, angles: Tensor, rows: DecodeRows, heads: number): void {
+    for (let r = 0; r < x.rows; r++) turnRow(x, r, angles, integers(rows.positions)[r]!, heads, false);
+  }
+
+  swiglu(out: Tensor, gateUp: Tensor): void {
+    const F = out.cols;
+    const [y, x] = [floats(out), floats(gateUp)];
+    for (let row = 0; row < out.rows; row++) {
+      for (let i = 0; i < F; i++) {
+        const [gate, up] = [x[2 * row * F + i]!, x[(2 * row + 1) * F + i]!];
+        y[row * F + i] = gate * sigmoid(gate) * up;
+      }
+    }
+  }
+
+  /** dGate = dOut · up · σ · (1 + gate · (1 − σ)), dUp = dOut · silu(gate). */
+  swigluBackward(dGateUp: Tensor, dOut: Tensor, gateUp: Tensor): void {
+    const F = dOut.cols;
+    const [dx, dy, x] = [floats(dGateUp), floats(dOut), floats(gateUp)];
+    for (let row = 0; row < dOut.rows; row++) {
+      for (let i = 0; i < F; i++) {
+        const [g, u] = [2 * row * F + i, (2 * row + 1) * F + i];
+        const [gate, s] = [x[g]!, sigmoid(x[g]!)];
+        dx[g] = dy[row * F + i]! * x[u]! * s * (1 + gate * (1 - s));
+        dx[u] = dy[row * F + i]! * gate * s;
+      }
     }
   }
 
@@ -274,21 +361,22 @@ export class ReferenceDevice implements Device {
     this.matmul(out, norm, w, "NT", { relu });
   }
 
-  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void {
-    const E = out.cols;
-    const D = E / nHead;
+  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number, nKvHead = nHead): void {
     const [y, x, logSums] = [floats(out), floats(qkv), floats(lse)];
+    const heads = headsOf(out, nHead, nKvHead);
+    const { D, stride } = heads;
     (batch as ReferenceBatch).forEachToken((t, position) => {
       for (let h = 0; h < nHead; h++) {
-        const scores = attentionScores(x, t, t - position, E, D, h);
+        const [, , v] = headColumns(heads, h);
+        const scores = attentionScores(x, t, t - position, heads, h);
         const logSum = logSumExp(scores);
         logSums[t * nHead + h] = logSum;
-        for (let i = h * D; i < (h + 1) * D; i++) {
+        for (let i = 0; i < D; i++) {
           let sum = 0;
           for (let s = 0; s <= position; s++) {
-            sum += Math.exp(scores[s]! - logSum) * x[(t - position + s) * 3 * E + 2 * E + i]!;
+            sum += Math.exp(scores[s]! - logSum) * x[(t - position + s) * stride + v + i]!;
           }
-          y[t * E + i] = sum;
+          y[t * out.cols + h * D + i] = sum;
         }
       }
     });
@@ -303,32 +391,29 @@ export class ReferenceDevice implements Device {
     qkv: Tensor,
     batch: Batch,
     nHead: number,
+    nKvHead = nHead,
   ): void {
-    const E = out.cols;
-    const D = E / nHead;
-    const [dx, dy, y, x, logSums] = [dQkv, dOut, out, qkv, lse].map(floats) as [
-      Floats,
-      Floats,
-      Floats,
-      Floats,
-      Floats,
-    ];
-    dx.fill(0, 0, dQkv.rows * 3 * E);
+    const [dx, dy, y, x, logSums] = [dQkv, dOut, out, qkv, lse].map(floats) as FiveFloats;
+    const heads = headsOf(out, nHead, nKvHead);
+    const { D, stride } = heads;
+    dx.fill(0, 0, dQkv.rows * stride);
     (batch as ReferenceBatch).forEachToken((t, position) => {
       for (let h = 0; h < nHead; h++) {
-        const scores = attentionScores(x, t, t - position, E, D, h);
+        const [q, k, v] = headColumns(heads, h);
+        const scores = attentionScores(x, t, t - position, heads, h);
+        const at = t * out.cols + h * D;
         let delta = 0;
-        for (let i = h * D; i < (h + 1) * D; i++) delta += dy[t * E + i]! * y[t * E + i]!;
+        for (let i = 0; i < D; i++) delta += dy[at + i]! * y[at + i]!;
         for (let s = 0; s <= position; s++) {
-          const row = (t - position + s) * 3 * E;
+          const row = (t - position + s) * stride;
           const p = Math.exp(scores[s]! - logSums[t * nHead + h]!);
           let dp = 0;
-          for (let i = h * D; i < (h + 1) * D; i++) dp += dy[t * E + i]! * x[row + 2 * E + i]!;
+          for (let i = 0; i < D; i++) dp += dy[at + i]! * x[row + v + i]!;
           const dScore = p * (dp - delta) / Math.sqrt(D);
-          for (let i = h * D; i < (h + 1) * D; i++) {
-            dx[t * 3 * E + i]! += dScore * x[row + E + i]!;
-            dx[row + E + i]! += dScore * x[t * 3 * E + i]!;
-            dx[row + 2 * E + i]! += p * dy[t * E + i]!;
+          for (let i = 0; i < D; i++) {
+            dx[t * stride + q + i]! += dScore * x[row + k + i]!;
+            dx[row + k + i]! += dScore * x[t * stride + q + i]!;
+            dx[row + v + i]! += p * dy[at + i]!;
           }
         }
       }
@@ -410,30 +495,39 @@ export class ReferenceDevice implements Device {
     rows: DecodeRows,
     blockSize: number,
     nHead: number,
+    nKvHead = nHead,
   ): void {
-    const E = out.cols;
-    const D = E / nHead;
+    const heads = headsOf(out, nHead, nKvHead);
+    const { D, width, stride } = heads;
     const [y, x, kv] = [floats(out), floats(qkv), floats(cache)];
     const [positions, sequences] = [integers(rows.positions), integers(rows.sequences)];
-    const line = (r: number, position: number) => (sequences[r]! * blockSize + position) * 2 * E;
+    const line = (r: number, position: number) => (sequences[r]! * blockSize + position) * (stride - width);
     for (let r = 0; r < qkv.rows; r++) {
-      kv.set(x.subarray(r * 3 * E + E, (r + 1) * 3 * E), line(r, positions[r]!));
+      kv.set(x.subarray(r * stride + width, (r + 1) * stride), line(r, positions[r]!));
     }
     for (let r = 0; r < qkv.rows; r++) {
       for (let h = 0; h < nHead; h++) {
+        // of a cache line, which is a row without its queries
+        const [q, k, v] = headColumns(heads, h).map((column, part) =>
+          part === 0 ? column : column - width
+        ) as [
+          number,
+          number,
+          number,
+        ];
         const scores = new Float64Array(positions[r]! + 1);
         for (let s = 0; s <= positions[r]!; s++) {
-          for (let i = h * D; i < (h + 1) * D; i++) {
-            scores[s]! += x[r * 3 * E + i]! * kv[line(r, s) + i]! / Math.sqrt(D);
+          for (let i = 0; i < D; i++) {
+            scores[s]! += x[r * stride + q + i]! * kv[line(r, s) + k + i]! / Math.sqrt(D);
           }
         }
         const logSum = logSumExp(scores);
-        for (let i = h * D; i < (h + 1) * D; i++) {
+        for (let i = 0; i < D; i++) {
           let sum = 0;
           for (let s = 0; s <= positions[r]!; s++) {
-            sum += Math.exp(scores[s]! - logSum) * kv[line(r, s) + E + i]!;
+            sum += Math.exp(scores[s]! - logSum) * kv[line(r, s) + v + i]!;
           }
-          y[r * E + i] = sum;
+          y[r * width + h * D + i] = sum;
         }
       }
     }
@@ -463,22 +557,61 @@ export class ReferenceDevice implements Device {
   }
 }
 
-/** q·k / √D of query row t and the keys of rows first … t, of head h. */
-function attentionScores(
-  qkv: Floats,
-  t: number,
-  first: number,
-  E: number,
-  D: number,
+/** How a row of qkv is cut into heads. */
+interface Heads {
+  D: number;
+  /** H · D: columns of all queries */
+  width: number;
+  /** (H + 2 Hkv) · D: columns of a row */
+  stride: number;
+  /** heads of queries that share a head of keys and values */
+  group: number;
+}
+
+function headsOf(out: Tensor, nHead: number, nKvHead: number): Heads {
+  const D = out.cols / nHead;
+  return { D, width: out.cols, stride: out.cols + 2 * nKvHead * D, group: nHead / nKvHead };
+}
+
+/** First columns of the queries of head h, and of the keys and values that it sees. */
+function headColumns(
+  { D, width, stride, group }: Heads,
   h: number,
-): Float64Array {
+): [query: number, key: number, value: number] {
+  const kv = Math.floor(h / group) * D;
+  return [h * D, width + kv, (width + stride) / 2 + kv];
+}
+
+/** q·k / √D of query row t and the keys of rows first … t, of head h. */
+function attentionScores(qkv: Floats, t: number, first: number, heads: Heads, h: number): Float64Array {
+  const { D, stride } = heads;
+  const [q, k] = headColumns(heads, h);
   const scores = new Float64Array(t - first + 1);
   for (let s = first; s <= t; s++) {
     let dot = 0;
-    for (let i = h * D; i < (h + 1) * D; i++) dot += qkv[t * 3 * E + i]! * qkv[s * 3 * E + E + i]!;
+    for (let i = 0; i < D; i++) dot += qkv[t * stride + q + i]! * qkv[s * stride + k + i]!;
     scores[s - first] = dot / Math.sqrt(D);
   }
   return scores;
+}
+
+/** See `Device.rope`, for one row. */
+function turnRow(x: Tensor, row: number, angles: Tensor, position: number, heads: number, back: boolean) {
+  const D = angles.cols;
+  const [values, table] = [floats(x), floats(angles)];
+  for (let h = 0; h < heads; h++) {
+    for (let j = 0; j < D / 2; j++) {
+      const [cos, sin] = [table[position * D + j]!, table[position * D + D / 2 + j]! * (back ? -1 : 1)];
+      const [i, k] = [row * x.cols + h * D + j, row * x.cols + h * D + D / 2 + j];
+      const [a, b] = [values[i]!, values[k]!];
+      values[i] = a * cos - b * sin;
+      values[k] = b * cos + a * sin;
+    }
+  }
+}
+
+function sigmoid(x: number): number {
+  return 1 / (1 + Math.exp(-x));
 }
 
 /** log Σ exp(x), without overflow. */

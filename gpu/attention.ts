@@ -30,7 +30,7 @@ function maxHeadDim(workgroupMemory: number): number {
   return workgroupMemory >= 20 << 10 ? 128 : 64;
 }
 
-/** Width of a head, checked. */
+/** Width of a head of E = H·D numbers, checked. */
 function headDim(E: number, nHead: number, format: string, workgroupMemory: number): number {
   const D = E / nHead;
   if (!Number.isInteger(D)) throw new RangeError(`${nHead} heads do not divide ${E}`);
@@ -86,16 +86,18 @@ export function attention(
   qkv: GpuTensor,
   batch: GpuBatch,
   nHead: number,
+  nKvHead: number,
 ): void {
   const E = out.cols;
   const D = headDim(E, nHead, qkv.format, workgroupMemory);
+  const GROUP = nHead / nKvHead;
   const aligned = isAligned(D, out, qkv);
   const { positions, forwardItems } = batch.sections;
   runner.run(
-    `attention ${qkv.format} ${aligned} D=${D}`,
+    `attention ${qkv.format} ${aligned} D=${D} G=${GROUP}`,
     () => ({
       source: tilesSource + attentionSource,
-      constants: { ...headConstants(D), BACKWARD: false },
+      constants: { ...headConstants(D), GROUP, BACKWARD: false },
       params: PARAMS,
       bindings: {
         qkv: { format: qkv.format, access: "read", aligned },
@@ -121,19 +123,21 @@ export function attentionBackward(
   qkv: GpuTensor,
   batch: GpuBatch,
   nHead: number,
+  nKvHead: number,
 ): void {
   const E = out.cols;
   const D = headDim(E, nHead, qkv.format, workgroupMemory);
+  const GROUP = nHead / nKvHead;
   const aligned = isAligned(D, dQkv, dOut, out, qkv);
   const delta = scratch(qkv.rows * nHead, "attention");
   const { positions, forwardItems, backwardItems } = batch.sections;
   const read = ({ format }: GpuTensor): BindingSpec => ({ format, access: "read", aligned });
   const shared = { qkv: read(qkv), d_out: read(dOut), lse: F32_READ, positions: U32, items: U32 };
   const dqkv: BindingSpec = { format: dQkv.format, access: "write", aligned };
-  const constants = { ...headConstants(D), BACKWARD: true };
+  const constants = { ...headConstants(D), GROUP, BACKWARD: true };
   const values = [batch.tokenCount, E, nHead, batch.blockCount, 1 / Math.sqrt(D)];
   runner.run(
-    `attention backward, queries ${qkv.format} ${aligned} D=${D}`,
+    `attention backward, queries ${qkv.format} ${aligned} D=${D} G=${GROUP}`,
     () => ({
       source: tilesSource + backwardSource,
       constants: { ...constants, QUERIES: true },
@@ -145,7 +149,7 @@ export function attentionBackward(
     ...rowsAndHeads(batch.blockCount, nHead),
   );
   runner.run(
-    `attention backward, keys ${qkv.format} ${aligned} D=${D}`,
+    `attention backward, keys ${qkv.format} ${aligned} D=${D} G=${GROUP}`,
     () => ({
       source: tilesSource + backwardSource,
       constants: { ...constants, QUERIES: false },
@@ -154,7 +158,7 @@ export function attentionBackward(
     }),
     [qkv, dOut, lse, positions, backwardItems, delta, dQkv],
     values,
-    ...rowsAndHeads(batch.blockCount, nHead),
+    ...rowsAndHeads(batch.blockCount, nKvHead),
   );
 }
 
@@ -174,9 +178,11 @@ export function attentionCached(
   rows: GpuDecodeRows,
   blockSize: number,
   nHead: number,
+  nKvHead: number,
 ): void {
   const E = out.cols;
   const D = headDim(E, nHead, qkv.format, workgroupMemory);
+  const GROUP = nHead / nKvHead;
   const quads = Math.ceil(D / 4);
   const aligned = isAligned(D, out, qkv, cache);
   const threads = Math.max(
@@ -184,10 +190,10 @@ export function attentionCached(
     Math.min(128, 2 ** Math.floor(Math.log2(partialQuads(workgroupMemory) / quads))),
   );
   runner.run(
-    `attention cached ${qkv.format} ${aligned} D=${D} ${threads}`,
+    `attention cached ${qkv.format} ${aligned} D=${D} G=${GROUP} ${threads}`,
     () => ({
       source: reduceSource + cachedSource,
-      constants: { D, QUADS: quads, THREADS: threads, SUBGROUPS: subgroups },
+      constants: { D, GROUP, QUADS: quads, THREADS: threads, SUBGROUPS: subgroups },
       params: { N: "u32", E: "u32", B: "u32", scale: "f32" },
       bindings: {
         qkv: { format: qkv.format, access: "read", aligned },

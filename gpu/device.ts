@@ -24,6 +24,7 @@ import { bindingBytes, BufferPool, elementBytes, GpuTensor, type Memory, storage
 import { KernelRunner } from "./kernel_runner.ts";
 import { matmul, rmsNormMatmul } from "./matmul.ts";
 import { fromHalves, toHalves } from "./number_formats.ts";
+import * as llama from "./llama_rows.ts";
 import * as optimizer from "./optimizer.ts";
 import * as rows from "./rows.ts";
 import { selfTest } from "./self_test.ts";
@@ -293,12 +294,57 @@ export class GpuDevice implements Device {
     rows.embedBackward(this, g(dWte), g(dWpe), g(dx), batch as GpuBatch, g(wte), g(wpe));
   }
 
+  lookup(x: Tensor, batch: Batch, table: Tensor): void {
+    const { sections, tokenCount } = batch as GpuBatch;
+    llama.lookup(this, g(x), sections.tokens, tokenCount, g(table));
+  }
+
+  lookupBackward(dTable: Tensor, dx: Tensor, batch: Batch): void {
+    llama.lookupBackward(this, g(dTable), g(dx), batch as GpuBatch);
+  }
+
+  lookupRows(x: Tensor, { tokens }: DecodeRows, table: Tensor): void {
+    llama.lookup(this, g(x), g(tokens), tokens.rows, g(table));
+  }
+
   rmsNorm(out: Tensor, x: Tensor): void {
     rows.rmsNorm(this, g(out), g(x));
   }
 
   rmsNormBackward(dx: Tensor, dy: Tensor, x: Tensor): void {
     rows.rmsNormBackward(this, g(dx), g(dy), g(x));
+  }
+
+  scaledRmsNorm(out: Tensor, x: Tensor, weight: Tensor, epsilon: number): void {
+    llama.scaledRmsNorm(this, g(out), g(x), g(weight), epsilon);
+  }
+
+  scaledRmsNormBackward(
+    dx: Tensor,
+    dWeight: Tensor,
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    epsilon: number,
+  ): void {
+    llama.scaledRmsNormBackward(this, g(dx), g(dWeight), g(dy), g(x), g(weight), epsilon);
+  }
+
+  rope(x: Tensor, angles: Tensor, batch: Batch, heads: number, back = false): void {
+    const { sections, tokenCount } = batch as GpuBatch;
+    llama.rope(this, g(x), g(angles), sections.positions, tokenCount, heads, back);
+  }
+
+  ropeRows(x: Tensor, angles: Tensor, { positions }: DecodeRows, heads: number): void {
+    llama.rope(this, g(x), g(angles), g(positions), positions.rows, heads, false);
+  }
+
+  swiglu(out: Tensor, gateUp: Tensor): void {
+    llama.swiglu(this, g(out), g(gateUp));
+  }
+
+  swigluBackward(dGateUp: Tensor, dOut: Tensor, gateUp: Tensor): void {
+    llama.swigluBackward(this, g(dGateUp), g(dOut), g(gateUp));
   }
 
   matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion?: MatmulFusion): void {
@@ -309,8 +355,8 @@ export class GpuDevice implements Device {
     rmsNormMatmul(this, g(out), g(x), g(w), g(norm), relu);
   }
 
-  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void {
-    attention.attention(this, g(out), g(lse), g(qkv), batch as GpuBatch, nHead);
+  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number, nKvHead = nHead): void {
+    attention.attention(this, g(out), g(lse), g(qkv), batch as GpuBatch, nHead, nKvHead);
   }
 
   attentionBackward(
@@ -321,8 +367,10 @@ export class GpuDevice implements Device {
     qkv: Tensor,
     batch: Batch,
     nHead: number,
+    nKvHead = nHead,
   ): void {
-    attention.attentionBackward(this, g(dQkv), g(dOut), g(out), g(lse), g(qkv), batch as GpuBatch, nHead);
+    const gpuBatch = batch as GpuBatch;
+    attention.attentionBackward(this, g(dQkv), g(dOut), g(out), g(lse), g(qkv), gpuBatch, nHead, nKvHead);
   }
 
   crossEntropy(
@@ -364,9 +412,10 @@ export class GpuDevice implements Device {
     decodeRows: DecodeRows,
     blockSize: number,
     nHead: number,
+    nKvHead = nHead,
   ): void {
     const gpuRows = decodeRows as unknown as attention.GpuDecodeRows;
-    attention.attentionCached(this, g(out), g(qkv), g(cache), gpuRows, blockSize, nHead);
+    attention.attentionCached(this, g(out), g(qkv), g(cache), gpuRows, blockSize, nHead, nKvHead);
   }
 
   sample(

@@ -21,24 +21,25 @@ export interface RowContext {
 }
 
 /** Threads for a row of E. */
-const ROW_THREADS = 64;
+export const ROW_THREADS = 64;
 
 /** Threads for a row of the vocabulary: with few elements each, waiting for each other would take longest. */
 function vocabularyThreads(V: number): number {
   return V <= 1024 ? 64 : 256;
 }
 
-const U32: BindingSpec = { format: "u32", access: "read", aligned: false };
+export const U32: BindingSpec = { format: "u32", access: "read", aligned: false };
 const U32_WRITE: BindingSpec = { format: "u32", access: "write", aligned: false };
-const F32: BindingSpec = { format: "f32", access: "read", aligned: false };
-const F32_WRITE: BindingSpec = { format: "f32", access: "write", aligned: false };
+export const F32: BindingSpec = { format: "f32", access: "read", aligned: false };
+export const F32_WRITE: BindingSpec = { format: "f32", access: "write", aligned: false };
 
 /** Rows of `cols` elements are read four at a time when all of them start at a multiple of four. */
-function isAligned(cols: number, ...tensors: GpuTensor[]): boolean {
+export function isAligned(cols: number, ...tensors: GpuTensor[]): boolean {
   return cols % 4 === 0 && tensors.every((tensor) => tensor.offset % 4 === 0);
 }
 
-function rowBinding(tensor: GpuTensor, access: "read" | "write", aligned: boolean): BindingSpec {
+/** The binding of a tensor whose rows are read and written by quads. */
+export function rowBinding(tensor: GpuTensor, access: "read" | "write", aligned: boolean): BindingSpec {
   return { format: tensor.format, access, aligned };
 }
 
@@ -111,7 +112,8 @@ export function embedBackward(
   gather(runner, dWpe, ds, sections.positionOrder, sections.positionRuns, batch.positionRunCount);
 }
 
-function gather(
+/** table[id] += the rows of ds that used id, in their order. */
+export function gather(
   runner: KernelRunner,
   table: GpuTensor,
   ds: GpuTensor,

@@ -20,8 +20,10 @@ export interface ModelConfig {
   block_size: number;
 }
 
-/** What every network has, as settings of a run. */
+/** What a network is made of, as settings of a run; what an architecture does not have, it does not read. */
 export interface Shape {
+  /** which network */
+  arch?: Architecture;
   /** width of the embedding */
   nEmbd: number;
   /** attention heads */
@@ -30,6 +32,16 @@ export interface Shape {
   nLayer: number;
   /** longest context in tokens */
   blockSize: number;
+  /** heads of keys and values; 0: as many as nHead */
+  nKvHead?: number;
+  /** width of a head; 0: nEmbd / nHead */
+  headDim?: number;
+  /** width of the MLP; 0: about 8/3 of nEmbd */
+  ffn?: number;
+  /** the embedding is the head, too */
+  tie?: boolean;
+  /** pair j of a head turns by ropeTheta^(−2j / D) a position */
+  ropeTheta?: number;
 }
 
 /** Fields that are whole numbers from 1. */

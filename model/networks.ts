@@ -2,9 +2,10 @@
 import type { Architecture, ConfigNaming, ModelConfig } from "./config.ts";
 import { MicrogptError } from "../device/errors.ts";
 import { gpt } from "./gpt.ts";
+import { llama } from "./llama.ts";
 import type { Network, NetworkKind } from "./network.ts";
 
-const NETWORKS: Record<Architecture, NetworkKind> = { gpt };
+const NETWORKS: Record<Architecture, NetworkKind> = { gpt, llama: llama as unknown as NetworkKind };
 
 /**
  * The architecture of that name.

@@ -20,7 +20,7 @@ import {
 import { deviceClosed, MicrogptError } from "../device/errors.ts";
 import { check, openLibrary } from "./library.ts";
 import { DEVICE } from "./symbols.ts";
-import { CpuBatch, CpuTensor, type FiveTensors, metricsRow, sameShape } from "./tensor.ts";
+import { CpuBatch, CpuTensor, type FiveTensors, metricsRow, qkvWidth, sameShape } from "./tensor.ts";
 
 /** What `openCpuDevice` accepts. */
 export interface CpuDeviceOptions {
@@ -207,6 +207,33 @@ export class CpuDevice implements Device {
     ));
   }
 
+  lookup(x: Tensor, batch: Batch, table: Tensor): void {
+    sameShape(x, batch.tokenCount, table.cols);
+    const [o, t, { handle }] = [x as CpuTensor, table as CpuTensor, batch as CpuBatch];
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_lookup(
+      this.#device, o.handle, o.offset, handle, t.handle, t.offset, o.rows, o.cols, t.rows,
+    ));
+  }
+
+  lookupBackward(dTable: Tensor, dx: Tensor, batch: Batch): void {
+    sameShape(dx, batch.tokenCount, dTable.cols);
+    const [t, y, { handle }] = [dTable as CpuTensor, dx as CpuTensor, batch as CpuBatch];
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_lookup_backward(
+      this.#device, t.handle, t.offset, y.handle, y.offset, handle, y.rows, y.cols, t.rows,
+    ));
+  }
+
+  lookupRows(x: Tensor, rows: DecodeRows, table: Tensor): void {
+    sameShape(x, rows.tokens.rows, table.cols);
+    const [o, i, t] = [x as CpuTensor, rows.tokens as CpuTensor, table as CpuTensor];
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_lookup_rows(
+      this.#device, o.handle, o.offset, i.handle, i.offset, t.handle, t.offset, o.rows, o.cols, t.rows,
+    ));
+  }
+
   rmsNorm(out: Tensor, x: Tensor): void {
     sameShape(out, x.rows, x.cols);
     const [o, i] = [out as CpuTensor, x as CpuTensor];
@@ -220,6 +247,69 @@ export class CpuDevice implements Device {
     // deno-fmt-ignore
     check(this.#native.mg_cpu_rms_norm_backward(
       this.#device, o.handle, o.offset, y.handle, y.offset, i.handle, i.offset, i.rows, i.cols,
+    ));
+  }
+
+  scaledRmsNorm(out: Tensor, x: Tensor, weight: Tensor, epsilon: number): void {
+    sameShape(out, x.rows, x.cols);
+    sameShape(weight, 1, x.cols);
+    const [o, i, w] = [out as CpuTensor, x as CpuTensor, weight as CpuTensor];
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_scaled_rms_norm(
+      this.#device, o.handle, o.offset, i.handle, i.offset, w.handle, w.offset, i.rows, i.cols, epsilon,
+    ));
+  }
+
+  scaledRmsNormBackward(
+    dx: Tensor,
+    dWeight: Tensor,
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    epsilon: number,
+  ): void {
+    for (const tensor of [dx, dy]) sameShape(tensor, x.rows, x.cols);
+    for (const tensor of [dWeight, weight]) sameShape(tensor, 1, x.cols);
+    const [o, dw, y, i, w] = [dx, dWeight, dy, x, weight] as CpuTensor[] as FiveTensors;
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_scaled_rms_norm_backward(
+      this.#device, o.handle, o.offset, dw.handle, dw.offset, y.handle, y.offset, i.handle, i.offset,
+      w.handle, w.offset, i.rows, i.cols, epsilon,
+    ));
+  }
+
+  rope(x: Tensor, angles: Tensor, batch: Batch, heads: number, back = false): void {
+    sameShape(x, batch.tokenCount, x.cols);
+    const [o, a, { handle }] = [x as CpuTensor, angles as CpuTensor, batch as CpuBatch];
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_rope(
+      this.#device, o.handle, o.offset, a.handle, a.offset, handle, o.rows, o.cols, heads, a.cols, a.rows,
+      back ? 1 : 0,
+    ));
+  }
+
+  ropeRows(x: Tensor, angles: Tensor, rows: DecodeRows, heads: number): void {
+    sameShape(rows.positions, x.rows, 1);
+    const [o, a, p] = [x as CpuTensor, angles as CpuTensor, rows.positions as CpuTensor];
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_rope_rows(
+      this.#device, o.handle, o.offset, a.handle, a.offset, p.handle, p.offset, o.rows, o.cols, heads,
+      a.cols, a.rows,
+    ));
+  }
+
+  swiglu(out: Tensor, gateUp: Tensor): void {
+    sameShape(gateUp, out.rows, 2 * out.cols);
+    const [o, x] = [out as CpuTensor, gateUp as CpuTensor];
+    check(this.#native.mg_cpu_swiglu(this.#device, o.handle, o.offset, x.handle, x.offset, o.rows, o.cols));
+  }
+
+  swigluBackward(dGateUp: Tensor, dOut: Tensor, gateUp: Tensor): void {
+    for (const tensor of [dGateUp, gateUp]) sameShape(tensor, dOut.rows, 2 * dOut.cols);
+    const [dx, dy, x] = [dGateUp as CpuTensor, dOut as CpuTensor, gateUp as CpuTensor];
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_swiglu_backward(
+      this.#device, dx.handle, dx.offset, dy.handle, dy.offset, x.handle, x.offset, dy.rows, dy.cols,
     ));
   }
 
@@ -249,15 +339,15 @@ export class CpuDevice implements Device {
     this.matmul(out, norm, w, "NT", { relu });
   }
 
-  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number): void {
+  attention(out: Tensor, lse: Tensor, qkv: Tensor, batch: Batch, nHead: number, nKvHead = nHead): void {
     sameShape(out, batch.tokenCount, out.cols);
     sameShape(lse, out.rows, nHead);
-    sameShape(qkv, out.rows, 3 * out.cols);
+    sameShape(qkv, out.rows, qkvWidth(out, nHead, nKvHead));
     const [o, l, x] = [out as CpuTensor, lse as CpuTensor, qkv as CpuTensor];
     // deno-fmt-ignore
     check(this.#native.mg_cpu_attention(
       this.#device, o.handle, o.offset, l.handle, l.offset, x.handle, x.offset, (batch as CpuBatch).handle,
-      o.rows, o.cols, nHead,
+      o.rows, o.cols, nHead, nKvHead,
     ));
   }
 
@@ -269,17 +359,17 @@ export class CpuDevice implements Device {
     qkv: Tensor,
     batch: Batch,
     nHead: number,
+    nKvHead = nHead,
   ): void {
     sameShape(out, batch.tokenCount, out.cols);
     sameShape(dOut, out.rows, out.cols);
     sameShape(lse, out.rows, nHead);
-    sameShape(qkv, out.rows, 3 * out.cols);
-    sameShape(dQkv, out.rows, 3 * out.cols);
+    for (const tensor of [qkv, dQkv]) sameShape(tensor, out.rows, qkvWidth(out, nHead, nKvHead));
     const [dx, dy, y, l, x] = [dQkv, dOut, out, lse, qkv] as CpuTensor[] as FiveTensors;
     // deno-fmt-ignore
     check(this.#native.mg_cpu_attention_backward(
       this.#device, dx.handle, dx.offset, dy.handle, dy.offset, y.handle, y.offset, l.handle, l.offset,
-      x.handle, x.offset, (batch as CpuBatch).handle, y.rows, y.cols, nHead,
+      x.handle, x.offset, (batch as CpuBatch).handle, y.rows, y.cols, nHead, nKvHead,
     ));
   }
 
@@ -363,16 +453,18 @@ export class CpuDevice implements Device {
     rows: DecodeRows,
     blockSize: number,
     nHead: number,
+    nKvHead = nHead,
   ): void {
-    sameShape(qkv, out.rows, 3 * out.cols);
-    sameShape(cache, cache.rows, 2 * out.cols);
+    const width = qkvWidth(out, nHead, nKvHead);
+    sameShape(qkv, out.rows, width);
+    sameShape(cache, cache.rows, width - out.cols);
     sameShape(rows.positions, out.rows, 1);
     sameShape(rows.sequences, out.rows, 1);
     const [o, x, c, p, s] = [out, qkv, cache, rows.positions, rows.sequences] as CpuTensor[] as FiveTensors;
     // deno-fmt-ignore
     check(this.#native.mg_cpu_attention_cached(
       this.#device, o.handle, o.offset, x.handle, x.offset, c.handle, c.offset, p.handle, p.offset,
-      s.handle, s.offset, o.rows, o.cols, c.rows, blockSize, nHead,
+      s.handle, s.offset, o.rows, o.cols, c.rows, blockSize, nHead, nKvHead,
     ));
   }
 

@@ -51,3 +51,8 @@ export function metricsRow(metrics: CpuTensor, slot: number): number {
   if (slot < 0 || slot >= metrics.rows || metrics.cols !== 4) throw new RangeError(`no metrics row ${slot}`);
   return metrics.offset + slot * 4;
 }
+
+/** Columns of queries, keys and values of all heads, where `out` has as many as the queries. */
+export function qkvWidth(out: Tensor, nHead: number, nKvHead: number): number {
+  return out.cols + 2 * nKvHead * (out.cols / nHead);
+}

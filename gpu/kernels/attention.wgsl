@@ -1,5 +1,6 @@
 // Causal attention within each document, running softmax (FlashAttention: Dao et al. 2022), no T × T matrix.
-// qkv: [T, 3E]   out: [T, E]   lse: [T, H] f32, log-sum-exp of the scaled scores   positions: [T] in the document
+// qkv: [T, E + 2E / GROUP]   out: [T, E]   lse: [T, H] f32, log-sum-exp of the scaled scores   positions: [T] in the document
+// E = H·D; GROUP heads of queries share one of keys and values
 // items: (first, begin) for every block of 64 tokens: its first, and the first of the document that it starts in
 //
 // A workgroup takes a block of queries and a head, and walks the keys from `begin` on, 32 at a time (attention_tiles.wgsl): scores,

@@ -1,10 +1,10 @@
-// Backward of attention.wgsl: dqkv [T, 3E] from d_out [T, E], out [T, E], lse [T, H] and qkv [T, 3E]. With
+// Backward of attention.wgsl: dqkv, of the shape of qkv, from d_out [T, E], out [T, E], lse [T, H] and qkv. With
 // p = exp(q·k/√D − lse), delta = d_out · out and ds = p · (d_out·v − delta):   dq = Σ ds·k/√D,   dk = Σ ds·q/√D,   dv = Σ p·d_out.
 // Scores are computed again rather than kept (Dao et al. 2022). Two kernels, so that each result is added up in one place, in order:
 //
 // QUERIES: a block of 64 queries and a head against the keys from `begin` on, 32 at a time. Leaves dq, and delta [T, H].
 //   items: (first, begin) as in attention.wgsl
-// Otherwise: a block of 64 keys and a head against the queries up to `end`. Leaves dk and dv.
+// Otherwise: a block of 64 keys and a head of theirs against the queries up to `end` of its GROUP heads. Leaves dk and dv.
 //   items: (first, end) for every block of 64 tokens: its first, and the end of the document that its last token is in
 //
 // Cost for a document of n tokens and one head: 3·n²·D and 4·n²·D flops, about n²·D/17 elements read each, most of them from cache.
@@ -77,7 +77,7 @@ fn main(
 
 #for i in 0..4
   if (query[$i] < end) {
-    let to = 3u * query[$i] * p.E + head * D;
+    let to = head_start(query[$i], QUERY, head);
 #for w in 0..PARTS
     dqkv_store_quad(to + 32u * $wu + 4u * column, to + D, row_of(sum_$w, $iu) * p.scale);
 #end
@@ -96,7 +96,6 @@ fn main(
   if (block >= p.blocks) { return; }
   let first = items_load(2u * block);
   let end = items_load(2u * block + 1u);
-  let head = group.y;
   let row = thread / 8u;
   let column = thread % 8u;
   let key = vec4(first + 4u * row) + FOUR;
@@ -105,6 +104,7 @@ fn main(
   var sum_dk_$w = mat4x4<f32>();
   var sum_dv_$w = mat4x4<f32>();
 #end
+  for (var head = group.y * GROUP; head < (group.y + 1u) * GROUP; head++) {
   for (var tile = first; tile < end; tile += 32u) {
     var s = mat4x4<f32>();
     var dp = mat4x4<f32>();
@@ -145,15 +145,17 @@ fn main(
     sum_dk_$w = multiply(sum_dk_$w, 8u, row, column);
 #end
   }
+  }
 
 #for i in 0..4
   if (key[$i] < p.T) {
-    let to = (3u * key[$i] + 1u) * p.E + head * D;
+    let to = head_start(key[$i], KEY, group.y * GROUP);
+    let to_value = head_start(key[$i], VALUE, group.y * GROUP);
 #for w in 0..PARTS
     {
       let d = 32u * $wu + 4u * column;
       dqkv_store_quad(to + d, to + D, row_of(sum_dk_$w, $iu) * p.scale);
-      dqkv_store_quad(to + p.E + d, to + p.E + D, row_of(sum_dv_$w, $iu));
+      dqkv_store_quad(to_value + d, to_value + D, row_of(sum_dv_$w, $iu));
     }
 #end
   }

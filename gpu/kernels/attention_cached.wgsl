@@ -1,5 +1,6 @@
-// Attention of a decoding step.  qkv: [N, 3E]   cache: [sequences · B, 2E], row s·B + p: key then value of position p   out: [N, E]
-// A workgroup takes a row and a head. It puts the row's key and value into the cache, and attends with a thread on every
+// Attention of a decoding step.  qkv: [N, E + 2W]   cache: [sequences · B, 2W], row s·B + p: key then value of position p   out: [N, E]
+// E = H·D; GROUP heads of queries share one of keys and values, W = E / GROUP.
+// A workgroup takes a row and a head. The first of a group puts the row's key and value into the cache. It attends with a thread on every
 // THREADS-th position: each keeps its own running maximum, sum and weighted values in registers; at the end the threads' results
 // are rescaled to the common maximum and added up in workgroup memory, in order.
 // Rows of one sequence are neighbours at consecutive positions (a prompt). What this call itself puts into the cache is
@@ -23,18 +24,21 @@ fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   let row = group.x + group.z * groups.x;
   if (row >= p.N) { return; }
   let head = group.y;
-  let q_start = 3u * row * p.E + head * D;
+  let width = p.E / GROUP;
+  let stride = p.E + 2u * width;
+  let shared_head = (head / GROUP) * D;
+  let q_start = row * stride + head * D;
   let sequence = sequences_load(row);
   let last = positions_load(row);
   // Rows of this sequence up to this one.
   var fresh = 1u;
   while (fresh <= row && sequences_load(row - fresh) == sequence) { fresh++; }
 
-  if (thread < QUADS) {
-    let from_ = q_start + p.E;
-    let to = (sequence * p.B + last) * 2u * p.E + head * D;
+  if (thread < QUADS && head % GROUP == 0u) {
+    let from_ = row * stride + p.E + shared_head;
+    let to = (sequence * p.B + last) * 2u * width + shared_head;
     cache_store_quad(to + 4u * thread, to + D, qkv_quad(from_ + 4u * thread, from_ + D));
-    cache_store_quad(to + p.E + 4u * thread, to + p.E + D, qkv_quad(from_ + p.E + 4u * thread, from_ + p.E + D));
+    cache_store_quad(to + width + 4u * thread, to + width + D, qkv_quad(from_ + width + 4u * thread, from_ + width + D));
   }
 #for d in 0..QUADS
   let q_$d = qkv_quad(q_start + 4u * $du, q_start + D) * p.scale;
@@ -45,10 +49,10 @@ fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   for (var position = thread; position <= last; position += THREADS) {
     let is_fresh = last - position < fresh;
     let key = select(
-      (sequence * p.B + position) * 2u * p.E,
-      (3u * (row - min(last - position, row)) + 1u) * p.E,
-      is_fresh) + head * D;
-    let value = key + p.E;
+      (sequence * p.B + position) * 2u * width,
+      (row - min(last - position, row)) * stride + p.E,
+      is_fresh) + shared_head;
+    let value = key + width;
     var s = 0.0;
 #for d in 0..QUADS
     s += dot(q_$d, key_or_value(is_fresh, key + 4u * $du, key + D));

@@ -15,11 +15,19 @@ var<workgroup> partial: array<array<vec4<f32>, 16>, 8>;
 const DEPTH4 = DEPTH / 4u;
 const FOUR = vec4(0u, 1u, 2u, 3u);
 
-// Which matrix of [T, E] a row is taken from: three of qkv, and d_out.
+// Which matrix a row is taken from: three of qkv, and d_out.
 const QUERY = 0u;
 const KEY = 1u;
 const VALUE = 2u;
 const D_OUT = 3u;
+
+// First element of a row's part of qkv for a head of queries; GROUP of them share one of keys and values.
+fn head_start(row: u32, which: u32, head: u32) -> u32 {
+  let shared_width = p.E / GROUP;
+  let start = row * (p.E + 2u * shared_width);
+  if (which == QUERY) { return start + head * D; }
+  return start + p.E + (which - 1u) * shared_width + (head / GROUP) * D;
+}
 
 // Quad d of one head in a row; zero from D on. A row beyond the last is the last: what comes of it is masked, or not stored.
 fn head_quad(row: u32, which: u32, head: u32, d: u32) -> vec4<f32> {
@@ -30,7 +38,7 @@ fn head_quad(row: u32, which: u32, head: u32, d: u32) -> vec4<f32> {
     return d_out_quad(start + 4u * d, start + D);
   }
 #end
-  let start = (3u * r + which) * p.E + head * D;
+  let start = head_start(r, which, head);
   return qkv_quad(start + 4u * d, start + D);
 }
 

@@ -1,6 +1,8 @@
 /** Exports a model for use elsewhere: what `microgpt export` does, for programs. */
 import { join } from "node:path";
+import type { ModelConfig } from "../config.ts";
 import type { DeviceOptions } from "../devices.ts";
+import type { GptConfig } from "../gpt.ts";
 import { readModel, saveInferenceModel } from "../files/checkpoint.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { sameDirectory } from "../files/directory.ts";
@@ -65,18 +67,28 @@ export async function exportModel(
     const file = join(to, "weights.safetensors");
     return { file, bytes: (await Deno.stat(file)).size };
   }
+  const config = gptConfigOf(model.config);
   const { checkOnnxOutput, exportOnnx } = await import("./onnx_export.ts");
   await checkOnnxOutput(to); // before a device is opened for it
   const { openDevice } = await import("../devices.ts");
   const { withPromptLogits } = await import("./onnx_verify.ts");
   const device = await openDevice(where);
   try {
-    const done = await exportOnnx(to, model, {
+    const done = await exportOnnx(to, { ...model, config }, {
       half,
-      reference: (params, run) => withPromptLogits(device, model.config, params, run),
+      reference: (params, run) => withPromptLogits(device, config, params, run),
     });
     return { file: join(to, "model.onnx"), ...done };
   } finally {
     device.destroy();
   }
+}
+
+/** @throws {MicrogptError} for another architecture */
+function gptConfigOf({ architecture = "gpt", ...config }: ModelConfig): GptConfig {
+  if (architecture === "gpt") return config;
+  throw new MicrogptError(`--format onnx is for the architecture gpt, and this model is a ${architecture}`, {
+    hint: "export it with --format safetensors",
+    usage: true,
+  });
 }

@@ -1,6 +1,7 @@
 /** Checks an exported graph: its logits in onnxruntime-web against ours on the same prompts. */
 import type { ModelConfig } from "../config.ts";
 import type { Device } from "../../device/device.ts";
+import type { GptConfig } from "../gpt.ts";
 import { freeDecodeMemory } from "../network.ts";
 import { networkOf } from "../networks.ts";
 import { OnnxSession } from "./onnx_session.ts";
@@ -33,7 +34,7 @@ export function verificationPrompts(config: ModelConfig): number[][] {
  */
 export async function verifyOnnx(
   bytes: Uint8Array,
-  config: ModelConfig,
+  config: GptConfig,
   expected: PromptLogits,
 ): Promise<number> {
   const session = await OnnxSession.open(bytes, config);

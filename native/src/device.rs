@@ -264,13 +264,13 @@ mod tests {
         // The system gives pages to a tensor only as they are written.
         let width = 0x5555_5556u32;
         let out = allocate(device, f64::from(width));
-        let attention = mg_cpu_attention(device, out, 0.0, small, 0.0, small, 8.0, batch, 1, width, 1);
+        let attention = mg_cpu_attention(device, out, 0.0, small, 0.0, small, 8.0, batch, 1, width, 1, 1);
         assert_eq!(attention, FAILED);
         mg_cpu_free(device, out);
         let width = 0x8000_0001u32;
         let out = allocate(device, f64::from(width));
         let cached = mg_cpu_attention_cached(
-            device, out, 0.0, out, 0.0, small, 0.0, small, 8.0, small, 16.0, 1, width, 1, 1, 1,
+            device, out, 0.0, out, 0.0, small, 0.0, small, 8.0, small, 16.0, 1, width, 1, 1, 1, 1,
         );
         assert_eq!(cached, FAILED);
         mg_cpu_close(device);

@@ -3,6 +3,7 @@
  * The test runs a case on the f64 reference and on the device under test, and compares.
  */
 import type { ModelConfig } from "../../model/config.ts";
+import { type LlamaConfig, ropeAngles } from "../../model/llama_config.ts";
 import type {
   AdamState,
   Batch,
@@ -12,7 +13,7 @@ import type {
   PackedDocuments,
   Tensor,
 } from "../../device/device.ts";
-import { gptNetwork } from "../../model/gpt.ts";
+import { networkOf } from "../../model/networks.ts";
 import { flatTensor } from "../../model/parameters.ts";
 import { mixSeed, normal, uniform } from "../../device/random.ts";
 
@@ -101,6 +102,120 @@ function rmsNormCases(): DeviceCase[] {
       const dx = filled(d, T!, E!, 2);
       d.rmsNormBackward(dx, filled(d, T!, E!, 3, "work"), x);
       return { out: await d.read(out), dx: await d.read(dx) };
+    },
+  }));
+}
+
+function lookupCases(): DeviceCase[] {
+  return [[12, [1]], [12, [1, 2, 33, 5]], [64, [1, 2, 33, 5]], [5, [9]]].map(([E, lengths]): DeviceCase => ({
+    name: `lookup and its backward, E = ${E}, documents of ${lengths}`,
+    tolerance: 2e-5,
+    async run(d) {
+      const [V, cols] = [7, E as number];
+      const documents = randomDocuments(lengths as number[], V, 1);
+      const T = documents.tokens.length;
+      const batch = loaded(d, documents);
+      const table = filled(d, V, cols, 2, "work");
+      const [x, few] = [d.tensor("x", T, cols), d.tensor("few", 3, cols)];
+      d.lookup(x, batch, table);
+      d.lookupRows(few, decodeRows(d, [6, 0, 6], [0, 1, 2], [0, 0, 0]), table);
+      const dTable = filled(d, V, cols, 3);
+      d.lookupBackward(dTable, filled(d, T, cols, 4), batch);
+      return { x: await d.read(x), few: await d.read(few), dTable: await d.read(dTable) };
+    },
+  }));
+}
+
+function scaledRmsNormCases(): DeviceCase[] {
+  return [[1, 12], [33, 12], [7, 64], [130, 384], [5, 1]].map(([T, E]): DeviceCase => ({
+    name: `scaledRmsNorm and its backward, [${T}, ${E}]`,
+    tolerance: 4e-5,
+    async run(d) {
+      const [x, weight] = [filled(d, T!, E!, 1), filled(d, 1, E!, 2, "work")];
+      const out = d.tensor("out", T!, E!, "work");
+      d.scaledRmsNorm(out, x, weight, 1e-3);
+      const [dx, dWeight] = [filled(d, T!, E!, 3), filled(d, 1, E!, 4)];
+      d.scaledRmsNormBackward(dx, dWeight, filled(d, T!, E!, 5, "work"), x, weight, 1e-3);
+      return { out: await d.read(out), dx: await d.read(dx), dWeight: await d.read(dWeight) };
+    },
+  }));
+}
+
+function ropeCases(): DeviceCase[] {
+  return [[2, 6, 12], [3, 4, 17], [4, 64, 320], [2, 20, 40]].map(([heads, D, cols]): DeviceCase => ({
+    name: `rope there and back, ${heads} heads of ${D} in rows of ${cols}`,
+    tolerance: 2e-5,
+    async run(d) {
+      const documents = randomDocuments([1, 33, 5], 97, 1);
+      const batch = loaded(d, documents);
+      const angles = d.tensor("angles", 33, D!);
+      d.write(angles, ropeAngles({ ...TINY_LLAMA, head_dim: D! }, 33));
+      const [x, back, few] = [
+        filled(d, 39, cols!, 2, "work"),
+        filled(d, 39, cols!, 3, "work"),
+        filled(d, 2, cols!, 4, "work"),
+      ];
+      d.rope(x, angles, batch, heads!);
+      d.rope(back, angles, batch, heads!, true);
+      d.ropeRows(few, angles, decodeRows(d, [0, 0], [32, 1], [0, 1]), heads!);
+      return { x: await d.read(x), back: await d.read(back), few: await d.read(few) };
+    },
+  }));
+}
+
+function swigluCases(): DeviceCase[] {
+  return [[1, 1], [33, 12], [7, 96], [130, 600]].map(([T, F]): DeviceCase => ({
+    name: `swiglu and its backward, [${T}, ${F}]`,
+    tolerance: 2e-5,
+    async run(d) {
+      const gateUp = d.tensor("gateUp", T!, 2 * F!, "work");
+      const values = gaussian(T! * 2 * F!, 1, 3);
+      values[0] = -200; // σ(−200) is no f32
+      d.write(gateUp, values);
+      const [out, dGateUp] = [d.tensor("out", T!, F!, "work"), d.tensor("dGateUp", T!, 2 * F!, "work")];
+      d.swiglu(out, gateUp);
+      d.swigluBackward(dGateUp, filled(d, T!, F!, 2, "work"), gateUp);
+      return { out: await d.read(out), dGateUp: await d.read(dGateUp) };
+    },
+  }));
+}
+
+/** [H, Hkv, D]: fewer heads of keys and values than of queries. */
+const GROUPED: [number, number, number][] = [[4, 2, 3], [4, 2, 16], [6, 1, 32], [4, 2, 64]];
+
+function groupedAttentionCases(): DeviceCase[] {
+  return GROUPED.flatMap(([H, Hkv, D]) =>
+    LENGTHS.map((lengths): DeviceCase => ({
+      name: `grouped attention and its backward, ${H} heads on ${Hkv} of ${D}, documents of ${lengths}`,
+      tolerance: 5e-5,
+      async run(d) {
+        const documents = randomDocuments(lengths, 97, 1);
+        const T = documents.tokens.length;
+        const batch = loaded(d, documents);
+        const qkv = filled(d, T, (H + 2 * Hkv) * D, 2, "work");
+        const [out, lse] = [d.tensor("out", T, H * D, "work"), d.tensor("lse", T, H)];
+        d.attention(out, lse, qkv, batch, H, Hkv);
+        const dQkv = d.tensor("dQkv", T, (H + 2 * Hkv) * D, "work");
+        d.attentionBackward(dQkv, filled(d, T, H * D, 3, "work"), out, lse, qkv, batch, H, Hkv);
+        return { out: await d.read(out), lse: await d.read(lse), dQkv: await d.read(dQkv) };
+      },
+    }))
+  );
+}
+
+function groupedCachedCases(): DeviceCase[] {
+  return GROUPED.map(([H, Hkv, D]): DeviceCase => ({
+    name: `grouped attentionCached: three sequences, then two prompts, ${H} heads on ${Hkv} of ${D}`,
+    tolerance: 3e-5,
+    async run(d) {
+      const [B, width] = [40, (H + 2 * Hkv) * D];
+      const cache = filled(d, 3 * B, 2 * Hkv * D, 1, "work");
+      const [single, many] = [d.tensor("single", 3, H * D, "work"), d.tensor("many", 5, H * D, "work")];
+      const three = decodeRows(d, [1, 2, 3], [39, 0, 7], [2, 0, 1]);
+      d.attentionCached(single, filled(d, 3, width, 2, "work"), cache, three, B, H, Hkv);
+      const prompt = decodeRows(d, [4, 5, 6, 7, 8], [8, 9, 10, 0, 1], [1, 1, 1, 2, 2]);
+      d.attentionCached(many, filled(d, 5, width, 3, "work"), cache, prompt, B, H, Hkv);
+      return { single: await d.read(single), many: await d.read(many), cache: await d.read(cache) };
     },
   }));
 }
@@ -450,20 +565,40 @@ const TINY: ModelConfig = { vocab_size: 97, n_embd: 12, n_head: 3, n_layer: 2, b
 
 /** The whole model with fixed weights: parameters on the device and their views. */
 function tinyModel(d: Device, config: ModelConfig) {
-  const network = gptNetwork(config);
+  const network = networkOf(config);
   const { layout } = network;
   const params = flatTensor(d, "weights", layout, "work");
   d.write(params, network.initialParameters(7, 0.3));
   return { network, layout, weights: network.views(d, params) };
 }
 
+const TINY_LLAMA: LlamaConfig = {
+  architecture: "llama",
+  vocab_size: 97,
+  n_embd: 12,
+  n_head: 4,
+  n_kv_head: 2,
+  head_dim: 8,
+  n_layer: 2,
+  ffn: 20,
+  block_size: 40,
+  rope_theta: 100,
+  norm_eps: 1e-5,
+  tie: false,
+};
+
 function modelCases(): DeviceCase[] {
+  return [TINY, TINY_LLAMA, { ...TINY_LLAMA, tie: true }].flatMap(casesOfModel);
+}
+
+function casesOfModel(config: ModelConfig & { tie?: boolean }): DeviceCase[] {
+  const model = config.architecture ? ` of a ${config.tie ? "tied " : ""}${config.architecture}` : "";
   return [
     {
-      name: "forwardBackward of two micro-batches that accumulate",
+      name: `forwardBackward${model} of two micro-batches that accumulate`,
       tolerance: 1e-4,
       async run(d) {
-        const { network, layout, weights } = tinyModel(d, TINY);
+        const { network, layout, weights } = tinyModel(d, config);
         const gradients = flatTensor(d, "gradients", layout, "f32");
         const g = network.views(d, gradients);
         const activations = network.allocateActivations(d, 80);
@@ -485,11 +620,11 @@ function modelCases(): DeviceCase[] {
       },
     },
     {
-      name: "decoding a prompt and then one token at a time",
+      name: `decoding${model}: a prompt and then one token at a time`,
       tolerance: 1e-4,
       async run(d) {
-        const { network, weights } = tinyModel(d, TINY);
-        const memory = network.allocateDecodeMemory(d, 5, 2, TINY.block_size);
+        const { network, weights } = tinyModel(d, config);
+        const memory = network.allocateDecodeMemory(d, 5, 2, config.block_size);
         network.decodeStep(
           d,
           weights,
@@ -508,13 +643,19 @@ function modelCases(): DeviceCase[] {
 
 export const DEVICE_CASES: DeviceCase[] = [
   ...embedCases(),
+  ...lookupCases(),
   ...rmsNormCases(),
+  ...scaledRmsNormCases(),
+  ...ropeCases(),
+  ...swigluCases(),
   ...matmulCases(),
   ...attentionCases(),
+  ...groupedAttentionCases(),
   ...crossEntropyCases(),
   ...adamCases(),
   ...rmsNormMatmulCases(),
   ...attentionCachedCases(),
+  ...groupedCachedCases(),
   ...copyCases(),
   ...sampleCases(),
   ...oddLogitsCases(),

@@ -1,12 +1,35 @@
 /** The backward pass of the reference device against central differences of its forward pass, in f64. */
 import assert from "node:assert/strict";
 import type { ModelConfig } from "../../model/config.ts";
-import { gptNetwork } from "../../model/gpt.ts";
+import type { LlamaConfig } from "../../model/llama_config.ts";
+import { networkOf } from "../../model/networks.ts";
 import { flatTensor } from "../../model/parameters.ts";
 import { ReferenceDevice } from "../../device/reference_device.ts";
 import { randomDocuments } from "../device/device_cases.ts";
 
+const LLAMA: LlamaConfig = {
+  architecture: "llama",
+  vocab_size: 13,
+  n_embd: 10,
+  n_head: 4,
+  n_kv_head: 2,
+  head_dim: 6,
+  n_layer: 2,
+  ffn: 14,
+  block_size: 9,
+  rope_theta: 50,
+  norm_eps: 1e-4,
+  tie: false,
+};
+
 const CONFIGS: ModelConfig[] = [
+  LLAMA,
+  { ...LLAMA, tie: true, n_kv_head: 4, n_layer: 1 },
+  {
+    ...LLAMA,
+    n_kv_head: 1,
+    rope_scaling: { factor: 4, low_freq_factor: 1, high_freq_factor: 4, original_max_position: 64 },
+  },
   { vocab_size: 11, n_embd: 6, n_head: 1, n_layer: 1, block_size: 9 },
   { vocab_size: 13, n_embd: 12, n_head: 3, n_layer: 2, block_size: 9 },
 ];
@@ -14,7 +37,7 @@ const CONFIGS: ModelConfig[] = [
 for (const config of CONFIGS) {
   Deno.test(`every gradient equals a central difference: ${JSON.stringify(config)}`, () => {
     const d = new ReferenceDevice("f64");
-    const network = gptNetwork(config);
+    const network = networkOf(config);
     const { layout } = network;
     const flat = flatTensor(d, "weights", layout, "f32");
     const initial = network.initialParameters(1, 0.4);

@@ -1,18 +1,20 @@
 //! Causal attention within each document, forward.
-//! out: [T, E]   lse: [T, H]   qkv: [T, 3E], a row holds the queries, the keys and the values of all heads
+//! out: [T, H · D]   lse: [T, H]   qkv: [T, (H + 2 Hkv) · D], a row holds the queries, the keys and the values of all heads;
+//! H / Hkv heads of queries share one of keys and values (Ainslie et al. 2023)
 //!
 //! A work item is (document, head, 32 queries); keys come in blocks with a running softmax (Dao et al. 2022). Scores
 //! are computed transposed, Sᵀ [keys, 32] = K · Qᵀ, with a query in each lane: only Q is packed, the maximum and
 //! the sum of a softmax run down the lanes without any horizontal step, and keys and values are read where they lie.
-//! About 2 · T² · E flops a document (half of the square, two products), and T² / 2 · H exponentials.
+//! About 2 · T² · H · D flops a document (half of the square, two products), and T² / 2 · H exponentials.
 
 use super::batch::{Batch, QUERY_BLOCK, QueryBlock};
 use super::shared::Shared;
 use super::simd::{Simd, dispatched, exp, load, map_vectors, store, transposed};
+use super::span;
 use super::tile::{Strided, product};
-use super::{span, span_of_parts};
 use crate::device::with_device;
 use crate::pool::Pool;
+use crate::tensors::Span;
 use std::cell::RefCell;
 
 /// Keys handled together: their scores [KEY_BLOCK, QUERY_BLOCK] stay in the first cache.
@@ -26,8 +28,11 @@ const ITEM_FLOPS: usize = 30_000;
 #[derive(Clone, Copy)]
 pub struct Heads<'a> {
     pub qkv: &'a [f32],
+    /// H · D
     pub width: usize,
     pub heads: usize,
+    /// Hkv, a divisor of H
+    pub kv_heads: usize,
 }
 
 impl Heads<'_> {
@@ -39,11 +44,29 @@ impl Heads<'_> {
         scale(self.head_dim())
     }
 
-    /// Part `part` (0 queries, 1 keys, 2 values) of row `t` for head `h`, and of the rows below.
+    /// Heads of queries that share a head of keys and values.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Elements of a row of qkv.
+    #[inline(always)]
+    pub fn stride(&self) -> usize {
+        self.width + 2 * self.kv_heads * self.head_dim()
+    }
+
+    /// First column of part `part` (0 queries, 1 keys, 2 values) for head `h` of queries.
+    #[inline(always)]
+    pub fn column(&self, part: usize, h: usize) -> usize {
+        let d = self.head_dim();
+        if part == 0 { h * d } else { self.width + ((part - 1) * self.kv_heads + h / self.group()) * d }
+    }
+
+    /// Part `part` of row `t` for head `h` of queries, and of the rows below.
     #[inline(always)]
     pub fn at(&self, part: usize, t: usize, h: usize) -> Strided {
-        let at = &raw const self.qkv[t * 3 * self.width + part * self.width + h * self.head_dim()];
-        Strided { at, row: 3 * self.width, col: 1 }
+        let at = &raw const self.qkv[t * self.stride() + self.column(part, h)];
+        Strided { at, row: self.stride(), col: 1 }
     }
 }
 
@@ -287,17 +310,33 @@ pub fn for_items(pool: &mut Pool, items: usize, batch: &Batch, width: usize, bod
 }
 
 /// Refuses sizes that do not belong together.
-pub fn check_sizes(batch: &Batch, rows: u32, cols: u32, heads: u32) -> Result<(), String> {
+pub fn check_sizes(batch: &Batch, rows: u32, cols: u32, heads: u32, kv_heads: u32) -> Result<(), String> {
     if batch.tokens.len() != rows as usize {
         return Err(format!("a batch of {} tokens for {rows} rows", batch.tokens.len()));
     }
+    check_heads(cols, heads, kv_heads)
+}
+
+/// Refuses heads that do not divide what they share.
+pub fn check_heads(cols: u32, heads: u32, kv_heads: u32) -> Result<(), String> {
     if heads == 0 || !cols.is_multiple_of(heads) || cols == 0 {
         return Err(format!("{heads} heads do not divide a width of {cols}"));
+    }
+    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+        return Err(format!("{kv_heads} heads of keys and values do not divide {heads} of queries"));
     }
     Ok(())
 }
 
-/// out [rows, cols] and lse [rows, heads] from qkv [rows, 3 · cols].
+/// qkv [rows, (heads + 2 · kv_heads) · D] or a matrix of its shape.
+pub fn span_of_heads(handle: u32, at: f64, rows: u32, cols: u32, heads: u32, kv_heads: u32) -> Span {
+    // In 64 bits: heads were checked, and two parts of keys and values are at most twice the queries.
+    let width = u64::from(cols) + 2 * u64::from(cols / heads) * u64::from(kv_heads);
+    let len = width.saturating_mul(rows.into());
+    Span { handle, offset: at, len: usize::try_from(len).unwrap_or(usize::MAX) }
+}
+
+/// out [rows, cols] and lse [rows, heads] from qkv [rows, cols + 2 · kv_heads · cols / heads].
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_attention(
     device: u32,
@@ -311,15 +350,16 @@ pub extern "C" fn mg_cpu_attention(
     rows: u32,
     cols: u32,
     heads: u32,
+    kv_heads: u32,
 ) -> i32 {
     with_device(device, |d| {
         let batch = d.batches.get(batch)?;
-        check_sizes(batch, rows, cols, heads)?;
+        check_sizes(batch, rows, cols, heads, kv_heads)?;
         let ([out, lse], [qkv]) = d.tensors.operands(
             [span(out, out_at, rows, cols), span(lse, lse_at, rows, heads)],
-            [span_of_parts(qkv, qkv_at, rows, 3, cols)],
+            [span_of_heads(qkv, qkv_at, rows, cols, heads, kv_heads)],
         )?;
-        let x = Heads { qkv, width: cols as usize, heads: heads as usize };
+        let x = Heads { qkv, width: cols as usize, heads: heads as usize, kv_heads: kv_heads as usize };
         attention(&mut d.pool, out, lse, x, batch);
         Ok(())
     })
@@ -330,6 +370,10 @@ pub mod tests {
     use super::*;
     use crate::kernels::batch::batch_of;
 
+    /// H · D, H and Hkv.
+    pub const HEADS: [(usize, usize, usize); 7] =
+        [(12, 1, 1), (12, 3, 3), (64, 4, 4), (96, 2, 2), (5, 5, 5), (64, 4, 2), (96, 6, 1)];
+
     /// Numbers around zero, without a pattern that the sizes share.
     pub fn noise(len: usize, salt: usize) -> Vec<f32> {
         (0..len).map(|i| ((i + salt) * 7919 % 1009) as f32 / 300.0 - 1.7).collect()
@@ -339,7 +383,7 @@ pub mod tests {
     pub fn naive_probabilities(x: Heads, start: usize, t: usize, h: usize) -> (Vec<f64>, f64) {
         let d = x.head_dim();
         let value =
-            |part: usize, t: usize, i: usize| f64::from(x.qkv[t * 3 * x.width + part * x.width + h * d + i]);
+            |part: usize, t: usize, i: usize| f64::from(x.qkv[t * x.stride() + x.column(part, h) + i]);
         let scores: Vec<f64> = (0..=t)
             .map(|s| {
                 (0..d).map(|i| value(0, start + t, i) * value(1, start + s, i)).sum::<f64>()
@@ -353,12 +397,12 @@ pub mod tests {
 
     #[test]
     fn agrees_with_the_formula() {
-        for (width, heads) in [(12, 1), (12, 3), (64, 4), (96, 2), (5, 5)] {
+        for (width, heads, kv_heads) in HEADS {
             for lengths in [&[1][..], &[33, 1, 2], &[300, 5]] {
                 let batch = batch_of(lengths, 97);
                 let t = batch.tokens.len();
-                let qkv = noise(t * 3 * width, 1);
-                let x = Heads { qkv: &qkv, width, heads };
+                let qkv = noise(t * (width + 2 * kv_heads * (width / heads)), 1);
+                let x = Heads { qkv: &qkv, width, heads, kv_heads };
                 let (mut out, mut lse) = (vec![0.0; t * width], vec![0.0; t * heads]);
                 attention(&mut Pool::new(2).unwrap(), &mut out, &mut lse, x, &batch);
                 let d = width / heads;
@@ -369,7 +413,7 @@ pub mod tests {
                         assert!((f64::from(lse[row * heads + h]) - expected_lse).abs() < 2e-5);
                         for i in 0..d {
                             let v = |s: usize| {
-                                f64::from(qkv[(document.start + s) * 3 * width + 2 * width + h * d + i])
+                                f64::from(qkv[(document.start + s) * x.stride() + x.column(2, h) + i])
                             };
                             let expected: f64 = p.iter().enumerate().map(|(s, p)| p * v(s)).sum();
                             assert!((f64::from(out[row * width + h * d + i]) - expected).abs() < 2e-5);

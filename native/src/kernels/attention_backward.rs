@@ -1,25 +1,25 @@
 //! Causal attention within each document, backward.
-//! dQkv: [T, 3E]   dOut, out: [T, E]   lse: [T, H]   qkv: [T, 3E]
+//! dQkv, qkv: [T, (H + 2 Hkv) · D]   dOut, out: [T, H · D]   lse: [T, H]
 //!
 //! With P = exp(Q · Kᵀ · scale − lse), which is the softmax, and delta = rowsum(dOut ∘ out):
 //!     dV = Pᵀ · dOut      dS = P ∘ (dOut · Vᵀ − delta) · scale      dQ = dS · K      dK = dSᵀ · Q
 //!
-//! A work item is (document, head): it alone writes its part of dQkv, so nothing needs atomics and the order of the sums
-//! is fixed. Blocks of 32 queries meet blocks of 128 keys; as in the forward pass scores are transposed, a query
-//! in each lane. About 5 · T² · E flops a document.
+//! A work item is (document, head of keys and values), with the heads of queries that share it one after the other: it alone
+//! writes its part of dQkv, so nothing needs atomics and the order of the sums is fixed. Blocks of 32 queries meet blocks of 128 keys; as in the forward pass scores are transposed, a query
+//! in each lane. About 5 · T² · H · D flops a document.
 
 use super::attention::{
-    Heads, KEY_BLOCK, check_sizes, for_items, hide_later_keys, pack_transposed, with_scratch,
+    Heads, KEY_BLOCK, check_sizes, for_items, hide_later_keys, pack_transposed, span_of_heads, with_scratch,
 };
 use super::batch::{Batch, Document, QUERY_BLOCK};
 use super::shared::Shared;
 use super::simd::{Simd, dispatched, dot, exp, load, store};
+use super::span;
 use super::tile::{Strided, product};
-use super::{span, span_of_parts};
 use crate::device::with_device;
 use crate::pool::Pool;
 
-/// What the forward pass left, and the gradient that arrives; out and dOut are [T, E], lse is [T, H].
+/// What the forward pass left, and the gradient that arrives; out and dOut are [T, H · D], lse is [T, H].
 #[derive(Clone, Copy)]
 struct Incoming<'a> {
     d_out: &'a [f32],
@@ -27,7 +27,7 @@ struct Incoming<'a> {
     lse: &'a [f32],
 }
 
-/// One head of one document.
+/// One head of queries of one document.
 #[inline(always)]
 fn backward_head<S: Simd>(
     simd: S,
@@ -41,7 +41,7 @@ fn backward_head<S: Simd>(
     let d = x.head_dim();
     let target = |part: usize, t: usize| {
         // SAFETY: row t < T; this item writes only the columns of its head.
-        unsafe { d_qkv.as_mut_ptr().add(t * 3 * x.width + part * x.width + h * d) }
+        unsafe { d_qkv.as_mut_ptr().add(t * x.stride() + x.column(part, h)) }
     };
     let (q_packed, rest) = scratch.split_at_mut(d * QUERY_BLOCK);
     let (dy_packed, rest) = rest.split_at_mut(d * QUERY_BLOCK);
@@ -99,7 +99,7 @@ fn backward_head<S: Simd>(
                 }
                 let by_key = |scores: &[f32]| Strided { at: scores.as_ptr(), row: QUERY_BLOCK, col: 1 };
                 let by_query = |scores: &[f32]| Strided { at: scores.as_ptr(), row: 1, col: QUERY_BLOCK };
-                let (size, step) = ((keys, d, count), 3 * x.width);
+                let (size, step) = ((keys, d, count), x.stride());
                 product::<S, true>(simd, size, by_key(p), dy.at, dy.row, target(2, start + key), step);
                 let q = x.at(0, row, h);
                 product::<S, true>(simd, size, by_key(ds), q.at, q.row, target(1, start + key), step);
@@ -147,16 +147,20 @@ fn score_gradients<S: Simd>(
 /// The whole kernel.
 fn attention_backward(pool: &mut Pool, d_qkv: &mut [f32], x: Heads, y: Incoming, batch: &Batch) {
     super::zero(pool, d_qkv);
-    let items = batch.documents.len() * x.heads;
+    let items = batch.documents.len() * x.kv_heads;
     let scratch = 2 * (x.head_dim() + KEY_BLOCK) * QUERY_BLOCK;
     let d_qkv = Shared::new(d_qkv);
     for_items(pool, items, batch, 3 * x.width, |item| {
-        let (document, h) = (batch.documents[item / x.heads], item % x.heads);
-        with_scratch(scratch, |scratch| backward_head::dispatch(d_qkv, x, y, document, h, scratch));
+        let (document, kv) = (batch.documents[item / x.kv_heads], item % x.kv_heads);
+        with_scratch(scratch, |scratch| {
+            for h in kv * x.group()..(kv + 1) * x.group() {
+                backward_head::dispatch(d_qkv, x, y, document, h, scratch);
+            }
+        });
     });
 }
 
-/// dQkv [rows, 3 · cols] from dOut and out [rows, cols], lse [rows, heads] and qkv [rows, 3 · cols].
+/// dQkv from dOut and out [rows, cols], lse [rows, heads] and qkv; it and qkv are [rows, cols + 2 · kv_heads · cols / heads].
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_attention_backward(
     device: u32,
@@ -174,20 +178,21 @@ pub extern "C" fn mg_cpu_attention_backward(
     rows: u32,
     cols: u32,
     heads: u32,
+    kv_heads: u32,
 ) -> i32 {
     with_device(device, |d| {
         let batch = d.batches.get(batch)?;
-        check_sizes(batch, rows, cols, heads)?;
+        check_sizes(batch, rows, cols, heads, kv_heads)?;
         let ([d_qkv], [d_out, out, lse, qkv]) = d.tensors.operands(
-            [span_of_parts(d_qkv, d_qkv_at, rows, 3, cols)],
+            [span_of_heads(d_qkv, d_qkv_at, rows, cols, heads, kv_heads)],
             [
                 span(d_out, d_out_at, rows, cols),
                 span(out, out_at, rows, cols),
                 span(lse, lse_at, rows, heads),
-                span_of_parts(qkv, qkv_at, rows, 3, cols),
+                span_of_heads(qkv, qkv_at, rows, cols, heads, kv_heads),
             ],
         )?;
-        let x = Heads { qkv, width: cols as usize, heads: heads as usize };
+        let x = Heads { qkv, width: cols as usize, heads: heads as usize, kv_heads: kv_heads as usize };
         attention_backward(&mut d.pool, d_qkv, x, Incoming { d_out, out, lse }, batch);
         Ok(())
     })
@@ -196,20 +201,20 @@ pub extern "C" fn mg_cpu_attention_backward(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::attention::tests::{naive_probabilities, noise};
+    use crate::kernels::attention::tests::{HEADS, naive_probabilities, noise};
     use crate::kernels::batch::batch_of;
 
     /// dQkv in f64, from the formulas at the top.
     fn naive(x: Heads, d_out: &[f32], batch: &Batch) -> Vec<f64> {
         let (e, d) = (x.width, x.head_dim());
         let mut gradient = vec![0f64; x.qkv.len()];
-        let at = |part: usize, t: usize, c: usize| t * 3 * e + part * e + c;
         let value = |i: usize| f64::from(x.qkv[i]);
         for document in &batch.documents {
             for (t, h) in (0..document.len).flat_map(|t| (0..x.heads).map(move |h| (t, h))) {
                 let (p, _) = naive_probabilities(x, document.start, t, h);
-                let (row, columns) = (document.start + t, h * d..(h + 1) * d);
-                let dy = |c: usize| f64::from(d_out[row * e + c]);
+                let at = |part: usize, t: usize, c: usize| t * x.stride() + x.column(part, h) + c;
+                let (row, columns) = (document.start + t, 0..d);
+                let dy = |c: usize| f64::from(d_out[row * e + h * d + c]);
                 let dp: Vec<f64> = (0..=t)
                     .map(|s| columns.clone().map(|c| dy(c) * value(at(2, document.start + s, c))).sum())
                     .collect();
@@ -229,27 +234,28 @@ mod tests {
 
     #[test]
     fn agrees_with_the_formula() {
-        for (width, heads) in [(12, 1), (12, 3), (64, 4), (96, 2), (5, 5)] {
+        for (width, heads, kv_heads) in HEADS {
             for lengths in [&[1][..], &[33, 1, 2], &[180, 5]] {
                 let batch = batch_of(lengths, 97);
                 let t = batch.tokens.len();
-                let (qkv, d_out) = (noise(t * 3 * width, 1), noise(t * width, 2));
-                let x = Heads { qkv: &qkv, width, heads };
                 let d = width / heads;
+                let (qkv, d_out) = (noise(t * (width + 2 * kv_heads * d), 1), noise(t * width, 2));
+                let x = Heads { qkv: &qkv, width, heads, kv_heads };
                 let (mut out, mut lse) = (vec![0.0; t * width], vec![0.0; t * heads]);
                 for document in &batch.documents {
                     for (t, h) in (0..document.len).flat_map(|t| (0..heads).map(move |h| (t, h))) {
                         let (p, l) = naive_probabilities(x, document.start, t, h);
                         lse[(document.start + t) * heads + h] = l as f32;
-                        for c in h * d..(h + 1) * d {
-                            let v =
-                                |s: usize| f64::from(qkv[(document.start + s) * 3 * width + 2 * width + c]);
-                            out[(document.start + t) * width + c] =
+                        for c in 0..d {
+                            let v = |s: usize| {
+                                f64::from(qkv[(document.start + s) * x.stride() + x.column(2, h) + c])
+                            };
+                            out[(document.start + t) * width + h * d + c] =
                                 p.iter().enumerate().map(|(s, p)| p * v(s)).sum::<f64>() as f32;
                         }
                     }
                 }
-                let mut d_qkv = vec![9.0; t * 3 * width];
+                let mut d_qkv = vec![9.0; qkv.len()];
                 let y = Incoming { d_out: &d_out, out: &out, lse: &lse };
                 attention_backward(&mut Pool::new(2).unwrap(), &mut d_qkv, x, y, &batch);
                 for (i, (actual, expected)) in d_qkv.iter().zip(naive(x, &d_out, &batch)).enumerate() {

@@ -1,11 +1,12 @@
 //! Attention of single tokens over cached keys and values, for decoding.
-//! out: [N, E]   qkv: [N, 3E]   cache: [sequences · B, 2E], row s · B + p holds key then value of position p
+//! out: [N, H · D]   qkv: [N, (H + 2 Hkv) · D]   cache: [sequences · B, 2 Hkv · D], row s · B + p holds key then value of
+//! position p; H / Hkv heads of queries share one of keys and values
 //!
 //! All rows first store their key and value. Then work items are (row, head): a dot product with each key, a softmax, a
 //! weighted sum of values; reads 2 · D elements for each position, limited by memory. Rows at consecutive
 //! positions of one sequence, which is a prompt, go together in blocks of 32 as in training.
 
-use super::attention::{self, Queries, with_scratch};
+use super::attention::{self, Queries, check_heads, span_of_heads, with_scratch};
 use super::batch::QUERY_BLOCK;
 use super::shared::Shared;
 use super::simd::{Simd, dispatched, dot, exp, for_each_vector, map_vectors};
@@ -18,7 +19,8 @@ use crate::tensors::as_u32s;
 /// Elements of the cache that are worth a thread's while.
 const GRAIN: usize = 8 * 1024;
 
-/// out [D] = softmax(q · keys · scale) · values over `scores.len()` rows of `lines`, each [2E], key and value at the head's columns.
+/// out [D] = softmax(q · keys · scale) · values over `scores.len()` rows of `lines`, each [2 · width], the head's key at `column`,
+/// its value `width` further.
 #[inline(always)]
 fn attend_one<S: Simd>(
     simd: S,
@@ -132,9 +134,13 @@ fn attention_cached(
     sequences: &[u32],
     block_size: usize,
     heads: usize,
+    kv_heads: usize,
 ) -> Result<(), String> {
     let n = positions.len();
-    let (width, lines) = (out.len() / n, cache.len() / (2 * out.len() / n));
+    let out_width = out.len() / n;
+    let (d, group) = (out_width / heads, heads / kv_heads);
+    let width = kv_heads * d; // of the keys, and of the values, in a line and in a row
+    let (stride, lines) = (out_width + 2 * width, cache.len() / (2 * width));
     let first_line = |row: usize| sequences[row] as usize * block_size;
     for row in 0..n {
         let (position, line) = (positions[row] as usize, first_line(row) + positions[row] as usize);
@@ -142,10 +148,10 @@ fn attention_cached(
             return Err(format!("position {position} of sequence {} is not in the cache", sequences[row]));
         }
         cache[line * 2 * width..(line + 1) * 2 * width]
-            .copy_from_slice(&qkv[row * 3 * width + width..][..2 * width]);
+            .copy_from_slice(&qkv[row * stride + out_width..][..2 * width]);
     }
-    let (d, cache) = (width / heads, &*cache);
-    let work: usize = positions.iter().map(|&position| (position as usize + 1) * 2 * width).sum();
+    let cache = &*cache;
+    let work: usize = positions.iter().map(|&position| (position as usize + 1) * 2 * out_width).sum();
     let runs = runs(positions, sequences);
     let items = runs.len() * heads;
     let chunks = super::chunks_for(pool, work, GRAIN).min(items);
@@ -153,27 +159,27 @@ fn attention_cached(
     pool.run(chunks, |chunk| {
         for item in (chunk..items).step_by(chunks) {
             let ((row, rows), h) = (runs[item / heads], item % heads);
-            let (first, q) = (positions[row] as usize, &qkv[row * 3 * width + h * d..]);
+            let (first, q) = (positions[row] as usize, &qkv[row * stride + h * d..]);
             let lines = &cache[first_line(row) * 2 * width..][..(first + rows) * 2 * width];
-            let out_at = row * width + h * d;
+            let (out_at, column) = (row * out_width + h * d, h / group * d);
             if rows == 1 {
                 // SAFETY: columns h · D … of a row belong to one item.
                 let out = unsafe { out.part(out_at..out_at + d) };
                 with_scratch(first + 1, |scores| {
-                    attend_one::dispatch(out, &q[..d], lines, h * d, width, scores);
+                    attend_one::dispatch(out, &q[..d], lines, column, width, scores);
                 });
             } else {
                 let rows_of = |values: &[f32], row| Strided { at: values.as_ptr(), row, col: 1 };
                 let x = Queries {
-                    q: rows_of(q, 3 * width),
-                    k: rows_of(&lines[h * d..], 2 * width),
-                    v: rows_of(&lines[width + h * d..], 2 * width),
+                    q: rows_of(q, stride),
+                    k: rows_of(&lines[column..], 2 * width),
+                    v: rows_of(&lines[width + column..], 2 * width),
                     first,
                     count: rows,
                     head_dim: d,
                 };
                 with_scratch(Queries::scratch(d), |scratch| {
-                    attend_block::dispatch(out, out_at, width, x, scratch);
+                    attend_block::dispatch(out, out_at, out_width, x, scratch);
                 });
             }
         }
@@ -181,7 +187,8 @@ fn attention_cached(
     Ok(())
 }
 
-/// out [rows, cols] from qkv [rows, 3 · cols] and cache [lines, 2 · cols]; positions and sequences are u32 [rows].
+/// out [rows, cols] from qkv [rows, cols + 2 W] and cache [lines, 2 W] with W = kv_heads · cols / heads; positions and sequences
+/// are u32 [rows].
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_attention_cached(
     device: u32,
@@ -200,15 +207,15 @@ pub extern "C" fn mg_cpu_attention_cached(
     lines: u32,
     block_size: u32,
     heads: u32,
+    kv_heads: u32,
 ) -> i32 {
     with_device(device, |d| {
-        if heads == 0 || cols == 0 || !cols.is_multiple_of(heads) {
-            return Err(format!("{heads} heads do not divide a width of {cols}"));
-        }
+        check_heads(cols, heads, kv_heads)?;
+        let width = cols / heads * kv_heads;
         let ([out, cache], [qkv, positions, sequences]) = d.tensors.operands(
-            [span(out, out_at, rows, cols), span_of_parts(cache, cache_at, lines, 2, cols)],
+            [span(out, out_at, rows, cols), span_of_parts(cache, cache_at, lines, 2, width)],
             [
-                span_of_parts(qkv, qkv_at, rows, 3, cols),
+                span_of_heads(qkv, qkv_at, rows, cols, heads, kv_heads),
                 span(positions, positions_at, rows, 1),
                 span(sequences, sequences_at, rows, 1),
             ],
@@ -217,8 +224,8 @@ pub extern "C" fn mg_cpu_attention_cached(
             return Ok(());
         }
         let (positions, sequences) = (as_u32s(positions), as_u32s(sequences));
-        let (block_size, heads) = (block_size as usize, heads as usize);
-        attention_cached(&mut d.pool, out, cache, qkv, positions, sequences, block_size, heads)
+        let (block_size, heads, kv_heads) = (block_size as usize, heads as usize, kv_heads as usize);
+        attention_cached(&mut d.pool, out, cache, qkv, positions, sequences, block_size, heads, kv_heads)
     })
 }
 
@@ -230,26 +237,33 @@ mod tests {
     #[test]
     fn agrees_with_the_formula() {
         let (block, rows) = (50, 40);
-        for (width, heads) in [(12, 1), (12, 4), (64, 2), (96, 3)] {
-            let d = width / heads;
+        for (out_width, heads, kv_heads) in
+            [(12, 1, 1), (12, 4, 4), (64, 2, 2), (96, 3, 3), (64, 4, 2), (96, 6, 1)]
+        {
+            let d = out_width / heads;
+            let width = kv_heads * d;
+            let stride = out_width + 2 * width;
             let mut cache = noise(3 * block * 2 * width, 1);
-            let qkv = noise(rows * 3 * width, 2);
+            let qkv = noise(rows * stride, 2);
             // Single rows, and a prompt of 36 in two blocks that starts in the middle.
             let positions: Vec<u32> = [0, 3, 4, 49].into_iter().chain(9..45).collect();
             let sequences: Vec<u32> = [0, 1, 2, 0].into_iter().chain([1; 36]).collect();
-            let mut out = vec![0.0; rows * width];
+            let mut out = vec![0.0; rows * out_width];
             let mut pool = Pool::new(2).unwrap();
-            attention_cached(&mut pool, &mut out, &mut cache, &qkv, &positions, &sequences, block, heads)
-                .unwrap();
+            let mut run = |out: &mut [f32], cache: &mut [f32], positions: &[u32], sequences: &[u32]| {
+                attention_cached(&mut pool, out, cache, &qkv, positions, sequences, block, heads, kv_heads)
+            };
+            run(&mut out, &mut cache, &positions, &sequences).unwrap();
             for (row, h) in (0..rows).flat_map(|row| (0..heads).map(move |h| (row, h))) {
-                let line = |p: usize| (sequences[row] as usize * block + p) * 2 * width + h * d;
+                let column = h / (heads / kv_heads) * d;
+                let line = |p: usize| (sequences[row] as usize * block + p) * 2 * width + column;
                 assert_eq!(
                     cache[line(positions[row] as usize)..][..d],
-                    qkv[row * 3 * width + width + h * d..][..d]
+                    qkv[row * stride + out_width + column..][..d]
                 );
                 let scores: Vec<f64> = (0..=positions[row] as usize)
                     .map(|p| {
-                        let products = (0..d).map(|i| qkv[row * 3 * width + h * d + i] * cache[line(p) + i]);
+                        let products = (0..d).map(|i| qkv[row * stride + h * d + i] * cache[line(p) + i]);
                         products.map(f64::from).sum::<f64>() / (d as f64).sqrt()
                     })
                     .collect();
@@ -260,17 +274,11 @@ mod tests {
                         .enumerate()
                         .map(|(p, s)| s.exp() * f64::from(cache[line(p) + width + i]));
                     let expected = weighted.sum::<f64>() / total;
-                    assert!((f64::from(out[row * width + h * d + i]) - expected).abs() < 2e-5);
+                    assert!((f64::from(out[row * out_width + h * d + i]) - expected).abs() < 2e-5);
                 }
             }
-            assert!(
-                attention_cached(&mut pool, &mut out, &mut cache, &qkv, &[50; 40], &[0; 40], block, heads)
-                    .is_err()
-            );
-            assert!(
-                attention_cached(&mut pool, &mut out, &mut cache, &qkv, &[0; 40], &[3; 40], block, heads)
-                    .is_err()
-            );
+            assert!(run(&mut out, &mut cache, &[50; 40], &[0; 40]).is_err());
+            assert!(run(&mut out, &mut cache, &[0; 40], &[3; 40]).is_err());
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Embedding.  x[t] = rmsnorm(wte[token] + wpe[position]).  x: [T, E]  wte: [V, E]  wpe: [B, E]
+//! Lookup.  x[t] = table[token].  x: [T, E]  table: [V, E]
 //!
 //! Backward first computes the gradient of each token's sum into scratch [T, E], then adds up, for each token id and each
 //! position that occurs, its rows in the order of the batch: parallel over ids, no atomics, and the same bits
@@ -238,6 +239,89 @@ pub extern "C" fn mg_cpu_embed_rows(
             return Err("an embedding has at least one column".into());
         }
         embed_rows::dispatch(x, tokens, positions, wte, wpe, cols);
+        Ok(())
+    })
+}
+
+/// x = table[token] for consecutive rows.
+fn look_up(pool: &mut Pool, x: &mut [f32], tokens: &[u32], table: &[f32], cols: usize) {
+    let work = x.len();
+    for_rows(pool, x, cols, work, |first, x| {
+        for (x, &token) in x.chunks_exact_mut(cols).zip(&tokens[first..]) {
+            x.copy_from_slice(&table[token as usize * cols..][..cols]);
+        }
+    });
+}
+
+/// x [rows, cols] from the batch's tokens; table [vocabulary, cols].
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_cpu_lookup(
+    device: u32,
+    x: u32,
+    x_at: f64,
+    batch: u32,
+    table: u32,
+    table_at: f64,
+    rows: u32,
+    cols: u32,
+    vocabulary: u32,
+) -> i32 {
+    with_device(device, |d| {
+        let tokens = &batch_at(&mut d.batches, batch, rows)?.tokens[..];
+        check(tokens, vocabulary, &[], 0)?;
+        let ([x], [table]) =
+            d.tensors.operands([span(x, x_at, rows, cols)], [span(table, table_at, vocabulary, cols)])?;
+        look_up(&mut d.pool, x, tokens, table, cols as usize);
+        Ok(())
+    })
+}
+
+/// dTable [vocabulary, cols] grows by the gradient of `mg_cpu_lookup` for dx [rows, cols].
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_cpu_lookup_backward(
+    device: u32,
+    d_table: u32,
+    d_table_at: f64,
+    dx: u32,
+    dx_at: f64,
+    batch: u32,
+    rows: u32,
+    cols: u32,
+    vocabulary: u32,
+) -> i32 {
+    with_device(device, |d| {
+        let Batch { tokens, by_token, .. } = batch_at(&mut d.batches, batch, rows)?;
+        check(tokens, vocabulary, &[], 0)?;
+        let table = span(d_table, d_table_at, vocabulary, cols);
+        d.tensors.touch_rows(table, &by_token.keys, cols as usize)?;
+        let ([d_table], [dx]) = d.tensors.scattered_operands([table], [span(dx, dx_at, rows, cols)])?;
+        gather(&mut d.pool, d_table, by_token, dx, cols as usize);
+        Ok(())
+    })
+}
+
+/// x [rows, cols] for decoding: row r is token tokens[r].
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_cpu_lookup_rows(
+    device: u32,
+    x: u32,
+    x_at: f64,
+    tokens: u32,
+    tokens_at: f64,
+    table: u32,
+    table_at: f64,
+    rows: u32,
+    cols: u32,
+    vocabulary: u32,
+) -> i32 {
+    with_device(device, |d| {
+        let ([x], [tokens, table]) = d.tensors.operands(
+            [span(x, x_at, rows, cols)],
+            [span(tokens, tokens_at, rows, 1), span(table, table_at, vocabulary, cols)],
+        )?;
+        let tokens = as_u32s(tokens);
+        check(tokens, vocabulary, &[], 0)?;
+        look_up(&mut d.pool, x, tokens, table, cols as usize);
         Ok(())
     })
 }

@@ -1,8 +1,8 @@
 //! The kernels of the CPU device. Each file states the shapes, the algorithm and what it costs, holds its exports,
 //! and compares itself with a naive version in its tests.
 //!
-//! Letters in shapes: T tokens of all documents of a batch, end to end; E width; H heads; D = E / H; V vocabulary;
-//! B block size; N rows of a decoding step. Results do not depend on which thread does what: threads share out
+//! Letters in shapes: T tokens of all documents of a batch, end to end; E width; H heads of queries, Hkv of keys and values;
+//! D width of a head; V vocabulary; B block size; N rows of a decoding step. Results do not depend on which thread does what: threads share out
 //! outputs, never a sum.
 
 pub mod adam;
@@ -14,10 +14,13 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod matmul;
 pub mod norm;
+pub mod rope;
 pub mod sample;
+pub mod scaled_norm;
 pub mod shared;
 pub mod simd;
 pub mod small;
+pub mod swiglu;
 pub mod thin;
 pub mod tile;
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { type Checkpoint, type LoadedCheckpoint, readCheckpoint } from "../../../model/files/checkpoint.ts";
 import type { ModelConfig } from "../../../model/config.ts";
-import { gptNetwork } from "../../../model/gpt.ts";
+import { networkOf } from "../../../model/networks.ts";
 
 /** 28 tokens. */
 export const CONFIG: ModelConfig = { vocab_size: 28, n_embd: 8, n_head: 2, n_layer: 1, block_size: 16 };
@@ -39,7 +39,7 @@ export async function checkpointAt(
   metricsPath: string,
   config: ModelConfig = CONFIG,
 ): Promise<Checkpoint> {
-  const { length } = gptNetwork(config).layout;
+  const { length } = networkOf(config).layout;
   const lines = Array.from({ length: step }, (_, i) => JSON.stringify({ step: i + 1, loss: 1 }) + "\n").join(
     "",
   );

@@ -3,12 +3,12 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { MicrogptError } from "../../../device/errors.ts";
-import { gptNetwork } from "../../../model/gpt.ts";
+import { networkOf } from "../../../model/networks.ts";
 import { readHeader, readParameters, writeParameters } from "../../../model/files/safetensors.ts";
 import { CONFIG, withDirectory } from "./checkpoint_fixture.ts";
 import { rustValue, writeRustCheckpoint } from "../../golden/rust_checkpoint.ts";
 
-const { layout } = gptNetwork(CONFIG);
+const { layout } = networkOf(CONFIG);
 
 /** Values that f16 holds exactly, zeros between blocks. */
 function exactValues(of = layout): Float32Array {
@@ -34,7 +34,7 @@ for (const dtype of ["F32", "F16"] as const) {
 
   Deno.test(`${dtype} tensors larger than a chunk of writing`, () =>
     withDirectory(async (dir) => {
-      const { layout: big } = gptNetwork({
+      const { layout: big } = networkOf({
         vocab_size: 18001,
         n_embd: 68,
         n_head: 4,
@@ -67,7 +67,7 @@ Deno.test("the file is laid out as the Rust library does", () =>
 
 Deno.test("F32, BF16 and F16 files of the Rust program hold the same values", () =>
   withDirectory(async (dir) => {
-    const { layout: rust } = gptNetwork({ vocab_size: 32, n_embd: 8, n_head: 2, n_layer: 2, block_size: 16 });
+    const { layout: rust } = networkOf({ vocab_size: 32, n_embd: 8, n_head: 2, n_layer: 2, block_size: 16 });
     for (const dtype of ["F32", "BF16", "F16"] as const) {
       await writeRustCheckpoint(join(dir, dtype), dtype);
       const { flat, dtype: found } = await read(join(dir, dtype, "weights.safetensors"), rust);
