@@ -378,7 +378,7 @@ export function gptNetwork(config: GptConfig): GptNetwork {
     layout,
     cacheWidth: L * 2 * E,
     toMeta: () => Object.fromEntries(FIELDS.map((field) => [field, config[field]])),
-    toShape: () => ({ nEmbd: E, nHead: H, nLayer: L, blockSize: config.block_size }),
+    toShape: () => ({ arch: "gpt", nEmbd: E, nHead: H, nLayer: L, blockSize: config.block_size }),
     describe: () => `${L} layers, ${H} heads, width ${E}`,
     initialParameters: (seed, std) => initialParameters(layout, L, seed, std),
     views: (d, flat) => weightViews(d, flat, layout, config),

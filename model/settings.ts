@@ -1,5 +1,6 @@
 /** The settings of a training run that a person can choose, and the presets. Each is declared once, here. */
 import { checkOptions, defaultsOf, type Options, type OptionValues } from "../device/options.ts";
+import { MicrogptError } from "../device/errors.ts";
 import { LIMITS } from "./config.ts";
 
 /** What a run is made of, beside its data and its device. */
@@ -37,6 +38,13 @@ export const SETTINGS = {
     help: "seed of weights, batches and validation split",
     saved: "seed",
   },
+  arch: {
+    type: "choice",
+    choices: ["gpt", "llama"],
+    default: "gpt",
+    help: "the network: this program's own, or Llama's, which other programs run too",
+    config: "architecture",
+  },
   nEmbd: {
     type: "whole",
     min: 1,
@@ -50,7 +58,7 @@ export const SETTINGS = {
     min: 1,
     max: LIMITS.n_head,
     default: 4,
-    help: "attention heads, a divisor of `nEmbd`",
+    help: "attention heads, a divisor of `nEmbd` unless `headDim` is given",
     config: "n_head",
   },
   nLayer: { type: "whole", min: 1, max: LIMITS.n_layer, default: 2, help: "layers", config: "n_layer" },
@@ -61,6 +69,44 @@ export const SETTINGS = {
     default: 256,
     help: "longest context in tokens",
     config: "block_size",
+  },
+  nKvHead: {
+    type: "whole",
+    min: 0,
+    max: LIMITS.n_head,
+    default: 0,
+    help: "llama: heads of keys and values, a divisor of `nHead`; 0 = as many",
+    config: "n_kv_head",
+  },
+  headDim: {
+    type: "whole",
+    min: 0,
+    max: 1024,
+    default: 0,
+    help: "llama: width of a head; 0 = `nEmbd` / `nHead`",
+    config: "head_dim",
+  },
+  ffn: {
+    type: "whole",
+    min: 0,
+    max: 1 << 17,
+    default: 0,
+    help: "llama: width of the MLP; 0 = 8/3 of `nEmbd`",
+    config: "ffn",
+  },
+  tie: {
+    type: "switch",
+    default: false,
+    help: "llama: the embedding is the head, too",
+    config: "tie",
+  },
+  ropeTheta: {
+    type: "number",
+    min: 1,
+    max: 1e9,
+    default: 10_000,
+    help: "llama: the larger, the slower positions turn",
+    config: "rope_theta",
   },
   batchSize: {
     type: "whole",
@@ -170,6 +216,22 @@ export function checkSettings(settings: Partial<Settings>): void {
   checkOptions(SETTINGS, settings);
 }
 
+/** Settings that only `arch` llama has. */
+const LLAMA_SETTINGS = ["nKvHead", "headDim", "ffn", "tie", "ropeTheta"] as const;
+
+/**
+ * Checks that no setting is chosen which the architecture does not have.
+ * @throws {MicrogptError} naming it
+ */
+export function checkArchitecture(settings: Settings): void {
+  if (settings.arch === "llama") return;
+  const odd = LLAMA_SETTINGS.find((name) => settings[name] !== DEFAULTS[name]);
+  if (odd === undefined) return;
+  throw new MicrogptError(`\`${odd}\` is a setting of \`arch\` llama, and this is a ${settings.arch}`, {
+    usage: true,
+  });
+}
+
 /** What a preset sets: the architecture, the rate and the length of the run, and more where it has a reason. */
 export type Preset =
   & Pick<Settings, "nEmbd" | "nHead" | "nLayer" | "blockSize" | "learningRate" | "steps" | "batchSize">
@@ -215,7 +277,31 @@ export const PRESETS: Record<PresetName, Preset> = {
     steps: 100_000,
     batchSize: 4,
   },
+  // 15.7 million parameters, for short stories
+  story: {
+    arch: "llama",
+    nEmbd: 384,
+    nHead: 6,
+    nKvHead: 2,
+    nLayer: 8,
+    blockSize: 512,
+    learningRate: 0.001,
+    steps: 20_000,
+    batchSize: 8,
+  },
+  // chat-medium as a Llama
+  "chat-llama": {
+    arch: "llama",
+    nEmbd: 256,
+    nHead: 8,
+    nKvHead: 4,
+    nLayer: 6,
+    blockSize: 1024,
+    learningRate: 0.001,
+    steps: 10_000,
+    batchSize: 4,
+  },
 };
 
 /** The name of a preset. */
-export type PresetName = "names" | "chat-small" | "chat-medium" | "chat-large";
+export type PresetName = "names" | "chat-small" | "chat-medium" | "chat-large" | "story" | "chat-llama";

@@ -14,7 +14,7 @@ import { RunLock } from "../files/lock.ts";
 import { checkTrainingOutput } from "../files/output_directory.ts";
 import { checkConfig, networkKind, networkOf } from "../networks.ts";
 import { emptyState } from "../optimizer_state.ts";
-import { savedSettings, type Settings } from "../settings.ts";
+import { checkArchitecture, savedSettings, type Settings } from "../settings.ts";
 import { type MemoryPlan, memoryPlan } from "./memory_plan.ts";
 import { checkTrainOptions, type TrainOptions } from "./options.ts";
 import { outputOf, resolveRecipe, resolveSettings, settingOf } from "./resolve.ts";
@@ -94,7 +94,7 @@ async function prepareData(
       chat: data.mode === "chat",
       threads: options.threads,
     });
-  const config = checkpoint?.config ?? networkKind().configOf(settings, tokenizer.vocabSize);
+  const config = checkpoint?.config ?? networkKind(settings.arch).configOf(settings, tokenizer.vocabSize);
   const all = encodeDataset(data, tokenizer);
   const fitted = fitDocuments(all, config.block_size, settings.skipLong, data.mode);
   notices.push(...fitted.notices);
@@ -114,7 +114,9 @@ async function prepareLocked(
   const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
   const settings = resolveSettings(options, checkpoint, notices);
   if (!checkpoint) {
-    checkConfig(networkKind().configOf(settings, settings.vocabSize), { name: settingOf, usage: true });
+    checkArchitecture(settings);
+    const asked = networkKind(settings.arch).configOf(settings, settings.vocabSize);
+    checkConfig(asked, { name: settingOf, usage: true });
   }
   const prepared = await prepareData(options, settings, checkpoint, notices);
   const { data, tokenizer, config, lengths, split, trainingData } = prepared;

@@ -28,7 +28,7 @@ const OVER_Y = /^(embed|rmsNorm|crossEntropy|sample|matvec|split_k|adam (true|fa
 const OVER_Z = /^attention/;
 /** Of each such kernel a case or two, with more workgroups than a row of the grid has below. */
 const CASES =
-  /embed.*E = 12.*33|rmsNorm.*\[130|attention.*E = 12, 4.*,60,|crossEntropy.*\[33|sample from (97|NaN).*0\.5|rmsNormMatmul \[[27]|attentionCached.*64|decoding/;
+  /embed.*E = 12.*33|rmsNorm.*\[130|attention.*E = 12, 4.*,60,|crossEntropy.*\[33|sample from (97|NaN).*0\.5|rmsNormMatmul \[[27]|attentionCached.*64|decoding|lookup.*33|scaledRmsNorm.*\[130|rope.*17|swiglu.*\[130|grouped attention and.*6 heads.*2,33/;
 
 gpuTest("rows that do not fit into one dimension of a call go on in another", async (t) => {
   await withGpu(async (d) => {
@@ -47,7 +47,20 @@ gpuTest("rows that do not fit into one dimension of a call go on in another", as
         for (const key of Object.keys(expected)) assertClose(actual[key]!, expected[key]!, tolerance, key);
       });
     }
-    for (const kernel of ["embed", "rmsNorm", "attention", "crossEntropy", "sample", "matvec"]) {
+    for (
+      const kernel of [
+        "embed",
+        "lookup",
+        "rmsNorm",
+        "scaledRmsNorm",
+        "rope",
+        "swiglu",
+        "attention",
+        "crossEntropy",
+        "sample",
+        "matvec",
+      ]
+    ) {
       assert(folded.has(kernel), kernel);
     }
   });
