@@ -277,7 +277,15 @@ const NOT_ZERO =
   "--steps --lr --n-embd --n-head --n-layer --block-size --batch-size --vocab-size --grad-accum --num-samples --max-tokens"
     .split(" ");
 /** Flags that take fractions. */
-const FRACTIONS = ["--lr", "--grad-clip", "--weight-decay", "--val-fraction", "--temperature", "--top-p"];
+const FRACTIONS = [
+  "--rope-theta",
+  "--lr",
+  "--grad-clip",
+  "--weight-decay",
+  "--val-fraction",
+  "--temperature",
+  "--top-p",
+];
 
 /** What else each command needs, so that only the flag is wrong. */
 const OTHERWISE: Record<string, (dir: string) => string[]> = {
