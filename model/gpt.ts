@@ -25,9 +25,9 @@ import type { Activations, DecodeMemory, Network, NetworkKind } from "./network.
 import { layOut, type ParameterLayout, type ParameterSpec, parameterView } from "./parameters.ts";
 import { mixSeed, normal } from "../device/random.ts";
 
-/** The config has no fields of its own, and its `meta.json` does not name the architecture. */
+/** The config has no fields of its own. */
 export interface GptConfig extends ModelConfig {
-  /** absent, or "gpt" */
+  /** absent in its `meta.json` */
   architecture?: "gpt";
 }
 

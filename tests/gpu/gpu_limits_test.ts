@@ -24,7 +24,8 @@ async function withGpu(use: (d: GpuDevice) => Promise<void>): Promise<void> {
 }
 
 /** Kernels whose workgroups are counted over x and y, and over x and z. */
-const OVER_Y = /^(embed|rmsNorm|crossEntropy|sample|matvec|split_k|adam (true|false))/;
+const OVER_Y =
+  /^(embed|lookup|rmsNorm|scaledRmsNorm (?!weight)|rope|swiglu|crossEntropy|sample|matvec|split_k|adam (true|false))/;
 const OVER_Z = /^attention/;
 /** Of each such kernel a case or two, with more workgroups than a row of the grid has below. */
 const CASES =

@@ -65,6 +65,6 @@ Deno.test("a model of an unknown architecture is refused, not read as another", 
       block_size: 4,
     };
     await Deno.writeTextFile(join(dir, "meta.json"), JSON.stringify(meta));
-    await assert.rejects(readModel(dir), /meta\.json: architecture must be one of: gpt$/);
+    await assert.rejects(readModel(dir), /meta\.json: architecture must be one of: gpt, llama$/);
   });
 });
