@@ -242,14 +242,41 @@ export async function readParameters(
     throw new MicrogptError(`${path}: no memory for its parameters (${megabytes} MB)`, { cause });
   }
   for (const tensor of tensors) {
-    const entry = layout.byName.get(tensor.name)!;
-    const values = flat.subarray(entry.offset, entry.offset + entry.rows * entry.cols);
-    if (!await readValues(file, tensor.dtype, values)) {
-      throw new MicrogptError(`${path}: the file shrank while it was read`);
-    }
-    checkFinite(values, entry, path);
+    await readInto(file, path, tensor.dtype, layout.byName.get(tensor.name)!, flat);
   }
   return { flat, dtype: dtypeOf(tensors) };
+}
+
+/**
+ * Reads one tensor of an open file, wherever it lies, to its place in a flat array.
+ * @param path what error messages call the file
+ * @param tensor as `readHeader` found it
+ * @throws {MicrogptError} when the file shrank, or holds a value that is not finite
+ */
+export async function readTensorValues(
+  file: Deno.FsFile,
+  path: string,
+  tensor: TensorInfo,
+  entry: ParameterEntry,
+  flat: Float32Array<ArrayBuffer>,
+): Promise<void> {
+  await file.seek(tensor.offset, Deno.SeekMode.Start);
+  await readInto(file, path, tensor.dtype, entry, flat);
+}
+
+/** Reads an entry's values from the file's position on. */
+async function readInto(
+  file: ReadableFile,
+  path: string,
+  dtype: FileDtype,
+  entry: ParameterEntry,
+  flat: Float32Array<ArrayBuffer>,
+): Promise<void> {
+  const values = flat.subarray(entry.offset, entry.offset + entry.rows * entry.cols);
+  if (!await readValues(file, dtype, values)) {
+    throw new MicrogptError(`${path}: the file shrank while it was read`);
+  }
+  checkFinite(values, entry, path);
 }
 
 /** Reads `into.length` elements at the file's position. @returns false when the file ends first */
@@ -289,20 +316,22 @@ function checkFinite(values: Float32Array, entry: ParameterEntry, path: string):
 }
 
 /**
- * Writes a flat array as a new safetensors file, tensors in the order of their names as the Rust library has them, no
- * `__metadata__`, and flushes it to disk. Works in chunks and gives way between them.
+ * Writes a flat array as a new safetensors file, tensors in the order of their names as the Rust library has them, and
+ * flushes it to disk. Works in chunks and gives way between them.
  * @param flat [layout.length]; must not change until the promise resolves
- * @throws {MicrogptError} when a value is not finite or does not fit f16
+ * @param metadata the file's `__metadata__`; default: it has none
+ * @throws {MicrogptError} when a value is not finite or does not fit the type
  */
 export async function writeParameters(
   path: string,
   layout: ParameterLayout,
   flat: Float32Array,
-  dtype: "F32" | "F16",
+  dtype: FileDtype,
+  metadata?: Record<string, string>,
 ): Promise<FileDigest> {
   const entries = layout.entries.toSorted((a, b) => a.name < b.name ? -1 : 1);
   return await writeHashed(path, async (file) => {
-    await file.write(headerBytes(entries, dtype));
+    await file.write(headerBytes(entries, dtype, metadata));
     const chunk = new Uint8Array(CHUNK_BYTES);
     let used = 0;
     const capacity = CHUNK_BYTES / ITEM_BYTES[dtype];
@@ -327,24 +356,49 @@ function encode(
   chunk: Uint8Array<ArrayBuffer>,
   at: number,
   values: Float32Array,
-  dtype: "F32" | "F16",
+  dtype: FileDtype,
   name: string,
 ): void {
-  const target = dtype === "F32"
-    ? new Float32Array(chunk.buffer, 4 * at, values.length)
-    : new Float16Array(chunk.buffer, 2 * at, values.length);
-  target.set(values);
-  const i = firstNotFinite(target);
+  const i = dtype === "BF16" ? encodeBf16(chunk, at, values) : encodeFloats(chunk, at, values, dtype);
   if (i < 0) return;
   throw Number.isFinite(values[i])
-    ? new MicrogptError(`cannot save tensor ${name}: ${values[i]} is too large for f16`, {
+    ? new MicrogptError(`cannot save tensor ${name}: ${values[i]} is too large for ${dtype.toLowerCase()}`, {
       hint: "write f32 instead",
     })
     : new MicrogptError(`cannot save tensor ${name}: it holds ${values[i]}`);
 }
 
-function headerBytes(entries: ParameterEntry[], dtype: "F32" | "F16"): Uint8Array {
-  const header: Record<string, { dtype: string; shape: readonly number[]; data_offsets: number[] }> = {};
+/** @returns the index of the first value that is not finite in the type, or −1 */
+function encodeFloats(
+  chunk: Uint8Array<ArrayBuffer>,
+  at: number,
+  values: Float32Array,
+  dtype: "F32" | "F16",
+): number {
+  const target = dtype === "F32"
+    ? new Float32Array(chunk.buffer, 4 * at, values.length)
+    : new Float16Array(chunk.buffer, 2 * at, values.length);
+  target.set(values);
+  return firstNotFinite(target);
+}
+
+/** The upper half of each f32, rounded to the nearest, ties to even. @returns as `encodeFloats` */
+function encodeBf16(chunk: Uint8Array<ArrayBuffer>, at: number, values: Float32Array): number {
+  const target = new Uint16Array(chunk.buffer, 2 * at, values.length);
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  for (let i = 0; i < bits.length; i++) {
+    target[i] = (bits[i]! + 0x7fff + (bits[i]! >>> 16 & 1)) >>> 16;
+    if ((target[i]! & 0x7f80) === 0x7f80) return i;
+  }
+  return -1;
+}
+
+function headerBytes(
+  entries: ParameterEntry[],
+  dtype: FileDtype,
+  metadata?: Record<string, string>,
+): Uint8Array {
+  const header: Record<string, unknown> = metadata ? { __metadata__: metadata } : {};
   let offset = 0;
   for (const { name, shape, rows, cols } of entries) {
     const end = offset + rows * cols * ITEM_BYTES[dtype];

@@ -1,0 +1,157 @@
+/** The weights of a HuggingFace directory, in one safetensors file or in shards with an index; read by range. */
+import { join } from "node:path";
+import { MicrogptError } from "../../../device/errors.ts";
+import type { LlamaConfig } from "../../llama_config.ts";
+import type { ParameterLayout } from "../../parameters.ts";
+import { fileError, ifThere, parseObject, printable } from "../directory.ts";
+import { dtypeOf, readHeader, readTensorValues, type TensorInfo } from "../safetensors.ts";
+import { isIgnored, llamaTensors } from "./tensors.ts";
+
+const ONE_FILE = "model.safetensors";
+const INDEX = "model.safetensors.index.json";
+/** An index takes about 100 bytes a tensor. */
+const MAX_INDEX_BYTES = 8 << 20;
+const MAX_SHARDS = 1024;
+
+/** A tensor and the file that it is in. */
+interface Place {
+  tensor: TensorInfo;
+  path: string;
+}
+
+/** The weights of a directory: where each tensor lies. No file is open. */
+export interface HfWeights {
+  /** by HuggingFace's names, ignored ones left out */
+  places: Map<string, Place>;
+  /** "F32", or several joined with "+" */
+  dtype: string;
+  /** size of all tensors in the files */
+  bytes: number;
+}
+
+/**
+ * Finds every tensor and compares names and shapes with the config; reads no values.
+ * @throws {MicrogptError} for files that are missing or malformed, and tensors that are missing, there twice, or of
+ *   another shape than the config asks for
+ */
+export async function findHfWeights(dir: string, config: LlamaConfig): Promise<HfWeights> {
+  const index = await readIndex(dir);
+  const names = index ? [...new Set(index.values())] : [ONE_FILE];
+  const places = new Map<string, Place>();
+  for (const name of names) {
+    const path = join(dir, name);
+    using file = await openWeights(path);
+    for (const tensor of await readHeader(file, path)) {
+      const before = places.get(tensor.name);
+      if (before) throw new MicrogptError(`${path}: tensor ${printable(tensor.name)} is in ${before.path} too`);
+      const expected = index?.get(tensor.name);
+      if (index && expected !== name) {
+        throw new MicrogptError(
+          `${path} holds tensor ${printable(tensor.name)}, which ${INDEX} ${
+            expected === undefined ? "does not name" : `puts in ${expected}`
+          }`,
+        );
+      }
+      places.set(tensor.name, { tensor, path });
+    }
+  }
+  for (const [tensor, name] of index ?? []) {
+    if (!places.has(tensor)) {
+      throw new MicrogptError(`${join(dir, name)} has no tensor ${printable(tensor)}, which ${INDEX} puts there`);
+    }
+  }
+  checkTensors(dir, places, config);
+  const tensors = [...places.values()].map(({ tensor }) => tensor);
+  return { places, dtype: dtypeOf(tensors), bytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0) };
+}
+
+/** The file of each tensor as the index has it; undefined where the weights are in one file. */
+async function readIndex(dir: string): Promise<Map<string, string> | undefined> {
+  const path = join(dir, INDEX);
+  try {
+    if (await ifThere(Deno.stat(join(dir, ONE_FILE)))) return undefined;
+    const info = await ifThere(Deno.stat(path));
+    if (!info) return undefined; // opening the one file says that it is missing
+    if (info.size > MAX_INDEX_BYTES) throw new MicrogptError(`${path}: ${info.size} bytes are no index`);
+    return shardsOf(parseObject(await Deno.readTextFile(path), path), path);
+  } catch (error) {
+    throw fileError(`cannot read ${path}`, error);
+  }
+}
+
+function shardsOf({ weight_map: map }: Record<string, unknown>, path: string): Map<string, string> {
+  if (typeof map !== "object" || map === null || Array.isArray(map)) {
+    throw new MicrogptError(`${path}: there is no weight_map`);
+  }
+  for (const [tensor, name] of Object.entries(map)) {
+    // only files of this directory: a name with a path could lead anywhere
+    if (typeof name === "string" && /^[\w.-]+\.safetensors$/.test(name) && !name.startsWith(".")) continue;
+    throw new MicrogptError(
+      `${path}: tensor ${printable(tensor)} is put in ${printable(JSON.stringify(name) ?? "none")}, ` +
+        "which is no safetensors file of this directory",
+    );
+  }
+  const shards = new Map(Object.entries(map as Record<string, string>));
+  const count = new Set(shards.values()).size;
+  if (count === 0 || count > MAX_SHARDS) throw new MicrogptError(`${path}: names ${count} files`);
+  return shards;
+}
+
+async function openWeights(path: string): Promise<Deno.FsFile> {
+  try {
+    const info = await Deno.stat(path);
+    // opening a pipe would wait for ever
+    if (!info.isFile) throw new MicrogptError(`${path} is not a regular file`);
+    return await Deno.open(path);
+  } catch (error) {
+    throw fileError(`cannot read ${path}`, error, "the download is not complete; get the whole directory again");
+  }
+}
+
+/** @throws {MicrogptError} unless the tensors are those of the config */
+function checkTensors(dir: string, places: Map<string, Place>, config: LlamaConfig): void {
+  const expected = llamaTensors(config);
+  for (const [name, { tensor: { shape }, path }] of places) {
+    const wanted = expected.get(name);
+    if (!wanted) {
+      if (!isIgnored(name, config)) {
+        throw new MicrogptError(`${path}: tensor ${printable(name)} is no part of the model in config.json`);
+      }
+      places.delete(name);
+    } else if (shape.length !== wanted.length || shape.some((n, i) => n !== wanted[i])) {
+      throw new MicrogptError(
+        `${path}: tensor ${name} has shape ${printable(`[${shape.join(", ")}]`)}, ` +
+          `config.json asks for [${wanted.join(", ")}]`,
+        { hint: "the files come from different models; get the whole directory again" },
+      );
+    }
+  }
+  for (const name of expected.keys()) {
+    if (!places.has(name)) throw new MicrogptError(`${dir}: tensor ${name} is in none of the weight files`);
+  }
+}
+
+/**
+ * Reads all weights, each straight to its place in the flat array.
+ * @param layout of the same names and shapes
+ * @param flat [layout.length], zeros where nothing is read
+ * @throws {MicrogptError} when a file changed since it was looked at, or holds a value that is not finite
+ */
+export async function readHfWeights(
+  { places }: HfWeights,
+  layout: ParameterLayout,
+  flat: Float32Array<ArrayBuffer>,
+): Promise<void> {
+  const byFile = Map.groupBy(layout.entries, ({ name }) => {
+    const place = places.get(name);
+    if (!place) throw new RangeError(`the file has no tensor ${name}`);
+    return place.path;
+  });
+  for (const [path, entries] of byFile) {
+    using file = await openWeights(path);
+    for (const entry of entries) {
+      const { tensor } = places.get(entry.name)!;
+      await readTensorValues(file, path, tensor, entry, flat);
+    }
+  }
+}
