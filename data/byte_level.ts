@@ -13,16 +13,16 @@ export const BYTE_CHARS: readonly string[] = (() => {
 })();
 
 /**
- * The bytes of text that each token stands for: none for a special one. A token with a character outside the alphabet
- * stands for itself, as in HuggingFace's decoder.
+ * The bytes of text that each token stands for: none for a special one. An added token stands for itself, and so does
+ * one with a character outside the alphabet, as in HuggingFace's decoder.
  */
 export function tokenTable({ tokens }: TokenizerFile): TokenTable {
   const byteOf = new Map(BYTE_CHARS.map((char, byte) => [char, byte]));
   const bytes: number[] = [];
   const offsets = new Uint32Array(tokens.length + 1);
-  tokens.forEach(({ name, special }, id) => {
+  tokens.forEach(({ name, special, literal }, id) => {
     if (!special) {
-      const own = Array.from(name, (char) => byteOf.get(char));
+      const own = Array.from(name, (char) => literal ? undefined : byteOf.get(char));
       const foreign = own.includes(undefined);
       for (const byte of foreign ? new TextEncoder().encode(name) : own as number[]) bytes.push(byte);
     }

@@ -5,8 +5,10 @@
  */
 
 import { BYTE_CHARS, tokenTable } from "./byte_level.ts";
+import { type AddedToken, AddedTokens } from "./added_tokens.ts";
+import type { SplitName } from "./splits.ts";
 import type { EncodedDocuments, Tokenizer, TokenTable } from "./tokenizer.ts";
-import { parseTokenizerJson, type TokenizerFile } from "./tokenizer_json.ts";
+import { normalized, parseTokenizerJson, type TokenizerFile } from "./tokenizer_json.ts";
 
 /** A word of the byte alphabet into tokens. */
 type MergeWord = (word: string) => string[];
@@ -14,12 +16,28 @@ type MergeWord = (word: string) => string[];
 /** Unicode's White_Space. JavaScript's `\s` has U+FEFF in addition and lacks U+0085. */
 const SPACE = String.raw`\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000`;
 
-/** GPT-2's words, as in native/src/tokenizer/split.rs. */
-const WORD = new RegExp(
-  String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^${SPACE}\p{L}\p{N}]+` +
-    String.raw`|[${SPACE}]+(?![^${SPACE}])|[${SPACE}]+`,
-  "gu",
-);
+/** Words as the ways of splits.ts cut them, the same as in native/src/tokenizer/split.rs. */
+const WORDS: Record<SplitName, RegExp> = {
+  "gpt-2": words(String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+`),
+  // digits stand alone, and the white space before them is whole
+  smollm: words(String.raw`\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})`),
+  "llama-bpe": words(modern("{1,3}")),
+  qwen2: words(modern("")),
+};
+
+/** Contractions in any case (long s is one of s), words, numbers, signs, lines. */
+function modern(digits: string): string {
+  const contraction = "'(?:[sSſ]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])";
+  return contraction +
+    String.raw`|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}${digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+`;
+}
+
+/** A pattern with the parts for white space at its end, and Unicode's white space throughout. */
+function words(parts: string): RegExp {
+  const unicode = (part: string) =>
+    part.replaceAll(String.raw`[^\s`, `[^${SPACE}`).replaceAll(String.raw`\s`, `[${SPACE}]`);
+  return new RegExp(unicode(parts) + `|[${SPACE}]+(?![^${SPACE}])|[${SPACE}]+`, "gu");
+}
 
 /** A tokenizer without the native library. */
 export class HfTokenizer implements Tokenizer {
@@ -27,24 +45,26 @@ export class HfTokenizer implements Tokenizer {
   readonly #file: TokenizerFile;
   readonly #mergeWord: MergeWord;
   readonly #table: TokenTable;
+  readonly #added: AddedTokens;
 
   private constructor(json: string, file: TokenizerFile, mergeWord: MergeWord) {
     this.#json = json;
     this.#file = file;
     this.#mergeWord = mergeWord;
     this.#table = tokenTable(file);
+    this.#added = new AddedTokens(file.added);
   }
 
   /**
    * Loads a tokenizer.
    * @param json the text of a `tokenizer.json`; hostile ones are refused
-   * @throws {MicrogptError} when it is not a byte-level BPE tokenizer with `<bos>`
+   * @throws {MicrogptError} when it is not a byte-level BPE tokenizer of a known kind
    */
   static async fromJson(json: string): Promise<HfTokenizer> {
     const file = parseTokenizerJson(json);
     const { BPE } = await import("npm:@huggingface/tokenizers@0.2.0");
     const vocab = Object.fromEntries(file.vocab);
-    const bpe = new BPE({ type: "BPE", vocab, merges: file.merges, ignore_merges: false });
+    const bpe = new BPE({ type: "BPE", vocab, merges: file.merges, ignore_merges: file.ignoreMerges });
     return new HfTokenizer(json, file, (word) => bpe.bpe(word));
   }
 
@@ -53,12 +73,17 @@ export class HfTokenizer implements Tokenizer {
   }
 
   encode(documents: readonly string[]): EncodedDocuments {
+    return this.#added.encode(normalized(documents, this.#file), (texts) => this.#encode(texts));
+  }
+
+  #encode(documents: readonly string[]): EncodedDocuments {
+    const pattern = WORDS[this.#file.split];
     const known = new Map<string, number[]>();
     const offsets = new Uint32Array(documents.length + 1);
     let ids = new Uint32Array(1024);
     let count = 0;
     documents.forEach((document, d) => {
-      for (const [word] of document.toWellFormed().matchAll(WORD)) {
+      for (const [word] of document.toWellFormed().matchAll(pattern)) {
         let tokens = known.get(word);
         if (tokens === undefined) known.set(word, tokens = this.#encodeWord(word));
         if (count + tokens.length > ids.length) {
@@ -88,6 +113,10 @@ export class HfTokenizer implements Tokenizer {
 
   id(token: string): number | undefined {
     return this.#file.ids.get(token);
+  }
+
+  get special(): readonly AddedToken[] {
+    return this.#file.special;
   }
 
   toJSON(): string {

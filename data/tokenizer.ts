@@ -1,6 +1,7 @@
 /** The tokenizer as the rest of the program sees it. Implementations: native/tokenizer.ts and data/hf_tokenizer.ts. */
 
 import { MicrogptError } from "../device/errors.ts";
+import type { AddedToken } from "./added_tokens.ts";
 
 /** The special tokens by their names in `tokenizer.json`, in the order of their ids. Text mode has only `bos`. */
 export const SPECIAL_TOKENS = {
@@ -48,6 +49,9 @@ export interface Tokenizer {
 
   /** The id of a token by its name in `tokenizer.json`, such as `<bos>`. */
   id(token: string): number | undefined;
+
+  /** The special tokens, which no text becomes. */
+  readonly special: readonly AddedToken[];
 
   /** The tokenizer as the exact text of its `tokenizer.json`. */
   toJSON(): string;

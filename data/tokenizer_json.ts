@@ -1,11 +1,13 @@
 /**
  * Reads `tokenizer.json`: the one place where it is judged, for the native tokenizer and the one in JavaScript. The file
- * may come from anywhere. Nothing of it is compiled or run: one with a normalizer or a regular expression of its own is
- * refused, and every id, token and merge is checked.
+ * may come from anywhere. Nothing of it is compiled or run: its pre-tokenizer must be one of those that are known
+ * (splits.ts), and every id, token and merge is checked.
  */
 
 import { MicrogptError } from "../device/errors.ts";
-import { SPECIAL_TOKENS } from "./tokenizer.ts";
+import { BYTE_CHARS } from "./byte_level.ts";
+import type { AddedToken } from "./added_tokens.ts";
+import { type Json, type SplitName, splitOfPreTokenizer, SPLITS } from "./splits.ts";
 
 /** Larger files are refused unread, in UTF-16 units. */
 const MAX_FILE = 64 * 2 ** 20;
@@ -13,21 +15,40 @@ const MAX_FILE = 64 * 2 ** 20;
 /** A checked byte-level BPE tokenizer: all that a tokenizer needs to know of its file. */
 export interface TokenizerFile {
   /** Every token by its id, special ones included. */
-  tokens: { name: string; special: boolean }[];
+  tokens: TokenEntry[];
   /** The id of every token by its name, special ones included. */
   ids: Map<string, number>;
-  /** Ids of the tokens that text can become: all but the special ones. */
+  /** Ids of the tokens that BPE can make of text: neither special nor added ones. */
   vocab: Map<string, number>;
   /** Pairs of tokens, those to merge first at the front. */
   merges: [string, string][];
+  /** How text is cut into words. */
+  split: SplitName;
+  /** A word that is a token is that token, whatever the merges say. */
+  ignoreMerges: boolean;
+  /** Text is brought into Unicode's composed form (NFC) first. */
+  nfc: boolean;
+  /** Tokens that stand in a text as they are. */
+  added: AddedToken[];
+  /** Tokens that no text becomes. */
+  special: AddedToken[];
+  /** The special token that a text begins with, where the file's post-processor says so. */
+  first?: string;
 }
 
-type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
+/** A token of the table. */
+export interface TokenEntry {
+  name: string;
+  special: boolean;
+  /** its name is its text, not in the byte alphabet */
+  literal: boolean;
+}
+
 type JsonObject = { [key: string]: Json };
 
 /**
  * Parses and checks `tokenizer.json`.
- * @throws {MicrogptError} when it is not JSON or not a byte-level BPE tokenizer with `<bos>`
+ * @throws {MicrogptError} when it is not JSON or not a byte-level BPE tokenizer of a known kind
  */
 export function parseTokenizerJson(text: string): TokenizerFile {
   if (text.length > MAX_FILE) throw refuse(`${text.length >> 20} MB, at most ${MAX_FILE >> 20} MB are read`);
@@ -41,73 +62,137 @@ export function parseTokenizerJson(text: string): TokenizerFile {
   const model = root.model;
   if (!isObject(model)) throw refuse("there is no model");
   checkKinds(root, model);
-  checkModel(model);
-  const tokens = tokenTable(root, model);
+  const added = addedTokens(root);
+  const tokens = tokenTable(model, added);
   const ids = new Map<string, number>();
   const vocab = new Map<string, number>();
-  tokens.forEach(({ name, special }, id) => {
+  tokens.forEach(({ name, special, literal }, id) => {
     ids.set(name, id);
-    if (!special) vocab.set(name, id);
+    if (!special && !literal) vocab.set(name, id);
   });
-  return { tokens, ids, vocab, merges: checkedMerges(model.merges, vocab) };
+  checkModel(model, vocab);
+  const first = firstToken(root.post_processor, ids);
+  return {
+    tokens,
+    ids,
+    vocab,
+    merges: checkedMerges(model.merges, vocab),
+    split: knownSplit(root.pre_tokenizer),
+    ignoreMerges: model.ignore_merges === true,
+    nfc: kind(root.normalizer) === "NFC",
+    added: added.filter(({ special }) => !special),
+    special: added.filter(({ special }) => special),
+    ...(first === undefined ? {} : { first }),
+  };
+}
+
+/** Documents in the form that their tokenizer takes. */
+export function normalized(documents: readonly string[], { nfc }: TokenizerFile): readonly string[] {
+  return nfc ? documents.map((document) => document.normalize("NFC")) : documents;
 }
 
 function checkKinds(root: JsonObject, model: JsonObject): void {
   if ((model.type ?? "BPE") !== "BPE") throw refuse(`the model is ${kind(model)}, only BPE is read`);
-  for (const name of ["pre_tokenizer", "decoder"]) {
-    const found = kind(root[name]);
-    if (found !== "ByteLevel") throw refuse(`the ${name} is ${found}, only ByteLevel is read`);
+  if (kind(root.decoder) !== "ByteLevel") {
+    throw refuse(`the decoder is ${kind(root.decoder)}, only ByteLevel is read`);
   }
-  const { add_prefix_space: prefix = false, use_regex: regex = true } = root.pre_tokenizer as JsonObject;
-  if (prefix !== false || regex !== true) {
-    throw refuse("the pre_tokenizer must have add_prefix_space false and use_regex true");
-  }
-  if (kind(root.normalizer) !== "none") {
-    throw refuse(`the normalizer is ${kind(root.normalizer)}, only none is read`);
-  }
-  const post = kind(root.post_processor);
-  if (post !== "none" && post !== "ByteLevel") {
-    throw refuse(`the post_processor is ${post}, only ByteLevel or none is read`);
+  const normalizer = kind(root.normalizer);
+  if (normalizer !== "none" && normalizer !== "NFC") {
+    throw refuse(`the normalizer is ${normalizer}, only none and NFC are read`);
   }
 }
 
-function checkModel(model: JsonObject): void {
-  const refused = [
-    "dropout",
-    "unk_token",
-    "continuing_subword_prefix",
-    "end_of_word_suffix",
-    "byte_fallback",
-  ];
-  for (const name of [...refused, "ignore_merges"]) {
+function knownSplit(preTokenizer: Json | undefined): SplitName {
+  const split = splitOfPreTokenizer(preTokenizer);
+  if (split) return split;
+  const found = kind(preTokenizer);
+  if (found === "ByteLevel") {
+    throw refuse("the pre_tokenizer must have add_prefix_space false and use_regex true");
+  }
+  throw refuse(
+    `the pre_tokenizer is ${
+      found === "Sequence" ? "a Sequence of another model family" : found
+    }; only those of ` +
+      `${
+        Object.keys(SPLITS).join(", ")
+      } models (ByteLevel with or without digits or a known regular expression) are read`,
+  );
+}
+
+/** The token that the post-processor puts in front of a text. @throws {MicrogptError} for any other post-processor */
+function firstToken(processor: Json | undefined, ids: Map<string, number>): string | undefined {
+  const found = kind(processor);
+  if (found === "none" || found === "ByteLevel") return undefined;
+  if (found === "Sequence" && isObject(processor) && Array.isArray(processor.processors)) {
+    const tokens = processor.processors.map((part) => firstToken(part, ids)).filter((token) =>
+      token !== undefined
+    );
+    if (tokens.length < 2) return tokens[0];
+  }
+  if (found !== "TemplateProcessing") {
+    throw refuse(`the post_processor is ${found}, only ByteLevel, TemplateProcessing or none is read`);
+  }
+  const single = (processor as JsonObject).single;
+  const names = Array.isArray(single)
+    ? single.map((part) => isObject(part) && isObject(part.SpecialToken) ? part.SpecialToken.id : null)
+    : [];
+  if (names.length === 1 && names[0] === null) return undefined;
+  const [name] = names;
+  if (names.length !== 2 || typeof name !== "string" || names[1] !== null || !ids.has(name)) {
+    throw refuse("the post_processor does something else than put one token in front of a text");
+  }
+  return name;
+}
+
+function checkModel(model: JsonObject, vocab: Map<string, number>): void {
+  for (const name of ["dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"]) {
     const value = model[name] ?? false;
     if (value !== false && value !== 0 && value !== "") {
       throw refuse(`the model sets ${name}, which is not supported`);
     }
   }
+  const unknown = model.unk_token ?? "";
+  if (unknown === "") return;
+  // where every byte of text is a token it never comes up
+  if (!BYTE_CHARS.every((char, byte) => NEVER_IN_UTF8.has(byte) || vocab.has(char))) {
+    throw refuse("the model sets unk_token, which is not supported where bytes are missing");
+  }
+}
+
+/** Bytes that no UTF-8 text has. */
+const NEVER_IN_UTF8 = new Set([0xc0, 0xc1, ...Array.from({ length: 11 }, (_, i) => 0xf5 + i)]);
+
+/** The added tokens, each checked alone. */
+function addedTokens(root: JsonObject): (AddedToken & { special: boolean })[] {
+  const added = root.added_tokens ?? [];
+  if (!Array.isArray(added)) throw refuse("added_tokens is not a list");
+  return added.map((token) => {
+    if (!isObject(token) || typeof token.content !== "string") throw refuse("an added token has no content");
+    return {
+      id: token.id as number, // checked with the others' in the table
+      content: token.content,
+      special: token.special === true,
+      lstrip: token.lstrip === true,
+      rstrip: token.rstrip === true,
+      singleWord: token.single_word === true,
+    };
+  });
 }
 
 /** Vocabulary and added tokens as one table by id: every id from 0 on exactly once. */
-function tokenTable(root: JsonObject, model: JsonObject): TokenizerFile["tokens"] {
+function tokenTable(model: JsonObject, added: (AddedToken & { special: boolean })[]): TokenEntry[] {
   if (!isObject(model.vocab)) throw refuse("the model has no vocab");
-  const ids = new Map<string, { id: Json | undefined; special: boolean }>();
-  for (const [name, id] of Object.entries(model.vocab)) ids.set(name, { id, special: false });
-  const added = root.added_tokens ?? [];
-  if (!Array.isArray(added)) throw refuse("added_tokens is not a list");
-  for (const token of added) {
-    if (!isObject(token) || typeof token.content !== "string") throw refuse("an added token has no content");
-    const { id, content } = token;
+  const ids = new Map<string, { id: Json | undefined; special: boolean; literal: boolean }>();
+  for (const [name, id] of Object.entries(model.vocab)) ids.set(name, { id, special: false, literal: false });
+  for (const { id, content, special } of added) {
     const known = ids.get(content);
     if (known !== undefined && known.id !== id) {
       throw refuse(`the token ${JSON.stringify(content)} has two ids, ${known.id} and ${id}`);
     }
-    ids.set(content, { id, special: token.special === true });
+    ids.set(content, { id, special, literal: true });
   }
-  const bos = ids.get(SPECIAL_TOKENS.bos);
-  if (bos === undefined) throw refuse(`there is no ${SPECIAL_TOKENS.bos} token`);
-  if (!bos.special) throw refuse(`${SPECIAL_TOKENS.bos} is not marked as a special token`);
-  const table: TokenizerFile["tokens"] = new Array(ids.size);
-  for (const [name, { id, special }] of ids) {
+  const table: TokenEntry[] = new Array(ids.size);
+  for (const [name, { id, special, literal }] of ids) {
     if (name === "") throw refuse(`token ${id} is empty`);
     if (!name.isWellFormed()) throw refuse(`token ${id} is half a character`);
     if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= ids.size) {
@@ -117,7 +202,7 @@ function tokenTable(root: JsonObject, model: JsonObject): TokenizerFile["tokens"
     if (other !== undefined) {
       throw refuse(`the tokens ${JSON.stringify(other.name)} and ${JSON.stringify(name)} both have id ${id}`);
     }
-    table[id] = { name, special };
+    table[id] = { name, special, literal };
   }
   return table;
 }

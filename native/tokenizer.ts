@@ -1,8 +1,10 @@
 /** The tokenizer of the native library. */
 
+import { type AddedToken, AddedTokens } from "../data/added_tokens.ts";
 import { tokenTable } from "../data/byte_level.ts";
+import { SPLITS } from "../data/splits.ts";
 import { checkVocabSize, type EncodedDocuments, type Tokenizer, type TokenTable } from "../data/tokenizer.ts";
-import { parseTokenizerJson, type TokenizerFile } from "../data/tokenizer_json.ts";
+import { normalized, parseTokenizerJson, type TokenizerFile } from "../data/tokenizer_json.ts";
 import { MicrogptError } from "../device/errors.ts";
 import { check, openLibrary } from "./library.ts";
 import { TOKENIZER } from "./symbols.ts";
@@ -36,12 +38,14 @@ export class NativeTokenizer implements Tokenizer, Disposable {
   readonly #json: string;
   readonly #file: TokenizerFile;
   readonly #table: TokenTable;
+  readonly #added: AddedTokens;
   #handle: number | undefined;
 
   private constructor(json: string, file: TokenizerFile) {
     this.#json = json;
     this.#file = file;
     this.#table = tokenTable(file);
+    this.#added = new AddedTokens(file.added);
     this.#handle = load(file);
     forgotten.register(this, this.#handle, this);
   }
@@ -77,7 +81,7 @@ export class NativeTokenizer implements Tokenizer, Disposable {
   /**
    * Loads a tokenizer.
    * @param json the text of a `tokenizer.json`; hostile ones are refused
-   * @throws {MicrogptError} when it is not a byte-level BPE tokenizer with `<bos>`, or there is no native library
+   * @throws {MicrogptError} when it is not a byte-level BPE tokenizer of a known kind, or there is no native library
    */
   static fromJson(json: string): NativeTokenizer {
     return new NativeTokenizer(json, parseTokenizerJson(json));
@@ -88,6 +92,10 @@ export class NativeTokenizer implements Tokenizer, Disposable {
   }
 
   encode(documents: readonly string[]): EncodedDocuments {
+    return this.#added.encode(normalized(documents, this.#file), (texts) => this.#encode(texts));
+  }
+
+  #encode(documents: readonly string[]): EncodedDocuments {
     const { text, offsets } = pack(documents);
     const result = new Uint32Array(2);
     const lib = native();
@@ -121,6 +129,10 @@ export class NativeTokenizer implements Tokenizer, Disposable {
     return this.#file.ids.get(token);
   }
 
+  get special(): readonly AddedToken[] {
+    return this.#file.special;
+  }
+
   toJSON(): string {
     return this.#json;
   }
@@ -144,14 +156,15 @@ export class NativeTokenizer implements Tokenizer, Disposable {
 }
 
 /** Hands a checked tokenizer to the library. @returns its handle */
-function load({ vocab, merges }: TokenizerFile): number {
+function load({ vocab, merges, split, ignoreMerges }: TokenizerFile): number {
   const { text, offsets } = pack([...vocab.keys()]);
   const ids = Uint32Array.from(vocab.values());
   const pairs = Uint32Array.from(merges.flat(), (token) => vocab.get(token)!);
   const handle = new Uint32Array(1);
   // deno-fmt-ignore
   check(native().mg_tokenizer_load(
-    text, text.length, offsets, offsets.length, ids, ids.length, pairs, pairs.length, handle, handle.length,
+    text, text.length, offsets, offsets.length, ids, ids.length, pairs, pairs.length,
+    SPLITS[split].id, Number(ignoreMerges), handle, handle.length,
   ));
   return handle[0]!;
 }

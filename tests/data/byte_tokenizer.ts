@@ -18,6 +18,7 @@ export function byteTokenizer(special: string[]): Tokenizer {
     },
     decode: (ids) => new TextDecoder().decode(Uint8Array.from([...ids].flatMap((id) => [...tokenBytes(id)]))),
     tokenBytes,
+    special: special.map((content, id) => ({ id, content, lstrip: false, rstrip: false, singleWord: false })),
     toJSON: () => JSON.stringify({ special }),
   };
 }

@@ -141,7 +141,9 @@ function ropeTheta(fields: Fields): number {
   if (old !== undefined && recent !== undefined && old !== recent) {
     throw fields.error(`rope_theta is ${shown(old)}, rope_parameters has ${shown(recent)}`);
   }
-  return recent === undefined ? fields.number("rope_theta", 10000) : fields.number("rope_theta", undefined, inner);
+  return recent === undefined
+    ? fields.number("rope_theta", 10000)
+    : fields.number("rope_theta", undefined, inner);
 }
 
 function ropeParameters({ json }: Fields): Json {

@@ -13,7 +13,7 @@ export function llamaTensors(config: LlamaConfig): Map<string, number[]> {
       add(`self_attn.${name}_proj.weight`, [rows, E]);
       if (config.qkv_bias) add(`self_attn.${name}_proj.bias`, [rows]);
     }
-    if (config.qk_norm) for (const name of ["q", "k"]) add(`self_attn.${name}_norm.weight`, [D]);
+    if (config.qk_norm) { for (const name of ["q", "k"]) add(`self_attn.${name}_norm.weight`, [D]); }
     add("self_attn.o_proj.weight", [E, Q]);
     add("post_attention_layernorm.weight", [E]);
     add("mlp.gate_proj.weight", [F, E]);

@@ -43,7 +43,9 @@ export async function findHfWeights(dir: string, config: LlamaConfig): Promise<H
     using file = await openWeights(path);
     for (const tensor of await readHeader(file, path)) {
       const before = places.get(tensor.name);
-      if (before) throw new MicrogptError(`${path}: tensor ${printable(tensor.name)} is in ${before.path} too`);
+      if (before) {
+        throw new MicrogptError(`${path}: tensor ${printable(tensor.name)} is in ${before.path} too`);
+      }
       const expected = index?.get(tensor.name);
       if (index && expected !== name) {
         throw new MicrogptError(
@@ -57,7 +59,9 @@ export async function findHfWeights(dir: string, config: LlamaConfig): Promise<H
   }
   for (const [tensor, name] of index ?? []) {
     if (!places.has(tensor)) {
-      throw new MicrogptError(`${join(dir, name)} has no tensor ${printable(tensor)}, which ${INDEX} puts there`);
+      throw new MicrogptError(
+        `${join(dir, name)} has no tensor ${printable(tensor)}, which ${INDEX} puts there`,
+      );
     }
   }
   checkTensors(dir, places, config);
@@ -104,7 +108,11 @@ async function openWeights(path: string): Promise<Deno.FsFile> {
     if (!info.isFile) throw new MicrogptError(`${path} is not a regular file`);
     return await Deno.open(path);
   } catch (error) {
-    throw fileError(`cannot read ${path}`, error, "the download is not complete; get the whole directory again");
+    throw fileError(
+      `cannot read ${path}`,
+      error,
+      "the download is not complete; get the whole directory again",
+    );
   }
 }
 

@@ -52,7 +52,7 @@ fn encode_group(
     let mut first: HashMap<&str, (u32, u32)> = HashMap::new();
     let mut chars = String::new();
     for d in group {
-        for word in split::words(documents.get(d)) {
+        for word in split::words(documents.get(d), tokenizer.split) {
             if let Some(&(start, end)) = first.get(word) {
                 part.ids.extend_from_within(start as usize..end as usize);
                 continue;
@@ -73,7 +73,7 @@ fn encode_group(
 mod tests {
     use super::*;
     use crate::tokenizer::load::{load, load_json};
-    use crate::tokenizer::train;
+    use crate::tokenizer::{Split, train};
 
     const TEXT: &str = "the cat, the hat <bos> naïve 🙂\r\n\u{0}\u{7f} it's 2024";
 
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn unknown_bytes_are_dropped() {
         let names = Documents::new(b"abab", &[0, 1, 2, 4]).unwrap();
-        let tokenizer = load(&names, &[1, 2, 3], &[1, 2]).unwrap();
+        let tokenizer = load(&names, &[1, 2, 3], &[1, 2], Split::Gpt2, false).unwrap();
         let encoding = encode(&tokenizer, &Documents::new(b"axb zb", &[0, 6]).unwrap()).unwrap();
         assert_eq!(encoding.ids, [3, 2]);
     }

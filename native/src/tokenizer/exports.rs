@@ -1,7 +1,7 @@
 //! The tokenizer's side of the boundary. Results whose size the caller cannot know are kept under a handle: the caller is
 //! told the size, copies them into a buffer of that size, and frees them.
 
-use super::{Documents, Encoding, Tokenizer, encode, load, train};
+use super::{Documents, Encoding, Split, Tokenizer, encode, load, train};
 use crate::handles::Handles;
 use crate::status::{guard, input, output};
 use crate::threads::pool;
@@ -59,8 +59,9 @@ pub unsafe extern "C" fn mg_tokenizer_json(handle: u32, json: *mut u8, json_len:
 }
 
 /// Loads a tokenizer whose tokenizer.json was checked: the names of all tokens but the special ones, end to end, with
-/// the start of each (`offsets`, one more); their ids; and the merges as pairs of ids, first to be merged first. Writes
-/// the tokenizer's handle to `handle[0]`.
+/// the start of each (`offsets`, one more); their ids; and the merges as pairs of ids, first to be merged first. `split`
+/// is a [`Split`]; with `ignore_merges` other than 0 a word that is a token is that token. Writes the tokenizer's handle
+/// to `handle[0]`.
 ///
 /// # Safety
 /// Each pointer is null with length 0 or points to as many values as its length says.
@@ -74,6 +75,8 @@ pub unsafe extern "C" fn mg_tokenizer_load(
     ids_len: u32,
     merges: *const u32,
     merges_len: u32,
+    split: u32,
+    ignore_merges: u32,
     handle: *mut u32,
     handle_len: u32,
 ) -> i32 {
@@ -89,7 +92,8 @@ pub unsafe extern "C" fn mg_tokenizer_load(
             )
         };
         let [handle] = handle else { return Err("handle must have one element".into()) };
-        *handle = TOKENIZERS.insert(load(&Documents::new(names, offsets)?, ids, merges)?);
+        let names = Documents::new(names, offsets)?;
+        *handle = TOKENIZERS.insert(load(&names, ids, merges, Split::of(split)?, ignore_merges != 0)?);
         Ok(())
     })
 }
@@ -185,7 +189,7 @@ mod tests {
         unsafe {
             let none = std::ptr::null();
             let (n, o, i, h) = (names.as_ptr(), offsets.as_ptr(), ids.as_ptr(), handle.as_mut_ptr());
-            assert_eq!(mg_tokenizer_load(n, 2, o, 3, i, 2, none, 0, h, 1), OK);
+            assert_eq!(mg_tokenizer_load(n, 2, o, 3, i, 2, none, 0, 0, 0, h, 1), OK);
             let mut result = [0, 0];
             let r = result.as_mut_ptr();
             assert_eq!(mg_tokenizer_encode(handle[0], n, 2, o, 3, r, 2), OK);

@@ -7,11 +7,17 @@ use std::collections::HashMap;
 
 use tokenizers::models::bpe::{BPE, Vocab};
 
-use super::{Documents, Tokenizer};
+use super::{Documents, Split, Tokenizer};
 
 /// `names` and `ids` are the tokens that text can become, all but the special ones; `merges` are pairs of ids, those to
-/// merge first at the front.
-pub fn load(names: &Documents, ids: &[u32], merges: &[u32]) -> Result<Tokenizer, String> {
+/// merge first at the front. With `ignore_merges` a word that is a token is that token.
+pub fn load(
+    names: &Documents,
+    ids: &[u32],
+    merges: &[u32],
+    split: Split,
+    ignore_merges: bool,
+) -> Result<Tokenizer, String> {
     if names.len() != ids.len() || !merges.len().is_multiple_of(2) {
         return Err("a tokenizer has a name for each id, and merges of two".into());
     }
@@ -27,11 +33,11 @@ pub fn load(names: &Documents, ids: &[u32], merges: &[u32]) -> Result<Tokenizer,
         }
         pairs.push((left.to_string(), right.to_string()));
     }
-    let mut model =
-        BPE::builder().vocab_and_merges(vocab, pairs).build().map_err(|error| error.to_string())?;
+    let builder = BPE::builder().vocab_and_merges(vocab, pairs).ignore_merges(ignore_merges);
+    let mut model = builder.build().map_err(|error| error.to_string())?;
     // The crate's cache stays in each thread after the tokenizer is gone; `encode` has its own.
     model.resize_cache(0);
-    Ok(Tokenizer { model })
+    Ok(Tokenizer { model, split })
 }
 
 #[cfg(test)]
@@ -57,13 +63,13 @@ mod tests {
             offsets.push(text.len() as u32);
             ids.push(id.as_u64().unwrap() as u32);
         }
-        load(&Documents::new(text.as_bytes(), &offsets).unwrap(), &ids, &merges).unwrap()
+        load(&Documents::new(text.as_bytes(), &offsets).unwrap(), &ids, &merges, Split::Gpt2, false).unwrap()
     }
 
     #[test]
     fn numbers_that_name_nothing_are_refused() {
         let names = Documents::new(b"abab", &[0, 1, 2, 4]).unwrap();
-        assert!(load(&names, &[1, 2, 3], &[1, 2]).is_ok());
+        assert!(load(&names, &[1, 2, 3], &[1, 2], Split::Gpt2, false).is_ok());
         for (ids, merges) in [
             (&[1, 2][..], &[1, 2][..]),
             (&[1, 2, 3], &[1]),
@@ -73,7 +79,7 @@ mod tests {
             (&[1, 1, 1], &[1, 1]),
             (&[], &[]),
         ] {
-            assert!(load(&names, ids, merges).is_err(), "{ids:?} {merges:?}");
+            assert!(load(&names, ids, merges, Split::Gpt2, false).is_err(), "{ids:?} {merges:?}");
         }
     }
 }

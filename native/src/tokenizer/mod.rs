@@ -15,6 +15,7 @@ use tokenizers::models::bpe::BPE;
 
 pub use encode::{Encoding, encode};
 pub use load::load;
+pub use split::Split;
 pub use train::{train, training_words};
 
 /// Documents end to end in one UTF-8 buffer. Document d is `text[offsets[d]..offsets[d + 1]]`.
@@ -75,4 +76,5 @@ impl<'a> Documents<'a> {
 /// A loaded tokenizer: the model that text goes through. It does not know the special tokens.
 pub struct Tokenizer {
     model: BPE,
+    split: Split,
 }

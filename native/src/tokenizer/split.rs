@@ -1,6 +1,10 @@
-//! Cuts text into the words that BPE works inside, as GPT-2 does:
+//! Cuts text into the words that BPE works inside, in one of the ways that models of the Llama family use:
 //!
-//!     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+//!     gpt-2      's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+//!     smollm     the same, in the pieces that are left when every digit is taken out as a word
+//!     llama-bpe  (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|
+//!                \s*[\r\n]+|\s+(?!\S)|\s+
+//!     qwen2      the same with \p{N}
 //!
 //! The only part that needs to look ahead is `\s+(?!\S)`: a run of white space before a word gives its last
 //! character back to that word. Without it the rest is a plain regular expression, which never backtracks, so
@@ -10,36 +14,80 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-static WORD: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+")
-        .expect("a constant pattern")
-});
+/// A way to split; `data/splits.ts` has the same numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Split {
+    Gpt2,
+    Smollm,
+    LlamaBpe,
+    Qwen2,
+}
+
+impl Split {
+    /// The way of that number.
+    pub fn of(id: u32) -> Result<Self, String> {
+        match id {
+            0 => Ok(Self::Gpt2),
+            1 => Ok(Self::Smollm),
+            2 => Ok(Self::LlamaBpe),
+            3 => Ok(Self::Qwen2),
+            _ => Err(format!("there is no way {id} to split")),
+        }
+    }
+
+    fn pattern(self) -> &'static Regex {
+        match self {
+            Self::Gpt2 => &GPT2,
+            Self::Smollm => &SMOLLM,
+            Self::LlamaBpe => &LLAMA_BPE,
+            Self::Qwen2 => &QWEN2,
+        }
+    }
+}
+
+static GPT2: LazyLock<Regex> =
+    LazyLock::new(|| compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"));
+static SMOLLM: LazyLock<Regex> =
+    LazyLock::new(|| compile(r"\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"));
+static LLAMA_BPE: LazyLock<Regex> = LazyLock::new(|| compile(&modern("{1,3}")));
+static QWEN2: LazyLock<Regex> = LazyLock::new(|| compile(&modern("")));
+
+fn modern(digits: &str) -> String {
+    let contraction = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
+    format!(
+        r"{contraction}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+"
+    )
+}
+
+fn compile(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("a constant pattern")
+}
 
 /// The words of a text, in order; joined they are the text.
 pub struct Words<'a> {
     text: &'a str,
     at: usize,
+    split: Split,
+    pattern: &'static Regex,
 }
 
 /// The words of a text, in order; joined they are the text.
-pub fn words(text: &str) -> Words<'_> {
-    Words { text, at: 0 }
+pub fn words(text: &str, split: Split) -> Words<'_> {
+    Words { text, at: 0, split, pattern: split.pattern() }
 }
 
 impl<'a> Iterator for Words<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
-        // The pattern's last three parts cover every character, so a match begins where the last one ended.
-        let found = WORD.find_at(self.text, self.at)?;
+        // A pattern's parts cover every character, so a match begins where the last one ended.
+        let found = self.pattern.find_at(self.text, self.at)?;
         debug_assert_eq!(found.start(), self.at);
         let mut end = found.end();
-        let word = found.as_str();
-        let last = word.char_indices().next_back();
-        if let Some((before_last, last)) = last
-            && last.is_whitespace()
+        let mut chars = found.as_str().char_indices();
+        if let Some((before_last, last)) = chars.next_back()
             && before_last > 0
-            && end < self.text.len()
+            && self.gives_back(last, self.text[end..].chars().next())
         {
             end = self.at + before_last;
         }
@@ -48,16 +96,36 @@ impl<'a> Iterator for Words<'a> {
     }
 }
 
+impl Words<'_> {
+    /// Whether a word of several characters leaves its last one to the next word.
+    fn gives_back(&self, last: char, next: Option<char>) -> bool {
+        let Some(next) = next else { return false };
+        match self.split {
+            Split::Gpt2 => last.is_whitespace(),
+            // a digit ends the piece, so nothing is looked at behind it
+            Split::Smollm => last.is_whitespace() && !next.is_numeric(),
+            // signs and lines end in newlines, which they keep
+            Split::LlamaBpe | Split::Qwen2 => last.is_whitespace() && last != '\r' && last != '\n',
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper};
 
-    /// The crate's own splitter, as the oracle.
-    fn crate_words(text: &str) -> Vec<&str> {
+    /// The crate's own splitters, as the oracle.
+    fn crate_words(text: &str, split: Split) -> Vec<&str> {
+        let json = match split {
+            Split::Gpt2 => byte_level(true),
+            Split::Smollm => sequence(r#"{"type":"Digits","individual_digits":true}"#, &byte_level(true)),
+            Split::LlamaBpe => sequence(&regex("{1,3}"), &byte_level(false)),
+            Split::Qwen2 => sequence(&regex(""), &byte_level(false)),
+        };
+        let splitter: PreTokenizerWrapper = serde_json::from_str(&json).unwrap();
         let mut split: PreTokenizedString = text.into();
-        ByteLevel::new(false, true, true).pre_tokenize(&mut split).unwrap();
+        splitter.pre_tokenize(&mut split).unwrap();
         let pieces = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
         pieces
             .into_iter()
@@ -66,27 +134,48 @@ mod tests {
             .collect()
     }
 
+    fn byte_level(regex: bool) -> String {
+        format!(r#"{{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":{regex}}}"#)
+    }
+
+    fn sequence(first: &str, second: &str) -> String {
+        format!(r#"{{"type":"Sequence","pretokenizers":[{first},{second}]}}"#)
+    }
+
+    fn regex(digits: &str) -> String {
+        let pattern = format!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        );
+        let pattern = serde_json::to_string(&pattern).unwrap();
+        format!(r#"{{"type":"Split","pattern":{{"Regex":{pattern}}},"behavior":"Isolated","invert":false}}"#)
+    }
+
+    const ALL: [Split; 4] = [Split::Gpt2, Split::Smollm, Split::LlamaBpe, Split::Qwen2];
+
     #[test]
     fn agrees_with_the_crate() {
         let pieces = [
-            "a", "Z", "é", "日", "5", "²", "!", "<", "'", "'s", "'re", "'ll", "'S", " ", "  ", "\n", "\r\n",
-            "\t", "\u{a0}", "\u{85}", "\u{feff}", "\u{2003}", "\u{200b}", "🙂", "\u{301}", "\0", "_",
-            "<bos>",
+            "a", "Z", "é", "日", "5", "²", "!", "<", "'", "'s", "'re", "'ll", "'S", "'ſ", "'Ll", "12", " ",
+            "  ", "\n", "\r\n", "\t", "\u{a0}", "\u{85}", "\u{feff}", "\u{2003}", "\u{200b}", "🙂",
+            "\u{301}", "\0", "_", "<bos>",
         ];
         let mut state = 7u64;
         let mut random = |n: usize| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) as usize % n
         };
-        for _ in 0..5000 {
-            let text: String = (0..random(12)).map(|_| pieces[random(pieces.len())]).collect();
-            assert_eq!(words(&text).collect::<Vec<_>>(), crate_words(&text), "{text:?}");
+        for split in ALL {
+            for _ in 0..3000 {
+                let text: String = (0..random(12)).map(|_| pieces[random(pieces.len())]).collect();
+                let ours = words(&text, split).collect::<Vec<_>>();
+                assert_eq!(ours, crate_words(&text, split), "{split:?} {text:?}");
+            }
         }
     }
 
     #[test]
     fn long_runs_are_linear() {
         let text = format!("{}x{}", " ".repeat(1_000_000), "\n".repeat(1_000_000));
-        assert_eq!(words(&text).map(str::len).collect::<Vec<_>>(), [999_999, 2, 1_000_000]);
+        assert_eq!(words(&text, Split::Gpt2).map(str::len).collect::<Vec<_>>(), [999_999, 2, 1_000_000]);
     }
 }

@@ -5,7 +5,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerImpl, Trainer};
 use tokenizers::{NormalizerWrapper, PostProcessorWrapper};
 
-use super::{Documents, bytes, split};
+use super::{Documents, Split, bytes, split};
 
 /// Bytes in the alphabet; with the special tokens, the smallest vocabulary.
 const ALPHABET: usize = 256;
@@ -68,7 +68,7 @@ pub fn train(documents: &Documents, vocab_size: usize, special: &[&str]) -> Resu
 pub fn training_words(document: &str, newline_follows: bool) -> Vec<String> {
     let joined = if newline_follows { &format!("{document}\n") } else { document };
     let mut all = Vec::new();
-    for word in split::words(joined) {
+    for word in split::words(joined, Split::Gpt2) {
         let mut rest = word;
         while !rest.is_empty() {
             let (piece, tail) = rest.split_at(rest.floor_char_boundary(MAX_WORD));
