@@ -6,6 +6,7 @@
 
 import { MicrogptError } from "../device/errors.ts";
 import { BYTE_CHARS } from "./byte_level.ts";
+import { SPECIAL_TOKENS } from "./tokenizer.ts";
 import type { AddedToken } from "./added_tokens.ts";
 import { type Json, type SplitName, splitOfPreTokenizer, SPLITS } from "./splits.ts";
 
@@ -190,6 +191,9 @@ function tokenTable(model: JsonObject, added: (AddedToken & { special: boolean }
       throw refuse(`the token ${JSON.stringify(content)} has two ids, ${known.id} and ${id}`);
     }
     ids.set(content, { id, special, literal: true });
+  }
+  if (ids.get(SPECIAL_TOKENS.bos)?.special === false) {
+    throw refuse(`${SPECIAL_TOKENS.bos} is not marked as a special token`);
   }
   const table: TokenEntry[] = new Array(ids.size);
   for (const [name, { id, special, literal }] of ids) {

@@ -233,18 +233,26 @@ export async function readParameters(
 ): Promise<FileParameters> {
   const tensors = await readHeader(file, path);
   checkTensors(tensors, layout, path);
-  let flat: Float32Array<ArrayBuffer>;
+  const flat = newParameters(layout, path);
+  for (const tensor of tensors) {
+    await readInto(file, path, tensor.dtype, layout.byName.get(tensor.name)!, flat);
+  }
+  return { flat, dtype: dtypeOf(tensors) };
+}
+
+/**
+ * Memory for all parameters of a file.
+ * @returns [layout.length], zeros
+ * @throws {MicrogptError} when there is none
+ */
+export function newParameters(layout: ParameterLayout, path: string): Float32Array<ArrayBuffer> {
   try {
-    flat = new Float32Array(layout.length);
+    return new Float32Array(layout.length);
   } catch (cause) {
     if (!(cause instanceof RangeError)) throw cause;
     const megabytes = Math.ceil(layout.length * 4 / 1e6);
     throw new MicrogptError(`${path}: no memory for its parameters (${megabytes} MB)`, { cause });
   }
-  for (const tensor of tensors) {
-    await readInto(file, path, tensor.dtype, layout.byName.get(tensor.name)!, flat);
-  }
-  return { flat, dtype: dtypeOf(tensors) };
 }
 
 /**

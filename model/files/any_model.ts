@@ -1,0 +1,171 @@
+/**
+ * Reads a model of any kind: a directory of this program, a HuggingFace directory or a GGUF file. What it is shows in the
+ * files, not in their names; an ONNX export is recognised too, but has no weights to go on from.
+ */
+import { basename, join } from "node:path";
+import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
+import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import type { ModelConfig } from "../config.ts";
+import type { ParameterLayout } from "../parameters.ts";
+import { readModel, readSummary } from "./checkpoint.ts";
+import { fileError, ifThere, isOnnxExport } from "./directory.ts";
+import { fileSource } from "./gguf/file_source.ts";
+import { llamaOfGguf } from "./gguf/llama_config.ts";
+import { checkGgufTensors, readGgufWeights } from "./gguf/llama_tensors.ts";
+import { tokenizerOfGguf } from "./gguf/llama_tokenizer.ts";
+import { readGguf } from "./gguf/read.ts";
+import type { EndIds } from "./hf/config.ts";
+import { readHfDirectory } from "./hf/directory.ts";
+import { readHfWeights } from "./hf/weights.ts";
+import { newParameters } from "./safetensors.ts";
+
+/** What a model is on disk. */
+export type ModelKind = "microgpt" | "huggingface" | "gguf";
+
+/** A model, described; its weights are not read yet. */
+export interface AnyModel {
+  kind: ModelKind;
+  path: string;
+  /** what people call it: the name of its file or directory */
+  name: string;
+  config: ModelConfig;
+  /** the text of a `tokenizer.json`; of a GGUF file, made of its metadata */
+  tokenizerJson: string;
+  /** tokens of the tokenizer: ids from here to vocab_size are never to be drawn */
+  tokens: number;
+  /** it was trained on conversations */
+  chat: boolean;
+  /** how a conversation is written (Jinja); absent: as this program writes one, or not at all */
+  chatTemplate?: string;
+  ends: EndIds;
+  /** texts begin with the `bos` token */
+  addBos: boolean;
+  /** element types in the file, several joined with "+" */
+  fileDtype: string;
+  /** bytes of the weights in the file */
+  weightsBytes: number;
+  /**
+   * Reads the weights, each straight to its place.
+   * @param layout of the config's network
+   * @returns [layout.length], zeros between blocks
+   * @throws {MicrogptError} when a file changed since it was described, or a value is not finite
+   */
+  readParameters(layout: ParameterLayout): Promise<Float32Array<ArrayBuffer>>;
+}
+
+/**
+ * Finds out what a path is and describes the model there.
+ * @throws {MicrogptError} when there is none, it is of a kind or network that is not read, or its files are malformed
+ */
+export async function readAnyModel(path: string): Promise<AnyModel> {
+  const info = await look(path);
+  if (!info) {
+    throw new MicrogptError(`there is no model at ${path}`, {
+      hint: "name a directory that `train` wrote, a HuggingFace directory or a .gguf file",
+    });
+  }
+  if (info.isFile) return await describeGguf(path);
+  if (!info.isDirectory) throw new MicrogptError(`${path} is neither a file nor a directory`);
+  if (await look(join(path, "meta.json")) || await look(join(path, ".saved"))) return await describeOwn(path);
+  if (await isOnnxExport(path)) {
+    throw new MicrogptError(
+      `${path} is an ONNX export: it runs in transformers.js, onnxruntime and \`OnnxModel\``,
+      { hint: "name the directory that it was exported from" },
+    );
+  }
+  if (await look(join(path, "config.json"))) return await describeHf(path);
+  throw new MicrogptError(`${path} holds no model: there is neither meta.json nor config.json`, {
+    hint: "name a directory that `train` wrote, a HuggingFace directory or a .gguf file",
+  });
+}
+
+async function look(path: string): Promise<Deno.FileInfo | undefined> {
+  try {
+    return await ifThere(Deno.stat(path));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotADirectory) return undefined;
+    throw fileError(`cannot look at ${path}`, error);
+  }
+}
+
+async function describeOwn(path: string): Promise<AnyModel> {
+  const { config, chat, tokenizerJson, fileDtype, weightsBytes } = await readSummary(path);
+  const { ids, tokens } = parseTokenizerJson(tokenizerJson);
+  const bos = ids.get(SPECIAL_TOKENS.bos)!;
+  const eos = chat ? [ids.get(SPECIAL_TOKENS.endTurn)!, bos] : [bos];
+  return {
+    kind: "microgpt",
+    path,
+    name: basename(path),
+    config,
+    tokenizerJson,
+    tokens: tokens.length,
+    chat,
+    ends: { bos, eos, pad: bos },
+    addBos: true,
+    fileDtype,
+    weightsBytes,
+    readParameters: async () => (await readModel(path)).params,
+  };
+}
+
+async function describeHf(path: string): Promise<AnyModel> {
+  const { config, weights, tokenizerJson, chatTemplate, ends, addBos } = await readHfDirectory(path);
+  return {
+    kind: "huggingface",
+    path,
+    name: basename(path),
+    config,
+    tokenizerJson,
+    tokens: parseTokenizerJson(tokenizerJson).tokens.length,
+    chat: chatTemplate !== undefined,
+    ...(chatTemplate === undefined ? {} : { chatTemplate }),
+    ends,
+    addBos,
+    fileDtype: weights.dtype,
+    weightsBytes: weights.bytes,
+    readParameters: async (layout) => {
+      const flat = newParameters(layout, path);
+      await readHfWeights(weights, layout, flat);
+      return flat;
+    },
+  };
+}
+
+async function describeGguf(path: string): Promise<AnyModel> {
+  using file = await open(path);
+  const gguf = await readGguf(await fileSource(file, path), path);
+  const config = await llamaOfGguf(gguf);
+  checkGgufTensors(gguf, config);
+  const { tokenizerJson, chatTemplate, ends, addBos } = tokenizerOfGguf(gguf);
+  const { tokens } = parseTokenizerJson(tokenizerJson);
+  return {
+    kind: "gguf",
+    path,
+    name: basename(path).replace(/\.gguf$/i, ""),
+    config,
+    tokenizerJson,
+    tokens: tokens.length,
+    chat: chatTemplate !== undefined,
+    ...(chatTemplate === undefined ? {} : { chatTemplate }),
+    ends,
+    addBos,
+    fileDtype: [...new Set(gguf.tensors.map(({ type }) => type))].join("+"),
+    weightsBytes: gguf.tensors.reduce((sum, { bytes }) => sum + bytes, 0),
+    readParameters: async (layout) => {
+      using again = await open(path);
+      const flat = newParameters(layout, path);
+      await readGgufWeights({ ...gguf, source: await fileSource(again, path) }, config, layout, flat);
+      return flat;
+    },
+  };
+}
+
+async function open(path: string): Promise<Deno.FsFile> {
+  try {
+    return await Deno.open(path);
+  } catch (error) {
+    throw fileError(`cannot read ${path}`, error);
+  }
+}

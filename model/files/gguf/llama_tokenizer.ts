@@ -1,0 +1,190 @@
+/** A GGUF file's tokenizer as `tokenizer.json`, and the other way round. */
+import { preTokenizerOf, type SplitName, splitOfLlamaCpp, SPLITS } from "../../../data/splits.ts";
+import { parseTokenizerJson } from "../../../data/tokenizer_json.ts";
+import { MicrogptError } from "../../../device/errors.ts";
+import { printable } from "../directory.ts";
+import type { EndIds } from "../hf/config.ts";
+import type { GgufFile } from "./read.ts";
+import type { GgufValue } from "./types.ts";
+
+/** llama.cpp's kinds of tokens (llama_token_type). */
+const NORMAL = 1;
+const CONTROL = 3;
+const USER_DEFINED = 4;
+const UNUSED = 5;
+/** 2 is the unknown token, which is special here; 6 is a byte of a vocabulary of another kind. */
+const UNKNOWN = 2;
+
+/** Names of tokens that end an answer whatever the metadata says, as in llama.cpp. */
+const END_NAMES = new Set([
+  "<|eot_id|>",
+  "<|im_end|>",
+  "<|end|>",
+  "<end_of_turn>",
+  "<end_turn>",
+  "<|endoftext|>",
+  "<|end_of_text|>",
+  "<|eom_id|>",
+]);
+
+/** A file's tokenizer. */
+export interface GgufTokenizer {
+  /** the text of a `tokenizer.json` */
+  tokenizerJson: string;
+  ends: EndIds;
+  /** texts begin with the `bos` token */
+  addBos: boolean;
+  chatTemplate?: string;
+}
+
+/**
+ * Makes a `tokenizer.json` of a file's metadata.
+ * @throws {MicrogptError} for another kind of tokenizer, and lists that do not fit together
+ */
+export function tokenizerOfGguf(gguf: GgufFile): GgufTokenizer {
+  const { metadata, path } = gguf;
+  const split = splitOf(gguf);
+  const names = metadata.strings("tokenizer.ggml.tokens");
+  const types = metadata.has("tokenizer.ggml.token_type")
+    ? metadata.numbers("tokenizer.ggml.token_type")
+    : new Int32Array(names.length).fill(NORMAL);
+  if (types.length !== names.length) {
+    throw new MicrogptError(`${path}: ${names.length} tokens have ${types.length} types`);
+  }
+  const vocab: Record<string, number> = Object.create(null);
+  const added: object[] = [];
+  names.forEach((name, id) => {
+    const type = types[id]!;
+    if (type === NORMAL) {
+      if (name in vocab) {
+        throw new MicrogptError(`${path}: token ${printable(JSON.stringify(name))} is there twice`);
+      }
+      vocab[name] = id;
+    } else if (type === USER_DEFINED || type === CONTROL || type === UNUSED || type === UNKNOWN) {
+      const special = type !== USER_DEFINED;
+      const flags = { single_word: false, lstrip: false, rstrip: false, normalized: !special };
+      added.push({ id, content: name, ...flags, special });
+    } else throw new MicrogptError(`${path}: token ${id} is of type ${type}, which is not read`);
+  });
+  const ends = endsOf(gguf, names, types);
+  const tokenizer = {
+    version: "1.0",
+    truncation: null,
+    padding: null,
+    added_tokens: added,
+    normalizer: split === "qwen2" ? { type: "NFC" } : null,
+    pre_tokenizer: preTokenizerOf(split),
+    post_processor: null,
+    decoder: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
+    model: {
+      type: "BPE",
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      ignore_merges: SPLITS[split].ignoreMerges,
+      vocab,
+      merges: mergesOf(gguf),
+    },
+  };
+  const addBos = metadata.has("tokenizer.ggml.add_bos_token")
+    ? metadata.bool("tokenizer.ggml.add_bos_token")
+    : split === "llama-bpe";
+  const template = "tokenizer.chat_template";
+  return {
+    tokenizerJson: JSON.stringify(tokenizer),
+    ends,
+    addBos: addBos && ends.bos !== undefined,
+    ...(metadata.has(template) ? { chatTemplate: metadata.string(template) } : {}),
+  };
+}
+
+function splitOf({ metadata, path }: GgufFile): SplitName {
+  const model = metadata.string("tokenizer.ggml.model");
+  if (model !== "gpt2") {
+    throw new MicrogptError(
+      `${path}: the tokenizer is ${printable(model)}; only byte-level BPE (gpt2) is read`,
+    );
+  }
+  const pre = metadata.string("tokenizer.ggml.pre");
+  const split = splitOfLlamaCpp(pre);
+  if (split) return split;
+  throw new MicrogptError(
+    `${path}: the pre-tokenizer ${printable(pre)} is not known; ${Object.keys(SPLITS).join(", ")} are`,
+  );
+}
+
+/** "left right" for each; a space inside a token is written Ġ. */
+function mergesOf({ metadata, path }: GgufFile): [string, string][] {
+  return metadata.strings("tokenizer.ggml.merges").map((merge, i) => {
+    const parts = merge.split(" ");
+    if (parts.length === 2) return parts as [string, string];
+    throw new MicrogptError(`${path}: merge ${i} is ${printable(JSON.stringify(merge))}, not two tokens`);
+  });
+}
+
+function endsOf({ metadata, path }: GgufFile, names: string[], types: ArrayLike<number>): EndIds {
+  const id = (name: string): number | undefined => {
+    const key = `tokenizer.ggml.${name}_token_id`;
+    if (!metadata.has(key)) return undefined;
+    const value = metadata.count(key);
+    if (value < names.length) return value;
+    throw new MicrogptError(`${path}: ${key} is ${value}, there are ${names.length} tokens`);
+  };
+  const ending = names.flatMap((name, i) => types[i] === CONTROL && END_NAMES.has(name) ? [i] : []);
+  const [bos, pad] = [id("bos"), id("padding")];
+  const eos = [id("eos"), id("eot"), id("eom"), ...ending].filter((value) => value !== undefined);
+  return {
+    ...(bos === undefined ? {} : { bos }),
+    eos: [...new Set(eos)],
+    ...(pad === undefined ? {} : { pad }),
+  };
+}
+
+/**
+ * The metadata of a tokenizer.
+ * @param vocabulary rows of the embedding; those beyond the tokens become unused ones
+ * @throws {MicrogptError} for a tokenizer.json that is not read
+ */
+export function ggufTokenizer(
+  { tokenizerJson, ends, addBos, chatTemplate }: GgufTokenizer,
+  vocabulary: number,
+): Map<string, GgufValue> {
+  const file = parseTokenizerJson(tokenizerJson);
+  const names = file.tokens.map(({ name }) => name);
+  const userDefined = new Set(file.added.map(({ id }) => id));
+  const types = file.tokens.map(({ special }, id): number =>
+    special ? CONTROL : userDefined.has(id) ? USER_DEFINED : NORMAL
+  );
+  for (let id = names.length; id < vocabulary; id++) {
+    names.push(`[UNUSED${id}]`);
+    types.push(UNUSED);
+  }
+  const u32 = (value: number): GgufValue => ({ type: "u32", value });
+  const values = new Map<string, GgufValue>([
+    ["model", { type: "string", value: "gpt2" }],
+    ["pre", { type: "string", value: file.split }],
+    ["tokens", { type: "array", of: "string", value: names }],
+    ["token_type", { type: "array", of: "i32", value: Int32Array.from(types) }],
+    ["merges", { type: "array", of: "string", value: file.merges.map((pair) => pair.join(" ")) }],
+  ]);
+  const [eos, eot] = [ends.eos[0], ends.eos.find((id) => END_NAMES.has(names[id]!)) ?? ends.eos[0]];
+  if (ends.bos !== undefined) values.set("bos_token_id", u32(ends.bos));
+  if (eos !== undefined) values.set("eos_token_id", u32(eos)).set("eot_token_id", u32(eot!));
+  if (ends.pad !== undefined) values.set("padding_token_id", u32(ends.pad));
+  for (
+    const [name, value] of [["add_bos_token", addBos], ["add_eos_token", false], [
+      "add_space_prefix",
+      false,
+    ]] as const
+  ) {
+    values.set(name, { type: "bool", value });
+  }
+  const entries = new Map([...values].map(([name, value]) => [`tokenizer.ggml.${name}`, value]));
+  if (chatTemplate !== undefined) {
+    entries.set("tokenizer.chat_template", { type: "string", value: chatTemplate });
+  }
+  return entries;
+}

@@ -1,0 +1,226 @@
+/**
+ * A model as a HuggingFace directory: `config.json`, weights, `tokenizer.json` and what says how to use them. Read and
+ * written here; what a Llama's `config.json` means is config.ts's.
+ */
+import { join } from "node:path";
+import { parseTokenizerJson } from "../../../data/tokenizer_json.ts";
+import { MicrogptError } from "../../../device/errors.ts";
+import type { LlamaConfig } from "../../llama_config.ts";
+import type { ParameterLayout } from "../../parameters.ts";
+import { fileError, ifThere, parseObject } from "../directory.ts";
+import { type FileDtype, writeParameters } from "../safetensors.ts";
+import { writeHashed } from "../digest.ts";
+import { type EndIds, endIds, hfConfig, llamaOfHf } from "./config.ts";
+import { findHfWeights, type HfWeights } from "./weights.ts";
+
+/** What a directory says of its model beside the weights' values. */
+export interface HfModel {
+  config: LlamaConfig;
+  weights: HfWeights;
+  tokenizerJson: string;
+  chatTemplate?: string;
+  ends: EndIds;
+  /** texts begin with the `bos` token */
+  addBos: boolean;
+}
+
+const MAX_CONFIG_BYTES = 4 << 20;
+const MAX_TOKENIZER_BYTES = 64 << 20;
+
+/**
+ * Reads everything but the weights' values.
+ * @throws {MicrogptError} for a file that is missing or malformed, another network, and files that contradict each other
+ */
+export async function readHfDirectory(dir: string): Promise<HfModel> {
+  const path = join(dir, "config.json");
+  const json = parseObject(await required(dir, "config.json", MAX_CONFIG_BYTES), path);
+  const config = llamaOfHf(json, path);
+  const weights = await findHfWeights(dir, config);
+  const tokenizerJson = await required(dir, "tokenizer.json", MAX_TOKENIZER_BYTES);
+  const file = tokenizerOf(tokenizerJson, dir);
+  if (file.tokens.length > config.vocab_size) {
+    throw new MicrogptError(
+      `${
+        join(dir, "tokenizer.json")
+      } has ${file.tokens.length} tokens, config.json has vocab_size ${config.vocab_size}`,
+      { hint: "the files come from different models; get the whole directory again" },
+    );
+  }
+  const generation = await object(dir, "generation_config.json");
+  const tokenizerConfig = await object(dir, "tokenizer_config.json");
+  const ends = withNames(endIds(json, generation, config.vocab_size, dir), tokenizerConfig, file.ids);
+  const chatTemplate = await template(dir, tokenizerConfig);
+  return {
+    config,
+    weights,
+    tokenizerJson,
+    ...(chatTemplate === undefined ? {} : { chatTemplate }),
+    ends,
+    addBos: ends.bos !== undefined && (file.first !== undefined || tokenizerConfig.add_bos_token === true),
+  };
+}
+
+function tokenizerOf(json: string, dir: string) {
+  try {
+    return parseTokenizerJson(json);
+  } catch (error) {
+    if (error instanceof MicrogptError) throw new MicrogptError(`${dir}: ${error.message}`, { cause: error });
+    throw error;
+  }
+}
+
+/** Ids that `config.json` leaves out, by the names in `tokenizer_config.json`; its `eos_token` ends a chat's answers too. */
+function withNames(ends: EndIds, config: Record<string, unknown>, ids: Map<string, number>): EndIds {
+  const id = (key: string): number | undefined => {
+    const value = config[key];
+    const name = typeof value === "object" && value !== null
+      ? (value as Record<string, unknown>).content
+      : value;
+    return typeof name === "string" ? ids.get(name) : undefined;
+  };
+  const [bos, eos, pad] = [ends.bos ?? id("bos_token"), id("eos_token"), ends.pad ?? id("pad_token")];
+  return {
+    ...(bos === undefined ? {} : { bos }),
+    eos: [...new Set([...ends.eos, ...(eos === undefined ? [] : [eos])])],
+    ...(pad === undefined ? {} : { pad }),
+  };
+}
+
+/** `chat_template.jinja`, or the template in `tokenizer_config.json`: of several named ones the default. */
+async function template(dir: string, config: Record<string, unknown>): Promise<string | undefined> {
+  const file = await optional(dir, "chat_template.jinja", MAX_CONFIG_BYTES);
+  if (file !== undefined) return file;
+  const found = config.chat_template;
+  if (typeof found === "string" || found === undefined || found === null) return found ?? undefined;
+  const named = Array.isArray(found) ? found.find((entry) => entry?.name === "default")?.template : undefined;
+  if (typeof named === "string") return named;
+  throw new MicrogptError(
+    `${join(dir, "tokenizer_config.json")}: chat_template is neither text nor a list with a default`,
+  );
+}
+
+async function required(dir: string, name: string, maxBytes: number): Promise<string> {
+  const text = await optional(dir, name, maxBytes);
+  if (text !== undefined) return text;
+  throw new MicrogptError(`${join(dir, name)} is missing`, {
+    hint: name === "tokenizer.json"
+      ? "only models with a tokenizer.json are read; transformers' save_pretrained writes one"
+      : "this is not a whole model directory",
+  });
+}
+
+async function object(dir: string, name: string): Promise<Record<string, unknown>> {
+  const text = await optional(dir, name, MAX_CONFIG_BYTES);
+  return text === undefined ? {} : parseObject(text, join(dir, name));
+}
+
+async function optional(dir: string, name: string, maxBytes: number): Promise<string | undefined> {
+  const path = join(dir, name);
+  try {
+    const info = await ifThere(Deno.stat(path));
+    if (!info) return undefined;
+    if (!info.isFile) throw new MicrogptError(`${path} is not a regular file`);
+    if (info.size > maxBytes) {
+      throw new MicrogptError(`${path} has ${info.size} bytes, at most ${maxBytes} are read`);
+    }
+    return new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(path));
+  } catch (error) {
+    if (error instanceof TypeError) throw new MicrogptError(`${path} is not valid UTF-8`, { cause: error });
+    throw fileError(`cannot read ${path}`, error);
+  }
+}
+
+/** A model to write. */
+export interface HfExport {
+  config: LlamaConfig;
+  /** of HuggingFace's names and the config's shapes */
+  layout: ParameterLayout;
+  /** [layout.length] */
+  params: Float32Array;
+  tokenizerJson: string;
+  ends: EndIds;
+  addBos: boolean;
+  chatTemplate?: string;
+}
+
+/** The files that are written; `chat_template.jinja` only where there is a template. */
+export const HF_FILES = [
+  "config.json",
+  "generation_config.json",
+  "model.safetensors",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "chat_template.jinja",
+] as const;
+
+const TORCH_NAMES: Record<FileDtype, string> = { F32: "float32", BF16: "bfloat16", F16: "float16" };
+
+/**
+ * Writes all files of a model.
+ * @param dir an empty directory, such as what `publish` gives
+ * @throws {MicrogptError} when a weight is not finite or does not fit the type
+ */
+export async function writeHfDirectory(dir: string, model: HfExport, dtype: FileDtype): Promise<void> {
+  const { layout, params, chatTemplate } = model;
+  await writeParameters(join(dir, "model.safetensors"), layout, params, dtype, { format: "pt" });
+  const texts = new Map(hfTexts(model, dtype));
+  if (chatTemplate !== undefined) texts.set("chat_template.jinja", chatTemplate);
+  for (const [name, text] of texts) {
+    await writeHashed(join(dir, name), (file) => file.write(new TextEncoder().encode(text)));
+  }
+}
+
+/** The JSON files. */
+function hfTexts(
+  { config, tokenizerJson, ends, addBos, chatTemplate }: HfExport,
+  dtype: FileDtype,
+): [string, string][] {
+  const { tokens, special } = parseTokenizerJson(tokenizerJson);
+  const name = (id: number | undefined) => id === undefined ? undefined : tokens[id]?.name;
+  const bos = name(ends.bos);
+  const json = (value: object) => JSON.stringify(value, null, 2) + "\n";
+  const tokenizer = parseObject(tokenizerJson, "tokenizer.json");
+  const generation = {
+    ...(ends.bos === undefined ? {} : { bos_token_id: ends.bos }),
+    eos_token_id: ends.eos,
+    ...(ends.pad === undefined ? {} : { pad_token_id: ends.pad }),
+    do_sample: true,
+    temperature: 0.5,
+  };
+  const named = new Set([bos, name(ends.eos[0]), name(ends.pad)]);
+  const others = special.map(({ content }) => content).filter((content) => !named.has(content));
+  const tokenizerConfig = {
+    tokenizer_class: "PreTrainedTokenizerFast",
+    bos_token: bos,
+    eos_token: name(ends.eos[0]),
+    pad_token: name(ends.pad),
+    add_bos_token: addBos,
+    additional_special_tokens: others,
+    model_max_length: config.block_size,
+    clean_up_tokenization_spaces: false,
+    chat_template: chatTemplate,
+  };
+  return [
+    ["config.json", json(hfConfig(config, ends, TORCH_NAMES[dtype]))],
+    ["generation_config.json", json(generation)],
+    ["tokenizer.json", json(addBos && bos !== undefined ? withFirst(tokenizer, bos, ends.bos!) : tokenizer)],
+    ["tokenizer_config.json", json(tokenizerConfig)],
+  ];
+}
+
+/** The tokenizer with a post-processor that puts a token in front: without it `tokenizer(text)` gives none. */
+function withFirst(tokenizer: Record<string, unknown>, token: string, id: number): object {
+  const template = (sequences: string[]) => [
+    { SpecialToken: { id: token, type_id: 0 } },
+    ...sequences.map((sequence) => ({ Sequence: { id: sequence, type_id: 0 } })),
+  ];
+  return {
+    ...tokenizer,
+    post_processor: {
+      type: "TemplateProcessing",
+      single: template(["A"]),
+      pair: template(["A", "B"]),
+      special_tokens: { [token]: { id: token, ids: [id], tokens: [token] } },
+    },
+  };
+}
