@@ -170,9 +170,12 @@ export function ggufTokenizer(
     ["token_type", { type: "array", of: "i32", value: Int32Array.from(types) }],
     ["merges", { type: "array", of: "string", value: file.merges.map((pair) => pair.join(" ")) }],
   ]);
-  const [eos, eot] = [ends.eos[0], ends.eos.find((id) => END_NAMES.has(names[id]!)) ?? ends.eos[0]];
   if (ends.bos !== undefined) values.set("bos_token_id", u32(ends.bos));
-  if (eos !== undefined) values.set("eos_token_id", u32(eos)).set("eot_token_id", u32(eot!));
+  // the format has three places for tokens that end an answer; llama.cpp knows further ones by their names
+  ["eos", "eot", "eom"].forEach((name, i) => {
+    const id = ends.eos[i];
+    if (id !== undefined) values.set(`${name}_token_id`, u32(id));
+  });
   if (ends.pad !== undefined) values.set("padding_token_id", u32(ends.pad));
   for (
     const [name, value] of [["add_bos_token", addBos], ["add_eos_token", false], [
