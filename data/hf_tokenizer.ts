@@ -10,8 +10,8 @@ import type { SplitName } from "./splits.ts";
 import type { EncodedDocuments, Tokenizer, TokenTable } from "./tokenizer.ts";
 import { normalized, parseTokenizerJson, type TokenizerFile } from "./tokenizer_json.ts";
 
-/** A word of the byte alphabet into tokens. */
-type MergeWord = (word: string) => string[];
+/** A text into ids. */
+type EncodeText = (text: string) => Iterable<number>;
 
 /** Unicode's White_Space. JavaScript's `\s` has U+FEFF in addition and lacks U+0085. */
 const SPACE = String.raw`\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000`;
@@ -43,14 +43,14 @@ function words(parts: string): RegExp {
 export class HfTokenizer implements Tokenizer {
   readonly #json: string;
   readonly #file: TokenizerFile;
-  readonly #mergeWord: MergeWord;
+  readonly #encodeText: EncodeText;
   readonly #table: TokenTable;
   readonly #added: AddedTokens;
 
-  private constructor(json: string, file: TokenizerFile, mergeWord: MergeWord) {
+  private constructor(json: string, file: TokenizerFile, encodeText: EncodeText) {
     this.#json = json;
     this.#file = file;
-    this.#mergeWord = mergeWord;
+    this.#encodeText = encodeText;
     this.#table = tokenTable(file);
     this.#added = new AddedTokens(file.added);
   }
@@ -58,14 +58,18 @@ export class HfTokenizer implements Tokenizer {
   /**
    * Loads a tokenizer.
    * @param json the text of a `tokenizer.json`; hostile ones are refused
-   * @throws {MicrogptError} when it is not a byte-level BPE tokenizer of a known kind
+   * @throws {MicrogptError} when it is not a BPE tokenizer of a known kind
    */
   static async fromJson(json: string): Promise<HfTokenizer> {
     const file = parseTokenizerJson(json);
-    const { BPE } = await import("npm:@huggingface/tokenizers@0.2.0");
+    const { BPE, Tokenizer } = await import("npm:@huggingface/tokenizers@0.2.0");
+    if (file.whole) {
+      const whole = new Tokenizer(JSON.parse(file.whole.json), {});
+      return new HfTokenizer(json, file, (text) => whole.encode(text, { add_special_tokens: false }).ids);
+    }
     const vocab = Object.fromEntries(file.vocab);
     const bpe = new BPE({ type: "BPE", vocab, merges: file.merges, ignore_merges: file.ignoreMerges });
-    return new HfTokenizer(json, file, (word) => bpe.bpe(word));
+    return new HfTokenizer(json, file, wordByWord(file, file.split!, (word) => bpe.bpe(word)));
   }
 
   get vocabSize(): number {
@@ -77,22 +81,17 @@ export class HfTokenizer implements Tokenizer {
   }
 
   #encode(documents: readonly string[]): EncodedDocuments {
-    const pattern = WORDS[this.#file.split];
-    const known = new Map<string, number[]>();
     const offsets = new Uint32Array(documents.length + 1);
     let ids = new Uint32Array(1024);
     let count = 0;
     documents.forEach((document, d) => {
-      for (const [word] of document.toWellFormed().matchAll(pattern)) {
-        let tokens = known.get(word);
-        if (tokens === undefined) known.set(word, tokens = this.#encodeWord(word));
-        if (count + tokens.length > ids.length) {
-          const larger = new Uint32Array(2 * (count + tokens.length));
+      for (const id of this.#encodeText(document.toWellFormed())) {
+        if (count === ids.length) {
+          const larger = new Uint32Array(2 * count);
           larger.set(ids);
           ids = larger;
         }
-        ids.set(tokens, count);
-        count += tokens.length;
+        ids[count++] = id;
       }
       offsets[d + 1] = count;
     });
@@ -122,15 +121,37 @@ export class HfTokenizer implements Tokenizer {
   toJSON(): string {
     return this.#json;
   }
+}
 
-  /** Bytes that an old tokenizer does not know are dropped before merging, as the native one does. */
-  #encodeWord(word: string): number[] {
-    const { vocab } = this.#file;
+/** Words that are remembered; a text has many of a few. */
+const MAX_KNOWN = 1 << 16;
+
+/**
+ * Encodes word by word. Bytes that an old tokenizer does not know are dropped before merging, as the native one does.
+ * @param mergeWord a word of the byte alphabet into tokens
+ */
+function wordByWord(
+  { vocab }: TokenizerFile,
+  split: SplitName,
+  mergeWord: (word: string) => string[],
+): EncodeText {
+  const known = new Map<string, number[]>();
+  const encodeWord = (word: string): number[] => {
     let chars = "";
     for (const byte of new TextEncoder().encode(word)) {
       const char = BYTE_CHARS[byte]!;
       if (vocab.has(char)) chars += char;
     }
-    return this.#mergeWord(chars).map((token) => vocab.get(token)!);
-  }
+    return mergeWord(chars).map((token) => vocab.get(token)!);
+  };
+  return function* (text) {
+    for (const [word] of text.matchAll(WORDS[split])) {
+      let tokens = known.get(word);
+      if (tokens === undefined) {
+        if (known.size === MAX_KNOWN) known.clear();
+        known.set(word, tokens = encodeWord(word));
+      }
+      yield* tokens;
+    }
+  };
 }

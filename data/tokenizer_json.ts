@@ -8,7 +8,8 @@ import { MicrogptError } from "../device/errors.ts";
 import { BYTE_CHARS } from "./byte_level.ts";
 import { SPECIAL_TOKENS } from "./tokenizer.ts";
 import type { AddedToken } from "./added_tokens.ts";
-import { type Json, type SplitName, splitOfPreTokenizer, SPLITS } from "./splits.ts";
+import { type Json, type SplitName, splitOfPreTokenizer } from "./splits.ts";
+import { type WholeTokenizer, wholeTokenizer } from "./whole_tokenizer.ts";
 
 /** Larger files are refused unread, in UTF-16 units. */
 const MAX_FILE = 64 * 2 ** 20;
@@ -23,8 +24,9 @@ export interface TokenizerFile {
   vocab: Map<string, number>;
   /** Pairs of tokens, those to merge first at the front. */
   merges: [string, string][];
-  /** How text is cut into words. */
-  split: SplitName;
+  /** How text is cut into words; absent: as HuggingFace's implementations do with `whole`. */
+  split?: SplitName;
+  whole?: WholeTokenizer;
   /** A word that is a token is that token, whatever the merges say. */
   ignoreMerges: boolean;
   /** Text is brought into Unicode's composed form (NFC) first. */
@@ -62,7 +64,7 @@ export function parseTokenizerJson(text: string): TokenizerFile {
   if (!isObject(root)) throw refuse("not a JSON object");
   const model = root.model;
   if (!isObject(model)) throw refuse("there is no model");
-  checkKinds(root, model);
+  if ((model.type ?? "BPE") !== "BPE") throw refuse(`the model is ${kind(model)}, only BPE is read`);
   const added = addedTokens(root);
   const tokens = tokenTable(model, added);
   const ids = new Map<string, number>();
@@ -71,18 +73,22 @@ export function parseTokenizerJson(text: string): TokenizerFile {
     ids.set(name, id);
     if (!special && !literal) vocab.set(name, id);
   });
-  checkModel(model, vocab);
+  const merges = checkedMerges(model.merges, vocab);
+  const split = knownSplit(root, model, vocab);
+  const special = added.filter(({ special }) => special);
   const first = firstToken(root.post_processor, ids);
   return {
     tokens,
     ids,
     vocab,
-    merges: checkedMerges(model.merges, vocab),
-    split: knownSplit(root.pre_tokenizer),
+    merges,
+    ...(split
+      ? { split }
+      : { whole: wholeTokenizer(root, model, new Set(special.map(({ content }) => content))) }),
     ignoreMerges: model.ignore_merges === true,
-    nfc: kind(root.normalizer) === "NFC",
+    nfc: split !== undefined && kind(root.normalizer) === "NFC",
     added: added.filter(({ special }) => !special),
-    special: added.filter(({ special }) => special),
+    special,
     ...(first === undefined ? {} : { first }),
   };
 }
@@ -92,32 +98,19 @@ export function normalized(documents: readonly string[], { nfc }: TokenizerFile)
   return nfc ? documents.map((document) => document.normalize("NFC")) : documents;
 }
 
-function checkKinds(root: JsonObject, model: JsonObject): void {
-  if ((model.type ?? "BPE") !== "BPE") throw refuse(`the model is ${kind(model)}, only BPE is read`);
-  if (kind(root.decoder) !== "ByteLevel") {
-    throw refuse(`the decoder is ${kind(root.decoder)}, only ByteLevel is read`);
+/** The way to split of a byte-level tokenizer that does nothing unusual; undefined for any other. */
+function knownSplit(root: JsonObject, model: JsonObject, vocab: Map<string, number>): SplitName | undefined {
+  if (kind(root.decoder) !== "ByteLevel" || !["none", "NFC"].includes(kind(root.normalizer))) {
+    return undefined;
   }
-  const normalizer = kind(root.normalizer);
-  if (normalizer !== "none" && normalizer !== "NFC") {
-    throw refuse(`the normalizer is ${normalizer}, only none and NFC are read`);
+  for (const name of ["dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"]) {
+    if (model[name]) return undefined;
   }
-}
-
-function knownSplit(preTokenizer: Json | undefined): SplitName {
-  const split = splitOfPreTokenizer(preTokenizer);
-  if (split) return split;
-  const found = kind(preTokenizer);
-  if (found === "ByteLevel") {
-    throw refuse("the pre_tokenizer must have add_prefix_space false and use_regex true");
+  // where every byte of text is a token, the unknown one never comes up
+  if (model.unk_token && !BYTE_CHARS.every((char, byte) => NEVER_IN_UTF8.has(byte) || vocab.has(char))) {
+    return undefined;
   }
-  throw refuse(
-    `the pre_tokenizer is ${
-      found === "Sequence" ? "a Sequence of another model family" : found
-    }; only those of ` +
-      `${
-        Object.keys(SPLITS).join(", ")
-      } models (ByteLevel with or without digits or a known regular expression) are read`,
-  );
+  return splitOfPreTokenizer(root.pre_tokenizer);
 }
 
 /** The token that the post-processor puts in front of a text. @throws {MicrogptError} for any other post-processor */
@@ -143,21 +136,6 @@ function firstToken(processor: Json | undefined, ids: Map<string, number>): stri
     throw refuse("the post_processor does something else than put one token in front of a text");
   }
   return name;
-}
-
-function checkModel(model: JsonObject, vocab: Map<string, number>): void {
-  for (const name of ["dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"]) {
-    const value = model[name] ?? false;
-    if (value !== false && value !== 0 && value !== "") {
-      throw refuse(`the model sets ${name}, which is not supported`);
-    }
-  }
-  const unknown = model.unk_token ?? "";
-  if (unknown === "") return;
-  // where every byte of text is a token it never comes up
-  if (!BYTE_CHARS.every((char, byte) => NEVER_IN_UTF8.has(byte) || vocab.has(char))) {
-    throw refuse("the model sets unk_token, which is not supported where bytes are missing");
-  }
 }
 
 /** Bytes that no UTF-8 text has. */

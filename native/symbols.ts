@@ -80,6 +80,7 @@ export const TOKENIZER = {
   mg_tokenizer_json: "handle: u32, json: u8[]",
   mg_tokenizer_load: `names: u8[], offsets: u32[], ids: u32[], merges: u32[], split: u32, ignore_merges: u32,
     handle: u32[]`,
+  mg_tokenizer_load_whole: "json: u8[], handle: u32[]",
   mg_tokenizer_free: "handle: u32",
   mg_tokenizer_encode: "handle: u32, text: u8[], offsets: u32[], result: u32[]",
   mg_tokenizer_encoding: "handle: u32, ids: u32[], offsets: u32[]",

@@ -156,15 +156,21 @@ export class NativeTokenizer implements Tokenizer, Disposable {
 }
 
 /** Hands a checked tokenizer to the library. @returns its handle */
-function load({ vocab, merges, split, ignoreMerges }: TokenizerFile): number {
+function load(file: TokenizerFile): number {
+  const handle = new Uint32Array(1);
+  if (file.whole) {
+    const json = new TextEncoder().encode(file.whole.json);
+    check(native().mg_tokenizer_load_whole(json, json.length, handle, handle.length));
+    return handle[0]!;
+  }
+  const { vocab, merges, split, ignoreMerges } = file;
   const { text, offsets } = pack([...vocab.keys()]);
   const ids = Uint32Array.from(vocab.values());
   const pairs = Uint32Array.from(merges.flat(), (token) => vocab.get(token)!);
-  const handle = new Uint32Array(1);
   // deno-fmt-ignore
   check(native().mg_tokenizer_load(
     text, text.length, offsets, offsets.length, ids, ids.length, pairs, pairs.length,
-    SPLITS[split].id, Number(ignoreMerges), handle, handle.length,
+    SPLITS[split!].id, Number(ignoreMerges), handle, handle.length,
   ));
   return handle[0]!;
 }

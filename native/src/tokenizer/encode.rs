@@ -48,11 +48,23 @@ fn encode_group(
     group: Range<usize>,
 ) -> Result<Encoding, String> {
     let mut part = Encoding { ids: Vec::new(), offsets: Vec::with_capacity(group.len()) };
+    let (model, split) = match tokenizer {
+        Tokenizer::Words { model, split } => (model, *split),
+        Tokenizer::Whole(whole) => {
+            for d in group {
+                let encoding =
+                    whole.encode_fast(documents.get(d), false).map_err(|error| error.to_string())?;
+                part.ids.extend_from_slice(encoding.get_ids());
+                part.offsets.push(part.ids.len() as u32);
+            }
+            return Ok(part);
+        }
+    };
     // A word that was met before is copied from where it was written first.
     let mut first: HashMap<&str, (u32, u32)> = HashMap::new();
     let mut chars = String::new();
     for d in group {
-        for word in split::words(documents.get(d), tokenizer.split) {
+        for word in split::words(documents.get(d), split) {
             if let Some(&(start, end)) = first.get(word) {
                 part.ids.extend_from_within(start as usize..end as usize);
                 continue;
@@ -60,7 +72,7 @@ fn encode_group(
             chars.clear();
             bytes::append_chars(&mut chars, word);
             let start = part.ids.len() as u32;
-            let tokens = tokenizer.model.tokenize(&chars).map_err(|error| error.to_string())?;
+            let tokens = model.tokenize(&chars).map_err(|error| error.to_string())?;
             part.ids.extend(tokens.iter().map(|token| token.id));
             first.insert(word, (start, part.ids.len() as u32));
         }

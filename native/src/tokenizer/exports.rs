@@ -1,7 +1,7 @@
 //! The tokenizer's side of the boundary. Results whose size the caller cannot know are kept under a handle: the caller is
 //! told the size, copies them into a buffer of that size, and frees them.
 
-use super::{Documents, Encoding, Split, Tokenizer, encode, load, train};
+use super::{Documents, Encoding, Split, Tokenizer, encode, load, load_whole, train};
 use crate::handles::Handles;
 use crate::status::{guard, input, output};
 use crate::threads::pool;
@@ -94,6 +94,29 @@ pub unsafe extern "C" fn mg_tokenizer_load(
         let [handle] = handle else { return Err("handle must have one element".into()) };
         let names = Documents::new(names, offsets)?;
         *handle = TOKENIZERS.insert(load(&names, ids, merges, Split::of(split)?, ignore_merges != 0)?);
+        Ok(())
+    })
+}
+
+/// Loads a tokenizer of another kind from the text of its tokenizer.json, which has no special tokens. Writes the
+/// tokenizer's handle to `handle[0]`.
+///
+/// # Safety
+/// Each pointer is null with length 0 or points to as many values as its length says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mg_tokenizer_load_whole(
+    json: *const u8,
+    json_len: u32,
+    handle: *mut u32,
+    handle_len: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (json, handle) = unsafe {
+            (input(json, json_len as usize, "json")?, output(handle, handle_len as usize, "handle")?)
+        };
+        let [handle] = handle else { return Err("handle must have one element".into()) };
+        *handle = TOKENIZERS.insert(load_whole(json)?);
         Ok(())
     })
 }

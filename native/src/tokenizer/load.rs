@@ -37,7 +37,14 @@ pub fn load(
     let mut model = builder.build().map_err(|error| error.to_string())?;
     // The crate's cache stays in each thread after the tokenizer is gone; `encode` has its own.
     model.resize_cache(0);
-    Ok(Tokenizer { model, split })
+    Ok(Tokenizer::Words { model: Box::new(model), split })
+}
+
+/// A tokenizer of a kind that only the crate knows, from the text of its tokenizer.json without special tokens.
+pub fn load_whole(json: &[u8]) -> Result<Tokenizer, String> {
+    let whole = tokenizers::Tokenizer::from_bytes(json)
+        .map_err(|error| format!("tokenizer.json: {}", error.to_string().replace('\n', " ")))?;
+    Ok(Tokenizer::Whole(Box::new(whole)))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ mod train;
 use tokenizers::models::bpe::BPE;
 
 pub use encode::{Encoding, encode};
-pub use load::load;
+pub use load::{load, load_whole};
 pub use split::Split;
 pub use train::{train, training_words};
 
@@ -73,8 +73,10 @@ impl<'a> Documents<'a> {
     }
 }
 
-/// A loaded tokenizer: the model that text goes through. It does not know the special tokens.
-pub struct Tokenizer {
-    model: BPE,
-    split: Split,
+/// A loaded tokenizer. It does not know the special tokens.
+pub enum Tokenizer {
+    /// Splits in a way that is known here: the model that words go through.
+    Words { model: Box<BPE>, split: Split },
+    /// The crate does everything.
+    Whole(Box<tokenizers::Tokenizer>),
 }
