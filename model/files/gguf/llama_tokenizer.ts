@@ -146,13 +146,21 @@ function endsOf({ metadata, path }: GgufFile, names: string[], types: ArrayLike<
 /**
  * The metadata of a tokenizer.
  * @param vocabulary rows of the embedding; those beyond the tokens become unused ones
- * @throws {MicrogptError} for a tokenizer.json that is not read
+ * @throws {MicrogptError} for a tokenizer.json that is not read, or splits in a way that has no name
  */
 export function ggufTokenizer(
   { tokenizerJson, ends, addBos, chatTemplate }: GgufTokenizer,
   vocabulary: number,
 ): Map<string, GgufValue> {
   const file = parseTokenizerJson(tokenizerJson);
+  if (!file.split) {
+    throw new MicrogptError(
+      "this model's tokenizer cannot be written as GGUF: llama.cpp must know it by name",
+      {
+        hint: "export it as a HuggingFace directory",
+      },
+    );
+  }
   const names = file.tokens.map(({ name }) => name);
   const userDefined = new Set(file.added.map(({ id }) => id));
   const types = file.tokens.map(({ special }, id): number =>
