@@ -75,7 +75,7 @@ export type { Cleanup, SkipReason } from "./data/reading/tally.ts";
 export { type ExampleDocument, type Inspection, renderInspection } from "./data/inspection.ts";
 export { type Message, parseConversation, type Role } from "./data/chat.ts";
 export { type LengthBucket, type LengthStatistics, renderLengths } from "./data/lengths.ts";
-export type { EncodedDocuments, Tokenizer } from "./data/tokenizer.ts";
+export type { AddedToken, EncodedDocuments, Tokenizer } from "./data/tokenizer.ts";
 export { flagOf, type Option, type Options, type OptionValue, type OptionValues } from "./device/options.ts";
 export type { Dtype } from "./device/device.ts";
 export { MicrogptError, type MicrogptErrorOptions } from "./device/errors.ts";

@@ -8,7 +8,7 @@ import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import type { ModelConfig } from "../config.ts";
 import type { ParameterLayout } from "../parameters.ts";
-import { readModel, readSummary } from "./checkpoint.ts";
+import { readModel, readModelHeader } from "./checkpoint.ts";
 import { fileError, ifThere, isOnnxExport } from "./directory.ts";
 import { fileSource } from "./gguf/file_source.ts";
 import { llamaOfGguf } from "./gguf/llama_config.ts";
@@ -90,7 +90,7 @@ async function look(path: string): Promise<Deno.FileInfo | undefined> {
 }
 
 async function describeOwn(path: string): Promise<AnyModel> {
-  const { config, chat, tokenizerJson, fileDtype, weightsBytes } = await readSummary(path);
+  const { config, chat, tokenizerJson, fileDtype, weightsBytes } = await readModelHeader(path);
   const { ids, tokens } = parseTokenizerJson(tokenizerJson);
   const bos = ids.get(SPECIAL_TOKENS.bos)!;
   const eos = chat ? [ids.get(SPECIAL_TOKENS.endTurn)!, bos] : [bos];
