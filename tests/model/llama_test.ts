@@ -218,7 +218,7 @@ Deno.test("settings of a llama are refused for a gpt", async () => {
     ]] as const
   ) {
     await assert.rejects(
-      prepareRun({ documents: WORDS, output: "nowhere", steps: 1, lookOnly: true, [name]: value }),
+      prepareRun({ documents: WORDS, output: "nowhere", steps: 1, dryRun: true, [name]: value }),
       new RegExp(`\`${name}\` is a setting of \`arch\` llama, and this is a ${DEFAULTS.arch}`),
     );
   }
