@@ -6,7 +6,9 @@ import type { EncodedDocuments } from "./tokenizer.ts";
 
 /** Such a token. */
 export interface AddedToken {
+  /** its number */
   id: number;
+  /** its text */
   content: string;
   /** white space before it is part of it */
   lstrip: boolean;
