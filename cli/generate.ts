@@ -44,7 +44,7 @@ async function runGenerate(values: FlagValues): Promise<void> {
   let index = 0;
   for await (const sample of wholeSamples(model.generate(options))) {
     const whole = beginning + sample;
-    const seed = (options.seed ?? 42) + index;
+    const seed = (options.seed ?? SAMPLING.seed.default) + index;
     // the documents of a text model are lines
     const shown = () => model.chat ? harmless(whole).trim() : harmlessLine(whole);
     if (json) printJson({ index, seed, text: whole.trim() });
@@ -69,7 +69,7 @@ async function streamSamples(
   options: GenerateOptions,
   beginning: string,
 ): Promise<void> {
-  const { numSamples = 20, seed = 42 } = options;
+  const { numSamples = GENERATION.numSamples.default, seed = SAMPLING.seed.default } = options;
   for (let index = 0; index < numSamples; index++) {
     const trimmed = new TrimmedText();
     const safe = new HarmlessText();

@@ -4,6 +4,7 @@ import type { GptConfig } from "../gpt.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { parseObject } from "../files/directory.ts";
 import { type SpecialIds, specialIds } from "../generate/prompt.ts";
+import { SAMPLING } from "../generate/sampling.ts";
 
 /** What `model.onnx` says of who made it. */
 export const PRODUCER = "microgpt";
@@ -65,8 +66,8 @@ export function generationConfig(config: GptConfig, tokens: SpecialIds): object 
     pad_token_id: bos,
     max_length: config.block_size + 1, // the last position still predicts a token
     do_sample: true,
-    temperature: 0.5,
-    top_k: 0,
+    temperature: SAMPLING.temperature.default,
+    top_k: SAMPLING.topK.default,
     ...(chat ? { suppress_tokens: [bos, chat.user, chat.assistant], min_new_tokens: 1 } : {}),
   };
 }

@@ -5,6 +5,7 @@ import { gpt, type GptConfig } from "../gpt.ts";
 import type { Sampling } from "../../device/device.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { checkGenerateOptions } from "../generate/generation.ts";
+import { samplingOf, type SamplingOptions } from "../generate/sampling.ts";
 import { fileError, parseObject } from "../files/directory.ts";
 import { specialTokens, withoutLeadingBos } from "./onnx_config.ts";
 import { type OnnxCache, OnnxSession } from "./onnx_session.ts";
@@ -13,17 +14,7 @@ import { mixSeed, uniform } from "../../device/random.ts";
 import { drawToken } from "../../device/reference_device.ts";
 
 /** How to generate; what is left out is as in `microgpt generate`. */
-export interface OnnxGenerateOptions extends PromptOptions {
-  /** 0.5; at most 0 takes the most probable token */
-  temperature?: number;
-  /** keep only the k most probable tokens; 0 = all */
-  topK?: number;
-  /** keep only the most probable tokens that together reach this probability; 1 = all */
-  topP?: number;
-  /** 42 */
-  seed?: number;
-  /** at most so many tokens; by default until the context is full */
-  maxTokens?: number;
+export interface OnnxGenerateOptions extends PromptOptions, SamplingOptions {
   /** ends the generation early, without an error */
   signal?: AbortSignal;
 }
@@ -88,7 +79,8 @@ export class OnnxModel {
    */
   async *generate(options: OnnxGenerateOptions = {}): AsyncGenerator<string, void, void> {
     checkGenerateOptions(options);
-    const { temperature = 0.5, topK = 0, topP = 1, seed = 42, maxTokens = Infinity, signal } = options;
+    const { signal } = options;
+    const { seed, maxTokens, ...drawn } = samplingOf(options);
     const prompt = buildPrompt(this.tokenizer, this.isChat, this.config.block_size, options);
     const mixedSeed = mixSeed(seed);
     const text = sampleText(this.tokenizer, prompt);
@@ -106,7 +98,7 @@ export class OnnxModel {
       position += feed.length;
       const logits = Float64Array.from(step.logits.subarray(-this.config.vocab_size));
       const suppressed = n < prompt.minTokens ? [...prompt.suppressed, prompt.stopToken] : prompt.suppressed;
-      const sampling: Sampling = { temperature, topK, topP, suppressed };
+      const sampling: Sampling = { ...drawn, suppressed };
       const token = drawToken(logits, uniform(mixedSeed, position - 1), sampling);
       if (token === prompt.stopToken) break;
       const piece = text([token], false);

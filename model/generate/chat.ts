@@ -3,7 +3,7 @@ import { StreamDecoder } from "../../data/tokenizer.ts";
 import { Decoder } from "./decoder.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { checkGenerateOptions, type GenerationModel } from "./generation.ts";
-import type { SamplingOptions } from "./sampling.ts";
+import { samplingOf, type SamplingOptions } from "./sampling.ts";
 import { noChatTokens, specialIds } from "./prompt.ts";
 
 /** How to answer. */
@@ -113,19 +113,16 @@ export class ChatSession implements Disposable {
   /** Draws tokens after the conversation, which ends with `<assistant>`. */
   async *#answer(signal: AbortSignal | undefined): AsyncGenerator<string, void, void> {
     const { bos, user, assistant, endTurn } = this.#ids;
-    const { temperature = 0.5, seed = 42, topK = 0, topP = 1, maxTokens = Infinity } = this.#options;
+    const { seed, ...drawn } = samplingOf(this.#options);
     const position = this.#tokens.length - 1;
     this.#decoder.feed(0, this.#tokens.slice(this.#cached, position), this.#cached);
     this.#cached = position;
     const starts = [{ sequence: 0, token: assistant, position, seed: seed + this.#turns++ }];
     const drawing = {
-      temperature,
-      topK,
-      topP,
+      ...drawn,
       suppressed: [bos, user, assistant],
       stopToken: endTurn,
       minTokens: 1,
-      maxTokens,
       ...(signal ? { signal } : {}),
     };
     const stream = new StreamDecoder(this.#model.tokenizer);

@@ -4,7 +4,7 @@ import { checkOptions, type Options } from "../../device/options.ts";
 import type { ModelConfig } from "../config.ts";
 import { Decoder, type Start } from "./decoder.ts";
 import type { Device } from "../../device/device.ts";
-import { SAMPLING, type SamplingOptions } from "./sampling.ts";
+import { SAMPLING, samplingOf, type SamplingOptions } from "./sampling.ts";
 import type { Weights } from "../network.ts";
 import { networkOf } from "../networks.ts";
 import { buildPrompt, type PromptOptions, sampleText } from "./prompt.ts";
@@ -16,7 +16,7 @@ export const GENERATION = {
 
 /** How to generate. */
 export interface GenerateOptions extends PromptOptions, SamplingOptions {
-  /** default 20 */
+  /** how many; default 20 */
   numSamples?: number;
   /** ends the generation early, without an error */
   signal?: AbortSignal;
@@ -67,10 +67,11 @@ export async function* generateSamples(
 ): AsyncGenerator<SamplePiece, void, void> {
   checkGenerateOptions(options);
   const { device, config, weights, tokenizer } = model;
-  const { numSamples = 20, seed = 42, temperature = 0.5, topK = 0, topP = 1, signal } = options;
+  const { numSamples = GENERATION.numSamples.default, signal } = options;
+  const { seed, maxTokens: mostTokens, ...drawn } = samplingOf(options);
   const start = buildPrompt(tokenizer, model.chat, config.block_size, options);
   const prompt = start.ids;
-  const maxTokens = Math.min(options.maxTokens ?? Infinity, config.block_size - prompt.length + 1);
+  const maxTokens = Math.min(mostTokens, config.block_size - prompt.length + 1);
   const context = Math.min(config.block_size, prompt.length + maxTokens);
   const lineBytes = context * networkOf(config).cacheWidth * 4;
   const batch = Math.max(1, Math.min(numSamples, MAX_BATCH, Math.floor(CACHE_BYTES / lineBytes)));
@@ -87,9 +88,7 @@ export async function* generateSamples(
       });
       const streams = starts.map(() => sampleText(tokenizer, start));
       const drawing = {
-        temperature,
-        topK,
-        topP,
+        ...drawn,
         suppressed: start.suppressed,
         stopToken: start.stopToken,
         minTokens: start.minTokens,

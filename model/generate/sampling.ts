@@ -41,3 +41,14 @@ export const SAMPLING = {
 
 /** How tokens are drawn. */
 export type SamplingOptions = Partial<OptionValues<typeof SAMPLING>>;
+
+/** The options with their defaults; without `maxTokens` the context is the limit. */
+export function samplingOf({
+  temperature = SAMPLING.temperature.default,
+  topK = SAMPLING.topK.default,
+  topP = SAMPLING.topP.default,
+  maxTokens = Infinity,
+  seed = SAMPLING.seed.default,
+}: SamplingOptions): Required<SamplingOptions> {
+  return { temperature, topK, topP, maxTokens, seed };
+}
