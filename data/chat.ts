@@ -124,8 +124,12 @@ export function parseConversation(line: string, where: string): Message[] {
   return checkConversation(value, where);
 }
 
-/** @throws {MicrogptError} when a value is no conversation */
-function checkConversation(value: unknown, where: string): Message[] {
+/**
+ * A value as messages, unchanged.
+ * @param where names its place in errors
+ * @throws {MicrogptError} when it is no conversation
+ */
+export function checkConversation(value: unknown, where: string): Message[] {
   if (!Array.isArray(value)) throw unexpected(where, EXPECTED, value, shapeHint(value));
   if (Array.isArray(value[0])) {
     throw unexpected(`${where}: message 1`, 'an object {"role", "content"}', value[0], ONE_A_LINE);

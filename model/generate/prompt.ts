@@ -1,5 +1,5 @@
 /** What a model is fed before it draws: ids, and where the drawing ends. */
-import type { Message } from "../../data/chat.ts";
+import { checkConversation, type Message } from "../../data/chat.ts";
 import { SPECIAL_TOKENS, StreamDecoder, type Tokenizer } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
 
@@ -48,7 +48,8 @@ export function specialIds(tokenizer: Pick<Tokenizer, "id">): SpecialIds {
  * Makes the ids of a prompt.
  * @param chat the model was trained on conversations
  * @param context the model's block size
- * @throws {MicrogptError} when the prompt fills the context, or messages are given to a model without chat tokens
+ * @throws {MicrogptError} when the prompt fills the context, or messages are no conversation, or are given to a model
+ * without chat tokens
  */
 export function buildPrompt(
   tokenizer: Tokenizer,
@@ -61,7 +62,7 @@ export function buildPrompt(
     ? chatPrompt(
       tokenizer,
       chat ? { bos, ...turns! } : undefined,
-      messages ?? [{ role: "user", content: prompt }],
+      messages ? checkConversation(messages, "messages") : [{ role: "user", content: prompt }],
     )
     : {
       ids: [bos, ...tokenizer.encodeOne(prompt)],

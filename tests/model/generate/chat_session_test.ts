@@ -1,5 +1,6 @@
 /** Answers with a kept cache against the same network computed anew, naively, for every token. */
 import assert from "node:assert/strict";
+import type { Message } from "../../../data/chat.ts";
 import { HfTokenizer } from "../../../data/hf_tokenizer.ts";
 import type { Tokenizer } from "../../../data/tokenizer.ts";
 import { type DeviceName, openDevice } from "../../../model/devices.ts";
@@ -161,6 +162,15 @@ Deno.test("a message and a prompt may have more tokens than a call may have argu
     const messages = [{ role: "user" as const, content: message }];
     for (const options of [{ messages }, { prompt: message }]) {
       assert.throws(() => buildPrompt(tokenizer, true, 32, options), /the prompt has \d{6} tokens/);
+    }
+  });
+});
+
+Deno.test("messages that no conversation has are refused, not read as another speaker's", async () => {
+  await withModel(5, "reference", async ({ model }) => {
+    for (const [role, content] of [["system", "be brief"], ["tool", "x"], ["user", 5]]) {
+      const messages = [{ role, content }, { role: "user", content: "in" }] as Message[];
+      await assert.rejects(model.samples({ messages }), /^MicrogptError: messages: message 1: expected /);
     }
   });
 });
