@@ -54,7 +54,7 @@ export { describeModel, type ModelSummary, type TrainingSummary } from "./model/
 export type { RequiredSetting, TrainState } from "./model/files/train_state.ts";
 export { inspectData, type InspectDataOptions, type InspectedData } from "./model/files/inspect_data.ts";
 export { copyModel } from "./model/files/copy_model.ts";
-export { exportModel, type ExportOptions, type ExportResult } from "./model/export/export.ts";
+export { EXPORT_OPTIONS, exportModel, type ExportOptions, type ExportResult } from "./model/export/export.ts";
 export { type OnnxGenerateOptions, OnnxModel } from "./model/export/onnx_model.ts";
 export {
   type DeviceDiagnosis,

@@ -48,11 +48,11 @@ export interface AutoChoice {
 /**
  * Opens a device.
  * @param choice what `auto` decides by
- * @throws {MicrogptError} when it is not there, or cannot compute in `dtype`
+ * @throws {MicrogptError} for options out of range, when it is not there, or cannot compute in `dtype`
  */
 export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice = {}): Promise<Device> {
-  const { device = "cpu", dtype, threads } = options;
-  checkThreads(threads);
+  checkOptions(DEVICE_OPTIONS, options);
+  const { device = DEVICE_OPTIONS.device.default, dtype, threads } = options;
   switch (device) {
     case "auto":
       return await openBefore(options, choice) ?? await openFaster(options, choice.trial);
@@ -139,11 +139,6 @@ async function timed(options: DeviceOptions, trial: Trial): Promise<number> {
   }
 }
 
-/** Checked whatever the device: a run's threads are stored with it. */
-function checkThreads(threads: number | undefined): void {
-  checkOptions(DEVICE_OPTIONS, { threads });
-}
-
 async function openGpu(dtype: Dtype): Promise<Device> {
   const { openGpuDevice } = await import("../gpu/device.ts");
   return await openGpuDevice({ dtype });
@@ -161,7 +156,7 @@ export async function trainTokenizer(
   options: { vocabSize: number; chat: boolean; threads?: number | undefined },
 ): Promise<Tokenizer> {
   checkVocabSize(options.vocabSize, options.chat);
-  checkThreads(options.threads);
+  checkOptions(DEVICE_OPTIONS, { threads: options.threads });
   await ensureNativeLibrary();
   const { NativeTokenizer, setTokenizerThreads } = await import("../native/tokenizer.ts");
   if (options.threads !== undefined) setTokenizerThreads(options.threads);
@@ -175,7 +170,7 @@ export async function trainTokenizer(
  * @throws {MicrogptError} when it is no tokenizer of this program
  */
 export async function openTokenizer(json: string, threads?: number): Promise<Tokenizer> {
-  checkThreads(threads);
+  checkOptions(DEVICE_OPTIONS, { threads });
   if (await ensureNativeLibrary()) {
     const { NativeTokenizer, setTokenizerThreads } = await import("../native/tokenizer.ts");
     if (threads !== undefined) setTokenizerThreads(threads);

@@ -5,16 +5,23 @@ import type { DeviceOptions } from "../devices.ts";
 import type { GptConfig } from "../gpt.ts";
 import { readModel, saveInferenceModel } from "../files/checkpoint.ts";
 import { MicrogptError } from "../../device/errors.ts";
+import { checkOptions, type Options, type OptionValues } from "../../device/options.ts";
 import { sameDirectory } from "../files/directory.ts";
 import { RunLock } from "../files/lock.ts";
 
-/** How to export. */
-export interface ExportOptions extends DeviceOptions {
-  /** default safetensors, which microgpt loads; onnx is for transformers.js, onnxruntime and `OnnxModel` */
-  format?: "safetensors" | "onnx";
-  /** write weights as f16 instead of f32 */
-  half?: boolean;
-}
+/** What is written, each option declared once. */
+export const EXPORT_OPTIONS = {
+  half: { type: "switch", default: false, help: "write weights as f16 instead of f32" },
+  format: {
+    type: "choice",
+    choices: ["safetensors", "onnx"],
+    default: "safetensors",
+    help: "safetensors for microgpt, onnx for transformers.js and onnxruntime",
+  },
+} as const satisfies Options;
+
+/** How to export, and the device that checks an ONNX graph. */
+export type ExportOptions = DeviceOptions & Partial<OptionValues<typeof EXPORT_OPTIONS>>;
 
 /** What an export came to. */
 export interface ExportResult {
@@ -45,7 +52,7 @@ export interface ExportResult {
  * @param to new directory, or one that holds an earlier export
  * @param options format, precision, and the device that checks an ONNX graph
  * @returns the file with the weights, its size, and for ONNX the largest difference
- * @throws {MicrogptError} when the model does not load, `to` cannot be written or holds something else, or an ONNX graph's
+ * @throws {MicrogptError} for options out of range, when the model does not load, `to` cannot be written or holds something else, or an ONNX graph's
  * logits are further than 1e-3 from ours
  */
 export async function exportModel(
@@ -53,7 +60,8 @@ export async function exportModel(
   to: string,
   options: ExportOptions = {},
 ): Promise<ExportResult> {
-  const { format = "safetensors", half = false, ...where } = options;
+  checkOptions(EXPORT_OPTIONS, options);
+  const { format = EXPORT_OPTIONS.format.default, half = EXPORT_OPTIONS.half.default, ...where } = options;
   const model = await readModel(from);
   if (await sameDirectory(from, to)) {
     throw new MicrogptError(`the export would replace the model it is made from: ${to}`, {

@@ -1,6 +1,6 @@
 /** What `--device auto` decides by. */
 import assert from "node:assert/strict";
-import { openDevice } from "../../model/devices.ts";
+import { type DeviceOptions, openDevice } from "../../model/devices.ts";
 import { withNavigatorGpu } from "../device/test_gpu.ts";
 
 /** Runs `use` where there seems to be a GPU, which gives no device. */
@@ -37,4 +37,14 @@ Deno.test("auto goes on with a run on the device that it was begun on, whatever 
       device.destroy();
     }
   });
+});
+
+Deno.test("where to compute is checked before anything is opened", async () => {
+  for (const wrong of [{ device: "gpu" }, { dtype: "f64" }, { threads: -1 }]) {
+    const [name] = Object.keys(wrong);
+    await assert.rejects(
+      openDevice(wrong as DeviceOptions),
+      new RegExp(`^MicrogptError: \`${name}\` must be `),
+    );
+  }
 });

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { basename, dirname } from "node:path";
+import { exportModel, type ExportOptions } from "../../../model/export/export.ts";
 import { exportOnnx, type OnnxSource } from "../../../model/export/onnx_export.ts";
 import { buildOnnx, roundToHalf } from "../../../model/export/onnx.ts";
 import { MicrogptError } from "../../../device/errors.ts";
@@ -202,4 +203,12 @@ Deno.test("a wrong graph, a strange tokenizer, and weights beyond f16 leave noth
   } finally {
     await Deno.remove(parent, { recursive: true });
   }
+});
+
+Deno.test("a format that there is not is refused, not taken for ONNX", async () => {
+  const options = { format: "onxx" } as unknown as ExportOptions;
+  await assert.rejects(
+    exportModel("nowhere", "nowhere-else", options),
+    /`format` must be one of safetensors, onnx/,
+  );
 });
