@@ -1,13 +1,6 @@
-import {
-  type ChatOptions,
-  type ChatSession,
-  checkGenerateOptions,
-  DEVICE_OPTIONS,
-  loadModel,
-  SAMPLING,
-} from "../mod.ts";
-import { type Command, deviceOptions, type FlagValues } from "./command.ts";
-import { flagsOf } from "./flags.ts";
+import { type ChatSession, checkGenerateOptions, DEVICE_OPTIONS, loadModel, SAMPLING } from "../mod.ts";
+import type { Command, FlagValues } from "./command.ts";
+import { flagsOf, given } from "./flags.ts";
 import { DEFAULT_CHAT_MODEL, defaultChatModel } from "./default_model.ts";
 import { HarmlessText } from "./harmless.ts";
 import { LineEditor } from "./line_editor.ts";
@@ -37,10 +30,13 @@ const HELP = [
 ];
 
 async function runChat(values: FlagValues): Promise<void> {
-  const { modelDir, json, device: _device, dtype: _dtype, threads: _threads, ...rest } = values;
-  const options = rest as ChatOptions;
+  const { modelDir, json } = values;
+  const options = given(SAMPLING, values);
   checkGenerateOptions(options);
-  using model = await loadModel(modelDir as string ?? await defaultChatModel(), deviceOptions(values));
+  using model = await loadModel(
+    modelDir as string ?? await defaultChatModel(),
+    given(DEVICE_OPTIONS, values),
+  );
   sayWarnings(model.device);
   using session = model.startChat(options);
   const terminal = Deno.stdin.isTerminal();

@@ -1,5 +1,5 @@
 /** What a subcommand is: a table of flags and a function. `cli.ts` turns them into the command line. */
-import { type DeviceOptions, MicrogptError } from "../mod.ts";
+import { MicrogptError } from "../mod.ts";
 
 /** A flag of a subcommand. */
 export interface Flag {
@@ -87,10 +87,4 @@ export function checkWords(flags: readonly Flag[], words: readonly string[]): vo
       usage: true,
     });
   }
-}
-
-/** What the flags that say where to compute were given as. */
-export function deviceOptions({ device, dtype, threads }: FlagValues): DeviceOptions {
-  const given = Object.entries({ device, dtype, threads }).filter(([, value]) => value !== undefined);
-  return Object.fromEntries(given) as DeviceOptions;
 }

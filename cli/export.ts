@@ -1,6 +1,6 @@
-import { DEVICE_OPTIONS, MicrogptError } from "../mod.ts";
-import { type Command, deviceOptions, type FlagValues } from "./command.ts";
-import { flagsOf } from "./flags.ts";
+import { DEVICE_OPTIONS, EXPORT_OPTIONS, MicrogptError } from "../mod.ts";
+import type { Command, FlagValues } from "./command.ts";
+import { flagsOf, given } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
 import { print, printJson } from "./terminal.ts";
 
@@ -8,14 +8,7 @@ export const command: Command = {
   flags: [
     { name: "--model-dir", value: "dir", help: "the model", default: "output" },
     { name: "--output", value: "dir", help: "where the exported model goes (required)" },
-    { name: "--half", help: "write weights as f16 instead of f32" },
-    {
-      name: "--format",
-      value: "format",
-      help: "safetensors for microgpt, onnx for transformers.js and onnxruntime",
-      choices: ["safetensors", "onnx"],
-      default: "safetensors",
-    },
+    ...flagsOf(EXPORT_OPTIONS),
     // the graph of an ONNX export is checked against this device's logits
     ...flagsOf(DEVICE_OPTIONS).filter(({ name }) => name !== "--dtype"),
     { name: "--json", help: "print one JSON object" },
@@ -24,15 +17,16 @@ export const command: Command = {
 };
 
 async function runExport(values: FlagValues): Promise<void> {
-  const { modelDir = "output", output, half = false, format = "safetensors", json } = values;
+  const { modelDir = "output", output, json } = values;
   if (output === undefined) {
     throw new MicrogptError("--output is required", { hint: "name a new directory", usage: true });
   }
+  const options = given(EXPORT_OPTIONS, values);
+  const { format = EXPORT_OPTIONS.format.default, half } = options;
   const { exportModel } = await import("../mod.ts");
   const { file, bytes, maxDifference } = await exportModel(modelDir as string, output as string, {
-    ...deviceOptions(values),
-    format: format as "safetensors" | "onnx",
-    half: half === true,
+    ...given(DEVICE_OPTIONS, values),
+    ...options,
   });
   const dtype = half ? "f16" : "f32";
   if (json) {

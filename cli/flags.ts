@@ -2,15 +2,17 @@
 import {
   CORPUS_OPTIONS,
   DEVICE_OPTIONS,
+  EXPORT_OPTIONS,
   flagOf,
   GENERATION,
   type Option,
   type Options,
+  type OptionValues,
   RUN_OPTIONS,
   SAMPLING,
   SETTINGS,
 } from "../mod.ts";
-import type { Flag } from "./command.ts";
+import type { Flag, FlagValues } from "./command.ts";
 
 /** Options that a subcommand declares itself, because only it has them. */
 const OTHER_OPTIONS = [
@@ -18,7 +20,6 @@ const OTHER_OPTIONS = [
   "resume",
   "preset",
   "chat",
-  "half",
   "prompt",
   "modelDir",
 ];
@@ -29,6 +30,7 @@ const ALL: Options = {
   ...SAMPLING,
   ...GENERATION,
   ...DEVICE_OPTIONS,
+  ...EXPORT_OPTIONS,
   ...CORPUS_OPTIONS,
 };
 
@@ -53,6 +55,12 @@ export function flagsOf(options: Options): Flag[] {
       ? {}
       : { default: option.default as string | number }),
   }));
+}
+
+/** What of a table's options was given. */
+export function given<T extends Options>(table: T, values: FlagValues): Partial<OptionValues<T>> {
+  const names = Object.keys(table).filter((name) => values[name] !== undefined);
+  return Object.fromEntries(names.map((name) => [name, values[name]])) as Partial<OptionValues<T>>;
 }
 
 function valueOf(

@@ -6,11 +6,12 @@ import {
   type LanguageModel,
   loadModel,
   parseConversation,
+  type PromptOptions,
   SAMPLING,
   wholeSamples,
 } from "../mod.ts";
-import { type Command, deviceOptions, type FlagValues } from "./command.ts";
-import { flagsOf } from "./flags.ts";
+import type { Command, FlagValues } from "./command.ts";
+import { flagsOf, given } from "./flags.ts";
 import { harmless, harmlessLine, HarmlessText } from "./harmless.ts";
 import { print, printJson, sayWarnings, writeOut } from "./terminal.ts";
 
@@ -32,14 +33,15 @@ export const command: Command = {
 };
 
 async function runGenerate(values: FlagValues): Promise<void> {
-  const { modelDir = "output", json, device: _device, dtype: _dtype, threads: _threads, ...rest } = values;
-  const given = rest as GenerateOptions;
-  checkGenerateOptions(given);
-  using model = await loadModel(modelDir as string, deviceOptions(values));
+  const { modelDir = "output", json } = values;
+  const prompt = values.prompt as string | undefined;
+  const drawing = { ...given(GENERATION, values), ...given(SAMPLING, values) };
+  checkGenerateOptions(drawing);
+  using model = await loadModel(modelDir as string, given(DEVICE_OPTIONS, values));
   sayWarnings(model.device);
-  const options = { ...given, ...conversation(given.prompt, model.chat) };
+  const options = { ...drawing, ...promptOf(prompt, model.chat) };
   // a chat model answers the prompt, others go on with it
-  const beginning = model.chat ? "" : given.prompt ?? "";
+  const beginning = model.chat ? "" : prompt ?? "";
   if (!json && Deno.stdout.isTerminal()) return await streamSamples(model, options, beginning);
   let index = 0;
   for await (const sample of wholeSamples(model.generate(options))) {
@@ -58,8 +60,9 @@ function label(index: number): string {
 }
 
 /** A chat model's prompt may be a conversation as JSON. */
-function conversation(prompt: string | undefined, chat: boolean): GenerateOptions {
-  if (!chat || prompt === undefined || !/^\s*\[\s*\{/.test(prompt)) return {};
+function promptOf(prompt: string | undefined, chat: boolean): PromptOptions {
+  if (prompt === undefined) return {};
+  if (!chat || !/^\s*\[\s*\{/.test(prompt)) return { prompt };
   return { messages: parseConversation(prompt, "--prompt") };
 }
 
