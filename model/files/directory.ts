@@ -31,6 +31,10 @@ export const ONNX_FILES = [
   "tokenizer.json",
   "tokenizer_config.json",
 ] as const;
+
+/** The log of a run that goes on, beside the checkpoint. Each save copies it to `metrics.jsonl`; it follows no other file. */
+export const WORKING_LOG = "metrics.jsonl.part";
+
 /** The file of a state tensor of the optimizer. */
 export function optimizerFile<Name extends StateName>(name: Name): `optimizer_${Name}.safetensors` {
   return `optimizer_${name}.safetensors`;

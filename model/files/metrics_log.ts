@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { MicrogptError } from "../../device/errors.ts";
 import { forEachChunk } from "./digest.ts";
-import { fileError, ifThere, isSystemError, openIfThere } from "./directory.ts";
+import { fileError, ifThere, isSystemError, openIfThere, WORKING_LOG } from "./directory.ts";
 
 /** A training step in `metrics.jsonl`. */
 export interface StepMetrics {
@@ -30,9 +30,6 @@ export interface MetricsSnapshot {
   /** what could not be written there yet */
   rest?: Uint8Array;
 }
-
-/** The log of a run that goes on. It becomes `metrics.jsonl` with each checkpoint, and follows no other file. */
-const WORKING_NAME = "metrics.jsonl.part";
 
 /** No line of ours is near this long; a longer one is no line of a metrics file. */
 const MAX_LINE_BYTES = 64 << 10;
@@ -70,7 +67,7 @@ export class MetricsLog {
    * @throws {MicrogptError} when the file cannot be written or the old one not be read
    */
   static async open(dir: string, resumed?: { dir: string; step: number }): Promise<MetricsLog> {
-    const path = join(dir, WORKING_NAME);
+    const path = join(dir, WORKING_LOG);
     let file: Deno.FsFile | undefined;
     try {
       file = await Deno.open(path, { write: true, create: true, truncate: true });

@@ -19,15 +19,13 @@ import {
   printable,
   readText,
   STAGING,
+  WORKING_LOG,
 } from "./directory.ts";
 import { readMeta, readTokenizer } from "./description.ts";
 import { networkOf } from "../networks.ts";
 import type { ParameterLayout } from "../parameters.ts";
 import { checkTensors, readHeader } from "./safetensors.ts";
 import { parseTrainState, type SavedDigests, STATE_MAX_BYTES, type TrainState } from "./train_state.ts";
-
-/** The log of a run that goes on, beside the checkpoint. */
-export const WORKING_LOG = "metrics.jsonl.part";
 
 /** In `.saved`: what is replaced is another run's model and goes where this file says, instead of nowhere. */
 export const KEEP_OLD = "keep-old";
