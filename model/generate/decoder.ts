@@ -54,9 +54,6 @@ interface Window {
   output: Promise<Float32Array | Uint32Array>;
 }
 
-/** Most steps of a window where reading is slow: of a fast GPU's steps so many take longer than a read. */
-const WINDOW_STEPS = 64;
-
 /** Prompts are fed so many tokens at a time. */
 const PROMPT_CHUNK = 128;
 
@@ -74,6 +71,7 @@ export class Decoder {
   readonly #rows: DecodeRows;
   readonly #promptRows: DecodeRows;
   readonly #seeds: Tensor;
+  /** most steps of a window */
   readonly #windowSteps: number;
   /** [2 windows, sequences] */
   readonly #output: Tensor;
@@ -108,7 +106,7 @@ export class Decoder {
       positions: column("positions", n),
       sequences: column("sequences", n),
     });
-    this.#windowSteps = device.stepsInFlight === 1 ? 1 : WINDOW_STEPS;
+    this.#windowSteps = device.stepsInFlight;
     try {
       this.#memory = this.#network.allocateDecodeMemory(allocator, chunk, sequences, this.contextLength);
       this.#rows = rows(sequences);
