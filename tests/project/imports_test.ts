@@ -28,6 +28,7 @@ function roomOf(path: string, all: Iterable<string>): string | undefined {
 async function* sources(dir: string): AsyncGenerator<string> {
   for await (const entry of Deno.readDir(join(ROOT, dir))) {
     const path = join(dir, entry.name);
+    if (entry.name.startsWith(".")) continue;
     if (entry.isDirectory) yield* sources(path);
     else if (path.endsWith(".ts")) yield path;
   }
@@ -60,6 +61,15 @@ Deno.test("every import goes to a room that docs/architecture.md allows", async 
   }
   assert.ok(seen > 200, `only ${seen} imports were found`);
   assert.deepEqual(wrong, []);
+});
+
+Deno.test("every program file is in a room of the table", async () => {
+  const all = [...(await rooms()).keys()];
+  const beside = ["tests", "scripts", "bench", "native/target", "dist", "node_modules"];
+  const outside = (await Array.fromAsync(sources("."))).filter((path) => {
+    return roomOf(path, all) === undefined && roomOf(path, beside) === undefined;
+  });
+  assert.deepEqual(outside, []);
 });
 
 Deno.test("the rooms stand in an order in which each imports only those above it", async () => {
