@@ -66,7 +66,7 @@ function checkHelp([first, word, ...more]: string[]): void {
   if (more.length > 0) {
     throw new MicrogptError("help takes one subcommand", { usage: true, hint: helpHint() });
   }
-  if (word in COMMANDS || word === "help" || word.startsWith("-")) return;
+  if (Object.hasOwn(COMMANDS, word) || word === "help" || word.startsWith("-")) return;
   throw new MicrogptError(`unknown command '${word}'`, { usage: true, hint: helpHint() });
 }
 

@@ -393,4 +393,5 @@ Deno.test("help, version, and the nearest word", async () => {
     assert.equal(stderr, message);
     assert.equal(code, 2);
   }
+  assert.match((await microgpt(["help", "toString"])).stderr, /^error: unknown command 'toString'\n/);
 });
