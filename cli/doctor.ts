@@ -1,5 +1,5 @@
 import project from "../deno.json" with { type: "json" };
-import type { DeviceDiagnosis, Diagnosis, GpuDiagnosis } from "../mod.ts";
+import { type DeviceDiagnosis, diagnose, type Diagnosis, type GpuDiagnosis } from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { harmlessLine } from "./harmless.ts";
 import { print, printJson, styled } from "./terminal.ts";
@@ -11,7 +11,6 @@ export const command: Command = {
 
 /** @returns 1 when there is no device that can train */
 async function runDoctor({ json }: FlagValues): Promise<number> {
-  const { diagnose } = await import("../mod.ts");
   const program = {
     version: project.version,
     deno: Deno.version.deno,

@@ -1,4 +1,4 @@
-import { DEVICE_OPTIONS, EXPORT_OPTIONS, MicrogptError } from "../mod.ts";
+import { DEVICE_OPTIONS, EXPORT_OPTIONS, exportModel, MicrogptError } from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf, given } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
@@ -23,7 +23,6 @@ async function runExport(values: FlagValues): Promise<void> {
   }
   const options = given(EXPORT_OPTIONS, values);
   const { format = EXPORT_OPTIONS.format.default, half } = options;
-  const { exportModel } = await import("../mod.ts");
   const { file, bytes, maxDifference } = await exportModel(modelDir as string, output as string, {
     ...given(DEVICE_OPTIONS, values),
     ...options,

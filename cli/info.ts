@@ -1,11 +1,18 @@
-import { CORPUS_OPTIONS, type InspectDataOptions, MicrogptError, type TrainingSummary } from "../mod.ts";
+import {
+  CORPUS_OPTIONS,
+  describeModel,
+  inspectData,
+  type InspectDataOptions,
+  MicrogptError,
+  renderInspection,
+  SETTINGS,
+  type TrainingSummary,
+} from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { harmless } from "./harmless.ts";
 import { resumeCommand } from "./printed_command.ts";
 import { print, printJson, sayNotice } from "./terminal.ts";
-
-// Models are described without opening a device, and modules load when they are needed: it must start fast.
 
 export const command: Command = {
   flags: [
@@ -17,12 +24,12 @@ export const command: Command = {
     },
     ...flagsOf(CORPUS_OPTIONS),
     { name: "--chat", help: "the input is conversations (default: as the model, if one is given)" },
-    {
-      name: "--vocab-size",
-      value: "n",
-      type: "number",
-      help: "train a tokenizer of this size to count with, as train would (default 4096)",
-    },
+    ...flagsOf({
+      vocabSize: {
+        ...SETTINGS.vocabSize,
+        help: "size of the tokenizer that is trained to count with, where no model's does",
+      },
+    }),
     { name: "--json", help: "print one JSON object" },
   ],
   run: runInfo,
@@ -40,7 +47,6 @@ async function runInfo(values: FlagValues): Promise<void> {
 }
 
 async function showModel(dir: string, json: boolean): Promise<void> {
-  const { describeModel } = await import("../mod.ts");
   const model = await describeModel(dir);
   const { config, chat, parameters, tokenizer, file, training } = model;
   if (json) {
@@ -91,7 +97,6 @@ function row(label: string, text: string): void {
 
 /** What the program would read of a data file, and how long its documents are in tokens. */
 async function showData({ json, ...options }: FlagValues): Promise<void> {
-  const { inspectData, renderInspection } = await import("../mod.ts");
   const { mode, notices, inspection } = await inspectData(options as unknown as InspectDataOptions);
   for (const notice of notices) sayNotice(notice);
   if (json) return printJson(inspection);
