@@ -6,7 +6,7 @@ import type { Message } from "./chat.ts";
 import { contentHashes } from "./content_hash.ts";
 
 /** Most documents that a fresh run holds out, so that an evaluation stays cheap on large data. */
-export const MAX_VALIDATION_DOCUMENTS = 512;
+const MAX_VALIDATION_DOCUMENTS = 512;
 
 /** Sets the split's draws apart from those of the batches, which use the same seed. */
 const SPLIT_STREAM = 0x5b1173ad;
@@ -101,7 +101,7 @@ export function splitByCount(count: number, fraction: number, seed: number): Spl
 }
 
 /** How many documents repeat an earlier one word for word. */
-export function countCopies(hashes: Float64Array): number {
+function countCopies(hashes: Float64Array): number {
   const sorted = hashes.slice().sort();
   let copies = 0;
   for (let i = 1; i < sorted.length; i++) if (sorted[i] === sorted[i - 1]) copies++;

@@ -41,7 +41,7 @@ interface TreeMessage {
  * @param lang language code, such as "en"
  * @returns undefined when there is no such conversation
  */
-export function bestConversation(prompt: TreeMessage, lang: string): Message[] | undefined {
+function bestConversation(prompt: TreeMessage, lang: string): Message[] | undefined {
   const messages: Message[] = [];
   let candidates = [prompt];
   while (true) {

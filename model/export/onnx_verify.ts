@@ -17,7 +17,7 @@ const LONGEST_PROMPT = 256;
 const SINGLE_STEPS = 4;
 
 /** The prompts an export is checked on: one token, a few, and many; drawn once and for all. */
-export function verificationPrompts(config: ModelConfig): number[][] {
+function verificationPrompts(config: ModelConfig): number[][] {
   const seed = mixSeed(7);
   const lengths = [1, 9, LONGEST_PROMPT].map((length) => Math.min(length, config.block_size));
   return [...new Set(lengths)].map((length, p) =>
