@@ -9,12 +9,16 @@
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { exportModel } from "../model/export/export.ts";
-import { holdsCheckpoint, readCheckpoint } from "../model/files/checkpoint.ts";
-import { MicrogptError } from "../device/errors.ts";
-import type { PresetName, Settings } from "../model/settings.ts";
-import { type PreparedRun, prepareRun } from "../model/train/prepare.ts";
-import type { TrainOptions } from "../model/train/options.ts";
+import {
+  exportModel,
+  MicrogptError,
+  type PlanEvent,
+  type PresetName,
+  type Settings,
+  train,
+  type TrainOptions,
+} from "../mod.ts";
+import { readTrainState } from "../model/files/checkpoint.ts";
 
 /** What the model card says of the data. */
 export interface DataSource {
@@ -72,44 +76,35 @@ export async function makeChatModel(options: ChatModelOptions): Promise<void> {
 
 async function trainOn(work: string, options: ChatModelOptions): Promise<Outcome> {
   const { input, preset = "chat-small", settings = {}, onProgress, device, threads } = options;
-  const where = { ...(device ? { device } : {}), ...(threads ? { threads } : {}) };
-  const begun = await holdsCheckpoint(work) ? (await readCheckpoint(work)).trainState : undefined;
-  const prepared = await prepareRun({
+  const begun = await readTrainState(work);
+  const done = begun?.final === true;
+  const events = train({
     input,
     output: work,
     checkpointEvery: 500,
     ...(begun ? { resume: work } : { chat: true, preset, skipLong: true, ...settings }),
-    ...where,
+    ...(device ? { device } : {}),
+    ...(threads ? { threads } : {}),
+    dryRun: done,
   });
-  try {
-    if (!begun?.final) await runToEnd(prepared, onProgress);
-  } finally {
-    prepared.run.close();
+  const plan = (await events.next()).value as PlanEvent;
+  for await (const event of events) {
+    if (event.type === "evaluation") {
+      onProgress?.(`step ${event.step} / ${plan.totalSteps}: held out ${event.loss.toFixed(4)}`);
+    }
+    if (event.type === "notice" && !done) onProgress?.(event.message);
   }
-  const { trainState } = await readCheckpoint(work);
+  const state = (await readTrainState(work))!;
   return {
-    settings: prepared.settings,
-    preset: trainState.preset ?? preset,
-    parameters: prepared.parameters,
-    trainingDocuments: prepared.trainingDocuments,
-    validationDocuments: prepared.validationDocuments,
-    steps: trainState.step,
-    device: `${trainState.device}, ${trainState.dtype}`,
+    settings: plan.settings,
+    preset: state.preset ?? preset,
+    parameters: plan.parameters,
+    trainingDocuments: plan.trainingDocuments,
+    validationDocuments: plan.validationDocuments,
+    steps: state.step,
+    device: `${state.device}, ${state.dtype}`,
     ...await losses(work),
   };
-}
-
-async function runToEnd(
-  { run, notices }: PreparedRun,
-  onProgress: ChatModelOptions["onProgress"],
-): Promise<void> {
-  notices.forEach((notice) => onProgress?.(notice));
-  for await (const event of run.events()) {
-    if (event.type === "evaluation") {
-      onProgress?.(`step ${event.step} / ${run.totalSteps}: held out ${event.loss.toFixed(4)}`);
-    }
-    if (event.type === "notice") onProgress?.(event.message);
-  }
 }
 
 /** What the run logged: its training loss, smoothed over about 50 steps, and its last evaluation. */
