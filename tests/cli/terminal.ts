@@ -25,8 +25,9 @@ async function hasPython(): Promise<boolean> {
   try {
     return (await new Deno.Command("python3", { args: ["--version"] }).output()).success;
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    console.error("skipped: the program in a terminal (no python3)");
+    return false;
   }
 }
 
