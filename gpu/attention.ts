@@ -8,7 +8,7 @@ import backwardSource from "./kernels/attention_backward.wgsl" with { type: "tex
 import cachedSource from "./kernels/attention_cached.wgsl" with { type: "text" };
 import tilesSource from "./kernels/attention_tiles.wgsl" with { type: "text" };
 import reduceSource from "./kernels/reduce.wgsl" with { type: "text" };
-import type { BindingSpec } from "./shader_source.ts";
+import { type BindingSpec, F32, F32_WRITE, U32 } from "./shader_source.ts";
 
 /** What attention needs from its device. */
 export interface AttentionContext {
@@ -72,10 +72,6 @@ function isAligned(D: number, ...tensors: GpuTensor[]): boolean {
   return D % 4 === 0 && tensors.every((tensor) => tensor.offset % 4 === 0);
 }
 
-const U32: BindingSpec = { format: "u32", access: "read", aligned: false };
-const F32_READ: BindingSpec = { format: "f32", access: "read", aligned: false };
-const F32_WRITE: BindingSpec = { format: "f32", access: "write", aligned: false };
-
 const PARAMS = { T: "u32", E: "u32", H: "u32", blocks: "u32", scale: "f32" } as const;
 
 /** See `Device.attention`. */
@@ -132,7 +128,7 @@ export function attentionBackward(
   const delta = scratch(qkv.rows * nHead, "attention");
   const { positions, forwardItems, backwardItems } = batch.sections;
   const read = ({ format }: GpuTensor): BindingSpec => ({ format, access: "read", aligned });
-  const shared = { qkv: read(qkv), d_out: read(dOut), lse: F32_READ, positions: U32, items: U32 };
+  const shared = { qkv: read(qkv), d_out: read(dOut), lse: F32, positions: U32, items: U32 };
   const dqkv: BindingSpec = { format: dQkv.format, access: "write", aligned };
   const constants = { ...headConstants(D), GROUP, BACKWARD: true };
   const values = [batch.tokenCount, E, nHead, batch.blockCount, 1 / Math.sqrt(D)];
@@ -154,7 +150,7 @@ export function attentionBackward(
       source: tilesSource + backwardSource,
       constants: { ...constants, QUERIES: false },
       params: PARAMS,
-      bindings: { ...shared, delta: F32_READ, dqkv },
+      bindings: { ...shared, delta: F32, dqkv },
     }),
     [qkv, dOut, lse, positions, backwardItems, delta, dQkv],
     values,

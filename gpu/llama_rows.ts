@@ -9,7 +9,8 @@ import ropeSource from "./kernels/rope.wgsl" with { type: "text" };
 import scaledNormSource from "./kernels/scaled_norm.wgsl" with { type: "text" };
 import scaledNormWeightSource from "./kernels/scaled_norm_weight.wgsl" with { type: "text" };
 import swigluSource from "./kernels/swiglu.wgsl" with { type: "text" };
-import { F32, F32_WRITE, gather, isAligned, ROW_THREADS, rowBinding, type RowContext, U32 } from "./rows.ts";
+import { gather, isAligned, ROW_THREADS, type RowContext } from "./rows.ts";
+import { bindingOf, F32, F32_WRITE, U32 } from "./shader_source.ts";
 
 /** x[t] = table[tokens[t]] for the first `count` rows. */
 export function lookup(
@@ -28,8 +29,8 @@ export function lookup(
       params: { T: "u32", E: "u32" },
       bindings: {
         tokens: U32,
-        table: rowBinding(table, "read", aligned),
-        x: rowBinding(x, "write", aligned),
+        table: bindingOf(table, "read", aligned),
+        x: bindingOf(x, "write", aligned),
       },
     }),
     [tokens, table, x],
@@ -64,9 +65,9 @@ export function scaledRmsNorm(
       constants: { BACKWARD: false, THREADS: ROW_THREADS, SUBGROUPS: subgroups },
       params: { T: "u32", E: "u32", epsilon: "f32" },
       bindings: {
-        x: rowBinding(x, "read", aligned),
-        w: rowBinding(weight, "read", aligned),
-        out: rowBinding(out, "write", aligned),
+        x: bindingOf(x, "read", aligned),
+        w: bindingOf(weight, "read", aligned),
+        out: bindingOf(out, "write", aligned),
       },
     }),
     [x, weight, out],
@@ -100,10 +101,10 @@ export function scaledRmsNormBackward(
       constants: { BACKWARD: true, THREADS: ROW_THREADS, SUBGROUPS: subgroups },
       params: { T: "u32", E: "u32", epsilon: "f32" },
       bindings: {
-        x: rowBinding(x, "read", aligned),
-        dy: rowBinding(dy, "read", aligned),
-        w: rowBinding(weight, "read", aligned),
-        dx: rowBinding(dx, "write", aligned),
+        x: bindingOf(x, "read", aligned),
+        dy: bindingOf(dy, "read", aligned),
+        w: bindingOf(weight, "read", aligned),
+        dx: bindingOf(dx, "write", aligned),
         reciprocals: F32_WRITE,
       },
     }),
@@ -119,10 +120,10 @@ export function scaledRmsNormBackward(
       constants: { TOTAL: false },
       params: { T: "u32", E: "u32", rows: "u32" },
       bindings: {
-        x: rowBinding(x, "read", aligned),
-        dy: rowBinding(dy, "read", aligned),
+        x: bindingOf(x, "read", aligned),
+        dy: bindingOf(dy, "read", aligned),
         reciprocals: F32,
-        partial: rowBinding(partial, "write", aligned),
+        partial: bindingOf(partial, "write", aligned),
       },
     }),
     [x, dy, reciprocals, partial],
@@ -137,8 +138,8 @@ export function scaledRmsNormBackward(
       constants: { TOTAL: true },
       params: { E: "u32", blocks: "u32" },
       bindings: {
-        partial: rowBinding(partial, "read", aligned),
-        dw: rowBinding(dWeight, "write", aligned),
+        partial: bindingOf(partial, "read", aligned),
+        dw: bindingOf(dWeight, "write", aligned),
       },
     }),
     [partial, dWeight],
@@ -173,8 +174,8 @@ export function rope(
       params: { T: "u32", cols: "u32", heads: "u32", sign: "f32" },
       bindings: {
         positions: U32,
-        angles: rowBinding(angles, "read", aligned),
-        x: rowBinding(x, "write", aligned),
+        angles: bindingOf(angles, "read", aligned),
+        x: bindingOf(x, "write", aligned),
       },
     }),
     [positions, angles, x],
@@ -192,7 +193,7 @@ export function swiglu({ runner }: RowContext, out: GpuTensor, gateUp: GpuTensor
       source: swigluSource,
       constants: { BACKWARD: false },
       params: { T: "u32", F: "u32" },
-      bindings: { gate_up: rowBinding(gateUp, "read", aligned), out: rowBinding(out, "write", aligned) },
+      bindings: { gate_up: bindingOf(gateUp, "read", aligned), out: bindingOf(out, "write", aligned) },
     }),
     [gateUp, out],
     [out.rows, out.cols],
@@ -215,9 +216,9 @@ export function swigluBackward(
       constants: { BACKWARD: true },
       params: { T: "u32", F: "u32" },
       bindings: {
-        gate_up: rowBinding(gateUp, "read", aligned),
-        d_out: rowBinding(dOut, "read", aligned),
-        d_gate_up: rowBinding(dGateUp, "write", aligned),
+        gate_up: bindingOf(gateUp, "read", aligned),
+        d_out: bindingOf(dOut, "read", aligned),
+        d_gate_up: bindingOf(dGateUp, "write", aligned),
       },
     }),
     [gateUp, dOut, dGateUp],

@@ -6,7 +6,7 @@ import adamSource from "./kernels/adam.wgsl" with { type: "text" };
 import decideStepSource from "./kernels/decide_step.wgsl" with { type: "text" };
 import metricsSource from "./kernels/metrics.wgsl" with { type: "text" };
 import reduceSource from "./kernels/reduce.wgsl" with { type: "text" };
-import type { BindingSpec } from "./shader_source.ts";
+import { bindingOf, F32, F32_WRITE } from "./shader_source.ts";
 
 /** What these kernels need from their device. */
 export interface OptimizerContext {
@@ -32,8 +32,6 @@ export interface GpuAdamState {
 const THREADS = 256;
 /** Most workgroups that share the squares of one slice; each leaves one partial sum. */
 const NORM_WORKGROUPS = 256;
-const F32: BindingSpec = { format: "f32", access: "read", aligned: false };
-const F32_WRITE: BindingSpec = { format: "f32", access: "write", aligned: false };
 
 /** Stretches of n elements that one binding can hold, in whole multiples of 128 elements. */
 function slices(n: number, maxBinding: number): [first: number, length: number][] {
@@ -45,10 +43,6 @@ function slices(n: number, maxBinding: number): [first: number, length: number][
 
 function slice({ memory, type, format, offset }: GpuTensor, first: number, length: number): GpuTensor {
   return new GpuTensor(memory, type, format, offset + first, 1, length);
-}
-
-function flat(tensor: GpuTensor, access: "read" | "write", aligned: boolean): BindingSpec {
-  return { format: tensor.format, access, aligned };
 }
 
 /** See `Device.sumLoss`. */
@@ -95,7 +89,7 @@ export function gradNorm(
         source: reduceSource + metricsSource,
         constants: { SUM_LOSS: false, SQUARES: true, FINISH_NORM: false, THREADS, SUBGROUPS: subgroups },
         params: { n: "u32", first: "u32" },
-        bindings: { gradients: flat(gradients, "read", aligned), partial: F32_WRITE },
+        bindings: { gradients: bindingOf(gradients, "read", aligned), partial: F32_WRITE },
       }),
       [slice(gradients, first, length), partial],
       [length, partials],
@@ -178,11 +172,11 @@ export function adam(context: OptimizerContext, state: GpuAdamState, hyper: Adam
         },
         bindings: {
           coefficients: F32,
-          gradients: flat(gradients, "read", aligned),
-          m: flat(m, "write", aligned),
-          v: flat(v, "write", aligned),
-          params: flat(params, "write", aligned),
-          ...(separate && { work: flat(work, "write", aligned) }),
+          gradients: bindingOf(gradients, "read", aligned),
+          m: bindingOf(m, "write", aligned),
+          v: bindingOf(v, "write", aligned),
+          params: bindingOf(params, "write", aligned),
+          ...(separate && { work: bindingOf(work, "write", aligned) }),
         },
       }),
       [coefficients, ...tensors.map((tensor) => slice(tensor, first, length))],

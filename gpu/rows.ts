@@ -10,7 +10,7 @@ import embedGatherSource from "./kernels/embed_gather.wgsl" with { type: "text" 
 import reduceSource from "./kernels/reduce.wgsl" with { type: "text" };
 import rmsNormSource from "./kernels/rmsnorm.wgsl" with { type: "text" };
 import sampleSource from "./kernels/sample.wgsl" with { type: "text" };
-import type { BindingSpec } from "./shader_source.ts";
+import { bindingOf, F32, F32_WRITE, U32, U32_WRITE } from "./shader_source.ts";
 
 /** What these kernels need from their device. */
 export interface RowContext {
@@ -28,19 +28,9 @@ function vocabularyThreads(V: number): number {
   return V <= 1024 ? 64 : 256;
 }
 
-export const U32: BindingSpec = { format: "u32", access: "read", aligned: false };
-const U32_WRITE: BindingSpec = { format: "u32", access: "write", aligned: false };
-export const F32: BindingSpec = { format: "f32", access: "read", aligned: false };
-export const F32_WRITE: BindingSpec = { format: "f32", access: "write", aligned: false };
-
 /** Rows of `cols` elements are read four at a time when all of them start at a multiple of four. */
 export function isAligned(cols: number, ...tensors: GpuTensor[]): boolean {
   return cols % 4 === 0 && tensors.every((tensor) => tensor.offset % 4 === 0);
-}
-
-/** The binding of a tensor whose rows are read and written by quads. */
-export function rowBinding(tensor: GpuTensor, access: "read" | "write", aligned: boolean): BindingSpec {
-  return { format: tensor.format, access, aligned };
 }
 
 /** x[t] = rmsnorm(wte[tokens[t]] + wpe[positions[t]]) for the first `count` rows. */
@@ -63,9 +53,9 @@ export function embed(
       bindings: {
         tokens: U32,
         positions: U32,
-        wte: rowBinding(wte, "read", aligned),
-        wpe: rowBinding(wpe, "read", aligned),
-        x: rowBinding(x, "write", aligned),
+        wte: bindingOf(wte, "read", aligned),
+        wpe: bindingOf(wpe, "read", aligned),
+        x: bindingOf(x, "write", aligned),
       },
     }),
     [tokens, positions, wte, wpe, x],
@@ -98,10 +88,10 @@ export function embedBackward(
       bindings: {
         tokens: U32,
         positions: U32,
-        wte: rowBinding(wte, "read", aligned),
-        wpe: rowBinding(wpe, "read", aligned),
-        dx: rowBinding(dx, "read", aligned),
-        ds: rowBinding(ds, "write", aligned),
+        wte: bindingOf(wte, "read", aligned),
+        wpe: bindingOf(wpe, "read", aligned),
+        dx: bindingOf(dx, "read", aligned),
+        ds: bindingOf(ds, "write", aligned),
       },
     }),
     [sections.tokens, sections.positions, wte, wpe, dx, ds],
@@ -131,8 +121,8 @@ export function gather(
       bindings: {
         order: U32,
         runs: U32,
-        ds: rowBinding(ds, "read", aligned),
-        table: rowBinding(table, "write", aligned),
+        ds: bindingOf(ds, "read", aligned),
+        table: bindingOf(table, "write", aligned),
       },
     }),
     [order, runs, ds, table],
@@ -150,7 +140,7 @@ export function rmsNorm({ runner, subgroups }: RowContext, out: GpuTensor, x: Gp
       source: reduceSource + rmsNormSource,
       constants: { BACKWARD: false, THREADS: ROW_THREADS, SUBGROUPS: subgroups },
       params: { T: "u32", E: "u32" },
-      bindings: { x: rowBinding(x, "read", aligned), out: rowBinding(out, "write", aligned) },
+      bindings: { x: bindingOf(x, "read", aligned), out: bindingOf(out, "write", aligned) },
     }),
     [x, out],
     [x.rows, x.cols],
@@ -173,9 +163,9 @@ export function rmsNormBackward(
       constants: { BACKWARD: true, THREADS: ROW_THREADS, SUBGROUPS: subgroups },
       params: { T: "u32", E: "u32" },
       bindings: {
-        x: rowBinding(x, "read", aligned),
-        dy: rowBinding(dy, "read", aligned),
-        dx: rowBinding(dx, "write", aligned),
+        x: bindingOf(x, "read", aligned),
+        dy: bindingOf(dy, "read", aligned),
+        dx: bindingOf(dx, "write", aligned),
       },
     }),
     [x, dy, dx],
@@ -203,7 +193,7 @@ export function crossEntropy(
       constants: { THREADS: threads, SUBGROUPS: subgroups },
       params: { rows: "u32", V: "u32", first_row: "u32", scale: "f32" },
       bindings: {
-        logits: rowBinding(logits, "write", aligned),
+        logits: bindingOf(logits, "write", aligned),
         losses: F32_WRITE,
         targets: U32,
         control: F32,

@@ -22,6 +22,21 @@ export interface BindingSpec {
   aligned: boolean;
 }
 
+/** Bindings that are read or written one element at a time. */
+export const U32: BindingSpec = { format: "u32", access: "read", aligned: false };
+export const U32_WRITE: BindingSpec = { format: "u32", access: "write", aligned: false };
+export const F32: BindingSpec = { format: "f32", access: "read", aligned: false };
+export const F32_WRITE: BindingSpec = { format: "f32", access: "write", aligned: false };
+
+/** A tensor's binding, in the format that it has. */
+export function bindingOf(
+  { format }: { format: StorageFormat },
+  access: BindingSpec["access"],
+  aligned: boolean,
+): BindingSpec {
+  return { format, access, aligned };
+}
+
 /** All that distinguishes one compiled kernel from another. */
 export interface KernelSpec {
   /** text of the kernel file, directives and all */
