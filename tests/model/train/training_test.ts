@@ -601,10 +601,12 @@ Deno.test("whatever is thrown after the device was opened frees it", async () =>
         device: "reference",
         ...small,
       };
-      // An injected failure: the run reads this option when its device is open.
+      // An injected failure: options are checked first, and the run reads this one again when its device is open.
+      let reads = 0;
       const failing = Object.defineProperty({ ...options }, "keep", {
         get: () => {
-          throw new Error("injected");
+          if (++reads > 1) throw new Error("injected");
+          return 0;
         },
       });
       await assert.rejects(prepareRun(failing), /injected/);
