@@ -60,7 +60,7 @@ async function run(args: string[]): Promise<number> {
   return exitCode;
 }
 
-/** Commander helps with everything where it does not know the word. */
+/** Where commander does not know the word, it prints the general help. */
 function checkHelp([first, word, ...more]: string[]): void {
   if (first !== "help" || word === undefined) return;
   if (more.length > 0) {
@@ -74,7 +74,7 @@ function helpHint(): string {
   return `\`${programName()} help\` lists the subcommands, \`${programName()} help train\` their flags`;
 }
 
-/** Commander throws instead of exiting, and prints only help; a reader who leaves it early is no error. */
+/** Commander throws instead of exiting, and prints only help; a reader who stops reading early is not an error. */
 function quiet(command: Commander): Commander {
   return command.exitOverride().configureOutput({
     writeOut,
@@ -114,6 +114,6 @@ function usageError({ message }: CommanderError): MicrogptError {
 
 if (import.meta.main) {
   const exitCode = await main(Deno.args);
-  // leaves at once: the terminal and worker threads would keep the process for a moment
+  // exits at once: the terminal and worker threads would keep the process alive for a moment
   Deno.exit(exitCode);
 }

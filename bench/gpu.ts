@@ -1,6 +1,6 @@
 /**
- * How near the WebGPU kernels come to what the adapter can do: GFLOP/s of every matrix product of the presets, GB/s of the
- * kernels that only move memory, milliseconds of a training step and of a decoded token.
+ * How close the WebGPU kernels come to what the adapter can do: GFLOP/s of every matrix product of the presets, GB/s of
+ * the kernels that only move memory, milliseconds of a training step and of a decoded token.
  *
  *     deno run -A bench/gpu.ts                          all presets
  *     deno run -A bench/gpu.ts --preset chat-medium --dtype bf16

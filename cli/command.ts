@@ -34,7 +34,7 @@ export interface Command {
 
 /**
  * A flag's text as its value.
- * @throws {MicrogptError} when it is no number, none of the choices, or no name of a file or directory
+ * @throws {MicrogptError} when it is not a number, not one of the choices, or an empty name of a file or directory
  */
 export function parseFlag(flag: Flag, text: string): string | number {
   if (flag.choices && !flag.choices.includes(text)) {
@@ -58,8 +58,8 @@ export function parseFlag(flag: Flag, text: string): string | number {
 }
 
 /**
- * Finds what commander reads otherwise than it was meant: of a flag that is given twice it takes the last, and a flag
- * without its value takes the next flag for it. A switch may be given twice, which says no more than once.
+ * Finds what commander would misread: of a flag that is given twice it takes the last, and a flag
+ * without a value takes the next flag as its value. A switch may be given twice, which says no more than once.
  * @param words the command line after the subcommand
  * @throws {MicrogptError} naming the flag
  */

@@ -5,7 +5,7 @@ import { print } from "./terminal.ts";
 const SHELLS = ["bash", "zsh", "fish"] as const;
 type Shell = (typeof SHELLS)[number];
 
-/** A subcommand with what `COMMANDS` says of it. */
+/** A subcommand with what `COMMANDS` says about it. */
 interface NamedCommand extends Command {
   name: string;
   summary: string;

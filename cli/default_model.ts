@@ -1,4 +1,4 @@
-/** The model that `chat` uses when none is named: one's own copy of the one that Homebrew installs. */
+/** The model that `chat` uses when none is named: the user's own copy of the one that Homebrew installs. */
 import { join } from "node:path";
 import { copyModel, MicrogptError } from "../mod.ts";
 import { programName } from "./printed_command.ts";
@@ -7,7 +7,7 @@ import { sayNotice } from "./terminal.ts";
 const HOMEBREW_PREFIXES = ["/opt/homebrew", "/usr/local", "/home/linuxbrew/.linuxbrew"];
 const NAME = "default-chat-model";
 
-/** Where the default model is for this user, as the help says it. */
+/** Where this user's default model is, as the help shows it. */
 export const DEFAULT_CHAT_MODEL = `~/.config/microgpt/${NAME}`;
 
 /**

@@ -1,6 +1,7 @@
 import project from "../deno.json" with { type: "json" };
 import { type DeviceDiagnosis, diagnose, type Diagnosis, type GpuDiagnosis } from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
+import { inFlags } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
 import { print, printJson, styled } from "./terminal.ts";
 
@@ -16,43 +17,57 @@ async function runDoctor({ json }: FlagValues): Promise<number> {
     deno: Deno.version.deno,
     system: `${Deno.build.os} ${Deno.osRelease()}, ${Deno.build.arch}`,
   };
-  const diagnosis = await diagnose();
+  const { library, cpu, webgpu } = await diagnose();
+  const diagnosis: Diagnosis = { library: worded(library), cpu: worded(cpu), webgpu: worded(webgpu) };
   if (json) printJson({ ...program, ...diagnosis });
   else show(program, diagnosis);
-  return diagnosis.cpu.problem !== undefined && diagnosis.webgpu.problem !== undefined ? 1 : 0;
+  return cpu.problem !== undefined && webgpu.problem !== undefined ? 1 : 0;
+}
+
+/** A finding in the words of the command line. */
+function worded<Finding extends { problem?: string; warnings?: string[] }>(finding: Finding): Finding {
+  const { problem, warnings } = finding;
+  return {
+    ...finding,
+    ...(problem === undefined ? {} : { problem: inFlags(problem) }),
+    ...(warnings ? { warnings: warnings.map(inFlags) } : {}),
+  };
 }
 
 function show(
   program: { version: string; deno: string; system: string },
   { library, cpu, webgpu }: Diagnosis,
 ): void {
-  row("microgpt", `${program.version}, Deno ${program.deno}, ${program.system}`);
-  row("library", library.path ? `${harmlessLine(library.path)}: works` : bad(library.problem!));
+  entry("microgpt", `${program.version}, Deno ${program.deno}, ${program.system}`);
+  entry("library", library.path ? `${harmlessLine(library.path)}: works` : bad(library.problem!));
   device("cpu", cpu);
   device("webgpu", webgpu);
   if (webgpu.features) showGpu(webgpu);
 }
 
 function device(label: string, { name, problem, warnings, productGigaflops }: DeviceDiagnosis): void {
-  row(label, [name, problem && bad(problem)].filter(Boolean).join(": "));
+  entry(label, [name, problem && bad(problem)].filter(Boolean).join(": "));
   if (problem !== undefined) return;
-  for (const warning of warnings ?? []) row("", styled("yellow", `warning: ${warning}`, Deno.stdout));
-  row("", `self-test passed; matrix product of chat-medium: ${figure(productGigaflops!)} GFLOP/s`);
+  for (const warning of warnings ?? []) entry("", styled("yellow", `warning: ${warning}`, Deno.stdout));
+  entry("", `self-test passed; matrix product of chat-medium: ${figure(productGigaflops!)} GFLOP/s`);
 }
 
 function showGpu(gpu: GpuDiagnosis): void {
-  row(
+  entry(
     "",
     `peak ${figure(gpu.peakGigaflops!)} GFLOP/s in registers, ${
       figure(gpu.gigabytesPerSecond!)
     } GB/s in memory`,
   );
-  row("", `vendor ${gpu.vendor || "not told"}, architecture ${gpu.architecture || "not told"}`);
-  row("", `features ${gpu.features!.join(", ") || "none"}; subgroups ${gpu.subgroups ? "used" : "not used"}`);
-  for (const [name, value] of Object.entries(gpu.limits!)) row("", `${name} ${value.toLocaleString("en")}`);
+  entry("", `vendor ${gpu.vendor || "not told"}, architecture ${gpu.architecture || "not told"}`);
+  entry(
+    "",
+    `features ${gpu.features!.join(", ") || "none"}; subgroups ${gpu.subgroups ? "used" : "not used"}`,
+  );
+  for (const [name, value] of Object.entries(gpu.limits!)) entry("", `${name} ${value.toLocaleString("en")}`);
 }
 
-function row(label: string, text: string): void {
+function entry(label: string, text: string): void {
   print(`${label.padEnd(10)} ${text}`);
 }
 

@@ -88,7 +88,7 @@ async function streamSamples(
   }
 }
 
-/** Trims a text that comes in pieces. */
+/** Trims text that comes in pieces. */
 class TrimmedText {
   #started = false;
   #space = "";

@@ -9,16 +9,18 @@ const C1_SEQUENCE = "\x9b";
 const C1_STRING = "\x9d\x90\x9e\x9f\x98";
 const BELL = "\x07";
 const C1_TERMINATOR = "\x9c";
-/** A terminator that does not come within so many characters is not waited for. */
+/** Most characters to wait for a terminator. */
 const LONGEST_SEQUENCE = 256;
 
-/** Control characters, but neither tab nor line feed. */
+/** Control characters except tab and line feed. */
 // deno-lint-ignore no-control-regex
 const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/;
 
 type State = "text" | "escape" | "sequence" | "string";
 
-/** Removes control characters and whole escape sequences from text that comes in pieces, wherever the pieces are split. */
+/**
+ * Removes control characters and whole escape sequences from text that comes in pieces, wherever the pieces are split.
+ */
 export class HarmlessText {
   #state: State = "text";
   #length = 0;

@@ -60,13 +60,13 @@ async function showModel(dir: string, json: boolean): Promise<void> {
       training: training?.state ?? null,
     });
   }
-  row("model", `${dir}: ${chat ? "chat" : "text"}, ${parameters.toLocaleString("en")} parameters`);
-  row("network", `${model.network}, context ${config.block_size} tokens`);
-  row("tokenizer", `${tokenizer.tokens} tokens: byte-level BPE, ${tokenizer.merges} merges`);
-  row("special", tokenizer.special.join(" "));
-  row("weights", `safetensors, ${file.dtype}, ${(file.bytes / 1e6).toFixed(2)} MB`);
+  entry("model", `${dir}: ${chat ? "chat" : "text"}, ${parameters.toLocaleString("en")} parameters`);
+  entry("network", `${model.network}, context ${config.block_size} tokens`);
+  entry("tokenizer", `${tokenizer.tokens} tokens: byte-level BPE, ${tokenizer.merges} merges`);
+  entry("special", tokenizer.special.join(" "));
+  entry("weights", `safetensors, ${file.dtype}, ${(file.bytes / 1e6).toFixed(2)} MB`);
   if (training) showTraining(dir, training);
-  else row("training", "no state: an inference-only model");
+  else entry("training", "no state: an inference-only model");
 }
 
 function showTraining(dir: string, { state, rereadable, goesOnIn, bestDirectory }: TrainingSummary): void {
@@ -75,23 +75,23 @@ function showTraining(dir: string, { state, rereadable, goesOnIn, bestDirectory 
   const end = total === undefined || step === total
     ? ""
     : ` of ${total}, \`${resumeCommand(dir, rereadable)}\` goes on${where}`;
-  row("training", `step ${step}${end}`);
-  row(
+  entry("training", `step ${step}${end}`);
+  entry(
     "recipe",
     `batch ${batch_size}, learning rate ${learning_rate}, ${dtype}` +
       (preset === undefined ? "" : `, preset ${preset}`) + (seed === undefined ? "" : `, seed ${seed}`),
   );
-  row("data", `${state.dataset_path} (${state.dataset_mode})`);
+  entry("data", `${state.dataset_path} (${state.dataset_mode})`);
   const { best_val_loss: loss, best_val_step: bestStep, skipped_steps: skipped } = state;
   if (loss !== undefined) {
     const kept = bestDirectory === undefined ? "" : `, in ${bestDirectory}`;
-    row("held out", `best loss ${loss.toFixed(4)} at step ${bestStep}${kept}`);
+    entry("held out", `best loss ${loss.toFixed(4)} at step ${bestStep}${kept}`);
   }
-  if (skipped) row("skipped", `${skipped} steps that were not finite`);
+  if (skipped) entry("skipped", `${skipped} steps that were not finite`);
 }
 
 /** Text of files is data: nothing in it may command the terminal. */
-function row(label: string, text: string): void {
+function entry(label: string, text: string): void {
   print(`${label.padEnd(10)} ${harmless(text)}`);
 }
 

@@ -4,9 +4,9 @@
 const SAME_PRESS_MS = 100;
 
 /**
- * Calls `stop` when the program is asked to end: by Ctrl-C, by SIGTERM, or when its terminal or session is gone. Another Ctrl-C
- * then ends it at once. Other signals may come twice by themselves: the shell and the system both
- * tell of a closed terminal.
+ * Calls `stop` when the program is asked to end: by Ctrl-C, by SIGTERM, or when its terminal or session is gone.
+ * Another Ctrl-C then ends it at once. Other signals may come twice by themselves: the shell and the system both report
+ * a closed terminal.
  * @returns stops listening
  */
 export function onInterrupt(stop: () => void): () => void {
@@ -30,7 +30,7 @@ export function onInterrupt(stop: () => void): () => void {
   else {
     listeners.push(["SIGTERM", first]);
     // Asked before the first listener: with that Deno catches SIGHUP too, and ends at it unless there is a listener for it.
-    // One that does nothing, and stays, therefore keeps nohup's word.
+    // One that does nothing, and stays, therefore keeps nohup's promise.
     if (ignoresHangUp()) Deno.addSignalListener("SIGHUP", () => {});
     else listeners.push(["SIGHUP", first]);
   }
@@ -49,7 +49,7 @@ const SIGACTION_BYTES = 512;
 /** Whether this process was started with SIGHUP ignored. Only the C library tells, so it asks there. */
 function ignoresHangUp(): boolean {
   const path = Deno.build.os === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
-  if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return false; // cannot know; to save and end loses nothing
+  if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return false; // cannot know; saving and ending loses nothing
   const library = Deno.dlopen(path, {
     sigaction: { parameters: ["i32", "pointer", "buffer"], result: "i32" },
   });

@@ -40,7 +40,7 @@ export class PasteReader {
 
   push(bytes: Uint8Array): void {
     const piece = this.#utf8.decode(bytes, { stream: true });
-    // a terminal that forgot to end a paste must not take Ctrl-C away
+    // a terminal that forgot to end a paste must not swallow Ctrl-C
     if (this.#pasting && piece === CTRL_C) {
       this.#pasting = false;
       this.#held = "";
@@ -63,7 +63,9 @@ export class PasteReader {
   }
 }
 
-/** Length of the mark's start that a text ends with; Escape alone is more likely the key, which nothing must hold back. */
+/**
+ * Length of the mark's start that a text ends with; a lone Escape is more likely the key, which must not be held back.
+ */
 function begunMark(text: string): number {
   for (let length = BEGIN.length - 1; length > 1; length--) {
     if (text.endsWith(BEGIN.slice(0, length))) return length;

@@ -2,7 +2,7 @@
 import { MicrogptError } from "../mod.ts";
 import type { LineReader } from "./line_editor.ts";
 
-/** A longer line is no message. */
+/** A longer line is not a message. */
 const MAX_LINE_BYTES = 4 << 20;
 
 /** Reads lines without prompts: each as soon as it is there. */

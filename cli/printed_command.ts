@@ -32,7 +32,7 @@ function escaped(character: string): string {
   ).join("");
 }
 
-/** A path as the shell must get it, and as nobody takes it for a flag or for standard input. */
+/** A path as the shell must get it, in a form that cannot be taken for a flag or for standard input. */
 export function shellPath(path: string, os: typeof Deno.build.os = Deno.build.os): string {
   return shellWord(path.startsWith("-") ? `./${path}` : path, os);
 }

@@ -27,7 +27,7 @@ export function styled(
   return isTerminal(stream) && !Deno.noColor ? styleText(style, text, { validateStream: false }) : text;
 }
 
-/** Nobody reads stderr any more (`2>&1 | head`, a closed terminal), or its disk is full: a run is not lost for that. */
+/** Nobody reads stderr any more (`2>&1 | head`, a closed terminal), or its disk is full: no reason to lose a run. */
 let unread = false;
 
 /** Writes a line to stderr; once its reader has left, nothing. */
@@ -94,7 +94,7 @@ export function sayNotice(message: string): void {
   say(line.startsWith("warning") ? styled("yellow", line) : line);
 }
 
-/** What a person should know of the device that is used. */
+/** What a person should know about the device that is used. */
 export function sayWarnings({ warnings }: { warnings: readonly string[] }): void {
   for (const warning of warnings) sayNotice(`warning: ${warning}`);
 }

@@ -65,7 +65,7 @@ async function runTrain(values: FlagValues): Promise<number> {
   try {
     told = await follow(plan, events, interrupt.signal);
   } finally {
-    stopListening(); // what comes now may be interrupted as anything else
+    stopListening(); // from here on, Ctrl-C works as usual
   }
   const { end } = told;
   if (!end) return 0; // --dry-run
@@ -86,25 +86,25 @@ function describe(plan: PlanEvent): void {
   const batch = settings.gradAccum > 1
     ? `${settings.batchSize} × ${settings.gradAccum}`
     : `${settings.batchSize}`;
-  const row = (label: string, text: string) => say(`${styled("dim", label.padEnd(8))} ${text}`);
-  row(
+  const entry = (label: string, text: string) => say(`${styled("dim", label.padEnd(8))} ${text}`);
+  entry(
     "model",
     `${plan.network}, context ${plan.config.block_size}, ` +
       `vocabulary ${plan.config.vocab_size}: ${plan.parameters.toLocaleString("en")} parameters`,
   );
-  row(
+  entry(
     "data",
     `${
       harmlessLine(plan.dataPath)
     }: ${plan.trainingDocuments} ${unit} to train on, ${plan.validationDocuments} held out`,
   );
-  row(
+  entry(
     "training",
     `steps ${plan.startStep} … ${plan.totalSteps}, batch ${batch}, lr ${settings.learningRate}, ` +
       `warmup ${settings.warmupSteps}, ${clip}, seed ${settings.seed}`,
   );
-  row("device", `${plan.device}, ${plan.dtype}`);
-  row(
+  entry("device", `${plan.device}, ${plan.dtype}`);
+  entry(
     "memory",
     `${mb(memory.total)}: weights ${mb(memory.weights)}, gradients ${mb(memory.gradients)}, ` +
       `moments ${mb(memory.moments)}, activations at most ${mb(memory.activations)}, batch ${

@@ -32,13 +32,15 @@ class DocumentPacker {
     this.#used = 0;
   }
 
-  /** Adds a document unless it does not fit; says whether it did. Inputs are all ids but the last, targets all but the first. */
+  /**
+   * Adds a document if it fits, and returns whether it did. Inputs are all ids but the last, targets all but the first.
+   */
   add(document: number): boolean {
     const { ids, offsets } = this.#documents;
     const start = offsets[document]!;
     const length = offsets[document + 1]! - start - 1;
     if (this.#used + length > this.maxTokens || this.#count + 1 >= this.#starts.length) return false;
-    // A loop, because documents may be a few tokens long and `set` wants a view made for each.
+    // A loop, because documents may be a few tokens long, and `set` would need a new view for each.
     for (let i = 0; i < length; i++) {
       this.#tokens[this.#used + i] = ids[start + i]!;
       this.#targets[this.#used + i] = ids[start + i + 1]!;
@@ -59,9 +61,10 @@ class DocumentPacker {
 }
 
 /**
- * Draws training batches. Epoch e visits all documents in an order that follows from the seed and e alone, and batch b
- * takes positions b · batchSize … of the endless row of epochs: no state beyond the batch's number, so a resumed run sees what an
- * uninterrupted one sees. A batch may span epochs, and hold a document several times when there are fewer than batchSize.
+ * Draws training batches. Epoch e visits all documents in an order that depends on the seed and e alone, and batch b
+ * takes positions b · batchSize … of the endless series of epochs: there is no state but the batch's number, so a
+ * resumed run sees what an uninterrupted one would. A batch may span epochs, and holds a document several times if
+ * there are fewer than batchSize.
  */
 export class BatchSampler {
   /** Most inputs a batch can hold: batchSize times the longest document. */
@@ -70,7 +73,7 @@ export class BatchSampler {
   readonly #indices: Uint32Array;
   readonly #seed: number;
   readonly #packer: DocumentPacker;
-  /** Epoch whose order is kept. */
+  /** The epoch whose order is cached. */
   #epoch = -1;
   #order: Uint32Array = new Uint32Array(0);
 
@@ -89,7 +92,7 @@ export class BatchSampler {
 
   /**
    * Batch number `number`, counted from 0; with gradient accumulation over N batches, step s takes s·N … s·N + N − 1.
-   * @returns arrays that the next call overwrites
+   * @returns arrays that the next call will overwrite
    */
   batch(number: number): PackedDocuments {
     this.#packer.clear();
@@ -97,7 +100,7 @@ export class BatchSampler {
     return this.#packer.packed();
   }
 
-  /** The document at a position of the endless row of epochs. */
+  /** The document at a position of the endless series of epochs. */
   #document(position: number): number {
     const n = this.#indices.length;
     const epoch = Math.floor(position / n);
@@ -110,7 +113,7 @@ export class BatchSampler {
 }
 
 /**
- * Packs documents in their order into as few batches as fit, to evaluate them.
+ * Packs documents, in order, into as few batches as possible, to evaluate them.
  * @param maxTokens inputs a batch may hold; at least the longest document's
  * @param maxDocuments documents a batch may hold
  * @returns batches whose arrays the next one overwrites
@@ -131,7 +134,7 @@ export function* batchesInOrder(
   if (packer.count > 0) yield packer.packed();
 }
 
-/** The most inputs (ids less one) of any of the documents. */
+/** The largest number of inputs (ids less one) in any of the documents. */
 export function longestInput(documents: TokenDocuments, indices: Uint32Array): number {
   let longest = 0;
   for (const d of indices) longest = Math.max(longest, documents.offsets[d + 1]! - documents.offsets[d]! - 1);

@@ -1,12 +1,12 @@
-/** Loss in bits per byte of the text, which compares across vocabularies. */
+/** Loss in bits per byte of text, which can be compared across vocabularies. */
 
 import type { PackedDocuments } from "../device/device.ts";
 import { SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
 
 /**
- * How many bytes of the data each token stands for as a target: its UTF-8 bytes, 1 for `<bos>`, which there ends a
- * document, and 0 for the other special tokens. The denominator is thus the text's (in chat: the messages') bytes plus
- * one a document; of a truncated document only what is predicted counts.
+ * How many bytes of the data each token stands for as a target: its UTF-8 bytes, 1 for `<bos>`, which as a target ends
+ * a document, and 0 for the other special tokens. The denominator is thus the text's (in chat: the messages') bytes
+ * plus one per document; of a truncated document, only what is predicted counts.
  * @returns [V]
  */
 export function bytesOfTokens(tokenizer: Tokenizer): Uint32Array {

@@ -3,7 +3,7 @@
 import { MicrogptError } from "../device/errors.ts";
 import { openInput, readLines } from "./lines.ts";
 
-/** Who speaks; `system` only to models that have a token for it. */
+/** Who speaks; `system` only for models that have a token for it. */
 export type Role = "user" | "assistant" | "system";
 
 /** One turn of a conversation. */
@@ -30,13 +30,13 @@ export interface ChatData {
 
 /** What a conversation looks like, for messages. */
 export const EXPECTED = 'an array of {"role", "content"} messages';
-/** One as it may be written, for hints. */
+/** An example of one, for hints. */
 export const EXAMPLE =
   'write [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]';
 const ONE_A_LINE = "each conversation must be on one line of its own";
 
 /**
- * Loads conversations. Other fields of a message are ignored; so is the order of roles.
+ * Loads conversations. Other fields of a message are ignored, and so is the order of roles.
  * @param path a JSONL file, or "-" for standard input
  * @throws {MicrogptError} with file and line number, for a line that is not such a conversation, for text that is not
  * well-formed Unicode (a lone surrogate escape), or when no conversation is left
@@ -52,9 +52,9 @@ export async function loadChat(path: string): Promise<ChatData> {
 }
 
 /**
- * The same of conversations in memory, which are checked as those of a file are.
+ * The same for conversations in memory, which are checked like those in a file.
  * @param path what stands for a path
- * @throws {MicrogptError} with the place of what is no conversation, or when none is left
+ * @throws {MicrogptError} saying where something is not a conversation, or when none is left
  */
 export function cleanChat(path: string, conversations: readonly Message[][]): ChatData {
   if (!Array.isArray(conversations)) {
@@ -85,19 +85,19 @@ function checkSomeLeft({ conversations, skipped }: ChatData, name: string, hint:
   throw new MicrogptError(`${name} holds no conversation${missing}`, { hint });
 }
 
-/** How many messages say nothing. */
+/** How many messages are empty. */
 export function countEmptyMessages(messages: readonly Message[]): number {
   let empty = 0;
   for (const { content } of messages) if (content.trim() === "") empty++;
   return empty;
 }
 
-/** What to say of messages that say nothing; undefined when all say something. */
+/** The notice about empty messages; undefined when there are none. */
 export function emptyMessagesNotice(empty: number): string | undefined {
   return empty === 0 ? undefined : `warning: ${empty} messages are empty, and are trained on as such`;
 }
 
-/** What cleaning changed, in the line that is printed; undefined when it changed nothing. */
+/** What cleaning changed, as the line to print; undefined when it changed nothing. */
 export function cleanupNotice(
   { trimmed, skipped }: Pick<ChatData, "trimmed" | "skipped">,
 ): string | undefined {
@@ -109,7 +109,7 @@ export function cleanupNotice(
 /**
  * One line as messages, unchanged.
  * @param where names file and line in errors
- * @throws {MicrogptError} when it is no conversation
+ * @throws {MicrogptError} when it is not a conversation
  */
 export function parseConversation(line: string, where: string): Message[] {
   let value: unknown;
@@ -134,7 +134,7 @@ export function checkConversation(value: unknown, where: string): Message[] {
   if (Array.isArray(value[0])) {
     throw unexpected(`${where}: message 1`, 'an object {"role", "content"}', value[0], ONE_A_LINE);
   }
-  // not value.map, which passes over the holes of an array
+  // not value.map, which skips the holes of an array
   return Array.from(value, (message, i) => parseMessage(message, `${where}: message ${i + 1}`));
 }
 
@@ -161,7 +161,7 @@ function parseMessage(value: unknown, where: string): Message {
     throw unexpected(where, '"role" to be "user" or "assistant"', role, hint);
   }
   if (typeof content !== "string") throw unexpected(where, '"content" to be a string', content);
-  // JSON can spell half of a surrogate pair ("\ud800"), UTF-8 cannot: replacing it would change the data in silence.
+  // JSON can spell half of a surrogate pair ("\ud800"), UTF-8 cannot: replacing it would silently change the data.
   if (!content.isWellFormed()) {
     throw new MicrogptError(`${where}: expected "content" to be well-formed Unicode, got a lone surrogate`);
   }
@@ -183,7 +183,7 @@ export function describe(value: unknown): string {
   return printable(JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}…` : value));
 }
 
-/** The engine's reason why a text is no JSON, without its excerpt of the line, which may hold anything. */
+/** The engine's reason why a text is not JSON, without its excerpt of the line, which may hold anything. */
 export function jsonReason(error: unknown): string {
   if (error instanceof RangeError) return "nested too deeply";
   const message = error instanceof Error ? error.message : String(error);
@@ -197,6 +197,6 @@ function printable(text: string): string {
 
 export function invalidJsonHint(line: string): { hint?: string } {
   if (/^[[{]+$/u.test(line)) return { hint: "each conversation must be on one line of its own" };
-  if (!/^[[{]/u.test(line)) return { hint: "is this a plain text file? then drop --chat" };
+  if (!/^[[{]/u.test(line)) return { hint: "is this a plain text file? then drop `chat`" };
   return {};
 }

@@ -1,4 +1,4 @@
-/** Numbers that follow from what a document says, and from nothing else: not from its place, its file or its neighbours. */
+/** Numbers that depend on what a document says and on nothing else: not on its place, its file or its neighbours. */
 
 import type { Message } from "./chat.ts";
 
@@ -22,7 +22,7 @@ export function contentHash(text: string, seed: number): number {
     h3 = Math.imul(rotate(h3 ^ scramble(word(text, i + 4), C3, 17, C4), 15) + h4, 5) + 0x96cd1c35 | 0;
     h4 = Math.imul(rotate(h4 ^ scramble(word(text, i + 6), C4, 18, C1), 13) + h1, 5) + 0x32ac3b17 | 0;
   }
-  // the rest, as if filled up with zeros, which change nothing
+  // the rest, as if padded with zeros, which change nothing
   const bytes = 2 * text.length;
   h1 ^= scramble(word(text, whole), C1, 15, C2) ^ bytes;
   h2 ^= scramble(word(text, whole + 2), C2, 16, C3) ^ bytes;
@@ -37,7 +37,8 @@ export function contentHash(text: string, seed: number): number {
 }
 
 /**
- * The hash of each document: of a text itself, of a conversation the JSON `[["user","…"],["assistant","…"],…]`.
+ * The hash of each document: of the text itself, or for a conversation of the JSON
+ * `[["user","…"],["assistant","…"],…]`.
  * @param seed 32 bits
  * @returns [documents]
  */

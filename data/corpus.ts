@@ -1,6 +1,6 @@
 /**
  * The data of a run as a stream: files of any number, format and size, standard input, or what a program hands over.
- * Nothing of the whole is kept, so memory does not grow with it.
+ * None of it is kept, so memory does not grow with its size.
  */
 
 import { createHash } from "node:crypto";
@@ -15,7 +15,7 @@ import { findInputFiles, type InputFile } from "./reading/input_files.ts";
 import { type FileCount, fileNotices } from "./reading/notices.ts";
 import { type Cleanup, type SkipReason, Tally } from "./reading/tally.ts";
 
-/** Some documents in their order: about a megabyte of text. */
+/** Some documents, in order: about a megabyte of text. */
 export interface CorpusBlock {
   /** texts, or in mode "chat" conversations, each of which ends with an assistant turn */
   documents: string[] | Message[][];
@@ -28,11 +28,11 @@ export interface Corpus {
   mode: "text" | "chat";
   /** the inputs as given, for people and for train_state.json */
   path: string;
-  /** the inputs as given; "-" is standard input, of data in memory there is none */
+  /** the inputs as given; "-" is standard input, and data in memory has none */
   inputs: readonly string[];
-  /** what is read, in its order; nothing for standard input and data in memory */
+  /** what is read, in order; nothing for standard input and data in memory */
   files: { path: string; bytes: number; modified: number }[];
-  /** bytes of all files; undefined where nobody knows before they are read */
+  /** bytes of all files; undefined where they are not known before reading */
   totalBytes: number | undefined;
   /** whether `blocks` may be called again: files and arrays yes, standard input, pipes and generators no */
   rereadable: boolean;
@@ -49,7 +49,7 @@ export interface Corpus {
 
 /** What came of reading a corpus. */
 export interface CorpusReport {
-  /** of one file its SHA-256; of several the SHA-256 of theirs, each in hexadecimal on a line */
+  /** of one file, its SHA-256; of several, the SHA-256 of theirs, each in hexadecimal on a line */
   sha256: string;
   /** documents or conversations that were handed out */
   documents: number;
@@ -63,7 +63,7 @@ export interface CorpusReport {
   skipped: Partial<Record<SkipReason, number>>;
   /** how many were changed, by what was done */
   cleaned: Partial<Record<Cleanup, number>>;
-  /** the same for people, a line each */
+  /** the same for people, one line each */
   notices: string[];
 }
 
@@ -77,14 +77,14 @@ export interface CorpusOptions extends Partial<Omit<CorpusSettings, "input">> {
   keepSystem?: boolean;
 }
 
-/** Files that are each told of; of more, those that were read alike are told of together. */
+/** Most files that are described one by one; if there are more, those read alike are described together. */
 const NAMED_FILES = 5;
 
-/** UTF-16 units of text that a block holds at least, but for the last. */
+/** Fewest UTF-16 units of text in a block, except the last. */
 const BLOCK_CHARACTERS = 1 << 20;
 
 /**
- * Finds the files of a corpus. Nothing of them is read yet.
+ * Finds the files of a corpus, and reads none of them yet.
  * @throws {MicrogptError} for options out of range, and when an input is not there
  */
 export async function openCorpus(options: CorpusOptions): Promise<Corpus> {
@@ -133,7 +133,7 @@ class Blocks {
   }
 }
 
-/** What one reading came to so far. */
+/** What one reading has found so far. */
 interface Reading {
   tally: Tally;
   blocks: Blocks;
@@ -144,7 +144,7 @@ interface Reading {
   ended: boolean;
 }
 
-/** What corpora of files and of memory have in common. */
+/** What corpora from files and from memory have in common. */
 abstract class CountedCorpus implements Corpus {
   abstract readonly mode: "text" | "chat";
   abstract readonly path: string;
@@ -156,7 +156,7 @@ abstract class CountedCorpus implements Corpus {
 
   abstract blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock>;
 
-  /** Begins anew. @throws {MicrogptError} where the input is gone with the first reading */
+  /** Starts over. @throws {MicrogptError} where the first reading has used the input up */
   protected begin(strict: boolean): Reading {
     if (this.reading && !this.rereadable) {
       throw new MicrogptError(`${this.path === "-" ? "standard input" : this.path} can be read only once`, {
@@ -266,7 +266,7 @@ class FileCorpus extends CountedCorpus {
           else if (blocks.isFull()) yield blocks.take(reading.bytes + value);
         }
       } finally {
-        // closes the file also when its reader leaves early
+        // closes the file even when its reader leaves early
         await pieces.return(undefined as never);
       }
       reading.bytes += summary.bytes;
@@ -291,7 +291,7 @@ class FileCorpus extends CountedCorpus {
   }
 }
 
-/** Counts a file, together with those that were read alike where there are many. */
+/** Counts a file; where there are many, together with those that were read alike. */
 function addKind(
   kinds: Map<string, FileCount>,
   summary: FileSummary,
@@ -318,8 +318,8 @@ function addKind(
 export type Items<T> = Iterable<T> | AsyncIterable<T>;
 
 /**
- * A corpus of data in memory, or of what a generator makes. Texts are taken as they are: they may have line ends, and
- * are not trimmed. Conversations are checked and cleaned as those of a file are.
+ * A corpus of data in memory, or from a generator. Texts are taken as they are: they may contain line ends, and
+ * are not trimmed. Conversations are checked and cleaned like those in a file.
  * @param mode what `items` are
  * @param items an array may be read again, anything else once
  * @throws {MicrogptError} when `items` is nothing that can be iterated over

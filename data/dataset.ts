@@ -18,7 +18,7 @@ import type { Tokenizer } from "./tokenizer.ts";
 /** Documents or conversations, cleaned. */
 export type Dataset = TextData | ChatData;
 
-/** The path of data that a program handed over. */
+/** The path given to data that a program passed in. */
 export const IN_MEMORY = "(memory)";
 
 /** Whether a `dataset_path` names a file, which can be read again; "-" is standard input. */
@@ -73,9 +73,9 @@ export async function loadDataset(path: string, mode: "text" | "chat"): Promise<
 }
 
 /**
- * Takes data in memory.
+ * Takes data from memory.
  * @returns undefined where there is none
- * @throws {MicrogptError} with the place of what cannot be trained on
+ * @throws {MicrogptError} saying where something cannot be trained on
  */
 export function datasetInMemory({ documents, conversations }: DataSource): Dataset | undefined {
   if (documents !== undefined) return textInMemory(IN_MEMORY, documents);
@@ -88,7 +88,7 @@ export function textsOf(data: Dataset): string[] {
   return data.mode === "chat" ? data.conversations.flat().map(({ content }) => content) : data.documents;
 }
 
-/** Texts or conversations, in their order. */
+/** Texts or conversations, in order. */
 export function documentsOf(data: Dataset): readonly (string | Message[])[] {
   return data.mode === "chat" ? data.conversations : data.documents;
 }
@@ -106,7 +106,7 @@ export function encodeDataset(data: Dataset, tokenizer: Tokenizer): TokenDocumen
 }
 
 /**
- * What a person should know of data before it is trained on: what was left out, and what looks like a mistake.
+ * What a person should know about data before training on it: what was left out, and what looks like a mistake.
  * @throws {MicrogptError} when it can only be a mistake
  */
 export function dataNotices(data: Dataset): string[] {

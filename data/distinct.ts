@@ -1,11 +1,11 @@
 /** Counts how many of a stream's documents are distinct, in bounded memory. */
 
-/** Hashes that are kept at most; a table of twice as many takes 64 MB. */
+/** Most hashes that are kept; a table of twice that size takes 64 MB. */
 const MAX_KEPT = 1 << 22;
 
 /**
  * Counts distinct hashes: all of them up to some millions, and from there on an estimate from those below a threshold,
- * which is halved each time that too many are kept (adaptive sampling, Flajolet 1990).
+ * which is halved whenever too many are kept (adaptive sampling, Flajolet 1990).
  */
 export class DistinctCount {
   readonly #maxKept: number;
@@ -15,7 +15,7 @@ export class DistinctCount {
   /** Hashes from here on are not looked at. */
   #threshold = 2 ** 53;
 
-  /** @param maxKept hashes that are kept at most, a power of two */
+  /** @param maxKept most hashes to keep, a power of two */
   constructor(maxKept: number = MAX_KEPT) {
     this.#maxKept = maxKept;
   }

@@ -65,9 +65,9 @@ export function encodeChat(conversations: Message[][], tokenizer: Tokenizer): To
   return { ids, offsets };
 }
 
-/** Documents that all fit, and what had to be done for it. */
+/** Documents that all fit, and what it took to make them fit. */
 export interface FittedDocuments extends TokenDocuments {
-  /** the number that each of them had before some were dropped */
+  /** the number each of them had before some were dropped */
   numbers: Uint32Array;
   /** what to print when some were too long */
   notices: string[];
@@ -75,7 +75,7 @@ export interface FittedDocuments extends TokenDocuments {
 
 /**
  * Makes every document fit a sequence: `blockSize` inputs and the targets that follow them, so at most blockSize + 1
- * ids, all special tokens counted. A document with more is long; it loses its end, or is dropped.
+ * ids, special tokens included. A document with more is long: it loses its end, or is dropped.
  * @param skipLong drop instead of truncating
  * @param mode names the documents in messages
  * @throws {MicrogptError} when none is left
@@ -102,13 +102,13 @@ export function fitDocuments(
   const unit = mode === "chat" ? "conversations" : "documents";
   if (total === 0) {
     throw new MicrogptError(
-      `--skip-long: all ${count} ${unit} exceed block_size (${blockSize}), nothing is left to train on`,
-      { hint: "raise --block-size, or train without --skip-long" },
+      `\`skipLong\`: all ${count} ${unit} exceed block_size (${blockSize}), nothing is left to train on`,
+      { hint: "raise `blockSize`, or train without `skipLong`" },
     );
   }
   const notices = [
     skipLong
-      ? `--skip-long: dropped ${long} ${unit} exceeding block_size (${blockSize})`
+      ? `\`skipLong\`: dropped ${long} ${unit} exceeding block_size (${blockSize})`
       : `warning: ${long} / ${count} docs are longer than block_size (${blockSize}) and will be truncated`,
   ];
   const all = offsets[count]! - offsets[0]!;
@@ -116,15 +116,15 @@ export function fitDocuments(
   return { ...pickPrefixes(documents, kept, total), notices };
 }
 
-/** Most of the data is not trained on: that is hardly what was meant. */
+/** Most of the data is not trained on, which is hardly what was meant. */
 function lossNotice(left: number, all: number): string {
-  // rounded down, so that 100 % is never said
+  // rounded down, so that it never says 100 %
   const percent = Math.floor((1 - left / all) * 1000) / 10;
   return `warning: ${percent} % of the data is not trained on, ${left} of ${all} tokens are left: ` +
-    "raise --block-size, or split long documents";
+    "raise `blockSize`, or split long documents";
 }
 
-/** The first kept[d] ids of each document, without the documents of which none is kept. */
+/** The first kept[d] ids of each document, without the documents that keep none. */
 function pickPrefixes(
   documents: TokenDocuments,
   kept: Uint32Array,
@@ -152,7 +152,7 @@ function specialId(tokenizer: Tokenizer, token: string): number {
     throw new MicrogptError(`the tokenizer has no ${token} token`, {
       hint: token === SPECIAL_TOKENS.bos
         ? "it was not made for this program; train a new model"
-        : "the model was trained on plain text; train a new one with --chat",
+        : "the model was trained on plain text; train a new one with `chat`",
     });
   }
   return id;

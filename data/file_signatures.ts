@@ -1,8 +1,8 @@
-/** Files that are no UTF-8 text, told by their first bytes. */
+/** Files that are not UTF-8 text, recognized by their first bytes. */
 
 import { MicrogptError } from "../device/errors.ts";
 
-/** First bytes that no UTF-8 text begins with, or next to none. */
+/** First bytes that no UTF-8 text begins with, or hardly any. */
 const SIGNATURES: { bytes: number[]; what: string; hint: string }[] = [
   { bytes: [0xff, 0xfe, 0, 0], what: "UTF-32 text", hint: "convert it: iconv -f UTF-32 -t UTF-8" },
   { bytes: [0xff, 0xfe], what: "UTF-16 text", hint: "convert it: iconv -f UTF-16 -t UTF-8" },
@@ -26,7 +26,7 @@ const SIGNATURES: { bytes: number[]; what: string; hint: string }[] = [
 
 /**
  * Looks at the start of a file.
- * @throws {MicrogptError} when it is that of a well-known format that is no UTF-8 text
+ * @throws {MicrogptError} when it is that of a well-known format that is not UTF-8 text
  */
 export function refuseSignatures(name: string, start: Uint8Array): void {
   const found = SIGNATURES.find(({ bytes }) => bytes.every((byte, i) => start[i] === byte));

@@ -1,7 +1,7 @@
 /**
  * The tokenizer in plain JavaScript, for where the native library cannot be had: it loads, encodes and decodes, with
- * the same ids, and cannot train. The merging of a word is the npm package's; splitting and special tokens are done
- * here, because the package takes special-token text for the token and JavaScript's `\s` is not Unicode's.
+ * the same ids, but cannot train. The npm package merges the pieces of a word; splitting and special tokens are handled
+ * here, because the package takes special-token text for the token, and JavaScript's `\s` is not Unicode's.
  */
 
 import { BYTE_CHARS, tokenTable } from "./byte_level.ts";
@@ -13,7 +13,7 @@ import { normalized, parseTokenizerJson, type TokenizerFile } from "./tokenizer_
 /** A text into ids. */
 type EncodeText = (text: string) => Iterable<number>;
 
-/** Unicode's White_Space. JavaScript's `\s` has U+FEFF in addition and lacks U+0085. */
+/** Unicode's White_Space. JavaScript's `\s` also has U+FEFF, and lacks U+0085. */
 const SPACE = String.raw`\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000`;
 
 /** Words as the ways of splits.ts cut them, the same as in native/src/tokenizer/split.rs. */

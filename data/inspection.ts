@@ -1,4 +1,7 @@
-/** A look at a corpus before it is trained on: counts, lengths, characters, copies, and documents as the model sees them. */
+/**
+ * A look at a corpus before it is trained on: counts, lengths, characters, copies, and documents as the model sees
+ * them.
+ */
 
 import type { Message } from "./chat.ts";
 import { contentHashes } from "./content_hash.ts";
@@ -12,12 +15,12 @@ import { SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
 const EXAMPLES = 5;
 const EXAMPLE_TOKENS = 48;
 
-/** Characters that are named. */
+/** How many characters are listed. */
 const COMMON_CHARACTERS = 32;
 
 /** A document as the model sees it. */
 export interface ExampleDocument {
-  /** its first tokens as text, special ones by their names; bytes that are no character as \xff */
+  /** its first tokens as text, special ones by name; bytes that are not a character as \xff */
   tokens: string[];
   /** tokens of all of it */
   length: number;
@@ -44,7 +47,7 @@ export interface Inspection extends LengthStatistics {
   };
   /** documents that are longer than the block, where a block size is known */
   long?: { blockSize: number; documents: number; tokens: number };
-  /** drawn by their content */
+  /** chosen by a hash of their content */
   examples: ExampleDocument[];
   /** what was read, left out and changed */
   data: Omit<CorpusReport, "notices">;
@@ -117,7 +120,7 @@ class CharacterCounts {
   }
 }
 
-/** The documents with the smallest hashes: the same ones wherever they stand, and no two alike. */
+/** The documents with the smallest hashes: the same ones in whatever order they come, and no two alike. */
 class Examples {
   #chosen: { hash: number; ids: Uint32Array; length: number }[] = [];
 
@@ -144,12 +147,12 @@ class Examples {
   }
 }
 
-/** The text of a token; where it is part of a character its bytes as \xff. */
+/** The text of a token; where it is only part of a character, its bytes as \xff. */
 function visible(bytes: Uint8Array): string {
   try {
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
-    // a byte-level vocabulary has tokens that are no whole characters
+    // a byte-level vocabulary has tokens that are not whole characters
     return Array.from(bytes, (byte) => byte < 0x80 ? String.fromCharCode(byte) : `\\x${byte.toString(16)}`)
       .join("");
   }

@@ -1,4 +1,4 @@
-/** How long the documents are, in real tokens: what a block size is chosen by. */
+/** How long the documents are in real tokens, which is what to choose a block size by. */
 
 import type { TokenDocuments } from "./documents.ts";
 
@@ -45,7 +45,7 @@ export function lengthStatistics(documents: TokenDocuments): LengthStatistics {
   return counts.statistics();
 }
 
-/** Lengths of any number of documents, in memory by the number of different lengths. */
+/** Lengths of any number of documents. Memory grows only with the number of different lengths. */
 export class LengthCounts {
   readonly #counts = new Map<number, number>();
   #documents = 0;
@@ -72,7 +72,7 @@ export class LengthCounts {
     return above;
   }
 
-  /** The statistics of what was counted, at least one document. */
+  /** The statistics of the documents counted, of which there must be at least one. */
   statistics(): LengthStatistics {
     const sorted = [...this.#counts].sort(([a], [b]) => a - b);
     const quantile = (q: number) => {
@@ -96,7 +96,7 @@ export class LengthCounts {
 }
 
 /**
- * Equal buckets of a round width up to p99; the last also takes the few longer ones, which would flatten all others.
+ * Equal buckets of a round width up to p99; the last also takes the few longer ones, which would flatten the rest.
  * @param sorted lengths with how many documents have them, ascending
  */
 function histogram(sorted: [length: number, count: number][], p99: number): LengthBucket[] {

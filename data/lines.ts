@@ -1,4 +1,4 @@
-/** Reads a data file or standard input line by line, strictly as UTF-8, and hashes it on the way. */
+/** Reads a data file or standard input line by line, strictly as UTF-8, and hashes it along the way. */
 
 import { createHash } from "node:crypto";
 import { getHeapStatistics } from "node:v8";
@@ -15,12 +15,12 @@ export const MAX_LINE_BYTES = 4 * 1024 * 1024;
 const MAX_LINES = 100_000_000;
 
 /**
- * V8 ends the process when its heap is full, so reading stops well before: an array that grows is there twice for a moment,
- * and tokenizing needs some, too.
+ * V8 ends the process when its heap is full, so reading stops well before: a growing array exists twice for a moment,
+ * and tokenizing needs memory too.
  */
 const MAX_HEAP_SHARE = 1 / 2;
 
-/** Bytes to read between two looks at the heap. */
+/** Bytes to read between two checks of the heap. */
 const HEAP_CHECK_BYTES = 1024 * 1024;
 
 const LF = 0x0a;
@@ -52,8 +52,9 @@ export async function openInput(path: string): Promise<Input> {
 
 /**
  * Reads lines until the input ends. A line ends with \n, \r\n or \r, mixed as they come; nothing else ends one, neither
- * form feeds nor U+0085 or U+2028. Lines come trimmed (of a byte order mark too) and never empty; numbers count all lines
- * from 1. Memory stays within a few times {@link MAX_LINE_BYTES}, whatever the input holds, besides what `onLine` keeps.
+ * form feeds nor U+0085 or U+2028. Lines come trimmed (of a byte order mark too) and are never empty; numbers count all
+ * lines from 1. Memory stays within a few times {@link MAX_LINE_BYTES}, whatever the input holds, besides what `onLine`
+ * keeps.
  * @param input from {@link openInput}; its stream is used up
  * @param onLine called for each line that is not empty
  * @returns SHA-256 of all bytes, in hexadecimal
@@ -78,7 +79,7 @@ export async function readLines(
     }
     blocks.end();
   } finally {
-    // Closes the file also when a line was refused; it cannot fail in a way that matters then.
+    // Closes the file even when a line was refused; a failure to close no longer matters then.
     await reader.cancel().catch(() => {});
   }
   return hash.digest("hex");
@@ -88,7 +89,7 @@ export async function readLines(
 class BlockReader {
   readonly #name: string;
   readonly #onLine: (line: string, number: number) => void;
-  // The byte order mark is not dropped here, where it would vanish from every block's start: trimming drops it.
+  // The byte order mark is not dropped here, where it would vanish from the start of every block: trimming drops it.
   readonly #utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   /** The start of a line whose end has not come yet. */
   #pending: Uint8Array[] = [];
@@ -211,7 +212,7 @@ function notUtf8(name: string, block: Uint8Array, offset: number, lines: number)
   });
 }
 
-/** A failed read in the words of a person. */
+/** A failed read, in words for a person. */
 export function cannotRead(name: string, error: unknown): MicrogptError {
   let why = error instanceof Error ? error.message.split("\n")[0]! : String(error);
   if (error instanceof Deno.errors.NotFound) why = "no such file";

@@ -8,7 +8,7 @@ import { contentHashes } from "./content_hash.ts";
 /** Most documents that a fresh run holds out, so that an evaluation stays cheap on large data. */
 const MAX_VALIDATION_DOCUMENTS = 512;
 
-/** Sets the split's draws apart from those of the batches, which use the same seed. */
+/** Keeps the split's draws apart from those of the batches, which use the same seed. */
 const SPLIT_STREAM = 0x5b1173ad;
 
 /** Document numbers of both parts, ascending. */
@@ -19,7 +19,7 @@ export interface Split {
   leftOut: number;
   /** documents with a hash below it are held out; undefined where the split goes by {@link splitByCount} */
   threshold?: number;
-  /** why nothing is held out although it was asked for */
+  /** why nothing is held out although that was asked for */
   notice?: string;
 }
 
@@ -29,12 +29,12 @@ export function splitHashes(documents: readonly (string | Message[])[], seed: nu
 }
 
 /**
- * Chooses the validation documents by their content: those whose hash is below a threshold. So a document keeps its
- * side whatever is added, dropped or repeated, and its copies are never on the other one: of a held-out document one
+ * Chooses the validation documents by content: those whose hash is below a threshold. So a document keeps its
+ * side whatever is added, dropped or repeated, and its copies are never on the other side: of a held-out document, one
  * copy is held out and the others are left out.
  * @param hashes of the documents, from {@link splitHashes}
  * @param fraction held out, below 1; 0 holds out none
- * @param threshold the one the run began with. Without it one is chosen that holds out `fraction` of the distinct
+ * @param threshold the one the run began with. Without it, one is chosen that holds out `fraction` of the distinct
  * documents: at least one, at most 512, never all
  * @returns with a notice when nothing is held out although `fraction` asks for it
  * @throws {MicrogptError} when no document is left to train on
@@ -85,8 +85,8 @@ function offNotice(count: number, threshold: number | undefined): string {
 }
 
 /**
- * The split of checkpoints that hold no threshold, early ones of ours and those of the Rust program: drawn by the seed
- * for a number of documents, so that it is another one as soon as that number changes.
+ * The split of checkpoints without a threshold (early ones of ours, and the Rust program's): drawn by the seed
+ * for a number of documents, so it changes as soon as that number does.
  */
 export function splitByCount(count: number, fraction: number, seed: number): Split {
   const held = heldOut(count, fraction);
@@ -109,8 +109,8 @@ function countCopies(hashes: Float64Array): number {
 }
 
 /**
- * What to say of documents that repeat others; undefined where none does.
- * @param split where there is one
+ * The notice about documents that repeat others; undefined where none does.
+ * @param split if there is one
  */
 export function copiesNotice(hashes: Float64Array, unit: string, split?: Split): string | undefined {
   const copies = countCopies(hashes);

@@ -33,7 +33,7 @@ export async function loadText(path: string): Promise<TextData> {
 }
 
 /**
- * The same of documents in memory. They are taken as they are: they may have line ends, and are not trimmed.
+ * The same for documents in memory. They are taken as they are: they may contain line ends, and are not trimmed.
  * @param path what stands for a path
  * @throws {MicrogptError} when there is none, or one is not text
  */

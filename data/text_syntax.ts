@@ -7,7 +7,7 @@ import { conversationField, parseConversation } from "./chat.ts";
 const SAMPLE = 10;
 
 /**
- * What to say of a text file whose lines are the syntax of another format, which a model would learn with the text.
+ * The notice about a text file whose lines are the syntax of another format, which a model would learn too.
  * @param path the file, for the message
  * @param documents its lines
  * @returns undefined for plain text
@@ -23,7 +23,7 @@ export function syntaxNotice(path: string, documents: readonly string[]): string
     }
   }
   if (documents.slice(0, 3).every(isConversation)) {
-    return `warning: the lines of ${path} look like conversations; without --chat they are plain text`;
+    return `warning: the lines of ${path} look like conversations; without \`chat\` they are plain text`;
   }
   const learned = "and would be learned with all of that syntax";
   if (values.every(isObject)) {
@@ -61,11 +61,11 @@ function isConversation(line: string): boolean {
   }
 }
 
-/** How to get at what is in the objects, by the fields that are usual. */
+/** How to get at the objects' text, going by the usual fields. */
 function fieldAdvice(values: Record<string, unknown>[]): string {
   const inAll = (name: string) => values.every((value) => name in value);
   const chat = conversationField(values[0]!);
-  if (chat !== undefined && inAll(chat)) return `jq -c .${chat} makes conversations of them, for --chat`;
+  if (chat !== undefined && inAll(chat)) return `jq -c .${chat} makes conversations of them, for \`chat\``;
   const text = ["text", "content", "body"].find(inAll);
   if (text !== undefined) return `jq -r '.${text} | gsub("\\\\s+"; " ")' makes plain text of them`;
   return "write one document a line";
@@ -86,7 +86,7 @@ const COLUMNS = new Set(
     "sentiment source summary target text timestamp title url").split(" "),
 );
 
-/** A header of names, one of them usual, and as many columns below it in most lines. */
+/** A header of names, one of them usual, and at least as many columns in most lines below it. */
 function isTable(documents: readonly string[]): boolean {
   const [header, ...rows] = documents.slice(0, 1 + SAMPLE);
   if (rows.length === 0) return false;

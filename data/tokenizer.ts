@@ -19,7 +19,7 @@ export interface EncodedDocuments {
   offsets: Uint32Array<ArrayBuffer>;
 }
 
-/** Byte-level BPE: any text goes in, special tokens never come of text. */
+/** Byte-level BPE: any text goes in, and text never becomes a special token. */
 export interface Tokenizer {
   /** Number of tokens, special ones included; ids are below it. */
   readonly vocabSize: number;
@@ -35,7 +35,7 @@ export interface Tokenizer {
   encodeOne(text: string): Uint32Array<ArrayBuffer>;
 
   /**
-   * The text of the ids. Special tokens have none; bytes that are not UTF-8 become U+FFFD.
+   * The text of the ids. Special tokens have none, and bytes that are not UTF-8 become U+FFFD.
    * @throws {RangeError} for an id that is not below `vocabSize`
    */
   decode(ids: Iterable<number>): string;
@@ -57,7 +57,7 @@ export interface Tokenizer {
   toJSON(): string;
 }
 
-/** Text of a stream of tokens, in whole characters: one that is split over tokens is held back until it is complete. */
+/** The text of a stream of tokens, in whole characters: one split across tokens is held back until it is complete. */
 export class StreamDecoder {
   readonly #tokenizer: Pick<Tokenizer, "tokenBytes">;
   readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -133,6 +133,6 @@ export function checkVocabSize(vocabSize: number, chat: boolean): void {
       smallest - 256
     } special tokens need at least ` +
       smallest,
-    { hint: `--vocab-size takes an integer from ${smallest}`, usage: true },
+    { hint: `\`vocabSize\` takes an integer from ${smallest}`, usage: true },
   );
 }

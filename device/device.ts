@@ -1,15 +1,15 @@
 /**
- * What a device must be able to do: hold matrices and run the kernels of the model on them. A network (`model/gpt.ts`) is
+ * What a device must be able to do: hold matrices and run the model's kernels on them. A network (`model/gpt.ts`) is
  * written once against this interface; `reference`, `cpu` and `webgpu` implement it and share one test suite.
  *
  * Letters in shapes: T tokens of all documents of a batch, end to end · E width of the residual stream · H heads of queries ·
  * Hkv heads of keys and values · D width of a head · F width of the MLP · V vocabulary · B block_size · N rows of a decoding
  * step.
  *
- * Calls only queue work; they run in the order of the calls. Nothing waits but `read`.
+ * Calls only queue work, which runs in the order of the calls. Nothing waits but `read`.
  */
 
-/** Type of the working weights and activations. Masters, gradients, moments and reductions are f32 always. */
+/** Type of the working weights and activations. Masters, gradients, moments and reductions are always f32. */
 export type Dtype = "f32" | "bf16" | "f16";
 
 /** Element type of a tensor: `work` is the device's `dtype`. */
@@ -58,8 +58,8 @@ export interface MatmulFusion {
 }
 
 /**
- * The rows of one decoding step: row r feeds `tokens[r]` at `positions[r]` of cache line `sequences[r]`. All u32 [N, 1]. Rows of
- * one sequence are neighbours at consecutive positions: a prompt.
+ * The rows of one decoding step: row r feeds `tokens[r]` at `positions[r]` of cache line `sequences[r]`. All u32 [N,
+ * 1]. Rows of one sequence are neighbours at consecutive positions: a prompt.
  */
 export interface DecodeRows {
   tokens: Tensor;
@@ -67,15 +67,18 @@ export interface DecodeRows {
   sequences: Tensor;
 }
 
-/** A smaller temperature is as good as 0: no normal f32 number, it would be 0 to some devices, which divide by it. */
+/**
+ * A smaller temperature is treated as 0: it is not a normal f32 number, so to some devices, which divide by it, it is
+ * 0.
+ */
 export const LEAST_TEMPERATURE = 2 ** -126;
 
 /**
- * How the next token is drawn from logits. NaN and −∞ are never drawn, and where nothing else is left id 0 is; +∞ always is, the lowest
- * id of several.
+ * How the next token is drawn from logits. NaN and −∞ are never drawn; where nothing else is left, id 0 is. +∞ always
+ * is, the lowest id of several.
  */
 export interface Sampling {
-  /** below `LEAST_TEMPERATURE`, 0 and less among them, takes the most probable token, the lowest id among equals */
+  /** below `LEAST_TEMPERATURE` (so at 0 or less too) takes the most probable token, the lowest id among equals */
   temperature: number;
   /** keep tokens whose logit is at least the k-th largest; 0 = all */
   topK: number;
@@ -97,24 +100,24 @@ export interface AdamState {
 }
 
 /**
- * Columns of `control`, f32 [1, 4]: what steps leave for later ones. It is kept on the device, because the host does not
+ * Columns of `control`, f32 [1, 4]: what steps leave for later ones. They stay on the device, because the host does not
  * wait to learn whether a step was skipped.
  */
 export const CONTROL = {
   /**
-   * steps that counted, the one in hand included once `decideStep` was called. An f32 counts to 2²⁴ and stays there: the
-   * corrections, 1 − betaᵗ, have long been 1 then
+   * steps that counted, including the current one once `decideStep` was called. An f32 counts to 2²⁴ and stays there:
+   * the corrections, 1 − betaᵗ, will long have been 1 by then
    */
   adamStep: 0,
-  /** factor on the loss gradient while it travels in f16; 1 for other types */
+  /** factor on the loss gradient while it is in f16; 1 for other types */
   lossScale: 1,
   /** finite steps since `lossScale` changed */
   goodSteps: 2,
-  /** what gradients are to be multiplied with: clipping, and the loss scale undone. Negative: the step does not count */
+  /** what to multiply gradients by: clipping, and the loss scale undone. Negative: the step does not count */
   gradientFactor: 3,
 } as const;
 
-/** Columns of a row of the metrics ring (f32 [ring, 4]), one row a step. */
+/** Columns of the metrics ring (f32 [ring, 4]), which has one row per step. */
 export const METRIC = {
   /** mean negative log-likelihood of the step */
   loss: 0,
@@ -134,22 +137,22 @@ export interface AdamHyper {
 }
 
 /**
- * What memory is for: the memory plan counts by it, and an error says by it what would make it smaller. `moments` are what
- * an optimizer keeps of earlier gradients.
+ * What memory is for: the memory plan groups by it, and errors know from it what would make it smaller. `moments` are
+ * what an optimizer remembers of earlier gradients.
  */
 export type Purpose = "weights" | "gradients" | "moments" | "activations" | "decoding";
 
-/** The part of a device that gives out memory. A counter that implements it yields the memory plan. */
+/** The part of a device that gives out memory. A counter that implements it gives the memory plan. */
 export interface Allocator {
   /**
    * A zeroed [rows, cols] matrix.
-   * @param label names it in error messages, and nowhere else
+   * @param label names it in error messages and nowhere else
    * @param type default f32
-   * @param purpose default: `activations`, what a step works in
+   * @param purpose default: `activations`, which a step works in
    * @throws {MicrogptError} when memory is short
    */
   tensor(label: string, rows: number, cols: number, type?: ElementType, purpose?: Purpose): Tensor;
-  /** A batch for at most so many tokens and documents. */
+  /** A batch with room for `maxTokens` tokens and `maxDocuments` documents. */
   createBatch(maxTokens: number, maxDocuments: number): Batch;
 }
 
@@ -160,27 +163,30 @@ export interface Device extends Allocator {
   readonly dtype: Dtype;
   /** What a person should know before computing on it. */
   readonly warnings: string[];
-  /** The most steps that the host may queue before it reads metrics; 1 where a read costs nothing. */
+  /** Most steps that the host may queue before it reads metrics; 1 where a read costs nothing. */
   readonly stepsInFlight: number;
 
   /** [rows, cols] of the same memory, from element `offset`. Shares, never copies; the parent must outlive it. */
   view(tensor: Tensor, offset: number, rows: number, cols: number): Tensor;
-  /** Gives the memory of a tensor back now (its views die with it). Again, or after `destroy`, it does nothing. */
+  /** Frees a tensor's memory now (its views die with it). Does nothing the second time, or after `destroy`. */
   free(tensor: Tensor): void;
-  /** Copies `data` to element `offset` on; f32 data into a `work` tensor is rounded to its type. */
+  /** Copies `data` to the elements from `offset` on; f32 data for a `work` tensor is rounded to its type. */
   write(tensor: Tensor, data: Float32Array | Uint32Array, offset?: number): void;
-  /** The rows in use as they stand at this point of the queue. A Uint32Array for u32 tensors, else Float32Array. */
+  /** The rows in use, as they are at this point of the queue. A Uint32Array for u32 tensors, else a Float32Array. */
   read(tensor: Tensor): Promise<Float32Array | Uint32Array>;
   /** Sets the rows in use to zero. */
   zero(tensor: Tensor): void;
-  /** out = from, the rows in use: of one shape and type, and apart where both are views of one tensor. */
+  /**
+   * out = from, for the rows in use: both of one shape and type, and not overlapping where both are views of one
+   * tensor.
+   */
   copy(out: Tensor, from: Tensor): void;
   loadBatch(batch: Batch, documents: PackedDocuments): void;
   /** Sends what is queued on its way; call once a step. */
   submit(): void;
   /**
-   * Ends the device and frees all its memory. Again it does nothing. Every later call but `free` throws a `MicrogptError`; a read
-   * that is still on its way gives its numbers or rejects with the same error.
+   * Ends the device and frees all its memory; does nothing the second time. Every later call but `free` throws a
+   * `MicrogptError`; a read still under way gives its numbers or rejects with the same error.
    */
   destroy(): void;
 
@@ -223,7 +229,7 @@ export interface Device extends Allocator {
   matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion?: MatmulFusion): void;
   /**
    * out = rmsnorm(x) · wᵀ, with `relu` max(0, ·); meant for the few rows of decoding.  out: [N, M]   x: [N, E] f32   w: [M, E]
-   * @param norm [N, E] memory for rmsnorm(x), which a device may leave unused
+   * @param norm [N, E] memory for rmsnorm(x), which a device need not use
    */
   rmsNormMatmul(out: Tensor, x: Tensor, w: Tensor, norm: Tensor, relu?: boolean): void;
   /**
@@ -260,8 +266,9 @@ export interface Device extends Allocator {
   /** metrics[slot].gradNorm = sqrt(Σ g²) / lossScale over all gradients. */
   gradNorm(metrics: Tensor, slot: number, gradients: Tensor, control: Tensor): void;
   /**
-   * Decides whether the step counts: whether metrics[slot].loss and .gradNorm are finite. Sets metrics[slot].applied and the
-   * control values. Updates that follow read from `control` that they shall do nothing, or what they multiply gradients with.
+   * Decides whether the step counts, that is, whether metrics[slot].loss and .gradNorm are finite. Sets
+   * metrics[slot].applied and the control values, from which the updates that follow read what to multiply gradients
+   * by, or that they must do nothing.
    * @param gradClip largest global gradient norm; 0 = off
    */
   decideStep(metrics: Tensor, slot: number, control: Tensor, gradClip: number): void;

@@ -1,4 +1,4 @@
-/** What a {@link MicrogptError} may carry beside its message. */
+/** What a {@link MicrogptError} may carry besides its message. */
 export interface MicrogptErrorOptions {
   /** What the person can do about it, one line. */
   hint?: string;
@@ -8,7 +8,7 @@ export interface MicrogptErrorOptions {
   cause?: unknown;
 }
 
-/** The error for every use of a device after `destroy`, of whatever kind the device is. */
+/** The error for any use of any device after `destroy`. */
 export function deviceClosed(): MicrogptError {
   return new MicrogptError("the device is closed", {
     hint: "nothing can be computed after destroy() or close(): open a device, or load the model, again",
@@ -22,7 +22,7 @@ export function deviceClosed(): MicrogptError {
 export class MicrogptError extends Error {
   /** "MicrogptError" */
   override readonly name: string = "MicrogptError";
-  /** What the person can do about it, if there is something. */
+  /** What the person can do about it, if anything. */
   readonly hint: string | undefined;
   /** True when the command line or an option is wrong. */
   readonly usage: boolean;

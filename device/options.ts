@@ -13,7 +13,7 @@ export interface Option {
   readonly type: "whole" | "number" | "switch" | "choice" | "text";
   /** one line; names of other options between backticks */
   readonly help: string;
-  /** what it is when nobody chooses; an option without one says in its help what happens then */
+  /** its value when nobody chooses one; an option without a default says in its help what happens then */
   readonly default?: number | boolean | string;
   /** smallest number */
   readonly min?: number;
@@ -27,7 +27,7 @@ export interface Option {
   readonly repeatable?: true;
   /** what its value is called in the help of the command line: "file" */
   readonly value?: string;
-  /** its flag, where that is not the name in kebab-case */
+  /** its flag, where that is not simply the name in kebab-case */
   readonly flag?: string;
   /** its field in `train_state.json`, where a checkpoint keeps it */
   readonly saved?: string;

@@ -1,6 +1,6 @@
 /**
- * Random numbers that are functions of a seed and a counter, not of a state: what was drawn before never matters, so
- * a resumed run, a larger batch and another device draw the same.
+ * Random numbers that are functions of a seed and a counter, not of a state. What was drawn before never matters, so
+ * a resumed run, a larger batch and another device draw the same numbers.
  */
 
 /** Mixes 32 bits well enough that neighbours share nothing (the `lowbias32` finaliser, C. Wellons 2018). */

@@ -1,7 +1,7 @@
 /**
- * The reference device: every kernel as its plain formula, in TypeScript, one loop a sum, no tricks. The oracle of the
- * tests, and the last resort where neither a native library nor a GPU may be used. Computes in f32 storage for
- * use, in f64 for checking gradients.
+ * The reference device: every kernel as its plain formula in TypeScript, a loop for each sum, no tricks. The oracle of
+ * the tests, and the last resort where neither a native library nor a GPU may be used. Computes in f32 storage for use,
+ * and in f64 for checking gradients.
  */
 import {
   type AdamHyper,
@@ -11,7 +11,6 @@ import {
   type DecodeRows,
   type Device,
   type ElementType,
-  LEAST_TEMPERATURE,
   type MatmulForm,
   type MatmulFusion,
   METRIC,
@@ -21,66 +20,10 @@ import {
 } from "./device.ts";
 import { deviceClosed } from "./errors.ts";
 import { uniform } from "./random.ts";
+import { type Floats, floats, integers, ReferenceBatch, ReferenceTensor } from "./reference_tensor.ts";
+import { drawToken } from "./sampling.ts";
 
-type Floats = Float32Array | Float64Array;
 type FiveFloats = [Floats, Floats, Floats, Floats, Floats];
-
-/** What a tensor and its views share. */
-interface Memory {
-  readonly label: string;
-  freed: boolean;
-}
-
-class ReferenceTensor implements Tensor {
-  rows: number;
-  readonly #data: Floats | Uint32Array;
-
-  constructor(
-    readonly device: ReferenceDevice,
-    readonly memory: Memory,
-    readonly type: ElementType,
-    readonly capacity: number,
-    readonly cols: number,
-    data: Floats | Uint32Array,
-  ) {
-    this.rows = capacity;
-    this.#data = data;
-  }
-
-  /** @throws when its memory was given back, or the device is closed */
-  get data(): Floats | Uint32Array {
-    this.device.checkOpen();
-    if (this.memory.freed) throw new Error(`tensor "${this.memory.label}" was freed`);
-    return this.#data;
-  }
-}
-
-class ReferenceBatch implements Batch {
-  tokenCount = 0;
-  documents: PackedDocuments = {
-    tokens: new Uint32Array(),
-    targets: new Uint32Array(),
-    starts: new Uint32Array(1),
-  };
-  constructor(readonly maxTokens: number, readonly maxDocuments: number) {}
-
-  /** Calls `visit` with each token's row and its position in its document. */
-  forEachToken(visit: (t: number, position: number) => void): void {
-    const { starts } = this.documents;
-    for (let d = 0; d + 1 < starts.length; d++) {
-      for (let t = starts[d]!; t < starts[d + 1]!; t++) visit(t, t - starts[d]!);
-    }
-  }
-}
-
-/** The numbers of a tensor. */
-function floats(tensor: Tensor): Floats {
-  return (tensor as ReferenceTensor).data as Floats;
-}
-
-function integers(tensor: Tensor): Uint32Array {
-  return (tensor as ReferenceTensor).data as Uint32Array;
-}
 
 const EPSILON = 1e-5;
 
@@ -621,43 +564,4 @@ function logSumExp(x: Floats): number {
   let sum = 0;
   for (const value of x) sum += Math.exp(value - max);
   return max + Math.log(sum);
-}
-
-/**
- * The token that a uniform `draw` picks from logits (changed in place): suppressed ids out, top-k, softmax at the temperature, top-p,
- * then the first id whose cumulative probability exceeds the draw. NaN is never drawn; an infinite logit always is.
- */
-export function drawToken(
-  logits: Float64Array,
-  draw: number,
-  { temperature, topK, topP, suppressed }: Sampling,
-): number {
-  for (const id of suppressed) logits[id] = -Infinity;
-  for (let id = 0; id < logits.length; id++) if (Number.isNaN(logits[id])) logits[id] = -Infinity;
-  const greedy = logits.reduce((best, logit, id) => logit > logits[best]! ? id : best, 0);
-  if (temperature < LEAST_TEMPERATURE || !Number.isFinite(logits[greedy])) return greedy;
-  if (topK > 0 && topK < logits.length) {
-    const kth = logits.toSorted()[logits.length - topK]!;
-    for (let id = 0; id < logits.length; id++) if (logits[id]! < kth) logits[id] = -Infinity;
-  }
-  const max = logits[greedy]!;
-  const p = logits.map((logit) => Math.exp((logit - max) / temperature));
-  let total = p.reduce((sum, value) => sum + value, 0);
-  if (topP < 1) {
-    let kept = 0;
-    let threshold = 0;
-    for (const value of p.toSorted().reverse()) {
-      threshold = value;
-      kept += value;
-      if (kept >= topP * total) break;
-    }
-    for (let id = 0; id < p.length; id++) if (p[id]! < threshold) p[id] = 0;
-    total = p.reduce((sum, value) => sum + value, 0);
-  }
-  let cumulative = 0;
-  for (let id = 0; id < p.length; id++) {
-    cumulative += p[id]!;
-    if (p[id]! > 0 && cumulative > draw * total) return id;
-  }
-  return greedy;
 }

@@ -3,7 +3,7 @@ import { MicrogptError } from "../device/errors.ts";
 import type { Dtype } from "../device/device.ts";
 import { type Hardware, hardwareOf } from "./tiles.ts";
 
-/** What is known of the adapter before anything runs on it. */
+/** What is known about the adapter before anything runs on it. */
 export interface AdapterDescription {
   /** the hardware's own name */
   name: string;
@@ -11,7 +11,7 @@ export interface AdapterDescription {
   architecture: string;
   /** computes on the CPU: correct, and slow */
   software: boolean;
-  /** features that matter here; `subgroups` is there when asking for it works, listed or not */
+  /** features that matter here; `subgroups` is among them when asking for it works, listed or not */
   features: string[];
   /** limits that matter here, in their own units */
   limits: Record<string, number>;
@@ -26,7 +26,7 @@ export interface OpenedAdapter {
 
 const WANTED_FEATURES: GPUFeatureName[] = ["shader-f16", "timestamp-query"];
 
-/** Limits asked for at the adapter's best; the defaults are far below what hardware has. */
+/** Limits for which we ask the adapter's maximum; the defaults are far below what hardware has. */
 const WANTED_LIMITS = [
   "maxBufferSize",
   "maxStorageBufferBindingSize",
@@ -38,7 +38,7 @@ const WANTED_LIMITS = [
 
 function noAdapter(cause?: unknown): MicrogptError {
   return new MicrogptError("no GPU that WebGPU can use was found", {
-    hint: "install the GPU's driver (on Linux its Vulkan driver), or use --device cpu",
+    hint: "install the GPU's driver (on Linux its Vulkan driver), or use `device` cpu",
     ...(cause === undefined ? {} : { cause }),
   });
 }
@@ -84,8 +84,8 @@ function describe(adapter: GPUAdapter, features: string[]): AdapterDescription {
 }
 
 /**
- * Opens the fastest adapter with all that it offers. Deno offers subgroups where the hardware has them without listing them:
- * asking is the only way to know.
+ * Opens the fastest adapter with all it offers. Where the hardware has subgroups, Deno offers them without listing
+ * them: asking is the only way to know.
  * @param subgroups false does not ask for them
  * @throws {MicrogptError} when there is no adapter, it gives no device, or it lacks what the dtype needs
  */
@@ -110,7 +110,7 @@ export async function openAdapter(dtype: Dtype, subgroups: boolean): Promise<Ope
     opened = await open([]).catch((error) => {
       if (error instanceof MicrogptError) throw error;
       throw new MicrogptError(`the GPU gives no device: ${(error as Error).message}`, {
-        hint: "update its driver, or use --device cpu",
+        hint: "update its driver, or use `device` cpu",
         cause: error,
       });
     });
@@ -119,7 +119,7 @@ export async function openAdapter(dtype: Dtype, subgroups: boolean): Promise<Ope
     const { name } = opened.description;
     opened.gpu.destroy();
     throw new MicrogptError(`${name} cannot compute in f16 (WebGPU feature shader-f16)`, {
-      hint: "use --dtype bf16 or f32",
+      hint: "use `dtype` bf16 or f32",
       usage: true,
     });
   }

@@ -16,16 +16,16 @@ export interface AttentionContext {
   subgroups: boolean;
   /** bytes of workgroup memory that a kernel may have */
   workgroupMemory: number;
-  /** an f32 tensor of at least so many elements, good until the next call that asks for the same purpose */
+  /** an f32 tensor of at least `elements`, valid until the next call for the same purpose */
   scratch(elements: number, purpose: string): GpuTensor;
 }
 
-/** Vec4 of partial sums of a decoding workgroup: 16 KiB where there is room for that and 3 KiB more, else 8 KiB. */
+/** Partial sums of a decoding workgroup, in vec4: 16 KiB where there is room for that and 3 KiB more, else 8 KiB. */
 function partialQuads(workgroupMemory: number): number {
   return workgroupMemory >= 20 << 10 ? 1024 : 512;
 }
 
-/** A query and its sum live in registers; a decoding workgroup has at least one thread a quad. */
+/** A query and its sum live in registers; a decoding workgroup has at least one thread per quad. */
 function maxHeadDim(workgroupMemory: number): number {
   return workgroupMemory >= 20 << 10 ? 128 : 64;
 }
@@ -39,7 +39,7 @@ function headDim(E: number, nHead: number, format: string, workgroupMemory: numb
     throw new MicrogptError(
       `a head of ${D} numbers is too wide for the GPU kernels, which hold at most ${widest}`,
       {
-        hint: "choose a larger --n-head, or use --device cpu",
+        hint: "choose a larger `nHead`, or use `device` cpu",
         usage: true,
       },
     );
@@ -48,7 +48,7 @@ function headDim(E: number, nHead: number, format: string, workgroupMemory: numb
     throw new MicrogptError(
       `a head of ${D} numbers cannot be stored in bf16 on the GPU, which packs two in a word`,
       {
-        hint: "choose --n-head so that n_embd / n_head is even, or use --dtype f32",
+        hint: "choose `nHead` so that n_embd / n_head is even, or use `dtype` f32",
         usage: true,
       },
     );
@@ -56,7 +56,7 @@ function headDim(E: number, nHead: number, format: string, workgroupMemory: numb
   return D;
 }
 
-/** How attention_tiles.wgsl takes a head apart: PARTS times DEPTH numbers for the scores, PARTS times 32 for the sums. */
+/** How attention_tiles.wgsl divides a head: PARTS times DEPTH numbers for the scores, PARTS times 32 for the sums. */
 function headConstants(D: number): Record<string, number> {
   const PARTS = Math.ceil(D / 32);
   return { D, QUADS: Math.ceil(D / 4), PARTS, DEPTH: Math.ceil(D / PARTS / 4) * 4 };

@@ -92,9 +92,9 @@ export class GpuBatch implements Batch {
   }
 
   /**
-   * Blocks of 64 tokens, whatever documents they belong to. Forward: (first token, begin of its document), that is the first key
-   * that the block's queries see. Backward: (first token, end of the last token's document), that is where the queries end that
-   * see the block's keys. The longest work comes first, so that none starts late.
+   * Blocks of 64 tokens, whatever documents they belong to. Forward: (first token, start of its document), that is the
+   * first key that the block's queries see. Backward: (first token, end of the last token's document), that is where
+   * the queries end that see the block's keys. The longest work comes first, so that none starts late.
    */
   #listItems(starts: Uint32Array): void {
     const T = this.tokenCount;

@@ -3,7 +3,7 @@ import { MicrogptError } from "../device/errors.ts";
 import type { Dtype, ElementType, Purpose, Tensor } from "../device/device.ts";
 import type { StorageFormat } from "./shader_source.ts";
 
-/** A GPUBuffer with what caches and error messages need to know of it. */
+/** A GPUBuffer with what caches and error messages need to know about it. */
 export interface Memory {
   readonly id: number;
   readonly label: string;
@@ -13,7 +13,7 @@ export interface Memory {
   freed: boolean;
 }
 
-/** A tensor of the WebGPU device: a window of a buffer. */
+/** A tensor of the WebGPU device: a range of a buffer. */
 export class GpuTensor implements Tensor {
   rows: number;
   constructor(
@@ -39,16 +39,16 @@ export function storageFormat(type: ElementType, dtype: Dtype): StorageFormat {
   return type === "work" ? dtype : type;
 }
 
-/** The flags that make what memory is for smaller. */
-const SHRINKING_FLAGS: Record<Purpose, string> = {
-  weights: "--n-embd, --n-layer or --vocab-size",
-  gradients: "--n-embd, --n-layer or --vocab-size",
-  moments: "--n-embd, --n-layer or --vocab-size",
-  activations: "--batch-size or --block-size",
-  decoding: "--num-samples or --block-size",
+/** The options that shrink what memory is used for. */
+const SHRINKING_OPTIONS: Record<Purpose, string> = {
+  weights: "`nEmbd`, `nLayer` or `vocabSize`",
+  gradients: "`nEmbd`, `nLayer` or `vocabSize`",
+  moments: "`nEmbd`, `nLayer` or `vocabSize`",
+  activations: "`batchSize` or `blockSize`",
+  decoding: "`numSamples` or `blockSize`",
 };
 
-/** The error for memory that the device does not have. */
+/** The error for running out of device memory. */
 function outOfMemory(
   label: string,
   purpose: Purpose,
@@ -59,19 +59,19 @@ function outOfMemory(
   const mb = (n: number) => `${(n / 2 ** 20).toFixed(n < 2 ** 20 ? 2 : 0)} MB`;
   return new MicrogptError(
     `GPU memory: no room for "${label}" (${mb(bytes)}; ${mb(allocated)} are in use): ${reason}`,
-    { hint: `make it smaller with ${SHRINKING_FLAGS[purpose]}, or use --device cpu` },
+    { hint: `make it smaller with ${SHRINKING_OPTIONS[purpose]}, or use \`device\` cpu` },
   );
 }
 
 /**
- * Bytes that one binding can hold: the GPU's limit, which may be 2³¹ − 1, down to where bindings and the parts of a large buffer
- * may start, and within what kernels count with a u32.
+ * Bytes that one binding can hold: the GPU's limit, which may be 2³¹ − 1, down to where bindings and the parts of a
+ * large buffer may start, and within what kernels count with a u32.
  */
 export function bindingBytes(gpu: Pick<GPUDevice, "limits">): number {
   return Math.floor(Math.min(gpu.limits.maxStorageBufferBindingSize, 2 ** 32 - 1) / 256) * 256;
 }
 
-/** The error for a tensor that is larger than what a kernel may see of a buffer at once. */
+/** The error for a tensor larger than the part of a buffer that a kernel may see at once. */
 export function tooLargeToBind(
   { label, purpose }: Pick<Memory, "label" | "purpose">,
   bytes: number,
@@ -81,14 +81,14 @@ export function tooLargeToBind(
   return new MicrogptError(
     `"${label}" takes ${mb(bytes)}, a kernel of this GPU can use ${mb(most)} at once`,
     {
-      hint: `make it smaller with ${SHRINKING_FLAGS[purpose]}, or use --device cpu`,
+      hint: `make it smaller with ${SHRINKING_OPTIONS[purpose]}, or use \`device\` cpu`,
     },
   );
 }
 
 /**
- * Creates something on the GPU and tells `fail` of an error of this kind, which comes later. The scope ends even where `create`
- * throws; of a lost GPU, the device's own `lost` tells.
+ * Creates something on the GPU, and later tells `fail` about an error of this kind. The scope ends even where `create`
+ * throws; a lost GPU is reported by the device's own `lost`.
  */
 export function withErrorScope<T>(
   gpu: GPUDevice,
@@ -104,10 +104,10 @@ export function withErrorScope<T>(
   }
 }
 
-/** Largest buffer for reading back that is kept: metrics and tokens are read all the time, weights for a checkpoint only. */
+/** Largest read-back buffer that is kept: metrics and tokens are read all the time, weights only for a checkpoint. */
 const KEPT_STAGING = 1 << 20;
 
-/** Gives out buffers and counts them. Errors that the driver reports late go to `fail`. */
+/** Gives out buffers and counts them. Errors that the driver reports later go to `fail`. */
 export class BufferPool {
   /** bytes of all buffers alive, staging included */
   allocatedBytes = 0;
@@ -121,7 +121,8 @@ export class BufferPool {
 
   /**
    * A zeroed buffer of at least `bytes`, rounded up to 16.
-   * @throws {MicrogptError} at once when it is larger than the device allows; a driver that is out of memory says so later, through `fail`
+   * @throws {MicrogptError} at once when it is larger than the device allows; a driver that is out of memory says so
+   * later, through `fail`
    */
   allocate(
     label: string,
@@ -165,14 +166,14 @@ export class BufferPool {
     this.bufferCount--;
   }
 
-  /** A buffer that the host can map; goes back with `returnStaging`. Small ones come in powers of two, to be used again. */
+  /** A buffer that the host can map; `returnStaging` takes it back. Small ones come in powers of two, to be reused. */
   takeStaging(bytes: number): Memory {
     const size = bytes > KEPT_STAGING ? bytes : 2 ** Math.ceil(Math.log2(Math.max(bytes, 256)));
     return this.#idleStaging.get(size)?.pop() ??
       this.allocate("staging", size, GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST, "weights");
   }
 
-  /** Keeps an unmapped staging buffer for the next reading. Large ones are given back: they are read once. */
+  /** Keeps an unmapped staging buffer for the next read. Large ones are freed: they are read once. */
   returnStaging(memory: Memory): void {
     if (memory.bytes > KEPT_STAGING) return this.release(memory);
     const idle = this.#idleStaging.get(memory.bytes);

@@ -26,7 +26,7 @@ import { matmul, rmsNormMatmul } from "./matmul.ts";
 import { fromHalves, toHalves } from "./number_formats.ts";
 import * as llama from "./llama_rows.ts";
 import * as optimizer from "./optimizer.ts";
-import * as rows from "./rows.ts";
+import * as rowKernels from "./row_kernels.ts";
 import { selfTest } from "./self_test.ts";
 import { subgroupsWork } from "./subgroups.ts";
 import type { Hardware } from "./tiles.ts";
@@ -40,7 +40,7 @@ export interface GpuDeviceOptions {
 
 const g = (tensor: Tensor) => tensor as GpuTensor;
 
-/** A loss is told so long after the first thing that it makes fail. */
+/** The loss of the GPU may be reported this long, in ms, after the first call that it makes fail. */
 const LOSS_MS = 100;
 
 /** Where the rows in use lie in their buffer. */
@@ -53,7 +53,7 @@ export class GpuDevice implements Device {
   readonly kind = "webgpu";
   readonly stepsInFlight = 64;
   readonly name: string;
-  /** for people: what makes this device slower or less than one would expect */
+  /** for people: what makes this device slower or less capable than one would expect */
   readonly warnings: string[] = [];
   readonly description: AdapterDescription;
   readonly runner: KernelRunner;
@@ -78,7 +78,9 @@ export class GpuDevice implements Device {
     this.maxBinding = bindingBytes(gpu);
     this.workgroupMemory = gpu.limits.maxComputeWorkgroupStorageSize;
     if (description.software) {
-      this.warnings.push(`${description.name} is a software renderer: correct, but slower than --device cpu`);
+      this.warnings.push(
+        `${description.name} is a software renderer: correct, but slower than \`device\` cpu`,
+      );
     }
     const fail = (error: Error) => this.#failure ??= error;
     gpu.addEventListener("uncapturederror", (event) => {
@@ -101,12 +103,12 @@ export class GpuDevice implements Device {
     return this.#pool.bufferCount;
   }
 
-  /** An f32 tensor of at least so many elements for what kernels leave each other; grows, and is kept for the next call. */
+  /** An f32 tensor of at least `elements` for what one kernel leaves the next; grows, and is kept for later calls. */
   readonly scratch = (elements: number, use: string, purpose?: Purpose): GpuTensor => {
     const kept = this.#scratch.get(use);
     if (kept && kept.cols >= elements) return kept;
     if (kept) this.free(kept);
-    // Room to grow, but for what one binding can hold.
+    // Room to grow, but no more than one binding can hold.
     const room = Math.max(elements, Math.min(Math.ceil(elements * 1.25), Math.floor(this.maxBinding / 4)));
     const grown = g(this.tensor(`scratch ${use}`, 1, room, "f32", purpose));
     this.#scratch.set(use, grown);
@@ -126,7 +128,7 @@ export class GpuDevice implements Device {
       throw new MicrogptError(
         `"${label}" has rows of ${cols} numbers: bf16 on the GPU packs two in a word and needs an even number`,
         {
-          hint: "choose an even --n-embd, or use --dtype f32",
+          hint: "choose an even `nEmbd`, or use `dtype` f32",
           usage: true,
         },
       );
@@ -141,7 +143,7 @@ export class GpuDevice implements Device {
     return new GpuBatch(this.#pool, maxTokens, maxDocuments);
   }
 
-  /** Gives the memory of a batch back now. */
+  /** Frees the memory of a batch now. */
   freeBatch(batch: Batch): void {
     this.free((batch as GpuBatch).sections.tokens);
   }
@@ -202,7 +204,7 @@ export class GpuDevice implements Device {
     this.runner.flush();
     const mapped = staging.gpu.mapAsync(GPUMapMode.READ, 0, Math.max(4, bytes));
     const result = this.#finishRead(mapped, staging, bytes, count, g(tensor));
-    // A lost GPU fails what is in flight while nobody awaits it yet; who does gets the error all the same.
+    // A lost GPU fails what is in flight while nobody awaits it yet; whoever does later gets the error all the same.
     result.catch(() => {});
     return result;
   }
@@ -217,7 +219,7 @@ export class GpuDevice implements Device {
     try {
       await mapped;
     } catch (error) {
-      // Of a lost GPU, the map's failure is told before the loss.
+      // When a GPU is lost, the map's failure is reported before the loss.
       await Promise.race([this.#gpu.lost, new Promise((resolve) => setTimeout(resolve, LOSS_MS))]);
       this.#pool.release(staging);
       this.#check();
@@ -287,11 +289,11 @@ export class GpuDevice implements Device {
 
   embed(x: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void {
     const { sections, tokenCount } = batch as GpuBatch;
-    rows.embed(this, g(x), sections.tokens, sections.positions, tokenCount, g(wte), g(wpe));
+    rowKernels.embed(this, g(x), sections.tokens, sections.positions, tokenCount, g(wte), g(wpe));
   }
 
   embedBackward(dWte: Tensor, dWpe: Tensor, dx: Tensor, batch: Batch, wte: Tensor, wpe: Tensor): void {
-    rows.embedBackward(this, g(dWte), g(dWpe), g(dx), batch as GpuBatch, g(wte), g(wpe));
+    rowKernels.embedBackward(this, g(dWte), g(dWpe), g(dx), batch as GpuBatch, g(wte), g(wpe));
   }
 
   lookup(x: Tensor, batch: Batch, table: Tensor): void {
@@ -308,11 +310,11 @@ export class GpuDevice implements Device {
   }
 
   rmsNorm(out: Tensor, x: Tensor): void {
-    rows.rmsNorm(this, g(out), g(x));
+    rowKernels.rmsNorm(this, g(out), g(x));
   }
 
   rmsNormBackward(dx: Tensor, dy: Tensor, x: Tensor): void {
-    rows.rmsNormBackward(this, g(dx), g(dy), g(x));
+    rowKernels.rmsNormBackward(this, g(dx), g(dy), g(x));
   }
 
   scaledRmsNorm(out: Tensor, x: Tensor, weight: Tensor, epsilon: number): void {
@@ -381,7 +383,7 @@ export class GpuDevice implements Device {
     scale: number,
     control: Tensor,
   ): void {
-    rows.crossEntropy(this, g(logits), g(losses), batch as GpuBatch, firstRow, scale, g(control));
+    rowKernels.crossEntropy(this, g(logits), g(losses), batch as GpuBatch, firstRow, scale, g(control));
   }
 
   sumLoss(metrics: Tensor, slot: number, losses: Tensor, accumulate: boolean): void {
@@ -402,7 +404,7 @@ export class GpuDevice implements Device {
 
   embedRows(x: Tensor, decodeRows: DecodeRows, wte: Tensor, wpe: Tensor): void {
     const { tokens, positions } = decodeRows;
-    rows.embed(this, g(x), g(tokens), g(positions), tokens.rows, g(wte), g(wpe));
+    rowKernels.embed(this, g(x), g(tokens), g(positions), tokens.rows, g(wte), g(wpe));
   }
 
   attentionCached(
@@ -427,7 +429,7 @@ export class GpuDevice implements Device {
     sampling: Sampling,
   ): void {
     const gpuRows = decodeRows as unknown as attention.GpuDecodeRows;
-    rows.sample(this, gpuRows, g(logits), g(output), step, g(seeds), sampling);
+    rowKernels.sample(this, gpuRows, g(logits), g(output), step, g(seeds), sampling);
   }
 
   /** Throws what the driver reported since the last call. */
@@ -435,7 +437,7 @@ export class GpuDevice implements Device {
     if (this.#failure) throw this.#failure;
   }
 
-  /** The driver would call the use of a freed buffer an error of the whole device: here only the call fails. */
+  /** To the driver, using a freed buffer is an error of the whole device: here only the call fails. */
   #checkAlive(tensor: Tensor): void {
     this.#check();
     const { memory } = g(tensor);
@@ -447,7 +449,7 @@ function lostError(name: string, reason: string, message: string): MicrogptError
   const cause = [reason, message.trim()].filter(Boolean).join(": ");
   return new MicrogptError(`the GPU (${name}) was lost${cause ? `: ${cause}` : ""}`, {
     hint:
-      "its driver was reset, or it is out of memory; resume from the last checkpoint, with a smaller --batch-size or --device cpu",
+      "its driver was reset, or it is out of memory; resume from the last checkpoint, with a smaller `batchSize` or `device` cpu",
   });
 }
 

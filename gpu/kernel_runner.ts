@@ -1,7 +1,8 @@
 /**
- * Compiles kernels when first used and encodes their calls: one compute pass takes as many as come, `flush` sends them.
- * Steady state creates nothing on the GPU: parameters go through one uniform buffer (written once a flush; the queue
- * keeps writes and submissions in order, so its slots are free again at once), bind groups are kept by the buffers in them.
+ * Compiles kernels on first use and encodes their calls: one compute pass takes all that come, and `flush` sends them.
+ * In steady state nothing is created on the GPU: parameters go through one uniform buffer (written once a flush; the
+ * queue keeps writes and submissions in order, so its slots are free again at once), and bind groups are kept by their
+ * buffers.
  */
 import type { BufferPool, GpuTensor, Memory } from "./buffers.ts";
 import { deviceClosed } from "../device/errors.ts";
@@ -29,14 +30,16 @@ interface Kernel {
 /** Workgroups that one dimension of a call may have: WebGPU's default, which every adapter grants. */
 export const MAX_WORKGROUPS = 65535;
 
-/** Workgroups in x and y for n items, where one dimension may not hold them: kernels count x + y · (workgroups in x). */
+/**
+ * Workgroups in x and y for n items, where one dimension may not hold them: kernels count x + y · (workgroups in x).
+ */
 export function workgroupGrid(n: number): [number, number] {
   return n <= MAX_WORKGROUPS ? [n, 1] : [MAX_WORKGROUPS, Math.ceil(n / MAX_WORKGROUPS)];
 }
 
 /**
- * Where a binding starts in its buffer: at 0 as long as one binding can hold all of it (few different bind groups), else at
- * the last allowed place before the tensor. The remaining elements go to the kernel as `base`.
+ * Where a binding starts in its buffer: at 0 as long as one binding can hold all of it (few different bind groups),
+ * else at the last allowed place before the tensor. The remaining elements go to the kernel as `base`.
  */
 export function bindingStart(byteOffset: number, bufferBytes: number, maxBinding: number): number {
   return bufferBytes <= maxBinding ? 0 : Math.floor(byteOffset / 256) * 256;
@@ -67,7 +70,7 @@ export class KernelRunner {
   constructor(
     readonly gpu: GPUDevice,
     readonly pool: BufferPool,
-    /** told of a kernel that does not compile */
+    /** called about a kernel that does not compile */
     readonly fail: (error: Error) => void,
   ) {
     this.#maxBinding = bindingBytes(gpu);
@@ -78,7 +81,7 @@ export class KernelRunner {
     );
   }
 
-  /** What is kept between calls, for tests of leaks: kernels, bind groups, and entries of the list of groups by buffer. */
+  /** What is kept between calls, for leak tests: kernels, bind groups, and entries of the list of groups by buffer. */
   get kept(): { kernels: number; groups: number; entries: number } {
     const entries = this.#groupsOf.values().reduce((sum, keys) => sum + keys.size, 0);
     return { kernels: this.#kernels.size, groups: this.#groups.size, entries };
@@ -91,7 +94,7 @@ export class KernelRunner {
 
   /**
    * Queues one call of a kernel.
-   * @param key names the variant; `specify` is called when it is new
+   * @param key names the variant; `specify` is called if it is new
    * @param tensors in the order of the bindings
    * @param params in the order of the kernel's parameters
    * @throws {Error} when a written tensor shares its buffer with another one: WebGPU forbids it
@@ -126,7 +129,7 @@ export class KernelRunner {
     pass.dispatchWorkgroups(x, y, z);
   }
 
-  /** Queues work that is no kernel: copies and clears. */
+  /** Queues work other than kernels: copies and clears. */
   encode(command: (encoder: GPUCommandEncoder) => void): void {
     this.#pass?.end();
     this.#pass = undefined;

@@ -9,7 +9,7 @@ import ropeSource from "./kernels/rope.wgsl" with { type: "text" };
 import scaledNormSource from "./kernels/scaled_norm.wgsl" with { type: "text" };
 import scaledNormWeightSource from "./kernels/scaled_norm_weight.wgsl" with { type: "text" };
 import swigluSource from "./kernels/swiglu.wgsl" with { type: "text" };
-import { gather, isAligned, ROW_THREADS, type RowContext } from "./rows.ts";
+import { gather, isAligned, ROW_THREADS, type RowContext } from "./row_kernels.ts";
 import { bindingOf, F32, F32_WRITE, U32 } from "./shader_source.ts";
 
 /** x[t] = table[tokens[t]] for the first `count` rows. */
@@ -162,7 +162,7 @@ export function rope(
   if (x.format === "bf16" && D % 4 !== 0) {
     throw new MicrogptError(
       `half a head of ${D} numbers cannot be turned in bf16 on the GPU, which packs two in a word`,
-      { hint: "choose a width of heads that is a multiple of four, or use --dtype f32", usage: true },
+      { hint: "choose a width of heads that is a multiple of four, or use `dtype` f32", usage: true },
     );
   }
   const aligned = isAligned(D / 2, x, angles) && x.cols % 4 === 0;

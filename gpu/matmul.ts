@@ -6,7 +6,7 @@ import fusedSource from "./kernels/fused.wgsl" with { type: "text" };
 import matmulSource from "./kernels/matmul.wgsl" with { type: "text" };
 import matvecSource from "./kernels/matvec.wgsl" with { type: "text" };
 import splitKSource from "./kernels/split_k.wgsl" with { type: "text" };
-import { rmsNorm, type RowContext } from "./rows.ts";
+import { rmsNorm, type RowContext } from "./row_kernels.ts";
 import type { BindingSpec, KernelSpec } from "./shader_source.ts";
 import { type Hardware, K_STEP, MATVEC_ROWS, planTiles, type Tile, type TilePlan } from "./tiles.ts";
 
@@ -14,7 +14,7 @@ import { type Hardware, K_STEP, MATVEC_ROWS, planTiles, type Tile, type TilePlan
 export interface MatmulContext {
   runner: KernelRunner;
   hardware: Hardware;
-  /** an f32 tensor of at least so many elements, good until the next call that asks for the same purpose */
+  /** an f32 tensor of at least `elements`, valid until the next call for the same purpose */
   scratch(elements: number, purpose: string): GpuTensor;
 }
 
@@ -44,7 +44,7 @@ function operand(tensor: GpuTensor, length: number, access: "read" | "write" = "
   return { format: tensor.format, access, aligned: isAligned(tensor, length) };
 }
 
-/** What of an operand decides the variant of a kernel, as a part of its key. */
+/** The properties of an operand that decide a kernel's variant, as part of its key. */
 function variant(tensor: GpuTensor | undefined, length: number): string {
   if (!tensor) return "-";
   return isAligned(tensor, length) ? tensor.format : `${tensor.format}/1`;
@@ -72,7 +72,7 @@ function fusedConstants({ add, mask, accumulate }: Product) {
 
 /**
  * out = a · b with what `fusion` adds, see `Device.matmul`.
- * @param plan how to cut the product; the hardware's best as far as we know, unless given
+ * @param plan how to cut the product; by default what we estimate to be best on this hardware
  * @throws {RangeError} when the shapes do not fit
  */
 export function matmul(
@@ -115,8 +115,8 @@ export function matmul(
 }
 
 /**
- * See `Device.rmsNormMatmul`: in one call for few rows, else in two. In 16 bits always in two: the second would not round the
- * normalized rows, and a sample would depend on how many are drawn beside it.
+ * See `Device.rmsNormMatmul`: in one call for few rows, else in two. In 16 bits always in two: the second would not
+ * round the normalized rows, and a sample would depend on how many others are drawn with it.
  */
 export function rmsNormMatmul(
   context: MatmulContext & RowContext,
@@ -210,15 +210,16 @@ function tileConstants(tile: Tile, form: MatmulForm) {
   };
 }
 
-/** The calls for n tiles along one dimension, of which a call holds at most `most`: (first tile, tiles), nearly always one. */
+/** The calls for n tiles along one dimension, at most `most` in a call: (first tile, tiles), nearly always just one. */
 export function stretches(n: number, most = MAX_WORKGROUPS): [first: number, count: number][] {
   const calls = Math.ceil(n / most);
   return Array.from({ length: calls }, (_, i) => [i * most, Math.min(most, n - i * most)]);
 }
 
 /**
- * Each part of K into scratch memory, then their sum with what is fused. A form's scratch is its own: the gradients of weights and
- * of activations stand side by side in the queue, and what shares no buffer may overlap on the GPU.
+ * Puts each part of K into scratch memory, then adds them up with what is fused. Each form has its own scratch: the
+ * gradients of weights and of activations are neighbours in the queue, and calls that share no buffer may overlap on
+ * the GPU.
  */
 function runSplit(context: MatmulContext, product: Product, plan: TilePlan): void {
   const { out, M, N, relu } = product;

@@ -17,7 +17,7 @@ export function f32FromBf16(half: number): number {
   return float[0]!;
 }
 
-/** The 16 bits of an IEEE half, rounded to nearest even; too large becomes infinity. */
+/** The 16 bits of an IEEE half, rounded to nearest even; numbers too large become infinity. */
 export function f16FromF32(value: number): number {
   float[0] = value;
   const b = bits[0]!;

@@ -15,7 +15,7 @@ export interface OptimizerContext {
   dtype: Dtype;
   /** bytes that one binding can hold */
   maxBinding: number;
-  /** an f32 tensor of at least so many elements, good until the next call that asks for the same purpose */
+  /** an f32 tensor of at least `elements`, valid until the next call for the same purpose */
   scratch(elements: number, purpose: string): GpuTensor;
 }
 
@@ -81,7 +81,7 @@ export function gradNorm(
   const aligned = n % 4 === 0 && gradients.offset % 4 === 0;
   let partials = 0;
   for (const [first, length] of parts) {
-    // Eight quads a thread keep it busy; fewer workgroups only where n is small.
+    // Eight quads keep a thread busy; there are fewer workgroups only where n is small.
     const workgroups = Math.min(NORM_WORKGROUPS, Math.ceil(length / (THREADS * 4 * 8)));
     runner.run(
       `gradNorm squares ${aligned}`,

@@ -13,7 +13,7 @@ export interface Peak {
   gigabytesPerSecond: number;
 }
 
-/** A run that takes less says little. */
+/** Shortest run that counts, in milliseconds. */
 const LEAST_MILLISECONDS = 20;
 const FLOPS_PER_ROUND = 4096;
 const BINDING: BindingSpec = { format: "f32", access: "read", aligned: true };
@@ -35,7 +35,7 @@ export async function timeOnGpu(d: GpuDevice, marker: GpuTensor, queue: () => vo
   return milliseconds;
 }
 
-/** Work a second: doubles the work until a run is long enough, then takes the fastest of three. */
+/** Work per second: doubles the work until a run is long enough, then takes the fastest of three. */
 async function rate(measure: (amount: number) => Promise<number>, workPerAmount: number): Promise<number> {
   let amount = 1;
   await measure(amount);

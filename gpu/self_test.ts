@@ -12,7 +12,7 @@ export interface SelfTestResult {
   tolerance: number;
 }
 
-/** A product of small whole numbers, which every type holds exactly: all differences are the driver's. */
+/** A product of small whole numbers, which every type holds exactly: any difference is the driver's fault. */
 async function product(d: GpuDevice): Promise<SelfTestResult> {
   const [M, N, K] = [33, 36, 40];
   const integer = (i: number, j: number) => (i * 7 + j * 3) % 11 - 5;
@@ -67,8 +67,8 @@ async function softmax(d: GpuDevice): Promise<SelfTestResult> {
 }
 
 /**
- * Rounding to the working type and back: a product with the identity stores each number as it rounds it. What is too large for
- * f16 must become infinity, which tells the optimizer to lower the loss scale.
+ * Rounding to the working type and back: a product with the identity stores each number as it rounds it. Numbers too
+ * large for f16 must become infinity, which tells the optimizer to lower the loss scale.
  */
 async function conversion(d: GpuDevice): Promise<SelfTestResult> {
   const n = 32;
@@ -100,7 +100,7 @@ export function checkSelfTest(name: string, { what, expected, actual, tolerance 
     if (difference <= tolerance * (1 + Math.abs(expected[i]!))) continue;
     throw new MicrogptError(
       `the GPU driver computes wrong numbers: ${what} on ${name} gave ${actual[i]} instead of ${expected[i]}`,
-      { hint: "update the GPU driver, or use --device cpu" },
+      { hint: "update the GPU driver, or use `device` cpu" },
     );
   }
 }

@@ -1,6 +1,7 @@
 /**
- * Turns a kernel file into WGSL. A kernel file holds the algorithm; TypeScript puts the declarations in front: constants,
- * the parameter block, and for each storage binding functions that load and store it as f32 whatever its element type.
+ * Turns a kernel file into WGSL. A kernel file holds the algorithm; TypeScript puts the declarations in front:
+ * constants, the parameter block, and for each storage binding functions that load and store it as f32 whatever its
+ * element type.
  *
  * Three line directives keep register tiles in named variables (a compiler keeps an array that is indexed in a loop in
  * memory) and leave out what a variant does not need:
@@ -16,7 +17,7 @@ export type StorageFormat = "f32" | "bf16" | "f16" | "u32";
 /** A storage buffer of a kernel. */
 export interface BindingSpec {
   format: StorageFormat;
-  /** `write` may be read, too */
+  /** a `write` buffer may be read too */
   access: "read" | "write";
   /** every quad that the kernel touches starts at a multiple of four elements: one vector load each */
   aligned: boolean;
@@ -39,7 +40,7 @@ export function bindingOf(
 
 /** All that distinguishes one compiled kernel from another. */
 export interface KernelSpec {
-  /** text of the kernel file, directives and all */
+  /** text of the kernel file, with its directives */
   source: string;
   constants: Record<string, number | boolean>;
   /** scalars of a call, in the order of the values given to it */
@@ -84,7 +85,7 @@ function loopValues(range: string, constants: Constants): string[] {
   return Array.from({ length: Math.max(0, number(last) - start) }, (_, i) => String(start + i));
 }
 
-/** Carries out the directives of `lines`. */
+/** Executes the directives in `lines`. */
 function expand(lines: string[], constants: Constants): string[] {
   const out: string[] = [];
   for (let i = 0; i < lines.length;) {
@@ -186,9 +187,9 @@ ${quad}\n${store(pairs.map((line) => line.replace("WORD", word)))}`,
 }
 
 /**
- * Declares one storage buffer `name` and its functions; element numbers count from the tensor's first:
- * `name_quad(i, end)` elements i … i+3 as f32, zero from `end` on · `name_inside(i)` the same where none is beyond · `name_store_quad(i, end, quad)` · `name_load(i)` one
- * element (not of aligned bindings).
+ * Declares one storage buffer `name` and its functions; element numbers count from the tensor's first: `name_quad(i,
+ * end)` elements i … i+3 as f32, zero from `end` on · `name_inside(i)` the same where none is beyond ·
+ * `name_store_quad(i, end, quad)` · `name_load(i)` one element (not of aligned bindings).
  */
 function declareBinding(name: string, spec: BindingSpec, index: number): string {
   const mode = spec.access === "write" ? "read_write" : "read";

@@ -1,7 +1,7 @@
 /**
- * Whether reductions should use subgroup operations here: asked of the hardware, not of a list of features. They add in another
- * order than the tree in workgroup memory, so the answer decides the bits of every run: it depends on what the hardware computes,
- * never on how fast it was at the moment.
+ * Whether reductions should use subgroup operations here: we ask the hardware, not a list of features. They add in a
+ * different order than the tree in workgroup memory, so the answer decides the bits of every run: it depends on what
+ * the hardware computes, never on how fast it was at the moment.
  */
 import { BufferPool, GpuTensor } from "./buffers.ts";
 import { KernelRunner } from "./kernel_runner.ts";
@@ -19,7 +19,7 @@ function probeValues(threads: number): Uint32Array<ArrayBuffer> {
   return Uint32Array.from({ length: threads }, (_, i) => 1 + (i * 7919 + 1234) % 50021);
 }
 
-/** What all reductions of the values come to. */
+/** The results of all reductions of the values. */
 function expectedResults(values: Uint32Array): number[] {
   const three = [values.reduce((sum, value) => sum + value, 0), Math.max(...values), Math.min(...values)];
   return [...three, ...three];

@@ -1,6 +1,6 @@
 /**
- * Which tile, and which split of K, a matrix product gets: a table of tiles, a table of GPUs, and an estimate of the time that
- * the two take together. `bench/gpu.ts --tiles` measures every choice beside the one made here.
+ * Which tile, and which split of K, a matrix product gets: a table of tiles, a table of GPUs, and an estimate of the
+ * time that the two take together. `bench/gpu.ts --tiles` measures every choice beside the one made here.
  */
 
 /** A tile of matmul.wgsl: BM × BN results a workgroup, (4·groupsM) × (4·groupsN) a thread. */
@@ -17,7 +17,10 @@ export interface Tile {
   registers: number;
 }
 
-/** From many results a workgroup (each number brought in is used more often) to few (small matrices still fill the GPU). */
+/**
+ * From many results per workgroup (each number brought in is used more often) to few (small matrices still fill the
+ * GPU).
+ */
 export const TILES: readonly Tile[] = [
   {
     name: "128x128",
@@ -43,11 +46,14 @@ export const TILES: readonly Tile[] = [
   { name: "32x32", bm: 32, bn: 32, groupsM: 1, groupsN: 1, threads: 64, sharedLoad: true, registers: 54 },
 ];
 
-/** What of a GPU decides which tile is fast. WebGPU tells only the workgroup memory. */
+/** What decides which tile is fast on a GPU. Of this, WebGPU reveals only the workgroup memory. */
 export interface Hardware {
-  /** cores (Apple), multiprocessors (NVIDIA), pairs of compute units (AMD): four schedulers each, a multiply-add of 32 threads a cycle */
+  /**
+   * cores (Apple), multiprocessors (NVIDIA), pairs of compute units (AMD): four schedulers each, a multiply-add of 32
+   * threads a cycle
+   */
   cores: number;
-  /** 32-bit registers that a thread can have before some of them go to memory; a few less, for the compiler's own */
+  /** 32-bit registers that a thread can have before some spill to memory, less a few for the compiler's own use */
   registers: number;
   /** bytes a workgroup */
   workgroupMemory: number;
@@ -78,22 +84,22 @@ export const MATVEC_ROWS = 8;
 /** steps of K in matmul.wgsl */
 export const K_STEP = 16;
 
-/** A part of K is at least this long, and there are at most so many, which bounds the scratch memory. */
+/** Least length of a part of K, and most parts, which bounds the scratch memory. */
 const MIN_PART = 256;
 const MAX_PARTS = 8;
 
-// What things take, in cycles in which a scheduler could do a multiply-add of 32 threads. Estimates.
+// Estimated costs, in cycles in which a scheduler could do a multiply-add of 32 threads.
 /** a vec4 of 32 threads from workgroup memory, which a core's four schedulers share */
 const LOAD = 8;
 /** a vec4 from memory into workgroup memory: address, load, store */
 const FETCH = 12;
 /** the two barriers of a step of K */
 const BARRIERS = 80;
-/** a scheduler with one group of threads waits for memory half of the time that it computes; with more they take turns */
+/** a scheduler with one group of threads waits for memory half as long as it computes; several groups fill the gaps */
 const WAITING = 0.5;
 /** one more call of a kernel, for adding up the parts of K */
 const CALL = 6000;
-/** bytes of memory a core and cycle */
+/** bytes of memory per core and cycle */
 const BYTES = 12;
 
 /** How matmul.wgsl computes a product. */
@@ -124,7 +130,7 @@ export function cut(tile: Tile, parts: number, M: number, N: number, K: number):
   };
 }
 
-/** All cuts that the hardware can do, the plain ones first. */
+/** All cuts that the hardware can handle, the plain ones first. */
 export function possibleCuts(M: number, N: number, K: number, hardware: Hardware): TilePlan[] {
   const tiles = TILES.filter((tile) =>
     tile.registers <= hardware.registers && tileBytes(tile) <= hardware.workgroupMemory

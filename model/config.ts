@@ -47,7 +47,7 @@ export interface Shape {
 /** Fields that are whole numbers from 1. */
 type CountField = "vocab_size" | "n_embd" | "n_head" | "n_layer" | "block_size";
 
-/** Largest value of each field that this program will try; far above what fits on one machine. */
+/** Largest value of each field that this program will try; far more than fits on one machine. */
 export const LIMITS: Record<CountField, number> = {
   vocab_size: 1 << 20,
   n_embd: 1 << 14,
@@ -56,9 +56,9 @@ export const LIMITS: Record<CountField, number> = {
   block_size: 1 << 20,
 };
 
-/** How a config is talked about. */
+/** How errors speak of a config. */
 export interface ConfigNaming {
-  /** turns a field into what the reader knows it by, such as `--n-embd`; default: its name in meta.json */
+  /** turns a field into what the reader knows it by, such as `nEmbd` in backticks; default: its name in meta.json */
   name?: (field: string) => string;
   /** the values are a person's options, not a file's */
   usage?: boolean;
@@ -84,7 +84,7 @@ export function checkCounts<Field extends string>(
 
 /**
  * Reads numbers of a parsed `meta.json`.
- * @throws {MicrogptError} for a field that is missing or is no number
+ * @throws {MicrogptError} for a field that is missing or not a number
  */
 export function readNumbers<Field extends string>(
   source: Record<string, unknown>,

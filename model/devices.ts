@@ -5,7 +5,7 @@ import { MicrogptError } from "../device/errors.ts";
 import type { Device, Dtype } from "../device/device.ts";
 import { ReferenceDevice } from "../device/reference_device.ts";
 
-/** More threads than this are taken for a mistake. */
+/** More threads than this must be a mistake. */
 const MAX_THREADS = 1024;
 
 /** Where to compute, each option declared once. */
@@ -25,23 +25,26 @@ export const DEVICE_OPTIONS = {
 } as const satisfies Options;
 
 /**
- * What the option `device` takes. `metal` is `webgpu` on a Mac, `reference` the plain TypeScript device; `auto` measures a
- * moment of the work to be done and takes the faster of GPU and CPU, but goes on with a run on the device that it was
- * begun on.
+ * What the option `device` takes. `metal` is `webgpu` on a Mac, `reference` the plain TypeScript device; `auto`
+ * measures a moment of the work to be done and takes the faster of GPU and CPU, but continues a run on the device that
+ * it was begun on.
  */
 export type DeviceName = OptionValues<typeof DEVICE_OPTIONS>["device"];
 
 /** Where to compute. */
 export type DeviceOptions = Partial<OptionValues<typeof DEVICE_OPTIONS>>;
 
-/** Does a moment of the work that the device is for. @returns the milliseconds it took, compiling and allocating left out */
+/**
+ * Does a moment of the work that the device is for.
+ * @returns the milliseconds it took, without compiling and allocating
+ */
 export type Trial = (device: Device) => Promise<number>;
 
 /** What `auto` decides by. */
 export interface AutoChoice {
   /** what it measures; without one it takes the GPU where there is one */
   trial?: Trial;
-  /** name and dtype of the device that the work was begun on: taken without measuring where it is here */
+  /** name and dtype of the device that the work was begun on: taken without measuring if it is here */
   before?: { device?: string; dtype?: Dtype };
 }
 
@@ -63,8 +66,8 @@ export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice
     }
     case "metal":
       if (Deno.build.os !== "darwin") {
-        throw new MicrogptError(`--device metal is for macOS, this is ${Deno.build.os}`, {
-          hint: "use --device webgpu",
+        throw new MicrogptError(`\`device\` metal is for macOS, this is ${Deno.build.os}`, {
+          hint: "use `device` webgpu",
           usage: true,
         });
       }
@@ -73,13 +76,16 @@ export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice
       return await openGpu(dtype ?? "f32");
     case "reference":
       if (dtype && dtype !== "f32") {
-        throw new MicrogptError(`--device reference computes in f32, not ${dtype}`, { usage: true });
+        throw new MicrogptError(`\`device\` reference computes in f32, not ${dtype}`, { usage: true });
       }
       return new ReferenceDevice("f32");
   }
 }
 
-/** The devices that `auto` chooses from: the GPU where there is a real one, or where only it computes in the dtype, and the CPU. */
+/**
+ * The devices that `auto` chooses from: the GPU where there is a real one, or where only it can compute in the dtype,
+ * and the CPU.
+ */
 async function candidates(dtype: Dtype | undefined): Promise<DeviceName[]> {
   const gpuName = Deno.build.os === "darwin" ? "metal" : "webgpu";
   if (dtype && dtype !== "f32") return [gpuName];
@@ -92,7 +98,7 @@ function hardware(name: string): string {
   return name.replace(/, \d+ threads?$/, "");
 }
 
-/** The device that the work was begun on, where it is one of those that `auto` chooses from. */
+/** The device that the work was begun on, if it is one of those that `auto` chooses from. */
 async function openBefore(options: DeviceOptions, { before = {} }: AutoChoice): Promise<Device | undefined> {
   if (before.device === undefined) return undefined;
   const dtype = options.dtype ?? before.dtype;
@@ -101,7 +107,7 @@ async function openBefore(options: DeviceOptions, { before = {} }: AutoChoice): 
     try {
       opened = await openDevice({ ...options, device, ...(dtype ? { dtype } : {}) });
     } catch (error) {
-      if (error instanceof MicrogptError) continue; // measuring, next, says what is wrong with it
+      if (error instanceof MicrogptError) continue; // the measuring that follows says what is wrong with it
       throw error;
     }
     if (hardware(opened.name) === hardware(before.device)) return opened;
@@ -109,7 +115,9 @@ async function openBefore(options: DeviceOptions, { before = {} }: AutoChoice): 
   }
 }
 
-/** The GPU where there is a real one and it is faster than the CPU at `trial`, else the CPU; the other where one fails. */
+/**
+ * The GPU where there is a real one and it is faster than the CPU at `trial`, else the CPU; where one fails, the other.
+ */
 async function openFaster(options: DeviceOptions, trial: Trial | undefined): Promise<Device> {
   const names = await candidates(options.dtype);
   if (names.length === 1 || !trial) return await openDevice({ ...options, device: names[0]! });
@@ -126,7 +134,7 @@ async function openFaster(options: DeviceOptions, trial: Trial | undefined): Pro
   const fastest = times.sort((a, b) => a.milliseconds - b.milliseconds)[0];
   if (!fastest) throw problems.at(-1);
   const opened = await openDevice({ ...options, device: fastest.device });
-  opened.warnings.push(...problems.map(({ message }) => `--device auto had no choice: ${message}`));
+  opened.warnings.push(...problems.map(({ message }) => `\`device\` auto had no choice: ${message}`));
   return opened;
 }
 
@@ -164,10 +172,10 @@ export async function trainTokenizer(
 }
 
 /**
- * Opens a saved tokenizer: natively, or in JavaScript where native libraries may not be loaded or none is there.
+ * Opens a saved tokenizer: natively, or in JavaScript where the native library may not be loaded or is missing.
  * @param json the text of tokenizer.json
  * @param threads as in `DeviceOptions`
- * @throws {MicrogptError} when it is no tokenizer of this program
+ * @throws {MicrogptError} when it is not a tokenizer of this program
  */
 export async function openTokenizer(json: string, threads?: number): Promise<Tokenizer> {
   checkOptions(DEVICE_OPTIONS, { threads });

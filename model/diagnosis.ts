@@ -51,7 +51,7 @@ export interface GpuDiagnosis extends DeviceDiagnosis {
   gigabytesPerSecond?: number;
 }
 
-/** Opens, checks and measures; takes about a second a device. What fails is told, not thrown. */
+/** Opens, checks and measures; takes about a second per device. Failures are reported, not thrown. */
 export async function diagnose(): Promise<Diagnosis> {
   const cpu = await diagnoseDevice("cpu", () => Promise.resolve({}));
   return { library: await diagnoseLibrary(), cpu, webgpu: await diagnoseGpu() };
@@ -104,13 +104,15 @@ async function diagnoseDevice<D extends DeviceDiagnosis>(
   }
 }
 
-/** A user's error in words; mistakes of this program stay errors. */
+/** A user's error in words; this program's own mistakes stay errors. */
 function problemOf(error: unknown): string {
   if (!(error instanceof MicrogptError)) throw error;
   return error.hint ? `${error.message} (${error.hint})` : error.message;
 }
 
-/** @throws {MicrogptError} unless a product of small whole numbers, which f32 holds exactly, is right to the last digit */
+/**
+ * @throws {MicrogptError} unless a product of small whole numbers, which f32 holds exactly, is right to the last digit
+ */
 async function checkProduct(device: Device): Promise<void> {
   const [M, N, K] = [67, 45, 129];
   const value = (i: number, k: number) => (i * 7 + k * 5) % 13 - 6;
@@ -135,7 +137,7 @@ async function checkProduct(device: Device): Promise<void> {
   }
 }
 
-/** Times products, more and more of them until they take long enough, and takes the fastest of three rounds. */
+/** Times more and more products until they take long enough, then takes the fastest of three rounds. */
 async function productSpeed(device: Device): Promise<number> {
   const [M, N, K] = [2048, 1024, 256];
   const [a, b, out] = [device.tensor("a", M, K), device.tensor("b", N, K), device.tensor("out", M, N)];

@@ -1,4 +1,7 @@
-/** Logits of all tokens, [T, V], would be the largest matrix by far: they exist for some rows at a time, with loss and gradient. */
+/**
+ * Logits of all tokens, [T, V], would be the largest matrix by far: they exist only for some rows at a time, with their
+ * loss and gradient.
+ */
 import type { Tensor } from "../device/device.ts";
 
 /** Logits take at most this many bytes, unless one row has more. */
@@ -10,7 +13,7 @@ export function logitRows(maxTokens: number, vocabSize: number): number {
 }
 
 /**
- * Calls `visit` for the rows of a batch in order, as many at a time as `logits` has room for.
+ * Calls `visit` for the rows of a batch in order, as many at a time as fit in `logits`.
  * @param logits [chunk, V]; its `rows` are set
  */
 export function forEachChunk(

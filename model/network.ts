@@ -1,7 +1,7 @@
 /**
- * What the rest of the house knows of a network. A network is one file (`model/gpt.ts`): its config, its parameters, its
- * forward and backward pass and its decoding step as calls on a `Device`. Everybody else holds what a network allocates
- * without looking into it. `model/networks.ts` picks a config's network.
+ * What the rest of the house knows about a network. A network is one file (`model/gpt.ts`): its config, its parameters,
+ * its forward and backward pass and its decoding step as calls on a `Device`. Everybody else holds what a network
+ * allocates without looking inside. `model/networks.ts` picks a config's network.
  */
 import type { ConfigNaming, ModelConfig, Shape } from "./config.ts";
 import type { Allocator, Batch, DecodeRows, Device, Tensor } from "../device/device.ts";
@@ -20,7 +20,10 @@ export interface Activations {
 export interface DecodeMemory {
   /** [sequences, V] */
   logits: Tensor;
-  /** keys and values: matrices of [sequences · contextLength, any], row s · contextLength + p for position p of sequence s */
+  /**
+   * keys and values: matrices of [sequences · contextLength, any], row s · contextLength + p for position p of sequence
+   * s
+   */
   caches: Tensor[];
   /** what a step computes on its way, [N, any] */
   scratch: Record<string, Tensor>;
@@ -37,7 +40,7 @@ export interface NetworkKind<C extends ModelConfig = ModelConfig> {
   readConfig(meta: Record<string, unknown>): C;
   /**
    * Checks a config before memory is asked for.
-   * @throws {MicrogptError} for a number out of range, and numbers that do not go together
+   * @throws {MicrogptError} for a number out of range, or numbers that do not go together
    */
   checkConfig(config: C, naming?: ConfigNaming): void;
   /** The network of a config. */
@@ -91,7 +94,9 @@ export interface Network<
     accumulate: boolean,
   ): void;
 
-  /** Allocates decoding memory for at most `maxRows` rows a step and `sequences` sequences of `contextLength` positions. */
+  /**
+   * Allocates decoding memory for at most `maxRows` rows a step and `sequences` sequences of `contextLength` positions.
+   */
   allocateDecodeMemory(
     allocator: Allocator,
     maxRows: number,
@@ -99,13 +104,13 @@ export interface Network<
     contextLength: number,
   ): M;
   /**
-   * One decoding step: feeds a token a row, stores what later positions want to know of it, and leaves the logits of the
+   * One decoding step: feeds one token per row, stores what later positions need of it, and leaves the logits of the
    * last `logitRows` rows in m.logits. See `DecodeRows` for their order.
    */
   decodeStep(d: Device, w: W, m: M, rows: DecodeRows, contextLength: number, logitRows: number): void;
 }
 
-/** Gives decoding memory back to the device. */
+/** Frees decoding memory on the device. */
 export function freeDecodeMemory(device: Device, { logits, caches, scratch }: DecodeMemory): void {
   for (const tensor of [logits, ...caches, ...Object.values(scratch)]) device.free(tensor);
 }

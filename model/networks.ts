@@ -1,4 +1,4 @@
-/** The networks there are, by the name of their architecture. */
+/** All networks, by the name of their architecture. */
 import type { Architecture, ConfigNaming, ModelConfig } from "./config.ts";
 import { MicrogptError } from "../device/errors.ts";
 import { gpt } from "./gpt.ts";

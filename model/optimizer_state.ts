@@ -1,5 +1,5 @@
 /**
- * What an optimizer keeps beside the weights: arrays with names, each in a layout. The trainer allocates them, the memory
+ * What an optimizer keeps besides the weights: named arrays, each in a layout. The trainer allocates them, the memory
  * plan counts them, and a checkpoint saves each as `optimizer_NAME.safetensors`.
  */
 import type { ParameterLayout } from "./parameters.ts";
@@ -7,7 +7,7 @@ import type { ParameterLayout } from "./parameters.ts";
 /** The optimizers by name: `model/train/` has them. */
 export type OptimizerName = "adam";
 
-/** Names of state tensors, which files are called by. */
+/** Names of state tensors, after which their files are named. */
 export type StateName = "m" | "v";
 
 /** An array that an optimizer keeps: f32, zero at the start. */
@@ -32,7 +32,7 @@ export function stateTensors(layout: ParameterLayout, optimizer: OptimizerName =
   return STATE[optimizer](layout);
 }
 
-/** Makes something of each state tensor, by its name. */
+/** Makes something of each state tensor, by name. */
 export function mapState<T>(
   tensors: readonly StateTensor[],
   make: (tensor: StateTensor) => T,

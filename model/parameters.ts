@@ -1,4 +1,4 @@
-/** The flat array that holds all parameters of a model: who lies where in it. What they are is the network's to say. */
+/** The flat array that holds all parameters of a model: which lies where in it. What they are is up to the network. */
 import type { Allocator, Device, ElementType, Purpose, Tensor } from "../device/device.ts";
 
 /**
@@ -28,7 +28,7 @@ export interface ParameterLayout {
   /** in the order of their offsets */
   entries: ParameterEntry[];
   byName: Map<string, ParameterEntry>;
-  /** elements, the zeros between blocks counted in */
+  /** elements, including the zeros between blocks */
   length: number;
   /** elements without those zeros: the number of parameters */
   count: number;
@@ -82,7 +82,7 @@ export function rangesOf<Key>(
   return ranges;
 }
 
-/** A parameter as a matrix of the flat array; with `rows` the parameters that follow it in its block too. */
+/** A parameter as a matrix of the flat array; with `rows`, together with the parameters that follow it in its block. */
 export function parameterView(
   device: Device,
   flat: Tensor,
@@ -94,7 +94,9 @@ export function parameterView(
   return device.view(flat, entry.offset, rows ?? entry.rows, entry.cols);
 }
 
-/** Allocates a flat array in the layout's length: f32 for masters, gradients and moments, `work` for the working copy. */
+/**
+ * Allocates a flat array in the layout's length: f32 for masters, gradients and moments, `work` for the working copy.
+ */
 export function flatTensor(
   allocator: Allocator,
   label: string,

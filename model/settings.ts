@@ -3,7 +3,7 @@ import { checkOptions, defaultsOf, type Options, type OptionValues } from "../de
 import { MicrogptError } from "../device/errors.ts";
 import { LIMITS } from "./config.ts";
 
-/** What a run is made of, beside its data and its device. */
+/** What defines a run, besides its data and its device. */
 export const SETTINGS = {
   steps: {
     type: "whole",
@@ -185,7 +185,7 @@ export type Settings = OptionValues<typeof SETTINGS>;
 /** The name of a setting. */
 export type SettingName = keyof typeof SETTINGS;
 
-/** What a setting is that nobody chooses. */
+/** The value of each setting when nobody chooses one. */
 export const DEFAULTS: Settings = defaultsOf(SETTINGS);
 
 /** The field of a setting, where it has one of that kind. */

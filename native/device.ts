@@ -30,17 +30,17 @@ export interface CpuDeviceOptions {
   dtype?: Dtype;
 }
 
-/** The handle that stands for "memory is short". */
+/** The handle that means "out of memory". */
 const NO_MEMORY = 0xffff_ffff;
 /** As numbered in native/src/kernels/matmul.rs. */
 const FORMS: Record<MatmulForm, number> = { NT: 0, NN: 1, TN: 2 };
 const ADD_OUT = 1, ADD_MATRIX = 2, RELU = 4, MASK = 8;
 
-/** The library's exports, bound once a process. */
+/** The library's exports, bound once per process. */
 let symbols: ReturnType<typeof openSymbols> | undefined;
 const openSymbols = () => openLibrary(DEVICE);
 
-/** Ends the threads and frees the memory of a device that was forgotten without `destroy`. */
+/** Ends the threads and frees the memory of a device that was dropped without `destroy`. */
 const forgotten = new FinalizationRegistry<number>((device) => check(symbols!.mg_cpu_close(device)));
 
 /**
@@ -69,8 +69,8 @@ export class CpuDevice implements Device {
 
   constructor({ threads = 0, dtype = "f32" }: CpuDeviceOptions) {
     if (dtype !== "f32") {
-      throw new MicrogptError(`--device cpu computes in f32, not in ${dtype}`, {
-        hint: "use --dtype f32, or --device webgpu",
+      throw new MicrogptError(`\`device\` cpu computes in f32, not in ${dtype}`, {
+        hint: "use `dtype` f32, or `device` webgpu",
         usage: true,
       });
     }
@@ -100,7 +100,7 @@ export class CpuDevice implements Device {
     if (this.#handle[0] === NO_MEMORY) {
       const megabytes = Math.ceil(rows * cols * 4 / 1e6).toLocaleString("en-US");
       throw new MicrogptError(`not enough memory for ${label}: ${megabytes} MB`, {
-        hint: "make the model or the batch smaller: --n-embd, --block-size or --batch-size",
+        hint: "make the model or the batch smaller: `nEmbd`, `blockSize` or `batchSize`",
       });
     }
     return new CpuTensor(type, rows, cols, { label, handle: this.#handle[0]!, freed: false }, 0);
@@ -176,7 +176,7 @@ export class CpuDevice implements Device {
     if (this.#closed) throw deviceClosed();
   }
 
-  /** A second call does nothing. What is done with the device afterwards is an error, but for `free`. */
+  /** A second call does nothing. Afterwards, any use of the device but `free` is an error. */
   destroy(): void {
     if (this.#closed) return;
     this.#closed = true;

@@ -8,7 +8,7 @@ import { environment, granted } from "./permissions.ts";
 import { transfer } from "./transfer.ts";
 import released from "./manifest.json" with { type: "json" };
 
-/** What scripts/native_manifest.ts writes. In a tree that is no release, `files` is empty. */
+/** What scripts/native_manifest.ts writes. In a tree that is not a release, `files` is empty. */
 export interface NativeManifest {
   version: string;
   /** where assets lie: `<releases>/v<version>/<file>`; MICROGPT_RELEASES names a mirror */
@@ -27,10 +27,10 @@ export interface NativeFile {
 /** A library to open, or why there is none and what a person can do. */
 export type Download = { path: string } | { why: string; hint: string };
 
-/** The variables that tell where the user's cache directory is. */
+/** The variables that say where the user's cache directory is. */
 const CACHE_VARIABLES = Deno.build.os === "windows" ? ["LOCALAPPDATA"] : ["HOME", "XDG_CACHE_HOME"];
 
-const OTHER_DEVICES = 'compute on the device "webgpu" or "reference"';
+const OTHER_DEVICES = "use `device` webgpu or reference";
 
 /**
  * Finds the library of this release in the cache, or downloads it. Nobody is asked for permissions: without them, or
@@ -77,7 +77,7 @@ function notTheFile(url: URL, { sha256 }: NativeFile, why: string): MicrogptErro
   });
 }
 
-/** Keeps the file in the cache; where that cannot be written, in a directory of this run. */
+/** Keeps the file in the cache, or where that cannot be written, in a directory of this run. */
 function keep(cache: string | undefined, name: string, bytes: Uint8Array): Download {
   try {
     if (cache !== undefined) {
@@ -98,7 +98,7 @@ function keep(cache: string | undefined, name: string, bytes: Uint8Array): Downl
   }
 }
 
-/** Writes beside the name and renames, so that no one finds half a library. */
+/** Writes under another name and renames, so that nobody finds half a library. */
 function write(path: string, bytes: Uint8Array): string {
   const part = `${path}.${randomUUID()}.part`;
   try {
@@ -123,7 +123,7 @@ async function readKept(path: string, size: number): Promise<Uint8Array | undefi
   try {
     return (await Deno.stat(path)).size === size ? await Deno.readFile(path) : undefined;
   } catch {
-    return undefined; // not there, or of no use: it is downloaded anew
+    return undefined; // not there, or useless: it is downloaded again
   }
 }
 
@@ -144,7 +144,7 @@ function cacheDirectory(): string | undefined {
     (home && `${home}/${Deno.build.os === "darwin" ? "Library/Caches" : ".cache"}/microgpt`);
 }
 
-/** The permissions that a download lacks, as what follows `--allow-`. */
+/** The permissions that a download lacks, as the text that follows `--allow-`. */
 function lacking(url: URL, cache: string | undefined): string[] {
   const at = cache === undefined ? {} : { path: cache };
   const scope = cache === undefined ? "" : `=${cache}`;

@@ -1,5 +1,5 @@
 // Finds, checks and opens the native library. Nothing happens at import; the first openLibrary() pays for it. Whoever
-// may need a download (a module imported by URL) awaits ensureLibrary() before.
+// may need a download (a module imported by URL) awaits ensureLibrary() first.
 
 import { MicrogptError } from "../device/errors.ts";
 import type { Download } from "./download.ts";
@@ -16,7 +16,7 @@ import {
 
 const HOW_TO_GET = "build it with `deno task build` (needs Rust's cargo), or set MICROGPT_NATIVE to its path";
 
-/** The native library cannot be had: missing, damaged, of another version, or not allowed. */
+/** The native library is not available: missing, damaged, of another version, or not allowed. */
 export class NativeLibraryError extends MicrogptError {}
 
 /** What signatures become when they are bound. */
@@ -42,7 +42,7 @@ export function libraryFileName(os: typeof Deno.build.os = Deno.build.os): strin
 }
 
 /**
- * Opens the native library with some of its exports; the file is found and its version checked once a process.
+ * Opens the native library with some of its exports; finding the file and checking its version happen once per process.
  * @param signatures a table of symbols.ts, of exports that return a status for {@link check}
  * @returns the bound functions; the library stays open until the process ends
  * @throws {NativeLibraryError} when the library is missing, damaged, of another version, or not allowed
@@ -52,7 +52,7 @@ export function openLibrary<const S extends Signatures>(signatures: S): Symbols<
   return open(base.path, bindings(signatures, "i32")).symbols;
 }
 
-/** The file that openLibrary() opened; undefined before. */
+/** The file that openLibrary() opened; undefined before that. */
 export function openedLibrary(): string | undefined {
   return base?.path;
 }
@@ -87,7 +87,7 @@ function errorMessage(): string {
 
 /**
  * Makes sure that there is a library to open: one that MICROGPT_NATIVE names, one embedded or built, or one downloaded
- * from the release of this module. Asks nobody for permissions. One that is there but damaged counts as there.
+ * from the release of this module. Asks nobody for permissions. A damaged library counts as there.
  * @returns false where there is none, or it may not be opened; openLibrary() then throws an error that says why
  * @throws {MicrogptError} when MICROGPT_NATIVE names no file, or a download is not the file of the release
  */
@@ -100,7 +100,7 @@ export async function ensureLibrary(): Promise<boolean> {
     if (chosen) throw notAFile(chosen);
   }
   const { downloadLibrary } = await import("./download.ts");
-  // Callers at the same time share one download; a later one looks again, so that no failure is remembered.
+  // Concurrent callers share one download; a later caller tries again, so no failure is remembered.
   downloaded = await (download ??= downloadLibrary().finally(() => download = undefined));
   return "path" in downloaded;
 }

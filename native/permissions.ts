@@ -1,4 +1,4 @@
-/** What the program may do, without anybody being asked. */
+/** What the program may do, found out without asking anybody. */
 
 /** Whether a permission was given. */
 export function granted(permission: Deno.PermissionDescriptor): boolean {

@@ -1,5 +1,5 @@
 /**
- * The exports of the native library, each declared once: types, bindings and the interface version all come of these
+ * The exports of the native library, each declared once: types, bindings and the interface version all come from these
  * tables. `tests/native/native_symbols_test.ts` compares them with the Rust source, name by name and argument by argument.
  *
  * A signature lists the arguments as Rust names them. A `tensor` x stands for two arguments, its number `x` and its first

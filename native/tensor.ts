@@ -1,4 +1,4 @@
-/** What the CPU device gives out, and what it checks of the shapes that it is given. */
+/** What the CPU device hands out, and how it checks the shapes that it is given. */
 import type { Batch, ElementType, Tensor } from "../device/device.ts";
 
 /** What a tensor and its views share. */
@@ -23,7 +23,7 @@ export class CpuTensor implements Tensor {
     this.rows = capacity;
   }
 
-  /** Number of the memory in the library. @throws {Error} when the memory was given back */
+  /** Number of the memory in the library. @throws {Error} when the memory was freed */
   get handle(): number {
     if (this.memory.freed) throw new Error(`there is no tensor "${this.memory.label}": it was freed`);
     return this.memory.handle;

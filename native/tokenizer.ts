@@ -13,7 +13,7 @@ let symbols: ReturnType<typeof openSymbols> | undefined;
 const openSymbols = () => openLibrary(TOKENIZER);
 const native = () => symbols ??= openSymbols();
 
-/** Frees what was forgotten without `close`. */
+/** Frees what was dropped without `close`. */
 const forgotten = new FinalizationRegistry<number>((handle) => check(native().mg_tokenizer_free(handle)));
 
 /** What a new tokenizer should be. */
@@ -198,7 +198,7 @@ function pack(documents: readonly string[]) {
   return { text: text.subarray(0, at), offsets };
 }
 
-/** A copy with room for at least `needed` bytes, and for more to come. */
+/** A copy with room for at least `needed` bytes, and then some. */
 function grown(bytes: Uint8Array<ArrayBuffer>, needed: number): Uint8Array<ArrayBuffer> {
   if (needed > 0xffff_ffff) throw new MicrogptError("more than 4 GB of text cannot be tokenized at once");
   const larger = new Uint8Array(Math.min(Math.max(needed, Math.ceil(bytes.length * 1.5)), 0xffff_ffff));

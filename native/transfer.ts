@@ -1,4 +1,4 @@
-/** Fetches a file of known size: no more than its bytes are held, and no server can keep the caller waiting. */
+/** Fetches a file of known size: it holds no more than its bytes, and no server can keep the caller waiting. */
 import { granted } from "./permissions.ts";
 
 /** How long and how far a transfer may go. */
@@ -17,7 +17,9 @@ export interface TransferLimits {
 
 const LIMITS: TransferLimits = { tries: 4, pause: 250, stall: 20_000, total: 300_000, redirects: 5 };
 
-/** The bytes; or why there are none; or an address that may not be asked; or, with `larger`, more than there should be. */
+/**
+ * The bytes; or why there are none; or an address that we may not contact; or, with `larger`, more bytes than expected.
+ */
 export type Transfer =
   | { bytes: Uint8Array<ArrayBuffer> }
   | { why: string; again: boolean }

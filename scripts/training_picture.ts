@@ -24,7 +24,7 @@ const WIDTH = 760;
 const HEIGHT = 380;
 /** Of the area in which the curves are. */
 const LEFT = 56, RIGHT = WIDTH - 20, TOP = 46, BOTTOM = HEIGHT - 44;
-/** The training loss is averaged over so many parts of the run. */
+/** How many parts of the run the training loss is averaged over. */
 const PARTS = 240;
 
 /**

@@ -1,10 +1,10 @@
-/** Conversations in the shapes in which people have them, as messages of user and assistant. */
+/** Conversations in the shapes that people keep them in, as messages of user and assistant. */
 
 import { countEmptyMessages, describe, EXAMPLE, EXPECTED, type Message, type Role } from "../chat.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import type { Tally } from "./tally.ts";
 
-/** Fields with an array of messages, as OpenAI and ShareGPT have them. */
+/** Fields with an array of messages, as OpenAI and ShareGPT name them. */
 const MESSAGES = ["messages", "conversations", "conversation"];
 
 /** Fields with one question and one answer; `context` follows the question where there is one. */
@@ -14,7 +14,7 @@ const PAIRS: { user: string[]; context: string[]; assistant: string[] }[] = [
   { user: ["question", "query"], context: [], assistant: ["answer", "response"] },
 ];
 
-/** Fields with what is said to the model before. */
+/** Fields with what is said to the model beforehand. */
 const SYSTEM = ["system", "system_prompt"];
 
 /** All fields that a conversation may be in, beside one that is asked for. */
@@ -38,7 +38,7 @@ const ROLES: Record<string, Role> = {
   developer: "system",
 };
 
-/** Turns of programs that the model calls. */
+/** Messages from programs that the model calls. */
 const TOOL_ROLES = new Set([
   "tool",
   "function",
@@ -49,7 +49,7 @@ const TOOL_ROLES = new Set([
 ]);
 const TOOL_FIELDS = ["tool_calls", "function_call"];
 
-/** What separates parts that become one message. */
+/** Separates parts that become one message. */
 const GAP = "\n\n";
 
 type Fields = Record<string, unknown>;
@@ -155,7 +155,7 @@ function withSystem(value: Fields, messages: Message[] | Unusable): Message[] | 
 
 function readMessages(values: unknown[], where: () => string): Message[] | Unusable {
   const messages: Message[] = [];
-  // not for…of on entries or values.map, which passes over the holes of an array
+  // not for…of on entries or values.map, which skips the holes of an array
   for (let i = 0; i < values.length; i++) {
     const message = readMessage(values[i], () => `${where()}: message ${i + 1}`);
     if (message instanceof Unusable) return message;
@@ -187,7 +187,7 @@ function readMessage(value: unknown, where: () => string): Message | Unusable {
   return { role, content: text(said, name, where) };
 }
 
-/** Parts of a content: texts are joined. @returns the content itself when it is no array of parts */
+/** Parts of a content: texts are joined. @returns the content itself when it is not an array of parts */
 function joinParts(parts: unknown[]): unknown {
   const texts: string[] = [];
   for (const part of parts) {
@@ -204,14 +204,17 @@ function isUsed(value: unknown): boolean {
   return value !== undefined && value !== null && !(Array.isArray(value) && value.length === 0);
 }
 
-/** @throws {MicrogptError} when a value is no text, or holds half of a surrogate pair, which UTF-8 cannot spell */
+/** @throws {MicrogptError} when a value is not text, or holds half of a surrogate pair, which UTF-8 cannot spell */
 function text(value: unknown, name: string, where: () => string): string {
   if (typeof value !== "string") throw unexpected(where(), `"${name}" to be a string`, value);
   if (value.isWellFormed()) return value;
   throw new MicrogptError(`${where()}: expected "${name}" to be well-formed Unicode, got a lone surrogate`);
 }
 
-/** Puts each system text in front of the next user message; where an assistant's comes first it becomes one itself. */
+/**
+ * Puts each system text in front of the next user message; where an assistant's comes first, it becomes a user message
+ * itself.
+ */
 function mergeSystem(messages: Message[], tally: Tally): Message[] {
   if (!messages.some(({ role }) => role === "system")) return messages;
   tally.clean("system text put in front of a user message");
@@ -244,7 +247,7 @@ function unexpected(where: string, expected: string, value: unknown, hint = EXAM
   return new MicrogptError(`${where}: expected ${expected}, got ${describe(value)}`, { hint });
 }
 
-/** A field of the record itself, not of what objects inherit. */
+/** A field of the record itself, not one that objects inherit. */
 function own(value: Fields, name: string): unknown {
   return Object.hasOwn(value, name) ? value[name] : undefined;
 }

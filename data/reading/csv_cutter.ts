@@ -3,7 +3,7 @@
 import { MicrogptError } from "../../device/errors.ts";
 import { type Cutter, type Emit, MAX_DOCUMENT } from "./cutter.ts";
 
-/** More columns than this are no table of texts. */
+/** A table with more columns than this is not a table of texts. */
 const MAX_COLUMNS = 10_000;
 
 const QUOTE = 0x22;
@@ -11,7 +11,7 @@ const LF = 0x0a;
 const CR = 0x0d;
 
 /**
- * Hands out rows, without those that are empty. A field may stand in quotes, and then hold line ends, separators and
+ * Hands out rows, without those that are empty. A field may be quoted, and then contain line ends, separators and
  * quotes, the latter doubled.
  */
 export class CsvCutter implements Cutter {
@@ -45,7 +45,7 @@ export class CsvCutter implements Cutter {
     });
   }
 
-  /** Reads whole rows; what is left waits for more. */
+  /** Reads whole rows; the rest waits for more text. */
   #read(text: string, final: boolean): void {
     let start = 0;
     while (start < text.length) {
@@ -65,7 +65,7 @@ export class CsvCutter implements Cutter {
     );
   }
 
-  /** @returns where the next row begins, or -1 when this one may go on beyond the text */
+  /** @returns where the next row begins, or -1 when this one may continue beyond the text */
   #readRow(text: string, start: number, final: boolean): number {
     this.#row = [];
     let at = start;
@@ -86,7 +86,7 @@ export class CsvCutter implements Cutter {
         continue;
       }
       if (c === LF) return end + 1;
-      // \r: whether \n follows must be known
+      // after \r it must be known whether \n follows
       if (end + 1 >= text.length && !final) return -1;
       return text.charCodeAt(end + 1) === LF ? end + 2 : end + 1;
     }
@@ -102,7 +102,7 @@ export class CsvCutter implements Cutter {
     return end;
   }
 
-  /** @returns where the field ends, behind its last quote, or -1 when that has not come */
+  /** @returns where the field ends, after its last quote, or -1 when that has not come yet */
   #readQuoted(text: string, start: number, final: boolean): number {
     let from = start + 1;
     let field = "";
@@ -132,7 +132,7 @@ export class CsvCutter implements Cutter {
 
 /** Line ends in text[start … end). */
 function lineEnds(text: string, start: number, end: number): number {
-  // of the part alone: a search for what is not there would run to the end of the text
+  // in that part alone: a search for what is not there would run to the end of the text
   const part = text.slice(start, end);
   let ends = 0;
   for (let at = part.indexOf("\n"); at >= 0; at = part.indexOf("\n", at + 1)) ends++;
@@ -142,7 +142,7 @@ function lineEnds(text: string, start: number, end: number): number {
   return ends;
 }
 
-/** The separator of a table: the one of `,`, `;` and tab that its first line has most of. */
+/** The separator of a table: whichever of `,`, `;` and tab its first line has most of. */
 export function separatorOf(sample: string): string {
   const [header = ""] = sample.split(/[\r\n]/u, 1);
   const unquoted = header.replace(/"[^"]*"/gu, "");

@@ -6,7 +6,7 @@ import { MAX_LINE_BYTES } from "../lines.ts";
 /** Longest document of several lines, in UTF-16 units. */
 export const MAX_DOCUMENT = 16 * 1024 * 1024;
 
-/** Takes text piece by piece and hands out what it is made of. What comes out does not depend on where pieces end. */
+/** Takes text piece by piece and hands out what it consists of. The result does not depend on where pieces end. */
 export interface Cutter {
   push(piece: string): void;
   /** after the last piece */
@@ -19,8 +19,8 @@ export interface Cutter {
 export type Emit<T> = (value: T, line: number) => void;
 
 /**
- * Lines as they are, empty ones too. A line ends with \n, \r\n or \r, mixed as they come; nothing else ends one, neither
- * form feeds nor U+0085 or U+2028.
+ * Lines as they are, empty ones too. A line ends with \n, \r\n or \r, mixed as they come; nothing else ends one,
+ * neither form feeds nor U+0085 or U+2028.
  */
 export class LineCutter implements Cutter {
   line = 1;
@@ -85,7 +85,10 @@ export class LineCutter implements Cutter {
   }
 }
 
-/** Paragraphs, which empty lines set apart, or all as one document. Lines within one end with \n, whatever ended them. */
+/**
+ * Paragraphs, separated by empty lines, or everything as one document. Lines within one end with \n, whatever ended
+ * them.
+ */
 export class LinesCutter implements Cutter {
   readonly #lines: LineCutter;
   readonly #name: string;
@@ -131,7 +134,7 @@ export class LinesCutter implements Cutter {
   }
 }
 
-/** What stands between copies of a text. Line ends become \n. */
+/** What lies between copies of a separator text. Line ends become \n. */
 export class SeparatorCutter implements Cutter {
   line = 1;
   readonly #name: string;

@@ -13,15 +13,15 @@ export function encodingOf(start: Uint8Array): Encoding {
   return "utf-8";
 }
 
-/** The start of a file as text, for a look at it: what is no text becomes U+FFFD. */
+/** The start of a file as text, to look at it: what is not text becomes U+FFFD. */
 export function sampleText(start: Uint8Array): string {
   return new TextDecoder(encodingOf(start)).decode(start, { stream: true });
 }
 
 /**
- * Decodes a file. Pieces end between characters; a byte order mark is left out.
+ * Decodes a file. Pieces end between characters, and a byte order mark is left out.
  * @param name the file, for messages
- * @param start its first bytes, at least 16 where it has as many
+ * @param start its first bytes, at least 16 if it has that many
  * @param line the line that the text handed out so far ends in, for messages
  * @throws {MicrogptError} with line and offset, for bytes that are not text
  */
@@ -71,7 +71,7 @@ async function* decodeUtf8(
   });
 }
 
-/** Cuts chunks anew so that none ends within a UTF-8 character, but for the last. */
+/** Cuts chunks anew so that none but the last ends within a UTF-8 character. */
 async function* cutWhole(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   let carried = new Uint8Array(0);
   for await (const chunk of chunks) {

@@ -38,7 +38,7 @@ export interface FileSummary {
   encoding?: Encoding;
   /** what a document of it is, for people: "one a line", "field text" */
   detail: string;
-  /** what a person should know of it */
+  /** what a person should know about it */
   notice?: string;
   sha256: string;
   bytes: number;
@@ -47,17 +47,17 @@ export interface FileSummary {
 /** Takes what a file holds. */
 export type Sink = (document: string | Message[]) => void;
 
-/** Rows of a table between two looks at whether a block is full. */
+/** Rows of a table between two checks of whether a block is full. */
 const ROWS_AT_A_TIME = 64;
 
-/** Brackets that a long line may have: what is parsed of them takes some fifty times their size. */
+/** Most brackets in a long line: parsed, they take some fifty times their size. */
 const MAX_BRACKETS = 1_000_000;
 
 /**
  * Reads a file from end to end.
  * @param file undefined for standard input
  * @param sink called for each document, in their order
- * @returns yields the bytes read so far, often enough that what was sunk between two is some megabytes at most
+ * @returns yields the bytes read so far, often enough that at most a few megabytes are sunk in between
  * @throws {MicrogptError} when it cannot be read or understood
  */
 export async function* readFile(
@@ -118,7 +118,7 @@ function isParquet(start: Uint8Array): boolean {
   return [0x50, 0x41, 0x52, 0x31].every((byte, i) => start[i] === byte);
 }
 
-/** Text of a file, as the records and documents that it holds. */
+/** The text of a file as the records and documents that it holds. */
 class TextFileReader {
   readonly #name: string;
   readonly #settings: ReadSettings;
@@ -262,7 +262,7 @@ class TextFileReader {
   }
 }
 
-/** The shapes that the conversations of a file have; as a rule one. */
+/** The shapes that the conversations of a file have; usually one. */
 class Shapes {
   readonly #found = new Set<string>();
 
@@ -289,10 +289,10 @@ function textDetail(document: string): string {
   }
 }
 
-/** What to say of plain text whose lines look like another format, which a model would learn with the text. */
+/** The notice about plain text whose lines look like another format, whose syntax a model would learn too. */
 function syntaxNotice(name: string, sample: string): string | undefined {
   if (looksLikeConversations(sample)) {
-    return `warning: the lines of ${name} look like conversations; without --chat they are plain text`;
+    return `warning: the lines of ${name} look like conversations; without \`chat\` they are plain text`;
   }
   if (!isTable(sample)) return undefined;
   return `warning: ${name} looks like a CSV table and would be learned with all of that syntax: ` +

@@ -12,7 +12,7 @@ import { wholeFrames } from "./zstd_frames.ts";
 /** Bytes a read asks for. */
 const READ_BYTES = 256 * 1024;
 
-/** What a file may unpack to before its ratio counts, and the most it may unpack to for each of its bytes. */
+/** What a file may unpack to before its ratio counts, and then the most it may unpack to per byte. */
 const BOMB = { bytes: 256 * 1024 * 1024, ratio: 500 };
 
 /** How a file is compressed. */
@@ -26,12 +26,12 @@ export interface ByteSource {
   chunks: AsyncGenerator<Uint8Array>;
   /** bytes handed out so far */
   bytesRead(): number;
-  /** SHA-256 of the bytes handed out, in hexadecimal; once, at the end */
+  /** SHA-256 of the bytes handed out, in hexadecimal; call once, at the end */
   digest(): string;
 }
 
 /**
- * Opens an input. Its bytes must be those that `file` was found with: one that is changed meanwhile is refused when its
+ * Opens an input. Its bytes must be those that `file` was found with: if they change meanwhile, it is refused when its
  * end is reached.
  * @param file undefined for standard input
  * @param signal ends reading with its reason
@@ -61,7 +61,7 @@ async function* fileChunks(file: InputFile): AsyncGenerator<Uint8Array> {
   try {
     let read = 0;
     while (true) {
-      // A new array each time: who gets it may keep it. Small files come by the thousand, so theirs are small.
+      // A new array each time, because the receiver may keep it. Small files come by the thousand, so theirs are small.
       const left = file.regular ? Math.max(file.bytes - read, 0) + 1 : READ_BYTES;
       const buffer = new Uint8Array(Math.min(READ_BYTES, left));
       const n = await handle.read(buffer).catch((error) => {
@@ -82,7 +82,7 @@ async function* fileChunks(file: InputFile): AsyncGenerator<Uint8Array> {
   }
 }
 
-/** What is read from a file that changes would be neither its old nor its new content. */
+/** What is read from a changing file would be neither its old nor its new content. */
 export function changed({ path }: InputFile, how: string): MicrogptError {
   return new MicrogptError(`${path} ${how} while it was read`, {
     hint: "start again when nothing writes to it, or read a copy",
@@ -100,12 +100,12 @@ async function* stdinChunks(): AsyncGenerator<Uint8Array> {
       yield value;
     }
   } finally {
-    // It cannot fail in a way that matters then.
+    // A failure to close no longer matters then.
     await reader.cancel().catch(() => {});
   }
 }
 
-/** How bytes that begin so are compressed; undefined where they are not, or not in a way that is read. */
+/** How bytes that begin like this are compressed; undefined if they are not, or not in a way that can be read. */
 export function compressionOf(start: Uint8Array): Compression | undefined {
   const begins = (...bytes: number[]) => bytes.every((byte, i) => start[i] === byte);
   if (begins(0x1f, 0x8b, 0x08)) return "gzip";
@@ -150,7 +150,7 @@ export async function* unpack(
     }
   } catch (error) {
     await feeding;
-    // what went wrong in reading comes first; what follows from it is a stream that ended early
+    // what went wrong in reading comes first; the stream that ended early only follows from it
     const cause = failure ?? error;
     signal?.throwIfAborted();
     if (error instanceof MicrogptError) throw error;
@@ -178,7 +178,7 @@ export class PeekedBytes implements AsyncIterable<Uint8Array> {
     this.#source = source;
   }
 
-  /** @returns the first `n` bytes, fewer where there are not so many */
+  /** @returns the first `n` bytes, or fewer where there are fewer */
   async peek(n: number): Promise<Uint8Array> {
     let length = this.#seen.reduce((sum, chunk) => sum + chunk.length, 0);
     while (length < n && !this.#ended) {
@@ -214,7 +214,7 @@ export class PeekedBytes implements AsyncIterable<Uint8Array> {
     }
   }
 
-  /** Closes the source when it is not read to its end. */
+  /** Closes a source that was not read to its end. */
   async close(): Promise<void> {
     await this.#source.return?.();
   }

@@ -4,7 +4,7 @@ import { glob } from "node:fs/promises";
 import { MicrogptError } from "../../device/errors.ts";
 import { cannotRead } from "../lines.ts";
 
-/** A file as it was found before anything of it was read. */
+/** A file as it was found, before any of it was read. */
 export interface InputFile {
   /** as the person gave it, or below what the person gave */
   path: string;
@@ -16,16 +16,16 @@ export interface InputFile {
   regular: boolean;
 }
 
-/** The files to read, and what a person should know of how they were chosen. */
+/** The files to read, and what a person should know about how they were chosen. */
 export interface InputFiles {
   files: InputFile[];
   notices: string[];
 }
 
-/** Names of files that are taken from a directory; others there are hardly data. */
+/** Names of files that are taken from a directory; others in it are hardly data. */
 const DATA_FILE = /\.(txt|text|md|markdown|jsonl|ndjson|json|csv|tsv|parquet)(\.(gz|zst|xz))?$/iu;
 
-/** More files than this are hardly meant, and their names alone would fill the memory. */
+/** Nobody means more files than this, and their names alone would fill the memory. */
 const MAX_FILES = 5_000_000;
 
 const encoder = new TextEncoder();
@@ -93,7 +93,10 @@ async function filesOfPattern(pattern: string): Promise<InputFile[]> {
   return sorted(found);
 }
 
-/** Adds the data files below a directory. Links to files are followed, links to directories are not: they may form a loop. */
+/**
+ * Adds the data files below a directory. Links to files are followed, links to directories are not: they may form a
+ * loop.
+ */
 function walk(directory: string, found: InputFile[]): number {
   let others = 0;
   let entries: Deno.DirEntry[];
@@ -116,7 +119,7 @@ function walk(directory: string, found: InputFile[]): number {
   return others;
 }
 
-/** @returns undefined for what vanished since it was listed, or is a link to nothing */
+/** @returns undefined for what has vanished since it was listed, or is a link to nothing */
 function stat(path: string): Deno.FileInfo | undefined {
   try {
     return Deno.statSync(path);

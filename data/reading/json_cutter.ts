@@ -16,7 +16,7 @@ const CLOSE_OBJECT = 0x7d;
 type Expected = "value" | "value or end" | "comma or end" | "nothing";
 
 /**
- * Hands out the text of each value. It finds where values end, no more: what is wrong within one is for `JSON.parse` to
+ * Hands out the text of each value. It only finds where values end: what is wrong within one is for `JSON.parse` to
  * say.
  */
 export class JsonCutter implements Cutter {
@@ -52,7 +52,7 @@ export class JsonCutter implements Cutter {
   }
 
   push(piece: string): void {
-    // start of what of the value lies in this piece; -1 between values
+    // where the part of the value in this piece starts; -1 between values
     let start = this.#inValue() ? 0 : -1;
     for (let i = 0; i < piece.length; i++) {
       if (this.#inString) {

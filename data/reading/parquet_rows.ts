@@ -10,7 +10,7 @@ import type { InputFile } from "./input_files.ts";
 const MB = 1024 * 1024;
 /** Text that is unpacked at a time. */
 const SLICE_BYTES = 8 * MB;
-/** Most that a column of one row group may take as it lies on disk, and a page or a nested column unpacked. */
+/** Most bytes that a column of one row group may take on disk, and a page or a nested column when unpacked. */
 const MAX_CHUNK_BYTES = 512 * MB;
 const MAX_UNPACKED_BYTES = 256 * MB;
 /** Longest description of the file at its end. */
@@ -32,7 +32,7 @@ export interface ParquetColumn {
 type Hyparquet = typeof import("npm:hyparquet@1.33.0");
 type Compressors = typeof import("npm:hyparquet-compressors@1.1.2").compressors;
 
-/** An open Parquet file. Whatever its bytes are, what goes wrong is one line of error. */
+/** An open Parquet file. Whatever its bytes are, what goes wrong becomes a one-line error. */
 export class ParquetFile {
   readonly columns: ParquetColumn[];
   readonly rowCount: number;
@@ -59,7 +59,7 @@ export class ParquetFile {
     this.rowCount = Number(metadata.num_rows);
   }
 
-  /** @throws {MicrogptError} when the file cannot be read or its description is no sound one */
+  /** @throws {MicrogptError} when the file cannot be read or its description is unsound */
   static async open(file: InputFile): Promise<ParquetFile> {
     const [hyparquet, { compressors }] = await Promise.all([
       import("npm:hyparquet@1.33.0"),
@@ -100,7 +100,7 @@ export class ParquetFile {
     this.#source.close();
   }
 
-  /** Rows of some megabytes; of nested columns, which are unpacked as a whole, all rows of the group. */
+  /** Rows that make some megabytes; for nested columns, which are unpacked whole, all rows of the group. */
   #rowsAtATime(group: RowGroup, rows: number, columns: string[]): number {
     const wanted = group.columns.map(({ meta_data }) => meta_data!)
       .filter(({ path_in_schema }) => columns.includes(path_in_schema[0]!));
@@ -140,7 +140,7 @@ export class ParquetFile {
 class RandomAccess implements AsyncBuffer {
   readonly byteLength: number;
   readonly #handle: Deno.FsFile;
-  /** What was read of the row group in hand: it is asked for again with each slice of rows. */
+  /** What was read of the current row group: it is asked for again with each slice of rows. */
   readonly #kept = new Map<string, ArrayBuffer>();
 
   constructor(readonly file: InputFile) {
@@ -173,7 +173,7 @@ class RandomAccess implements AsyncBuffer {
     this.#handle.close();
   }
 
-  /** The file ends with its description, the length of that in 4 bytes, and PAR1. */
+  /** The file ends with its description, the description's length in 4 bytes, and PAR1. */
   checkFooter(): void {
     if (this.byteLength < 12) throw new Error("it is cut off");
     const end = new DataView(this.#read(this.byteLength - 8, this.byteLength));
@@ -193,7 +193,7 @@ class RandomAccess implements AsyncBuffer {
     }
   }
 
-  /** In one go without waiting: several columns are asked for at once, and a file has one position. */
+  /** In one go, without awaiting anything: several columns are asked for at once, and a file has one position. */
   #read(start: number, end: number): ArrayBuffer {
     const bytes = new Uint8Array(end - start);
     this.#handle.seekSync(start, Deno.SeekMode.Start);

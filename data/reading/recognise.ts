@@ -20,8 +20,8 @@ const SAMPLE_LINES = 3;
  * Recognises a text file.
  * @param sample its start
  * @param whole whether that is all of it
- * @param path of which the ending counts where the content may be several things
- * @param chat whether conversations are wanted: plain text is none
+ * @param path whose ending counts where the content could be several things
+ * @param chat whether conversations are wanted, which plain text has none of
  * @param given the format that was asked for
  */
 export function recogniseText(
@@ -47,12 +47,15 @@ function recognise(sample: string, whole: boolean, path: string, chat: boolean):
   return "text";
 }
 
-/** JSON, where the start of the file can be nothing else; and text, where it looks like JSON but is not to be read as such. */
+/**
+ * JSON, where the start of the file can be nothing else; or text, where it looks like JSON but is not to be read as
+ * such.
+ */
 function recogniseJson(sample: string, whole: boolean, chat: boolean): Format | undefined {
   const start = sample.trimStart()[0];
   if (start !== "{" && start !== "[") return undefined;
   const lines = sample.split(/[\r\n]+/u).filter((line) => line.trim() !== "");
-  // the last line of a part is cut off
+  // the last line of an incomplete sample is cut off
   const complete = (whole ? lines : lines.slice(0, -1)).slice(0, SAMPLE_LINES);
   const values = complete.map(parsed);
   if (start === "{") {
@@ -111,7 +114,7 @@ function parsed(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
-    return undefined; // no JSON, which is what was asked
+    return undefined; // not JSON, which was the question
   }
 }
 
@@ -130,7 +133,7 @@ const COLUMNS = new Set(
     "sentiment source summary target text timestamp title url").split(" "),
 );
 
-/** A header of names, one of them usual, and as many columns below it in most lines. */
+/** A header of names, one of them usual, and at least as many columns in most lines below it. */
 export function isTable(sample: string): boolean {
   const [header = "", ...rows] = sample.split(/\r\n|\r|\n/u, 11);
   const filled = rows.filter((row) => row.trim() !== "");

@@ -1,4 +1,4 @@
-/** Counts what reading a corpus leaves out or changes, or stops at it. */
+/** Counts what is left out or changed while a corpus is read, or stops there. */
 
 import { MicrogptError } from "../../device/errors.ts";
 
@@ -33,7 +33,7 @@ export class Tally {
    * @throws {MicrogptError} when reading is strict
    */
   skip(reason: SkipReason, where: () => string): void {
-    // a conversation that nobody answers is usual, and the count of them has always been printed
+    // an unanswered conversation is nothing unusual, and their count has always been printed
     if (this.#strict && reason !== "no assistant turn") {
       throw new MicrogptError(`${where()}: ${reason}`, {
         hint: "without `strict` it is skipped and counted",

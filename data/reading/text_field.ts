@@ -5,7 +5,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import type { Emit } from "./cutter.ts";
 import type { Tally } from "./tally.ts";
 
-/** Names that fields with the text have; earlier ones are not better, two of them are a question. */
+/** Names that fields with the text have. Earlier ones are not better: where there are two, the person must choose. */
 const USUAL_NAMES = ["text", "content", "document", "body", "article", "story", "abstract", "passage"];
 
 /** Records that are looked at before a field is chosen. */
@@ -35,7 +35,7 @@ export class TextField {
     this.#given = field !== undefined;
   }
 
-  /** @param line the one that the record begins in; of formats without lines its number */
+  /** @param line the one that the record begins in; in formats without lines, its number */
   push(record: unknown, line: number): void {
     if (this.#chosen) return this.#take(record, line);
     this.#waiting.push([record, line]);
@@ -103,7 +103,7 @@ export function chooseField(name: string, names: string[], texts: string[], give
   });
 }
 
-/** What of names may be printed, in quotes. */
+/** The names in quotes, as far as they may be printed. */
 export function shown(names: readonly string[]): string {
   const first = names.slice(0, 8).map((name) => describe(name)).join(", ");
   return names.length > 8 ? `${first} and ${names.length - 8} more` : first;

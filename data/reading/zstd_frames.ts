@@ -1,6 +1,7 @@
 /**
- * Finds where the frames of a zstd file end (RFC 8878). Deno's decompressor drops what follows a frame in the same piece
- * of input, and takes a file that is cut off for whole: pieces must end with frames, and the last one must be complete.
+ * Finds where the frames of a zstd file end (RFC 8878). Deno's decompressor drops what follows a frame in the same
+ * piece of input, and takes a truncated file for a whole one: pieces must end with frames, and the last one must be
+ * complete.
  */
 
 const FRAME_MAGIC = 0xfd2fb528;
@@ -37,10 +38,10 @@ export async function* wholeFrames(pieces: AsyncIterable<Uint8Array>): AsyncGene
 
 class FrameWalker {
   #part: Part = "magic";
-  /** Bytes of a small part that have come, as a little-endian number. */
+  /** The bytes of a small part received so far, as a little-endian number. */
   #value = 0;
   #have = 0;
-  /** Bytes of the part in all, or still to come of a block or of skipped data. */
+  /** Bytes of the whole part, or still to come of a block or of skipped data. */
   #need = 4;
   #descriptor = 0;
   #lastBlock = false;
@@ -51,7 +52,10 @@ class FrameWalker {
     return this.#part === "magic" && this.#have === 0;
   }
 
-  /** Reads on. @returns where the piece is to be cut, and whether what is before the cut is no compressed data */
+  /**
+   * Reads on.
+   * @returns where to cut the piece, and whether what is before the cut is something other than compressed data
+   */
   walk(piece: Uint8Array, from: number): { end: number; skipped: boolean } {
     let at = from;
     while (at < piece.length) {
@@ -67,7 +71,7 @@ class FrameWalker {
       this.#value += piece[at++]! * 256 ** Math.min(this.#have, 4);
       if (++this.#have < this.#need) continue;
       if (this.#finishPart()) return this.#endFrame(at);
-      // what a magic number begins is known only behind it: skippable frames are cut off from there
+      // what a magic number begins is known only after it: skippable frames are cut off from there
       if (this.#part === "skippable size") return { end: at, skipped: true };
     }
     return { end: piece.length, skipped: this.#inSkippable };
@@ -146,7 +150,7 @@ class FrameWalker {
   }
 }
 
-/** How long the header is behind its descriptor: window, dictionary and content size. */
+/** How long the header is after its descriptor: window, dictionary and content size. */
 function headerBytes(descriptor: number): number {
   const single = (descriptor & 0x20) !== 0;
   const dictionary = [0, 1, 2, 4][descriptor & 3]!;

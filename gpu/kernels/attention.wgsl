@@ -5,7 +5,7 @@
 //
 // A workgroup takes a block of queries and a head, and walks the keys from `begin` on, 32 at a time (attention_tiles.wgsl): scores,
 // the maximum of each row, exp, and the weighted sum of the values. A block may hold queries of several documents: the query at t
-// sees the keys from t − positions[t] to t. To a row that sees none of the first tiles they add finite nonsense, which its first
+// sees the keys from t − positions[t] to t. For a row that sees none of the first tiles, these add finite nonsense, which its first
 // real maximum multiplies by exp(LOWEST − maximum) = 0.
 //
 // Cost for a document of n tokens and one head: 2·n²·D flops, n²·D/32 elements read, n·D written. Registers about 60 at D = 32.

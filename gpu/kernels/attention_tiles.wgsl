@@ -2,7 +2,7 @@
 // against 32 others at a time. All products between the two are one loop over workgroup memory, of which a thread takes 4 × 4
 // results: a mat4x4 whose column j has the thread's four rows against the j-th of its four columns.
 //
-//   scores   left [d][64 rows] · right [d][32 others]            both turned on the way in, DEPTH of D at a time
+//   scores   left [d][64 rows] · right [d][32 others]            both transposed on the way in, DEPTH of D at a time
 //   sums     left [other][64 rows] · right [other][32 of D]      left holds weights that come from the scores
 //
 // Number 4·k4 + c of the first index lies at [c][k4], and rows are one vec4 longer than needed: eight threads that store or load

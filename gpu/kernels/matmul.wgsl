@@ -6,7 +6,7 @@
 // per 4 vec4 loads with 8 × 8 sums. Workgroup z takes the z-th part of K. Where there are several,
 // each has a matrix of its own in `out`, scratch memory then, and split_k.wgsl adds them in order.
 //
-// A matrix whose rows run along K is turned by 4 × 4 blocks on the way in. Row k = 4·k4 + c lies at [c][k4], two vec4 longer
+// A matrix whose rows run along K is transposed in 4 × 4 blocks on the way in. Row k = 4·k4 + c lies at [c][k4], two vec4 longer
 // than needed: the eight threads of one store phase then hit eight different banks, and a thread finds all of its numbers
 // at constant distances from few addresses (each index that varies is checked against the array's length).
 //
@@ -167,7 +167,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     keep_b(next_b, ib, kb);
 #end
     workgroupBarrier();
-    // The last piece is fetched once more rather than branching: in a branch, what was fetched would be waited for at its end.
+    // The last piece is fetched once more instead of branching: a branch would wait at its end for what was fetched in it.
     k0 = min(k0 + BK, k_last);
 #if SHARED_LOAD
     if (loads_a) { next = fetch_a(row0, k0, k_end, ia, ka); } else { next = fetch_b(column0, k0, k_end, ib, kb); }

@@ -9,7 +9,7 @@ var<private> subgroup_index: u32;
 var<private> subgroup_count: u32;
 #end
 
-// Arguments one by one: naga 29 makes wrong Direct3D code of a struct of them.
+// Separate arguments: naga 29 generates wrong Direct3D code for a struct of them.
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,

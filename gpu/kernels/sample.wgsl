@@ -71,7 +71,7 @@ fn nucleus_rank(row: u32, from_: u32, top: u32, thread: u32) -> u32 {
     let candidate = threshold | (0x80000000u >> bit);
     if (total_mass(row, max(candidate, from_), largest, thread) >= wanted) { threshold = candidate; }
   }
-  // A top_p of 0 is reached by nothing at all: the most probable ones stay.
+  // A top_p of 0 is reached with no token at all: the most probable ones stay.
   return min(max(threshold, from_), top);
 }
 

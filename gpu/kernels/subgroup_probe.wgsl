@@ -9,7 +9,7 @@ fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   let integer_sum = workgroup_sum_u32(value, thread);
   let integer_largest = workgroup_max_u32(value, thread);
   let integer_smallest = workgroup_min_u32(value, thread);
-  // The last thread tells: every one must have the result.
+  // The last thread writes the result, which every thread must have.
   if (thread == THREADS - 1u) {
     out_store(0u, u32(sum));
     out_store(1u, u32(largest));

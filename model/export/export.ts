@@ -23,19 +23,19 @@ export const EXPORT_OPTIONS = {
 /** How to export, and the device that checks an ONNX graph. */
 export type ExportOptions = DeviceOptions & Partial<OptionValues<typeof EXPORT_OPTIONS>>;
 
-/** What an export came to. */
+/** The result of an export. */
 export interface ExportResult {
   /** path of the file with the weights */
   file: string;
   /** its size */
   bytes: number;
-  /** of ONNX: largest absolute difference between the graph's logits in onnxruntime and ours, on fixed prompts */
+  /** for ONNX: largest absolute difference between the graph's logits in onnxruntime and ours, on fixed prompts */
   maxDifference?: number;
 }
 
 /**
- * Writes an inference-only model. An ONNX graph is run and compared with our own logits before anything is written; the device
- * options say where those are computed.
+ * Writes an inference-only model. An ONNX graph is run and compared with our own logits before anything is written; the
+ * device options say where those are computed.
  *
  * @example
  * ```ts
@@ -65,7 +65,7 @@ export async function exportModel(
   const model = await readModel(from);
   if (await sameDirectory(from, to)) {
     throw new MicrogptError(`the export would replace the model it is made from: ${to}`, {
-      hint: "give another directory with --output",
+      hint: "give another directory with `output`",
       usage: true,
     });
   }
@@ -95,8 +95,11 @@ export async function exportModel(
 /** @throws {MicrogptError} for another architecture */
 function gptConfigOf({ architecture = "gpt", ...config }: ModelConfig): GptConfig {
   if (architecture === "gpt") return config;
-  throw new MicrogptError(`--format onnx is for the architecture gpt, and this model is a ${architecture}`, {
-    hint: "export it with --format safetensors",
-    usage: true,
-  });
+  throw new MicrogptError(
+    `\`format\` onnx is for the architecture gpt, and this model is a ${architecture}`,
+    {
+      hint: "export it with `format` safetensors",
+      usage: true,
+    },
+  );
 }

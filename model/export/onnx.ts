@@ -43,7 +43,7 @@ export function buildOnnx(
 ): Uint8Array {
   if (layout.count * (half ? 2 : 4) > MAX_WEIGHT_BYTES) {
     throw new MicrogptError(`an ONNX file holds at most 2 GB, this model has ${layout.count} parameters`, {
-      hint: half ? "export it as safetensors" : "try --half, or export it as safetensors",
+      hint: half ? "export it as safetensors" : "try `half`, or export it as safetensors",
     });
   }
   const g = new OnnxGraph();
@@ -107,14 +107,14 @@ function toHalf(data: Float32Array, name: string): Float16Array {
   const bad = half.findIndex((value, i) => !Number.isFinite(value) && Number.isFinite(data[i]));
   if (bad >= 0) {
     throw new MicrogptError(`a weight of ${name} is ${data[bad]}, f16 ends at 65504`, {
-      hint: "export without --half",
+      hint: "export without `half`",
     });
   }
   return half;
 }
 
 /**
- * The weights as a file with `half` holds them, back in f32: what its logits are to be compared with.
+ * The weights as a file with `half` holds them, back in f32: its logits are compared with theirs.
  * @param params [any length] f32
  */
 export function roundToHalf(params: Float32Array): Float32Array {
@@ -158,7 +158,7 @@ function gptGraph(g: OnnxGraph, config: GptConfig, weights: WeightConstants): vo
   g.op("logits", "MatMul", [x, weights.transposed("lm_head", ["lm_head"])]); // [b, s, V]
 }
 
-/** bool [b, 1, s, t]: whether query i of the tokens fed sees key j: j ≤ p + i, and the key is no padding. */
+/** bool [b, 1, s, t]: whether query i of the tokens fed sees key j: j ≤ p + i, and the key is not padding. */
 function visibilityMask(g: OnnxGraph, inputIds: string, attentionMask: string): string {
   g.integers("zero", 0);
   g.integers("one", 1);

@@ -1,4 +1,4 @@
-/** The JSON files beside `model.onnx`: what transformers.js must know to load it and to generate as we do. */
+/** The JSON files beside `model.onnx`: what transformers.js needs to know to load it and generate as we do. */
 import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import type { GptConfig } from "../gpt.ts";
 import { MicrogptError } from "../../device/errors.ts";
@@ -6,7 +6,7 @@ import { parseObject } from "../files/directory.ts";
 import { type SpecialIds, specialIds } from "../generate/prompt.ts";
 import { SAMPLING } from "../generate/sampling.ts";
 
-/** What `model.onnx` says of who made it. */
+/** What `model.onnx` says about who made it. */
 export const PRODUCER = "microgpt";
 
 /**
@@ -52,7 +52,7 @@ export function modelConfig(config: GptConfig, tokens: SpecialIds): object {
     tie_word_embeddings: false,
     bos_token_id: tokens.bos,
     eos_token_id: endOfText(tokens),
-    // There is one model.onnx, and a browser would look for model_quantized.onnx.
+    // There is only model.onnx; a browser would look for model_quantized.onnx.
     "transformers.js_config": { dtype: "fp32" },
   };
 }

@@ -41,7 +41,7 @@ export interface OnnxExportOptions {
   ) => Promise<number>;
 }
 
-/** What an export came to. */
+/** The result of an export. */
 export interface OnnxExportResult {
   /** size of model.onnx */
   bytes: number;
@@ -51,7 +51,7 @@ export interface OnnxExportResult {
 
 type OnnxFile = (typeof ONNX_FILES)[number];
 
-/** A graph further off than this is not the model. */
+/** A graph that is further off than this is not the model. */
 const TOLERANCE = 1e-3;
 
 /**
@@ -93,8 +93,9 @@ export async function exportOnnx(
 }
 
 /**
- * Checks that an export may be written to `dir`. An earlier export is known by its content: the graph names this program,
- * and the four texts are what an export writes beside it, to the byte; one that a person changed is that person's.
+ * Checks that an export may be written to `dir`. An earlier export is recognized by its content: the graph names this
+ * program, and the four texts are exactly what an export writes beside it; a text that a person changed is that
+ * person's.
  * @throws {MicrogptError} when it cannot be written, or holds a model or what is not ours
  */
 export async function checkOnnxOutput(dir: string): Promise<void> {
@@ -102,10 +103,10 @@ export async function checkOnnxOutput(dir: string): Promise<void> {
   for (const name of [STAGING, COMMITTED]) await checkStaged(dir, name);
   if (await isEntry(dir, "meta.json", "file")) {
     throw new MicrogptError(`${dir} holds a model (meta.json), which this would break`, {
-      hint: "choose another directory with --output",
+      hint: "choose another directory with `output`",
     });
   }
-  // of an export that was not moved into place whole, the new files count
+  // where an export was moved into place only in part, the new files count
   const texts = new Map<string, string>();
   for (const name of ONNX_FILES) {
     const staged = await isEntry(join(dir, COMMITTED), name, "file");
@@ -130,7 +131,7 @@ async function checkGraph(dir: string, path: string): Promise<void> {
   throw notOurs(dir, "model.onnx", "another program made it");
 }
 
-/** More than this no text of an export has. */
+/** No text of an export is larger than this. */
 const MAX_TEXT_BYTES = 64 << 20;
 
 async function readSmall(path: string): Promise<string> {
@@ -146,13 +147,16 @@ function checkTexts(dir: string, texts: Map<string, string>): void {
   }
 }
 
-/** What an export writes for the architecture and the tokenizer that two of its texts describe; undefined if they do not. */
+/**
+ * What an export writes for the architecture and the tokenizer that two of its texts describe; undefined if they do
+ * not.
+ */
 function expectedTexts(config = "", tokenizer = ""): Record<string, string> | undefined {
   try {
     const { vocab_size, n_embd, n_head, n_layer, n_positions: block_size } = JSON.parse(config);
     return textsOf({ vocab_size, n_embd, n_head, n_layer, block_size }, tokenizer);
   } catch {
-    return undefined; // no JSON, or not of these fields
+    return undefined; // not JSON, or without these fields
   }
 }
 

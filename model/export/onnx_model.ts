@@ -1,4 +1,6 @@
-/** Generates text from an exported ONNX model in onnxruntime-web: without FFI, without a GPU, without our own kernels. */
+/**
+ * Generates text from an exported ONNX model in onnxruntime-web: without FFI, without a GPU, without our own kernels.
+ */
 import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import { gpt, type GptConfig } from "../gpt.ts";
@@ -11,7 +13,7 @@ import { specialTokens, withoutLeadingBos } from "./onnx_config.ts";
 import { type OnnxCache, OnnxSession } from "./onnx_session.ts";
 import { buildPrompt, type PromptOptions, sampleText, type SpecialIds } from "../generate/prompt.ts";
 import { mixSeed, uniform } from "../../device/random.ts";
-import { drawToken } from "../../device/reference_device.ts";
+import { drawToken } from "../../device/sampling.ts";
 
 /** How to generate; what is left out is as in `microgpt generate`. */
 export interface OnnxGenerateOptions extends PromptOptions, SamplingOptions {
@@ -73,9 +75,10 @@ export class OnnxModel {
   }
 
   /**
-   * Generates text and yields it in pieces of whole characters, until the model ends it. With the same seed and logits it draws the same tokens as
-   * `microgpt generate`.
-   * @throws {MicrogptError} for options out of range, when the prompt fills the context, or messages are given to a model without chat tokens
+   * Generates text and yields it in pieces of whole characters, until the model ends it. With the same seed and logits
+   * it draws the same tokens as `microgpt generate`.
+   * @throws {MicrogptError} for options out of range, when the prompt fills the context, or messages are given to a
+   * model without chat tokens
    */
   async *generate(options: OnnxGenerateOptions = {}): AsyncGenerator<string, void, void> {
     checkGenerateOptions(options);
@@ -109,7 +112,7 @@ export class OnnxModel {
     if (rest) yield rest;
   }
 
-  /** Frees the memory of the model; again it does nothing. What is being generated ends with an error. */
+  /** Frees the model's memory; does nothing the second time. A generation under way ends with an error. */
   async close(): Promise<void> {
     await this.session.close();
   }

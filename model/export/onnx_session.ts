@@ -11,13 +11,13 @@ type Runtime = typeof import("npm:onnxruntime-web@1.30.0");
 /** The cache after a step: values of `past_key_values.…` by name, for the next step. */
 export type OnnxCache = ReadonlyMap<string, Tensor>;
 
-/** What one step feeds. Rows of a batch are of one length; shorter ones are padded in front. */
+/** What one step feeds. All rows of a batch have the same length; shorter ones are padded in front. */
 export interface OnnxFeed {
   /** [b][s] */
   tokens: number[][];
   /** [b][s] place of each token in its sequence, from 0; any valid one for padding */
   positions: number[][];
-  /** [b][p + s] false hides a token: padding; by default all are seen */
+  /** [b][p + s] false hides a token, for padding; by default all are seen */
   visible?: boolean[][];
   /** from the step before; none at the start */
   cache?: OnnxCache;
@@ -25,7 +25,7 @@ export interface OnnxFeed {
 
 /** An exported graph, ready to run. */
 export class OnnxSession {
-  /** the steps that were asked for, one after the other: the runtime takes one at a time */
+  /** the steps requested, one after the other: the runtime takes one at a time */
   #running: Promise<unknown> = Promise.resolve();
   #released: Promise<void> | undefined;
 
@@ -86,7 +86,7 @@ export class OnnxSession {
     return { logits: outputs.logits!.data as Float32Array, cache };
   }
 
-  /** Frees the memory of the graph, when a step that runs is done. Again it does nothing. */
+  /** Frees the graph's memory once the running step is done; does nothing the second time. */
   async close(): Promise<void> {
     await (this.#released ??= this.#running.then(() => this.session.release()));
   }
@@ -94,7 +94,7 @@ export class OnnxSession {
   async #run(feeds: Record<string, Tensor>): Promise<Record<string, Tensor>> {
     if (this.#released) throw new MicrogptError("the model is closed", { hint: "load it again" });
     const outputs = this.#running.then(() => this.session.run(feeds));
-    // Who awaits the step gets its error; the next step does not fail for it.
+    // Whoever awaits the step gets its error; the next step does not fail because of it.
     this.#running = outputs.catch(() => {});
     return await outputs as Record<string, Tensor>;
   }

@@ -106,7 +106,7 @@ function largestDifference(a: Float32Array, b: Float32Array): number {
  * Our own logits, by the network's decoding step on a device.
  * @param device one whose dtype is f32, if small differences matter
  * @param params [layout.length] f32 weights
- * @param run gets the function; the device's memory for it is freed when it ends
+ * @param run receives the function; the device's memory for it is freed when `run` ends
  */
 export async function withPromptLogits<T>(
   device: Device,
@@ -118,7 +118,7 @@ export async function withPromptLogits<T>(
   const flat = flatTensor(device, "weights", network.layout, "work");
   const rows = Math.min(config.block_size, LONGEST_PROMPT);
   const memory = network.allocateDecodeMemory(device, rows, 1, config.block_size);
-  const logits = device.tensor("logits", rows, config.vocab_size, "f32"); // of all rows, not of the last alone
+  const logits = device.tensor("logits", rows, config.vocab_size, "f32"); // of all rows, not only of the last
   const feed = {
     tokens: device.tensor("tokens", rows, 1, "u32"),
     positions: device.tensor("positions", rows, 1, "u32"),

@@ -1,4 +1,4 @@
-/** Models and training checkpoints: reading them from a directory, and saving them so that a crash costs nothing. */
+/** Models and training checkpoints: reading them from a directory, and saving them so that a crash loses nothing. */
 import { join } from "node:path";
 import { digestOf, type FileDigest, forEachChunk, HashedReader, writeHashed } from "./digest.ts";
 import type { MetricsSnapshot } from "./metrics_log.ts";
@@ -36,7 +36,7 @@ import {
   type TrainState,
 } from "./train_state.ts";
 
-/** A model as it was read. */
+/** A model read from files. */
 export interface LoadedModel extends ModelDescription {
   layout: ParameterLayout;
   /** the weights, [layout.length] */
@@ -45,7 +45,7 @@ export interface LoadedModel extends ModelDescription {
   fileDtype: string;
 }
 
-/** A training checkpoint as it was read. */
+/** A training checkpoint read from files. */
 export interface LoadedCheckpoint extends LoadedModel {
   optimizer: OptimizerState;
   trainState: TrainState;
@@ -88,9 +88,9 @@ async function readModelFiles(dir: string, digests: SavedDigests = {}): Promise<
 }
 
 /**
- * Reads everything that training goes on from, and checks that all files come from one save. Each file is read once,
+ * Reads everything needed to go on training, and checks that all files come from one save. Each file is read once,
  * so that the bytes that were checked are the bytes that are used.
- * @throws {MicrogptError} as `readModel`, and when it is no whole training checkpoint
+ * @throws {MicrogptError} as `readModel`, and when it is not a whole training checkpoint
  */
 export async function readCheckpoint(dir: string): Promise<LoadedCheckpoint> {
   await checkDirectory(dir);
@@ -119,13 +119,16 @@ async function readCheckpointFiles(dir: string): Promise<LoadedCheckpoint> {
   return { ...model, optimizer: optimizer as OptimizerState, trainState: state };
 }
 
-/** Reads the training state of a model, or returns undefined when it has none. @throws {MicrogptError} when it is malformed */
+/**
+ * Reads the training state of a model, or returns undefined when it has none.
+ * @throws {MicrogptError} when it is malformed
+ */
 export async function readTrainState(dir: string): Promise<TrainState | undefined> {
   const text = await readTextIfThere(dir, "train_state.json", STATE_MAX_BYTES);
   return text === undefined ? undefined : parseTrainState(text, join(dir, "train_state.json")).state;
 }
 
-/** Reads what can be said about a model without its weights, whose header alone is checked. */
+/** Reads what can be said about a model without its weights, of which only the header is checked. */
 export async function readModelHeader(dir: string): Promise<ModelHeader> {
   await checkDirectory(dir);
   return await readBetweenSaves(dir, async () => {
@@ -168,7 +171,7 @@ async function readTensors(
   return parameters;
 }
 
-/** The log is read when the run goes on; here it only has to be the one of the save. */
+/** The log is read when the run goes on; here it only has to be the save's own. */
 async function checkMetrics(dir: string, expected: FileDigest): Promise<void> {
   using file = await openModelFile(dir, "metrics.jsonl");
   const { bytes, sha256 } = await digestOf(file);
@@ -217,8 +220,8 @@ export async function saveCheckpoint(
 /**
  * Saves a model for inference only, with the same guarantees.
  * @param options.half write f16 instead of f32
- * @throws {MicrogptError} when `dir` holds a training checkpoint, an ONNX export or what is not ours, something cannot be
- * written, or a weight does not fit f16
+ * @throws {MicrogptError} when `dir` holds a training checkpoint, an ONNX export or what is not ours, something cannot
+ * be written, or a weight does not fit f16
  */
 export async function saveInferenceModel(
   dir: string,

@@ -32,7 +32,7 @@ export async function copyModel(from: string, to: string): Promise<void> {
 
 async function copyInto(from: string, staging: string): Promise<void> {
   for (const name of MODEL_FILES) {
-    // with its own rights: the files copied may be read-only
+    // with permissions of its own: the files copied may be read-only
     using source = await Deno.open(join(from, name));
     await writeHashed(join(staging, name), (file) => forEachChunk(source, (chunk) => file.write(chunk)));
   }

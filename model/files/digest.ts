@@ -8,7 +8,7 @@ export interface FileDigest {
   sha256: string;
 }
 
-/** Bytes moved at a time: copying and hashing so many takes a few milliseconds, so training goes on between. */
+/** Bytes moved at a time: copying and hashing them takes a few milliseconds, so training goes on in between. */
 export const CHUNK_BYTES = 2 << 20;
 
 /** A new file that is hashed while it is written. */
@@ -55,7 +55,7 @@ export async function writeHashed(
   return await file.finish();
 }
 
-/** An open file as far as reading it goes from its position on. */
+/** The part of an open file's interface that reads on from its position. */
 export type ReadableFile = Pick<Deno.FsFile, "read" | "stat">;
 
 /** An open file that is hashed while it is read, so that what was checked is what was used. */
@@ -81,7 +81,7 @@ export class HashedReader implements ReadableFile {
     return this.#file.stat();
   }
 
-  /** The digest of all that was read; to be asked once. */
+  /** The digest of everything that was read; call once. */
   digest(): FileDigest {
     return { bytes: this.#bytes, sha256: this.#hash.digest("hex") };
   }

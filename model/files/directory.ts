@@ -40,14 +40,14 @@ export function optimizerFile<Name extends StateName>(name: Name): `optimizer_${
   return `optimizer_${name}.safetensors`;
 }
 
-/** Where `--keep` keeps earlier checkpoints. */
+/** Where `keep` keeps earlier checkpoints. */
 export const KEPT_DIR = "checkpoints";
 /** The names of its directories: a step, the best, and what was the best until other documents were held out. */
 export const KEPT_NAME = /^(?:step-\d{6,}|best(?:-until-step-\d{6,}(?:-\d+)?)?)$/;
 
 /** Where a save writes its files, before they count. */
 export const STAGING = ".saving";
-/** Where they are from the instant that they count, until they are moved into place. */
+/** Where they are from the instant they count until they are moved into place. */
 export const COMMITTED = ".saved";
 
 /** At most 60 characters of what a file holds, fit for an error message: one line, nothing a terminal would obey. */
@@ -56,13 +56,13 @@ export function printable(text: string): string {
   return line.length > 60 ? `${line.slice(0, 60)}…` : line;
 }
 
-/** The error for a file that holds what no save wrote. */
+/** The error for a file whose content no save wrote. */
 export function wrongContent(message: string, cause?: unknown): MicrogptError {
   const hint = "the file was changed or damaged; copy the whole model directory again";
   return new MicrogptError(message, { hint, cause });
 }
 
-/** The error for a file that another save wrote than the rest of a checkpoint. */
+/** The error for a file written by a different save from the rest of a checkpoint. */
 export function otherSave(path: string): MicrogptError {
   return new MicrogptError(`${path} is not the file that train_state.json was saved with`, {
     hint: "the files come from two saves, or one was changed; copy the whole checkpoint again",
@@ -78,7 +78,10 @@ export function isSystemError(error: unknown): error is Error {
   return "code" in error || error instanceof Deno.errors.NotCapable || OS_ERROR.test(error.message);
 }
 
-/** `what` and the operating system's own words as a user's error; errors that are no file system's stay as they are. */
+/**
+ * `what` and the operating system's own words as a user's error; errors that are not the file system's stay as they
+ * are.
+ */
 export function fileError(what: string, error: unknown, hint?: string): unknown {
   if (!isSystemError(error)) return error;
   const reason = error.message.replace(OS_ERROR, "");
@@ -110,11 +113,11 @@ export async function checkDirectory(dir: string): Promise<void> {
   );
 }
 
-/** Reading is tried anew this often when a save comes between. */
+/** How often reading is tried again when a save interferes. */
 const READ_ATTEMPTS = 10;
 
 /**
- * Reads several files of a model as one save left them: where a save came between the first and the last look, what was
+ * Reads several files of a model as one save left them: if a save came between the first and the last look, what was
  * read may be of two saves, and is read again.
  * @param read reads the files, and may be called several times
  * @throws {MicrogptError} what `read` throws when no save came between, or that saves leave no time to read
@@ -158,7 +161,7 @@ export async function openIfThere(dir: string, name: ModelFile): Promise<Deno.Fs
     try {
       const info = await ifThere(Deno.stat(path));
       if (!info) continue;
-      // opening a pipe would wait for ever
+      // opening a pipe would wait forever
       if (!info.isFile) throw new MicrogptError(`${final} is not a regular file`);
       const file = await ifThere(Deno.open(path));
       if (file) return file;
@@ -189,7 +192,7 @@ export async function openModelFile(dir: string, name: ModelFile): Promise<Deno.
   });
 }
 
-/** True where there is a graph and no model beside it. */
+/** True where there is a graph without a model beside it. */
 export async function isOnnxExport(dir: string): Promise<boolean> {
   try {
     const names = await ifThere(Array.fromAsync(Deno.readDir(dir), (entry) => entry.name)) ?? [];

@@ -22,7 +22,7 @@ export interface InspectDataOptions extends CorpusOptions {
 export interface InspectedData {
   /** what the documents are */
   mode: "text" | "chat";
-  /** what a person should know of the files */
+  /** what a person should know about the files */
   notices: string[];
   /** counts, lengths, alphabet, copies, what would be left out, and some documents as a model sees them */
   inspection: Inspection;
@@ -56,7 +56,7 @@ export async function inspectData(options: InspectDataOptions): Promise<Inspecte
 }
 
 /**
- * Trains a tokenizer as a run on the data would, on the first part of it where there is much.
+ * Trains a tokenizer as a run on the data would; on large data, on its first part.
  * @returns the corpus with what was read of it put back, and the tokenizer
  */
 async function withTokenizer(

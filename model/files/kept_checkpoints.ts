@@ -25,7 +25,7 @@ export async function keptBestStep(dir: string): Promise<number | undefined> {
 }
 
 /**
- * Gives checkpoints/best another name, so that what is the best from now on does not replace it.
+ * Gives checkpoints/best another name, so that a later best does not replace it.
  * @param step the step up to which it was the best
  * @returns its new path, undefined when there is none
  * @throws {MicrogptError} when it cannot be renamed
@@ -66,7 +66,7 @@ export async function keepCheckpoint(dir: string, step: number, keep: number): P
   }
 }
 
-/** Names of the kept steps' directories, oldest first. What else bears such a name is a person's, and left alone. */
+/** Names of the kept steps' directories, oldest first. Anything else with such a name is a person's, and left alone. */
 export async function keptSteps(dir: string): Promise<string[]> {
   const kept = join(dir, KEPT_DIR);
   const entries = await ifThere(Array.fromAsync(Deno.readDir(kept), (entry) => entry.name));
@@ -83,7 +83,10 @@ function stepOf(name: string): number {
   return Number(STEP_NAME.exec(name)![1]);
 }
 
-/** Whether a directory holds what `keepCheckpoint` left there, whole or half: no later steps, nothing that a person put in. */
+/**
+ * Whether a directory holds what `keepCheckpoint` left there, whole or in part: no later steps, nothing that a person
+ * put there.
+ */
 async function isKept(kept: string, name: string): Promise<boolean> {
   try {
     const { steps } = await recognizeKeptCheckpoint(kept, name);
@@ -101,7 +104,7 @@ async function removeKept(kept: string, name: string): Promise<void> {
   await removeOwnTree(kept, REMOVING);
 }
 
-/** The files of a save are never changed in place, so another name for them is as good as a copy, and free. */
+/** The files of a save are never changed in place, so another name for one is as good as a copy, and free. */
 async function linkCheckpoint(dir: string, name: string): Promise<void> {
   const kept = join(dir, KEPT_DIR);
   await isEntry(dir, KEPT_DIR, "directory");

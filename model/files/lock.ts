@@ -1,10 +1,10 @@
 /**
- * A lock on a directory that is written to: one process at a time, and the others learn which one it is.
+ * A lock on a directory for writing: one process holds it at a time, and the others learn which one.
  *
- * DIR/.lock is locked by the operating system (flock, on Windows LockFileEx), which lets go of it when the process ends,
- * however it ends: what a killed process leaves is only a file, and the next one takes it over. The file's text names
- * the process. On a network file system the machines may not know of each other's locks, so there the text counts too: a
- * file that another machine wrote is respected until a person removes it.
+ * DIR/.lock is locked by the operating system (flock, on Windows LockFileEx), which lets go of it when the process
+ * ends, however it ends: what a killed process leaves is only a file, and the next one takes it over. The file's text
+ * names the process. On a network file system the machines may not know of each other's locks, so there the text counts
+ * too: a file that another machine wrote is respected until a person removes it.
  */
 import { dirname, join, resolve } from "node:path";
 import { MicrogptError } from "../../device/errors.ts";
@@ -19,7 +19,7 @@ export interface LockHolder {
   pid: number;
   /** name of its machine, where the process may ask for it */
   host?: string;
-  /** names one start of one machine's system, where there is such a thing: containers have names of their own */
+  /** identifies one boot of one machine, where there is such a thing: containers have names of their own */
   boot?: string;
   /** ISO date and time */
   started: string;
@@ -62,7 +62,7 @@ export class RunLock {
       }
     } catch (error) {
       removeEmpty(made);
-      throw fileError(`cannot write to ${dir}`, error, "choose another directory with --output");
+      throw fileError(`cannot write to ${dir}`, error, "choose another directory with `output`");
     }
   }
 
@@ -88,7 +88,7 @@ export class RunLock {
     }
   }
 
-  /** Removes the lock, and the directory where it was made for the lock and nothing else came. Harmless when repeated. */
+  /** Removes the lock, and the directory if it was made for the lock and is otherwise empty. Harmless when repeated. */
   release(): void {
     const file = this.#file;
     if (!file) return;
@@ -97,7 +97,7 @@ export class RunLock {
       const there = statIfThere(this.#path);
       if (isAt(file.statSync(), there)) Deno.removeSync(this.#path);
     } catch (error) {
-      // A file that stays is a dead process's lock, which the next one takes over: no reason to fail what was done.
+      // A file left behind is like a dead process's lock, which the next process takes over: no reason to fail finished work.
       if (!isSystemError(error)) throw error;
     } finally {
       file.close();
@@ -204,7 +204,7 @@ function thisProcess(): LockHolder {
   };
 }
 
-/** What the system says of itself, where it does; a program's permissions may not go so far. */
+/** What the system says about itself, if anything; the program's permissions may not extend to it. */
 function unlessRefused(ask: () => string): string | undefined {
   try {
     return ask();
@@ -230,7 +230,7 @@ function describe(holder: LockHolder | undefined): string {
 
 function heldBy(dir: string, holder: LockHolder | undefined): MicrogptError {
   return new MicrogptError(`${dir} is in use by ${describe(holder)}`, {
-    hint: "wait until it ends, or choose another directory with --output",
+    hint: "wait until it ends, or choose another directory with `output`",
   });
 }
 

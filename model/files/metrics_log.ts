@@ -34,7 +34,7 @@ export interface MetricsSnapshot {
 /** No line of ours is near this long; a longer one is no line of a metrics file. */
 const MAX_LINE_BYTES = 64 << 10;
 
-/** Most that waits in memory while the disk is full, a hundred thousand lines; beyond it the oldest are dropped. */
+/** Most that waits in memory while the disk is full, a hundred thousand lines; beyond that the oldest are dropped. */
 const MAX_WAITING_BYTES = 16 << 20;
 
 /**
@@ -87,8 +87,8 @@ export class MetricsLog {
   }
 
   /**
-   * Adds a line. A loss that is not finite becomes null, as JSON has it. A line that cannot be written, on a full disk, waits
-   * in memory for the next that can: a run is not lost for that.
+   * Adds a line. A loss that is not finite becomes null, as JSON has it. A line that cannot be written, on a full disk,
+   * waits in memory for the next that can: a run is not lost for that.
    */
   append(metrics: StepMetrics | EvaluationMetrics): void {
     const failedBefore = this.#failure !== undefined;
@@ -157,7 +157,7 @@ export class MetricsLog {
     this.#dropOldest();
   }
 
-  /** Keeps what waits within its bound. The first stays, it may be half written. */
+  /** Keeps what waits within its bound. The first line stays: it may be half written. */
   #dropOldest(): void {
     while (this.#waitingBytes > MAX_WAITING_BYTES && this.#waiting.length > 1) {
       const [dropped] = this.#waiting.splice(1, 1);

@@ -7,7 +7,7 @@ import { namesOf, ownTree, recognizeModel } from "./own_files.ts";
 /** A place for the old model. */
 export interface OldModelPlace {
   path: string;
-  /** the model there is ours, and no longer run than the one that is to be kept: it goes */
+  /** the model there is ours, and has no more steps than the one that is to be kept: it goes */
   replaces: boolean;
 }
 
@@ -23,7 +23,7 @@ export async function oldModelPlace(dir: string): Promise<OldModelPlace> {
     await firstPlace(real, join(real, "old"), steps);
   if (place) return place;
   throw new MicrogptError(`the model in ${dir} cannot be moved to ${real}.old or ${join(real, "old")}`, {
-    hint: "choose another directory with --output",
+    hint: "choose another directory with `output`",
   });
 }
 
@@ -33,7 +33,7 @@ async function firstPlace(
   base: string,
   steps: number | undefined,
 ): Promise<OldModelPlace | undefined> {
-  // asking for leave is not worth a question to the person
+  // this is not worth asking the person for a permission
   for (const name of ["read", "write"] as const) {
     if ((await Deno.permissions.query({ name, path: dirname(base) })).state !== "granted") return undefined;
   }
@@ -56,15 +56,18 @@ async function mayBeReplaced(path: string, steps: number | undefined): Promise<b
     if ((await namesOf(path)).length === 0) return false;
     await ownTree(dirname(path), basename(path));
     const there = await recognizeModel(path, true);
-    // of a model without training state nobody knows how long it was trained
+    // nobody knows how long a model without training state was trained
     return there.steps !== undefined && steps !== undefined && there.steps <= steps ? true : undefined;
   } catch (error) {
-    if (error instanceof MicrogptError) return undefined; // not ours, or not to be read
+    if (error instanceof MicrogptError) return undefined; // not ours, or unreadable
     throw error;
   }
 }
 
-/** Whether a directory can be moved from inside `dir` to a new path: tried, for a bind mount shows no other way. */
+/**
+ * Whether a directory can be moved from inside `dir` to a new path: by trying it, because a bind mount cannot be
+ * recognized otherwise.
+ */
 async function canMoveTo(dir: string, target: string): Promise<boolean> {
   const source = join(dir, STAGING);
   await Deno.mkdir(source);

@@ -5,7 +5,7 @@ import { fileError, ifThere, KEPT_DIR, KEPT_NAME, openIfThere, sameDirectory, ST
 import { type Holding, recognizeModel } from "./own_files.ts";
 import { discardStaging, finishPublish, makeDirectory } from "./publish.ts";
 
-const OTHER_OUTPUT = "choose another directory with --output";
+const OTHER_OUTPUT = "choose another directory with `output`";
 
 /**
  * Checks that files could be written to `dir`, and leaves nothing behind.
@@ -53,7 +53,7 @@ async function isGranted(name: "read" | "write", path: string): Promise<boolean>
   return (await Deno.permissions.query({ name, path })).state === "granted";
 }
 
-/** `path` or the nearest above it that is there; undefined where this program has no leave to look. */
+/** `path`, or the nearest directory above it that exists; undefined where this program is not allowed to look. */
 async function nearestDirectory(path: string): Promise<string | undefined> {
   if (!await isGranted("read", path) || !await isGranted("write", path)) return undefined;
   const above = dirname(path);
@@ -64,12 +64,12 @@ async function nearestDirectory(path: string): Promise<string | undefined> {
 export interface KeptCheckpoint {
   /** the run's directory */
   run: string;
-  /** where a run goes that goes on from it */
+  /** the directory for a run that goes on from it */
   next: string;
 }
 
 /**
- * Where a directory belongs to another run, as one of the checkpoints that it keeps.
+ * The run that a directory belongs to, as one of the checkpoints that it keeps.
  * @returns undefined for any other directory
  */
 export async function keptIn(dir: string): Promise<KeptCheckpoint | undefined> {
@@ -98,7 +98,8 @@ async function realPathIfThere(path: string): Promise<string | undefined> {
 }
 
 /**
- * Makes sure that files can be written to `dir`, creating it, and finishes or discards what a save that died left there.
+ * Makes sure that files can be written to `dir`, creating it, and finishes or discards what a save that died left
+ * there.
  * @param goesOn the run is resumed there
  * @returns what it holds
  * @throws {MicrogptError} when nothing can be written, or a save would replace what is not ours

@@ -29,10 +29,10 @@ import { parseTrainState, type SavedDigests, STATE_MAX_BYTES, type TrainState } 
 
 /** In `.saved`: what is replaced is another run's model and goes where this file says, instead of nowhere. */
 export const KEEP_OLD = "keep-old";
-/** In `.saved`: the model that was kept there before, which goes at last. */
+/** In `.saved`: the model that was kept there before, which is removed last. */
 export const REPLACED = "replaced";
 
-/** A kept checkpoint that is being removed, which has no checkpoint's name any more. */
+/** A kept checkpoint that is being removed, which no longer has a checkpoint's name. */
 export const REMOVING = ".removing";
 
 const FILE_NAMES: ReadonlySet<string> = new Set([...CHECKPOINT_FILES, ...ONNX_FILES, KEEP_OLD]);
@@ -40,7 +40,7 @@ const FILE_NAMES: ReadonlySet<string> = new Set([...CHECKPOINT_FILES, ...ONNX_FI
 const isDirectoryName = (name: string) =>
   [KEPT_DIR, STAGING, COMMITTED, REPLACED, REMOVING].includes(name) || KEPT_NAME.test(name);
 
-/** What a directory holds of this program's. */
+/** What a directory holds that is this program's. */
 export interface Holding {
   /** a checkpoint: the run's last, or one that it kept */
   kind: "nothing" | "model" | "checkpoint";
@@ -51,7 +51,7 @@ export interface Holding {
 /** The error for what would be replaced, moved or removed although this program did not write it. */
 export function notOurs(dir: string, name: string, reason: string): MicrogptError {
   return new MicrogptError(`${dir} holds ${printable(name)}, which microgpt did not write (${reason})`, {
-    hint: "only microgpt's own files are replaced: choose another directory with --output, or move that away",
+    hint: "only microgpt's own files are replaced: choose another directory with `output`, or move that away",
   });
 }
 
@@ -80,7 +80,7 @@ export async function isEntry(dir: string, name: string, what: "file" | "directo
   if (what === "file" ? !info.isFile : !info.isDirectory) throw notOurs(dir, name, `it is no ${what}`);
   if (what === "file" && info.mode !== null && (info.mode & 0o222) === 0) {
     throw new MicrogptError(`${join(dir, name)} is read-only, so it is not replaced`, {
-      hint: "choose another directory with --output, or make it writable",
+      hint: "choose another directory with `output`, or make it writable",
     });
   }
   return true;
@@ -107,7 +107,7 @@ export async function recognizeModel(dir: string, thorough: boolean, keptToo = t
   }
   if (await isOnnxExport(dir)) {
     throw new MicrogptError(`${dir} holds an ONNX export, which this would break`, {
-      hint: "choose another directory with --output",
+      hint: "choose another directory with `output`",
     });
   }
   const state = present.includes("train_state.json")
@@ -120,7 +120,7 @@ export async function recognizeModel(dir: string, thorough: boolean, keptToo = t
   return { kind: state ? "checkpoint" : "model", steps };
 }
 
-/** What `look` returns; that a file is not as it should be means that it is not ours. */
+/** What `look` returns; a file that is not as it should be is not ours. */
 async function recognized<T>(dir: string, name: string, look: () => Promise<T>): Promise<T> {
   try {
     return await look();
@@ -198,7 +198,7 @@ function isLogLine(line: string): boolean {
   try {
     return line.trim() === "" || typeof JSON.parse(line)?.step === "number";
   } catch {
-    return false; // no JSON
+    return false; // not JSON
   }
 }
 
@@ -267,7 +267,7 @@ export async function ownTree(dir: string, name: string): Promise<string[]> {
   return [...paths, path];
 }
 
-/** Removes a directory of this program's files, after a look that it holds nothing else. */
+/** Removes a directory of this program's files, after checking that it holds nothing else. */
 export async function removeOwnTree(dir: string, name: string): Promise<void> {
   for (const path of await ownTree(dir, name)) await ifThere(Deno.remove(path));
 }

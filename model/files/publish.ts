@@ -1,5 +1,5 @@
 /**
- * How the files of a directory are replaced all together or not at all, and how that is finished when the process died
+ * How the files of a directory are replaced all together or not at all, and how that is finished if the process dies
  * in between. The protocol (docs/file-formats.md explains it):
  *
  * 1. A save writes all its files into DIR/.saving and flushes them. DIR's own files are as they were.
@@ -56,7 +56,7 @@ export async function publish(
       await syncDirectory(staging);
       await Deno.rename(staging, join(dir, COMMITTED));
     } catch (error) {
-      // should this fail too, the next save does it; the first error is the one to know
+      // should this fail too, the next save does it; the first error is the one to report
       await discardStaging(dir).catch(() => undefined);
       throw error;
     }
@@ -71,14 +71,18 @@ export async function publish(
   }
 }
 
-/** A quick look, for a person may have put files there since the run began: what is replaced must look like ours. */
+/**
+ * A quick look, because a person may have put files there since the run began: what is replaced must look like ours.
+ */
 async function checkReplaceable(dir: string, names: string[]): Promise<void> {
   for (const name of names) {
     if (await isEntry(dir, name, "file")) await checkBeginning(dir, name);
   }
 }
 
-/** Removes what a save staged that never came to count, and puts back the model it had taken from the old one's place. */
+/**
+ * Removes what a save staged that never came to count, and puts back the model it had taken from the old one's place.
+ */
 export async function discardStaging(dir: string): Promise<void> {
   const staging = join(dir, STAGING);
   if (await isEntry(dir, STAGING, "directory") && await isEntry(staging, REPLACED, "directory")) {
@@ -91,13 +95,16 @@ export async function discardStaging(dir: string): Promise<void> {
 async function placeFrom(staged: string, dir: string): Promise<string> {
   const real = await Deno.realPath(dir);
   const place = await Deno.readTextFile(join(staged, KEEP_OLD));
-  // versions before this said nothing: beside it
+  // earlier versions wrote nothing here: it goes beside the directory
   if (place === "") return `${real}.old`;
   if (/^(?:\.\.[/\\])?[^/\\]+$/.test(place)) return resolve(real, place);
   throw wrongContent(`${join(staged, KEEP_OLD)} names no place beside or in ${dir}`);
 }
 
-/** Step 3 of a save, from wherever it stands; nothing when there is none to finish. @returns whether the save kept the old model */
+/**
+ * Step 3 of a save, from wherever it stands; nothing when there is none to finish.
+ * @returns whether the save kept the old model
+ */
 export async function finishPublish(dir: string): Promise<boolean> {
   const committed = join(dir, COMMITTED);
   if ((await ownTree(dir, COMMITTED)).length === 0) return false;
@@ -158,7 +165,7 @@ export async function makeDirectory(dir: string): Promise<void> {
   try {
     await syncDirectory(dirname(resolve(dir)));
   } catch (error) {
-    // A parent that may be passed but not read cannot be flushed by name; the system will in its own time.
+    // A parent that may be passed but not read cannot be flushed by name; the system will do it in its own time.
     if (error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotCapable) return;
     throw error;
   }

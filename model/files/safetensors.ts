@@ -127,7 +127,7 @@ function headerProblem(text: string): string | undefined {
   }
 }
 
-/** A JSON string's value; its own text when it is none, which JSON.parse of the whole will report. */
+/** A JSON string's value, or its own text when it is not one, which JSON.parse of the whole will report. */
 function unescaped(literal: string): string {
   if (!literal.includes("\\")) return literal.slice(1, -1);
   try {
@@ -224,7 +224,8 @@ export function dtypeOf(tensors: TensorInfo[]): string {
 
 /**
  * Reads all tensors of a file opened at its start, each straight to its place in the flat array.
- * @throws {MicrogptError} when the file is malformed, belongs to another architecture, or holds a value that is not finite
+ * @throws {MicrogptError} when the file is malformed, belongs to another architecture, or holds a value that is not
+ * finite
  */
 export async function readParameters(
   file: ReadableFile,
@@ -359,7 +360,7 @@ export async function writeParameters(
   });
 }
 
-/** Puts values into a chunk from element `at` on, unless one is not finite: such weights are worth no file. */
+/** Puts values into a chunk from element `at` on. Refuses any that is not finite: such weights are not worth a file. */
 function encode(
   chunk: Uint8Array<ArrayBuffer>,
   at: number,

@@ -1,4 +1,4 @@
-/** What can be said of a model without its weights: what `microgpt info` shows. */
+/** What can be said about a model without its weights: what `microgpt info` shows. */
 import { isDataFile } from "../../data/dataset.ts";
 import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import type { ModelConfig } from "../config.ts";
@@ -32,9 +32,9 @@ export interface TrainingSummary {
   state: TrainState;
   /** the data lie in files, which can be read again to go on */
   rereadable: boolean;
-  /** where a run goes on that is resumed from it, where that is another directory */
+  /** where a run resumed from it goes on, if that is another directory */
   goesOnIn: string | undefined;
-  /** where the weights of the best evaluation are, should they be kept */
+  /** where the weights of the best evaluation are, if they are kept */
   bestDirectory: string | undefined;
 }
 

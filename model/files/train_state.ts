@@ -4,15 +4,15 @@ import { fieldsOf, type SavedSettings, SETTINGS } from "../settings.ts";
 import type { FileDigest } from "./digest.ts";
 import { CHECKPOINT_FILES, type ModelFile, parseObject, printable, wrongContent } from "./directory.ts";
 
-/** More than this is no `train_state.json`. */
+/** Anything larger is not a `train_state.json`. */
 export const STATE_MAX_BYTES = 1 << 20;
 
-/** Settings that every checkpoint has, those of the Rust program too. */
+/** Settings that every checkpoint has, including those of the Rust program. */
 export type RequiredSetting = "learning_rate" | "batch_size";
 
 /**
- * `train_state.json`. Its settings are those of the run that are saved, by their field names. The Rust program writes the
- * fields that are not optional here; the rest are ours.
+ * `train_state.json`. Its settings are those of the run that are saved, by their field names. The Rust program writes
+ * the fields that are not optional here; the rest are ours.
  */
 export interface TrainState
   extends Pick<SavedSettings, RequiredSetting>, Partial<Omit<SavedSettings, RequiredSetting>> {

@@ -13,7 +13,7 @@ export type ChatOptions = SamplingOptions;
 export interface SendOptions {
   /** ends the answer early; what was said stays in the conversation */
   signal?: AbortSignal;
-  /** called before the answer when the conversation is too long: so many tokens at its start are forgotten */
+  /** called before the answer when the conversation is too long, with the number of tokens forgotten at its start */
   onDropped?: (tokens: number) => void;
 }
 
@@ -28,7 +28,7 @@ export class ChatSession implements Disposable {
   readonly #ids: { bos: number; user: number; assistant: number; endTurn: number };
   /** the conversation so far, `<bos>` first */
   #tokens: number[];
-  /** the cache holds keys and values of so many of them */
+  /** how many of them have their keys and values in the cache */
   #cached = 0;
   #turns = 0;
   #answering = false;
@@ -46,7 +46,7 @@ export class ChatSession implements Disposable {
     const context = model.config.block_size;
     if (context < SHORTEST_CONTEXT) {
       throw new MicrogptError(`a context of ${context} tokens is too short for a conversation`, {
-        hint: `train with --block-size ${SHORTEST_CONTEXT} or more`,
+        hint: `train with \`blockSize\` ${SHORTEST_CONTEXT} or more`,
       });
     }
     this.#model = model;
@@ -84,7 +84,7 @@ export class ChatSession implements Disposable {
     this.#answering = true;
     try {
       const { user, assistant, endTurn } = this.#ids;
-      // no `push(...ids)`: a long message has more ids than a call may have arguments
+      // not `push(...ids)`: a long message has more ids than a call may have arguments
       this.#tokens = [...this.#tokens, user, ...ids, endTurn, assistant];
       const dropped = this.#truncate();
       if (dropped > 0) onDropped?.(dropped);
@@ -95,7 +95,10 @@ export class ChatSession implements Disposable {
     }
   }
 
-  /** Gives the device's memory back; again, or after the model was closed, it does nothing. An answer that is being given ends with an error. */
+  /**
+   * Frees the device's memory; does nothing the second time, or after the model was closed. An answer under way ends
+   * with an error.
+   */
   close(): void {
     this.#closed = true;
     this.#decoder.close();
@@ -139,7 +142,7 @@ export class ChatSession implements Disposable {
 
   /**
    * Cuts the conversation to the context less a quarter, which is for the answer: at the start of a user's turn, with
-   * `<bos>` in front again. Of a last message that is too long by itself the end is kept.
+   * `<bos>` in front again. Of a last message that is too long by itself, the end is kept.
    * @returns tokens dropped
    */
   #truncate(): number {

@@ -2,13 +2,12 @@
 import type { ModelConfig } from "../config.ts";
 import type { Allocator, DecodeRows, Device, Sampling, Tensor } from "../../device/device.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import { EventLoopTurns } from "../../device/event_loop.ts";
+import { Breather, nextWindowSteps } from "../../device/pacing.ts";
 import type { DecodeMemory, Network, Weights } from "../network.ts";
 import { networkOf } from "../networks.ts";
 import { mixSeed } from "../../device/random.ts";
-import { nextWindowSteps } from "../../device/window_steps.ts";
 
-/** A sequence to go on with: what was fed before lies in its cache line. */
+/** A sequence to continue: what was fed before is in its cache line. */
 export interface Start {
   /** cache line, 0 … sequences − 1 */
   sequence: number;
@@ -20,11 +19,11 @@ export interface Start {
 }
 
 export interface DecodeOptions extends Sampling {
-  /** ends a sequence; it is not fed, and not told as a token of it */
+  /** ends a sequence; it is neither fed nor reported as one of its tokens */
   stopToken: number;
-  /** tokens a sequence gets at most */
+  /** most tokens that a sequence gets */
   maxTokens: number;
-  /** the stop token is not drawn before so many tokens */
+  /** the stop token is not drawn before a sequence has this many tokens */
   minTokens?: number;
   signal?: AbortSignal;
 }
@@ -32,7 +31,7 @@ export interface DecodeOptions extends Sampling {
 /** What one sequence got since the last event. */
 export interface Decoded {
   sequence: number;
-  /** in their order; without the stop token */
+  /** in order; without the stop token */
   tokens: number[];
   /** the sequence is complete: stop token, `maxTokens` or the end of the context */
   done: boolean;
@@ -57,7 +56,7 @@ interface Window {
 /** Prompts are fed so many tokens at a time. */
 const PROMPT_CHUNK = 128;
 
-/** The event loop gets a turn at least this often. */
+/** The event loop is given a moment at least this often. */
 const BREATHE_MS = 15;
 
 export class Decoder {
@@ -120,7 +119,7 @@ export class Decoder {
         "decoding",
       );
     } catch (error) {
-      this.close(); // what there was room for
+      this.close(); // frees what did fit
       throw error;
     }
   }
@@ -137,7 +136,7 @@ export class Decoder {
     };
   }
 
-  /** Feeds tokens whose successors are known: keys and values of positions `position` … are in the cache after. */
+  /** Feeds tokens whose successors are known: afterwards the keys and values from `position` on are in the cache. */
   feed(sequence: number, tokens: ArrayLike<number>, position: number): void {
     this.#checkOpen();
     const device = this.#device;
@@ -166,9 +165,9 @@ export class Decoder {
   }
 
   /**
-   * Generates until every sequence is done, and tells what each got step by step. Where reading from the device is
-   * slow, several steps are read together, and the next are queued before. What a sequence gets depends on its seed
-   * and its tokens; on a GPU, where a batch of another size may be another kernel, up to rounding.
+   * Generates until every sequence is done, and reports what each got, step by step. Where reading from the device is
+   * slow, several steps are read together, after the next ones are queued. What a sequence gets depends on its seed
+   * and its tokens; on a GPU, where a batch of another size may use another kernel, up to rounding.
    * @throws {MicrogptError} once the decoder or its device is closed
    */
   async *decode(starts: Start[], options: DecodeOptions): AsyncGenerator<Decoded[], void, void> {
@@ -183,7 +182,7 @@ export class Decoder {
     for (const { sequence, seed } of rows) seeds[sequence] = mixSeed(seed);
     this.#device.write(this.#seeds, seeds);
     this.#writeRows(rows);
-    const turns = new EventLoopTurns(BREATHE_MS);
+    const breather = new Breather(BREATHE_MS);
     const windows: Window[] = []; // in flight, the oldest first
     try {
       for (let size = 1; rows.length > 0 && !signal?.aborted;) {
@@ -197,7 +196,7 @@ export class Decoder {
           rows = rows.filter((row) => !row.done);
           this.#writeRows(rows);
         }
-        if (turns.due) await turns.take();
+        if (breather.due) await breather.take();
         this.#checkOpen();
       }
     } finally {
@@ -206,9 +205,9 @@ export class Decoder {
   }
 
   /**
-   * Steps of the next window. One stream's grow to what takes a moment, so that it flows where steps are slow. Several
-   * streams' do not look at the time: rows that are done leave the batch between windows, products of fewer rows may
-   * round differently, and what is drawn must depend on the seed only.
+   * Steps of the next window. With one stream they grow to take a moment, so that text flows even where steps are slow.
+   * With several, time must not matter: rows that are done leave the batch between windows, products of fewer rows may
+   * round differently, and what is drawn must depend only on the seed.
    */
   #nextSize(size: number, streams: number, milliseconds: number): number {
     if (streams === 1) return nextWindowSteps(size, milliseconds, this.#windowSteps);
@@ -241,7 +240,10 @@ export class Decoder {
     return queued;
   }
 
-  /** Gives the device's memory back. Again, or when the device is closed, it does nothing; a generation that runs ends with an error. */
+  /**
+   * Frees the device's memory. Does nothing the second time, or when the device is closed; a generation under way ends
+   * with an error.
+   */
   close(): void {
     this.#closed = true;
     for (const tensor of this.#tensors.splice(0)) this.#device.free(tensor);

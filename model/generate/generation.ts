@@ -9,7 +9,7 @@ import type { Weights } from "../network.ts";
 import { networkOf } from "../networks.ts";
 import { buildPrompt, type PromptOptions, sampleText } from "./prompt.ts";
 
-/** Options of `generate` beside those of sampling. */
+/** Options of `generate` besides those of sampling. */
 export const GENERATION = {
   numSamples: { type: "whole", min: 1, max: 1e7, default: 20, help: "samples to print" },
 } as const satisfies Options;
@@ -43,7 +43,7 @@ export interface GenerationModel {
   chat: boolean;
 }
 
-/** Caches of one batch of samples take at most so many bytes. */
+/** Most bytes that the caches of one batch of samples take. */
 const CACHE_BYTES = 256 << 20;
 const MAX_BATCH = 256;
 
@@ -57,7 +57,7 @@ export function checkGenerateOptions(options: GenerateOptions): void {
 }
 
 /**
- * Generates samples, many at a time as one batch, and tells their text as it grows. Pieces of different samples
+ * Generates samples, many at a time in one batch, and yields their text as it grows. Pieces of different samples
  * are interleaved; those of one sample are in order.
  * @throws {MicrogptError} for options out of range, a prompt that fills the context, messages without chat tokens
  */
@@ -78,7 +78,7 @@ export async function* generateSamples(
   const decoder = new Decoder(device, config, weights, batch, context);
   const fed = prompt.length - 1; // its last token is what the samples start from
   try {
-    // decoding writes behind it, so that the next samples find it in their cache lines, too
+    // decoding writes after it, so the next samples find it in their cache lines too
     decoder.feed(0, prompt.slice(0, fed), 0);
     decoder.copy(0, fed, Array.from({ length: batch - 1 }, (_, i) => i + 1));
     for (let first = 0; first < numSamples && !signal?.aborted; first += batch) {
@@ -108,7 +108,7 @@ export async function* generateSamples(
   }
 }
 
-/** Whole samples, in their order, each as soon as it and all before it are complete. */
+/** Whole samples, in order, each as soon as it and all before it are complete. */
 export async function* wholeSamples(pieces: AsyncIterable<SamplePiece>): AsyncGenerator<string, void, void> {
   const texts: string[] = [];
   const complete: boolean[] = [];

@@ -44,7 +44,7 @@ export async function loadModel(directory: string, options: DeviceOptions = {}):
   }
 }
 
-/** Times a few tokens, for `--device auto`. */
+/** Times a few tokens, for the device `auto`. */
 async function timeDecoding(model: LanguageModel): Promise<number> {
   const run = () => model.samples({ numSamples: 1, maxTokens: 32, temperature: 1 });
   await run();
@@ -100,7 +100,7 @@ export class LanguageModel implements Disposable {
   }
 
   /**
-   * Generates samples and tells their text as it grows; pieces of different samples are interleaved.
+   * Generates samples and yields their text as it grows; pieces of different samples are interleaved.
    * @throws {MicrogptError} for options out of range
    */
   generate(options: GenerateOptions = {}): AsyncGenerator<SamplePiece, void, void> {
@@ -135,7 +135,7 @@ export class LanguageModel implements Disposable {
     return new ChatSession(this.#generationModel(), options);
   }
 
-  /** Frees the device; again it does nothing. What is being generated ends with an error. */
+  /** Frees the device; does nothing the second time. A generation under way ends with an error. */
   close(): void {
     this.device.destroy();
   }

@@ -8,7 +8,7 @@ export interface PromptOptions {
   /** text that every sample begins with, or what the user says first to a chat model; "" starts a new document */
   prompt?: string;
   /**
-   * a conversation, instead of a prompt, for chat models only: when the user spoke last, the assistant answers, and an
+   * a conversation instead of a prompt, for chat models only: if the user spoke last, the assistant answers, and an
    * assistant's message at the end is continued
    */
   messages?: Message[];
@@ -21,13 +21,13 @@ export interface Prompt {
   stopToken: number;
   /** ids that are never drawn */
   suppressed: number[];
-  /** the stop token is not drawn before so many tokens */
+  /** the stop token is not drawn before a sample has this many tokens */
   minTokens: number;
   /** a chat model invents a whole conversation, so its turns are part of the text */
   conversation: boolean;
 }
 
-/** Ids of the special tokens; those of a chat only where the tokenizer has them all. */
+/** Ids of the special tokens; those of a chat only if the tokenizer has them all. */
 export interface SpecialIds {
   bos: number;
   chat?: { user: number; assistant: number; endTurn: number };
@@ -88,7 +88,7 @@ function chatPrompt(
   const ids = [bos];
   messages.forEach(({ role, content }, i) => {
     ids.push(role === "user" ? user : assistant);
-    // no `push(...)`: a long message has more ids than a call may have arguments
+    // not `push(...)`: a long message has more ids than a call may have arguments
     for (const id of tokenizer.encodeOne(content)) ids.push(id);
     if (!continued || i < messages.length - 1) ids.push(endTurn);
   });
@@ -98,8 +98,8 @@ function chatPrompt(
 }
 
 /**
- * Makes the text of one sample from its tokens, in whole characters. Where a conversation is invented, its turns are lines that tell who
- * speaks.
+ * Makes the text of one sample from its tokens, in whole characters. Where a conversation is invented, its turns are
+ * lines that say who speaks.
  * @returns a function to call with the next ids, and `done` at the last
  */
 export function sampleText(
@@ -116,7 +116,7 @@ export function sampleText(
     ids.map((id) => stream.push(id) + (marks.get(id) ?? "")).join("") + (done ? stream.flush() : "");
 }
 
-/** What is said of a model that was trained on plain text. */
+/** The error for a model that was trained on plain text. */
 export function noChatTokens(): MicrogptError {
   return new MicrogptError("the model has no chat tokens: it was trained on plain text", {
     hint: "train a model on conversations with `microgpt train --chat`",

@@ -1,11 +1,14 @@
-/** Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019). Keeps two numbers a parameter: m and v. */
+/**
+ * Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019). Keeps two numbers per parameter: m
+ * and v.
+ */
 import type { AdamState, Tensor } from "../../device/device.ts";
 import { rangesOf } from "../parameters.ts";
 import type { Optimizer } from "./optimizer.ts";
 
 const CONSTANTS = { beta1: 0.85, beta2: 0.99, epsilon: 1e-8 };
 
-/** See `Optimizer`. One kernel a range of parameters that decay, or do not. */
+/** See `Optimizer`. One kernel call per range of parameters that decay, or do not. */
 export const adam: Optimizer = {
   name: "adam",
   bind(device, layout, { params, work, gradients, state, control }) {

@@ -3,11 +3,11 @@ import type { Allocator, Batch, Device, Dtype, ElementType, Purpose, Tensor } fr
 import { networkOf } from "../networks.ts";
 import { allocateTraining, type TrainingData } from "./trainer.ts";
 
-/** Bytes that training takes on the device, by what for. What a device takes for its own work is not among them. */
+/** Bytes that training takes on the device, by purpose. What a device takes for its own work is not included. */
 export interface MemoryPlan {
   /** masters, and the working copy of another type */
   weights: number;
-  /** as many as weights */
+  /** as many elements as there are weights */
   gradients: number;
   /** what the optimizer keeps */
   moments: number;

@@ -1,7 +1,7 @@
 /**
- * The end of a training step: from gradients to changed weights. Whether the step counts, how far gradients are clipped and
- * how they are scaled in f16 is the same for every optimizer and decided here, on the device; the rule that makes an update
- * of a gradient is the optimizer's (`adam.ts`).
+ * The end of a training step: from gradients to changed weights. Whether the step counts, how far gradients are clipped
+ * and how they are scaled in f16 is the same for every optimizer and decided here, on the device; the rule that makes
+ * an update of a gradient is the optimizer's (`adam.ts`).
  */
 import { type Allocator, CONTROL, type Device, type Tensor } from "../../device/device.ts";
 import {
@@ -39,7 +39,7 @@ export interface OptimizerMemory {
   /** their copy in the device's dtype, which the network reads; `params` itself where that is f32 */
   work: Tensor;
   gradients: Tensor;
-  /** what the optimizer keeps of earlier gradients, by name */
+  /** what the optimizer remembers of earlier gradients, by name */
   state: Record<StateName, Tensor>;
   /** [1, 4], see `CONTROL` */
   control: Tensor;
@@ -63,14 +63,14 @@ export function allocateOptimizer(
   };
 }
 
-/** Weights and all that the next update depends on, on the host. */
+/** On the host: the weights, and everything that the next update depends on. */
 export interface UpdateState {
   /** updates applied: steps done less the skipped ones */
   adamStep: number;
   /** [layout.length] */
   params: Float32Array;
   optimizer: OptimizerState;
-  /** f16 only, see `CONTROL`; left out, the scale starts anew */
+  /** f16 only, see `CONTROL`; if left out, the scale starts over */
   lossScale?: number;
   goodSteps?: number;
 }
@@ -100,7 +100,7 @@ export async function readUpdateState(
   { params, state, control }: OptimizerMemory,
 ): Promise<UpdateState> {
   const names = Object.keys(state) as StateName[];
-  // all are asked for before the first is awaited: they share one wait
+  // all are requested before the first is awaited, so that they share one wait
   const [values, weights, ...kept] = await Promise.all(
     [control, params, ...names.map((name) => state[name])].map((tensor) => device.read(tensor)),
   ) as Float32Array[];

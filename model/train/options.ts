@@ -1,4 +1,4 @@
-/** What a training run is told. */
+/** The options of a training run. */
 import type { Message } from "../../data/chat.ts";
 import { checkOptions, type Options } from "../../device/options.ts";
 import { DEVICE_OPTIONS, type DeviceOptions } from "../devices.ts";
@@ -42,11 +42,11 @@ export interface TrainOptions extends Partial<Settings>, DeviceOptions {
   keep?: number;
   /** steps between samples, which come as events; 0 = none */
   sampleEvery?: number;
-  /** samples of the finished model, as an event before the last; 0 = none */
+  /** samples of the finished model, in an event before the last; 0 = none */
   finalSamples?: number;
   /** ends after the plan: takes no lock and writes nothing */
   dryRun?: boolean;
-  /** ends the run after the step in hand, with a checkpoint */
+  /** ends the run after the current step, with a checkpoint */
   signal?: AbortSignal;
 }
 

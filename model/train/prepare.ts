@@ -113,20 +113,15 @@ async function prepareLocked(
   await checkTrainingOutput(output, goesOn);
   const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
   const settings = resolveSettings(options, checkpoint, notices);
-  if (!checkpoint) {
-    checkArchitecture(settings);
-    const asked = networkKind(settings.arch).configOf(settings, settings.vocabSize);
-    checkConfig(asked, { name: settingOf, usage: true });
-  }
+  if (!checkpoint) checkNewModel(settings);
   const prepared = await prepareData(options, settings, checkpoint, notices);
   const { data, tokenizer, config, lengths, split, trainingData } = prepared;
   const initial = checkpoint ? resumedState(checkpoint) : freshState(config, settings.seed);
   const recipe = resolveRecipe(settings, checkpoint?.trainState.step ?? 0);
-  const device = await openDevice(deviceOptions(options), {
-    trial: (candidate) => timeSteps(candidate, config, trainingData, recipe, initial()),
-    // a resumed run goes on with the same bits, whichever device happens to be faster today
-    ...(checkpoint ? { before: checkpoint.trainState } : {}),
-  });
+  const trial = (candidate: Device) => timeSteps(candidate, config, trainingData, recipe, initial());
+  // a resumed run goes on with the same bits, whichever device happens to be faster today
+  const before = checkpoint && { before: checkpoint.trainState };
+  const device = await openDevice(deviceOptions(options), { trial, ...before });
   // whatever is thrown until the run is there frees the device; who gets the run closes it, and with it the device
   using opened = new DisposableStack();
   opened.defer(() => device.destroy());
@@ -166,6 +161,13 @@ async function prepareLocked(
   };
   opened.move();
   return ready;
+}
+
+/** @throws {MicrogptError} when the settings of a new model do not go together */
+function checkNewModel(settings: Settings): void {
+  checkArchitecture(settings);
+  const asked = networkKind(settings.arch).configOf(settings, settings.vocabSize);
+  checkConfig(asked, { name: settingOf, usage: true });
 }
 
 function deviceOptions({ device = "cpu", dtype, threads }: TrainOptions): DeviceOptions {
@@ -234,7 +236,7 @@ function resumedState(checkpoint: LoadedCheckpoint): () => TrainingState {
   });
 }
 
-/** Times a few training steps, for `--device auto`; what they change is thrown away with the device. */
+/** Times a few training steps, for the device `auto`; what they change is thrown away with the device. */
 async function timeSteps(
   device: Device,
   config: ModelConfig,

@@ -1,4 +1,4 @@
-/** What a run is to do, of what a person asked for and what the checkpoint says. */
+/** What a run is to do, given what a person asked for and what the checkpoint says. */
 import { MicrogptError } from "../../device/errors.ts";
 import { holdsCheckpoint, type LoadedCheckpoint } from "../files/checkpoint.ts";
 import { keptIn } from "../files/output_directory.ts";
@@ -23,7 +23,10 @@ export async function outputOf({ output, resume }: TrainOptions, notices: string
   return own;
 }
 
-/** Explicit options, then the checkpoint, then the preset, then the defaults. Says where an option changes a resumed run. */
+/**
+ * Explicit options, then the checkpoint, then the preset, then the defaults. Reports where an option changes a resumed
+ * run.
+ */
 export function resolveSettings(
   options: TrainOptions,
   checkpoint: LoadedCheckpoint | undefined,
@@ -54,7 +57,7 @@ export function resolveSettings(
     notices.push(`warning: \`${name}\` changes from ${saved[name]} to ${given[name]}`);
   }
   const { step, steps_total: total } = checkpoint.trainState;
-  // none of a run that is complete: `TrainingRun.events` then asks for --steps
+  // none of a run that is complete: `TrainingRun.events` then asks for `steps`
   const remaining = total !== undefined ? { steps: Math.max(0, total - step) } : {};
   return { ...DEFAULTS, ...saved, ...remaining, ...given };
 }

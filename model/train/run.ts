@@ -60,7 +60,7 @@ export interface RunOptions {
   initial: () => TrainingState;
   /** directory of the checkpoints */
   output: string;
-  /** held on `output`; the run lets go of it. None for a run that is only looked at */
+  /** held on `output`, and released by the run; none for a run that is only looked at */
   lock: RunLock | undefined;
   /** the checkpoint that the run goes on from */
   resumed: { dir: string; state: TrainState } | undefined;
@@ -84,18 +84,18 @@ const LONGEST_PAUSE_MS = 30_000;
 export class TrainingRun {
   readonly output: string;
   readonly #options: Omit<RunOptions, "initial">;
-  /** let go where a checkpoint holds the state too: it is three times the model */
+  /** dropped once a checkpoint holds the state too: it is three times the model */
   #initial: (() => TrainingState) | undefined;
   #trainer: Trainer | undefined;
   #skipped: number;
   readonly #checkpoints: RunCheckpoints;
   /** the state now is that of the best evaluation so far */
   #isBest = false;
-  /** a save that goes on while steps do */
+  /** a save under way while steps go on */
   #saving: Promise<void> | undefined;
-  /** how it ended, until that is told */
+  /** how it ended, until that is reported */
   #saveEnded: RunEvent | undefined;
-  /** why the last save failed, until one does not; and when to try again */
+  /** why the last save failed, until one succeeds; and when to try again */
   #failed: { message: string; retryAt: number } | undefined;
 
   constructor({ initial, ...options }: RunOptions) {
@@ -107,7 +107,7 @@ export class TrainingRun {
   }
 
   /**
-   * What trains. Allocates the device's memory when it is first asked for.
+   * What trains. Allocates the device's memory on first use.
    * @throws {MicrogptError} when that is short
    */
   get trainer(): Trainer {
@@ -144,7 +144,7 @@ export class TrainingRun {
   }
 
   /**
-   * Trains to the end, or until `signal`, and saves then in any case.
+   * Trains to the end, or until `signal`, and saves in either case.
    * @param options.pauseAt names steps at whose event no later step has begun, as at evaluations and checkpoints
    * @throws {MicrogptError} when the output directory cannot be written, or training fails
    */
@@ -156,7 +156,7 @@ export class TrainingRun {
       throw new MicrogptError(
         `the run in ${resumed?.dir} is complete: all of its ${this.totalSteps} steps are done`,
         {
-          hint: "train on with --steps N, which are added",
+          hint: "train on with `steps` N, which are added",
           usage: true,
         },
       );
@@ -175,7 +175,7 @@ export class TrainingRun {
     }
   }
 
-  /** What is to know of the directory, before the first step. */
+  /** What a person should know about the directory, before the first step. */
   async *#prepare(): AsyncGenerator<NoticeEvent, void, void> {
     const { output, resumed, lock, record } = this.#options;
     if (lock?.warning !== undefined) yield notice(lock.warning);
@@ -253,7 +253,7 @@ export class TrainingRun {
     return kind !== "nothing" && !goesOn;
   }
 
-  /** Tells an event, and logs it. */
+  /** Yields an event, and logs it. */
   *#record(event: TrainingEvent, log: MetricsLog): Generator<RunEvent, void, void> {
     this.#isBest = false;
     if (event.type === "step") {
@@ -302,14 +302,17 @@ export class TrainingRun {
     return { type: "checkpoint", step, directory: this.output, best, final };
   }
 
-  /** Begins to save the state now, once the save before has ended. Steps go on meanwhile. */
+  /** Begins to save the current state once the previous save has ended. Steps go on meanwhile. */
   async *#saveMeanwhile(log: MetricsLog, kept: boolean): AsyncGenerator<RunEvent, void, void> {
     await this.#saving;
     yield* this.#takeSaveEnded();
     this.#saving = this.#trySave(await this.#checkpoint(log), this.#isBest, kept);
   }
 
-  /** A checkpoint on the way that cannot be saved costs no run: it is told, once for each cause, and tried again. */
+  /**
+   * A checkpoint on the way that cannot be saved does not end the run: it is reported, once for each cause, and tried
+   * again.
+   */
   async #trySave(checkpoint: Checkpoint, best: boolean, kept: boolean): Promise<void> {
     try {
       this.#saveEnded = await this.#save(checkpoint, best, kept);
@@ -327,7 +330,10 @@ export class TrainingRun {
     }
   }
 
-  /** The last checkpoint is what the run was for: where the system refuses it, this waits a while for a person to make room. */
+  /**
+   * The last checkpoint is what the run was for: if the system refuses it, this waits a while for a person to make
+   * room.
+   */
   async *#saveAtEnd(checkpoint: Checkpoint, signal?: AbortSignal): AsyncGenerator<RunEvent, void, void> {
     const best = this.#isBest;
     const stopped = signal?.aborted;
@@ -375,7 +381,7 @@ function mayPass({ cause }: MicrogptError): boolean {
   return isSystemError(cause) && !cause.message.startsWith("File too large");
 }
 
-/** Waits, but not beyond `signal`. */
+/** Waits, but no longer than until `signal`. */
 function pauseFor(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {

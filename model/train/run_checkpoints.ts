@@ -1,4 +1,6 @@
-/** The checkpoints that a run leaves: its last state in DIR, the best evaluation's and the kept ones in DIR/checkpoints. */
+/**
+ * The checkpoints that a run leaves: its last state in DIR, the best evaluation's and the kept ones in DIR/checkpoints.
+ */
 import { type Checkpoint, saveCheckpoint } from "../files/checkpoint.ts";
 import {
   bestDirectory,
@@ -17,12 +19,13 @@ export interface BestEvaluation {
   loss: number;
 }
 
-/** What of a state's fields says which documents were held out. */
+/** The fields of a state that say which documents were held out. */
 type HeldOut = Pick<TrainState, "dataset_sha256" | "val_documents">;
 
 /**
  * Saves a run's checkpoints, one at a time. The best evaluation's state is saved to DIR like any other, then linked to
- * DIR/checkpoints/best; DIR's files are not replaced before that is done, so that it is always in one of the two places.
+ * DIR/checkpoints/best; DIR's files are not replaced before that is done, so that it is always in one of the two
+ * places.
  */
 export class RunCheckpoints {
   readonly #output: string;
@@ -33,7 +36,7 @@ export class RunCheckpoints {
   #toLink = false;
   /** the best checkpoint, while it could not be saved */
   #unsaved: Checkpoint | undefined;
-  /** what checkpoints/best holds is no best of this run, but was one up to this step: it is not replaced */
+  /** what checkpoints/best holds is not this run's best, but was the best up to this step: it is not replaced */
   #asideUntil: number | undefined;
   #keepOld = false;
 
@@ -70,7 +73,7 @@ export class RunCheckpoints {
   }
 
   /**
-   * Recalls the best evaluation of the run that is resumed, if its weights are still there and it is comparable.
+   * Recalls the best evaluation of the resumed run, if its weights are still there and it is comparable.
    * @param resumed directory and state of the checkpoint that the run goes on from
    * @param heldOut what is held out now
    * @returns what a person should know
@@ -97,7 +100,7 @@ export class RunCheckpoints {
   }
 
   /**
-   * Saves a checkpoint; before it, what earlier calls could not.
+   * Saves a checkpoint, and first what earlier calls could not.
    * @param options.best it is of the best evaluation so far
    * @param options.kept keep it as step-NNNNNN too
    * @throws {MicrogptError} when something cannot be written; the next call tries it again
@@ -131,7 +134,7 @@ export class RunCheckpoints {
   }
 }
 
-/** Losses on other documents do not compare. */
+/** Losses on different documents cannot be compared. */
 function isSameHeldOut(a: HeldOut, b: HeldOut): boolean {
   return a.dataset_sha256 === b.dataset_sha256 && a.val_documents === b.val_documents;
 }

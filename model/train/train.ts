@@ -80,12 +80,12 @@ export type TrainEvent = PlanEvent | SamplesEvent | EndEvent | RunEvent;
 
 /** Samples that `sampleEvery` asks for. */
 const SAMPLES = 3;
-/** Tokens of a sample at most. */
+/** Most tokens of a sample. */
 const SAMPLE_TOKENS = 200;
 
 /**
- * Trains a model, or goes on training one, and tells its plan, each step and the end. Checkpoints are saved on the way and at the end; leaving the loop
- * ends the run without one, `options.signal` ends it with one.
+ * Trains a model, or goes on training one, and yields its plan, each step and the end. Checkpoints are saved on the way
+ * and at the end; leaving the loop ends the run without one, `options.signal` ends it with one.
  *
  * @example
  * ```ts
@@ -103,8 +103,8 @@ const SAMPLE_TOKENS = 200;
  *
  * @param options data, settings and where to compute; every option has the name and the default of its flag
  * @returns the events of the run, in their order
- * @throws {MicrogptError} for options out of range, unusable data, a checkpoint that does not load, a device that is not
- * there, a directory that cannot be written, and when training fails
+ * @throws {MicrogptError} for options out of range, unusable data, a checkpoint that does not load, a device that is
+ * not there, a directory that cannot be written, and when training fails
  */
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, void> {
   const prepared = await prepareRun(options);

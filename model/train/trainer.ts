@@ -9,7 +9,7 @@ import {
   type Tensor,
 } from "../../device/device.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import { EventLoopTurns } from "../../device/event_loop.ts";
+import { Breather, nextWindowSteps } from "../../device/pacing.ts";
 import type { Activations, Network, Weights } from "../network.ts";
 import { networkOf } from "../networks.ts";
 import { adam } from "./adam.ts";
@@ -22,7 +22,6 @@ import {
   type UpdateState,
   writeUpdateState,
 } from "./optimizer.ts";
-import { nextWindowSteps } from "../../device/window_steps.ts";
 
 /** Where batches come from. What a call returns may be overwritten by the next. */
 export interface TrainingData {
@@ -82,7 +81,7 @@ export interface StepEvent {
 export interface EvaluationEvent {
   /** tells this event from the others */
   type: "evaluation";
-  /** after so many steps */
+  /** steps done before it */
   step: number;
   /** nats a token */
   loss: number;
@@ -106,10 +105,10 @@ export type TrainingEvent = StepEvent | EvaluationEvent | RecoveryEvent;
 /** By which rule gradients change weights. */
 const OPTIMIZER: Optimizer = adam;
 
-/** So many skipped steps in a row are no accident. */
+/** This many skipped steps in a row are no accident. */
 const MAX_SKIPPED = 10;
 
-/** The event loop gets a turn at least this often, for signals and the terminal. */
+/** The event loop is given a moment at least this often, for signals and the terminal. */
 const BREATHE_MS = 25;
 
 /** Learning rate of step s, from 0, of S: linear warmup over w steps, then linear decay to 0. */
@@ -238,7 +237,7 @@ export class Trainer {
     const device = this.#device;
     const more = () => this.#step < until && !signal?.aborted;
     const inFlight: Window[] = []; // the oldest first
-    const turns = new EventLoopTurns(BREATHE_MS);
+    const breather = new Breather(BREATHE_MS);
     try {
       while (more() || inFlight.length > 0) {
         const started = performance.now();
@@ -259,7 +258,7 @@ export class Trainer {
           const evaluation = await this.evaluate(signal);
           if (evaluation) yield evaluation;
         }
-        if (turns.due) await turns.take();
+        if (breather.due) await breather.take();
       }
     } finally {
       // who leaves the loop may close the device next
@@ -271,7 +270,7 @@ export class Trainer {
   async evaluate(signal?: AbortSignal): Promise<EvaluationEvent | undefined> {
     const device = this.#device;
     const { activations, batch, validation, optimizer: { control } } = this.#memory;
-    const turns = new EventLoopTurns(BREATHE_MS);
+    const breather = new Breather(BREATHE_MS);
     const reads: Promise<Float32Array | Uint32Array>[] = [];
     let [batches, tokens] = [0, 0];
     try {
@@ -283,7 +282,7 @@ export class Trainer {
         tokens += batch.tokenCount;
         // the read waits for what is queued, so that the signal need not wait for all batches
         if (++batches % this.#windowSteps === 0) reads.push(device.read(validation));
-        if (turns.due) await turns.take();
+        if (breather.due) await breather.take();
         if (signal?.aborted) return undefined;
       }
       const nats = (await device.read(validation))[METRIC.loss]!;
@@ -346,14 +345,14 @@ export class Trainer {
     return { step: this.#step, learningRate: rate, tokens };
   }
 
-  /** So many steps in a row were skipped that the run goes back. */
+  /** Whether enough steps in a row were skipped for the run to go back. */
   get #goesBack(): boolean {
     return this.#skippedInARow >= MAX_SKIPPED;
   }
 
   /**
    * What the steps of a window did, up to the one that sends the run back. Those queued behind it are as if they had
-   * never been: how many there are depends on the window, and what comes of a run must not.
+   * never been: how many there are depends on the window, and the outcome of a run must not.
    */
   *#events({ steps, milliseconds }: Window, metrics: Float32Array | Uint32Array): Generator<StepEvent> {
     const { rows, cols } = this.#memory.metrics;
@@ -373,13 +372,13 @@ export class Trainer {
       throw new MicrogptError(
         `training stopped at step ${this.#reported}: loss or gradient was not finite ${MAX_SKIPPED} steps in a row, ` +
           `again after going back with half the learning rate (now ${this.#recipe.learningRate})`,
-        { hint: "lower --lr further, set --grad-clip, or use --dtype f32" },
+        { hint: "lower `learningRate` further, set `gradClip`, or use `dtype` f32" },
       );
     }
     this.#recovered = true;
     this.#skippedInARow = 0;
     this.#recipe.learningRate /= 2;
-    // the loss scale of then may be what failed: it starts anew
+    // the loss scale of that time may be what failed: it starts over
     const { step, adamStep, params, optimizer } = state;
     this.load({ step, adamStep, params, optimizer });
     return { type: "recovery", step, learningRate: this.#recipe.learningRate };

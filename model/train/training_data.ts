@@ -21,7 +21,7 @@ import type { TrainingData } from "./trainer.ts";
 
 /**
  * Reads the documents that options or the checkpoint name.
- * @param notices gets what a person should know of them
+ * @param notices receives what a person should know about them
  * @throws {MicrogptError} for unusable data
  */
 export async function loadData(
@@ -35,7 +35,7 @@ export async function loadData(
   if (!saved || data.mode === "chat") notices.push(...dataNotices(data));
   if (!saved) return data;
   if (options.input !== undefined && options.input !== saved.dataset_path) {
-    notices.push(`warning: --input changes from ${saved.dataset_path} to ${options.input}`);
+    notices.push(`warning: \`input\` changes from ${saved.dataset_path} to ${options.input}`);
   }
   const { dataset_sha256: savedHash } = saved;
   if (savedHash !== undefined && data.hash !== undefined && savedHash !== data.hash) {
@@ -56,17 +56,17 @@ async function readData(
 ): Promise<Dataset> {
   const { documents, conversations } = options;
   if (documents && savedMode === "chat") {
-    throw new MicrogptError("documents: the checkpoint was trained on conversations", { usage: true });
+    throw new MicrogptError("`documents`: the checkpoint was trained on conversations", { usage: true });
   }
   if (conversations && savedMode === "text") {
-    throw new MicrogptError("conversations: the checkpoint was trained on plain text", { usage: true });
+    throw new MicrogptError("`conversations`: the checkpoint was trained on plain text", { usage: true });
   }
   const inMemory = datasetInMemory(options);
   if (inMemory) return inMemory;
   const path = options.input ?? savedPath;
   if (path === undefined) {
-    throw new MicrogptError("--input is required", {
-      hint: "name a text file with one document a line, or JSONL with --chat",
+    throw new MicrogptError("`input` is required", {
+      hint: "name a text file with one document a line, or JSONL with `chat`",
       usage: true,
     });
   }
@@ -74,21 +74,21 @@ async function readData(
     throw new MicrogptError(
       "the run was trained on data that came from no file, which cannot be read again",
       {
-        hint: "give the same data with --input",
+        hint: "give the same data with `input`",
       },
     );
   }
   const mode = savedMode ?? (options.chat ? "chat" : "text");
   if (options.chat && mode === "text") {
-    throw new MicrogptError("--chat: the checkpoint was trained on plain text", { usage: true });
+    throw new MicrogptError("`chat`: the checkpoint was trained on plain text", { usage: true });
   }
   if (options.chat === false && mode === "chat") {
-    throw new MicrogptError("chat: false: the checkpoint was trained on conversations", { usage: true });
+    throw new MicrogptError("`chat` false: the checkpoint was trained on conversations", { usage: true });
   }
   return await loadFile(path, mode, options.input === undefined);
 }
 
-/** @param remembered the path is the checkpoint's, which nobody gave now */
+/** @param remembered the path is the checkpoint's, not one given now */
 async function loadFile(path: string, mode: "text" | "chat", remembered: boolean): Promise<Dataset> {
   try {
     return await loadDataset(path, mode);
@@ -120,7 +120,7 @@ export function splitData(
   return split;
 }
 
-/** The split of a checkpoint that knows no threshold, as long as its data are the same; undefined otherwise. */
+/** The split of a checkpoint without a threshold, as long as its data are the same; undefined otherwise. */
 function earlierSplit(
   data: Dataset,
   count: number,
@@ -147,7 +147,7 @@ function earlierSplit(
 /** Most tokens of an evaluation's batch, unless one document has more. */
 const EVALUATION_TOKENS = 1024;
 
-/** Token documents as the trainer wants them. */
+/** Token documents as the trainer takes them. */
 export function batches(
   documents: TokenDocuments,
   split: { training: Uint32Array; validation: Uint32Array },
@@ -158,7 +158,7 @@ export function batches(
   const held = split.validation;
   const longestHeld = held.length > 0 ? longestInput(documents, held) : 0;
   const maxTokens = Math.max(sampler.maxTokens, longestHeld);
-  // full batches would touch activations that training's own, of mixed lengths, hardly ever reach
+  // full batches would touch activations that training batches, of mixed lengths, hardly ever reach
   const heldTokens = Math.max(longestHeld, Math.min(maxTokens, EVALUATION_TOKENS));
   const maxDocuments = Math.max(settings.batchSize, Math.min(held.length, 64));
   const validation = () => batchesInOrder(documents, held, heldTokens, maxDocuments);

@@ -1,5 +1,5 @@
 //! CPU devices: each owns its tensors, its batches and a pool of threads. The exports here open and close devices and
-//! move memory; those of the kernels stand in `kernels/`, each beside its kernel.
+//! move memory; those of the kernels are in `kernels/`, each beside its kernel.
 
 use crate::handles::{Handles, NONE, Table};
 use crate::kernels::batch::Batch;
@@ -19,7 +19,7 @@ pub struct Device {
 
 static DEVICES: Handles<Mutex<Device>> = Handles::new("device");
 
-/// A kernel that panicked left numbers half-written, nothing worse: the device goes on.
+/// A kernel that panicked left numbers half-written, but nothing worse: the device goes on.
 fn lock(device: &Mutex<Device>) -> MutexGuard<'_, Device> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -81,7 +81,7 @@ pub unsafe extern "C" fn mg_cpu_name(text: *mut u8, text_len: u32) -> i32 {
     if status < 0 { status } else { written }
 }
 
-/// As the processor itself gives it.
+/// The name, as the processor itself gives it.
 fn processor_name() -> String {
     #[cfg(target_arch = "x86_64")]
     if let Some(brand) = raw_cpuid::CpuId::new().get_processor_brand_string() {
@@ -97,7 +97,7 @@ fn processor_name() -> String {
     std::env::consts::ARCH.to_owned()
 }
 
-/// Allocates a zeroed tensor of `len` elements. Its number goes to `handle[0]`; it is 2³² − 1 where memory is short.
+/// Allocates a zeroed tensor of `len` elements. Its number goes to `handle[0]`; it is 2³² − 1 when memory runs out.
 ///
 /// # Safety
 /// `handle` points to `handle_len` writable numbers.

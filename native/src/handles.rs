@@ -12,7 +12,7 @@ pub const NONE: u32 = u32::MAX;
 /// kind of object, or of another device's tensor names nothing.
 static LAST: AtomicU32 = AtomicU32::new(0);
 
-/// Hashes numbers that were counted up, which nobody chooses: a kernel of a small model looks up ten operands in a
+/// Hashes consecutive numbers, which nobody chooses: a kernel of a small model looks up ten operands in a
 /// microsecond, and the default hash would be a good part of that.
 #[derive(Default)]
 struct Spread(u64);
@@ -44,7 +44,7 @@ impl<T> Table<T> {
     /// Keeps an object and returns its number.
     pub fn insert(&mut self, object: T) -> u32 {
         loop {
-            // After 2³² objects the count starts again, and passes over those that are still alive.
+            // After 2³² objects the count starts over, skipping those that are still alive.
             let number = LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
             if number != 0 && number != NONE && !self.objects.contains_key(&number) {
                 self.objects.insert(number, object);
@@ -97,12 +97,12 @@ impl<T> Handles<T> {
         self.table().insert(Arc::new(object))
     }
 
-    /// The object with this number. It stays whole while the caller uses it, even if it is removed meanwhile.
+    /// The object with this number. It stays valid while the caller uses it, even if it is removed meanwhile.
     pub fn get(&self, number: u32) -> Result<Arc<T>, String> {
         self.table().get(number).cloned()
     }
 
-    /// Frees an object. Does nothing when it is gone already, so that owners may let go twice and in any order.
+    /// Frees an object. Does nothing when it is gone already, so that owners may free it twice and in any order.
     pub fn remove(&self, number: u32) {
         let removed = self.table().remove(number);
         // Dropped here, after the table is unlocked: dropping a device waits for its threads.

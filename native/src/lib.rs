@@ -15,7 +15,7 @@ pub mod threads;
 pub mod tokenizer;
 pub mod zeros;
 
-/// Version of the set of exports, made of the declarations in `native/symbols.ts`: when an export changes, the test says
+/// Version of the exports, computed from the declarations in `native/symbols.ts`: when an export changes, the test says
 /// what to write here. `native/library.ts` refuses a library with another one.
 pub const ABI_VERSION: u32 = 0x0e17_8956;
 

@@ -124,7 +124,7 @@ impl Drop for Pool {
         self.shared.closing.store(true, SeqCst);
         for helper in self.helpers.drain(..) {
             helper.thread().unpark();
-            // A helper catches the panics of its chunks; it has none of its own to report.
+            // A helper catches the panics of its chunks, and has none of its own to report.
             let _ = helper.join();
         }
     }
@@ -167,7 +167,7 @@ impl Shared {
                 self.work_on(job);
                 continue;
             }
-            // The caller looks at `sleepers` after it has published a job, and we look for a job after counting
+            // The caller looks at `sleepers` after publishing a job, and we look for a job after counting
             // ourselves as a sleeper: one of the two sees the other.
             self.sleepers.fetch_add(1, SeqCst);
             if self.open_job().is_none() && !self.closing.load(SeqCst) {

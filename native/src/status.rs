@@ -7,7 +7,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The call did what it was asked.
+/// The call did what it was asked to.
 pub const OK: i32 = 0;
 /// The call refused or failed; `mg_error_message` says why.
 pub const FAILED: i32 = -1;
@@ -66,7 +66,7 @@ fn check<T>(data: *const T, len: usize, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The text that a panic was raised with.
+/// The message of a panic.
 fn panic_text(payload: &(dyn Any + Send)) -> &str {
     if let Some(text) = payload.downcast_ref::<&str>() {
         text

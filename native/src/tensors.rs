@@ -23,7 +23,7 @@ struct Buffer {
 unsafe impl Send for Buffer {}
 
 impl Buffer {
-    /// None when memory is short.
+    /// None when memory runs out.
     fn new(len: usize) -> Option<Buffer> {
         // Asking the allocator for 64 would make it write the zeros itself and so touch every page.
         let layout = Layout::array::<u32>(len.checked_add(2 * ALIGNMENT / 4)?).ok()?.align_to(16).ok()?;
@@ -63,12 +63,12 @@ impl Default for Tensors {
 }
 
 impl Tensors {
-    /// A zeroed tensor of `len` elements; None when memory is short.
+    /// A zeroed tensor of `len` elements; None when memory runs out.
     pub fn allocate(&mut self, len: f64) -> Option<u32> {
         Some(self.buffers.insert(Buffer::new(as_index(len)?)?))
     }
 
-    /// Gives the memory back; does nothing when it was given back already.
+    /// Frees the memory; does nothing when it was freed already.
     pub fn free(&mut self, handle: u32) {
         self.buffers.remove(handle);
     }
@@ -113,7 +113,7 @@ impl Tensors {
         Ok(self.zeros_of(span.handle).map_or_else(Vec::new, |zeros| zeros.within(&range)))
     }
 
-    /// Says that some rows of `span` were written, and nothing else of it: see `scattered_operands`.
+    /// Notes that some rows of `span` were written, and nothing else in it: see `scattered_operands`.
     pub fn touch_rows(&mut self, span: Span, rows: &[u32], cols: usize) -> Result<(), String> {
         let (range, _) = self.locate(span)?;
         if let Some(zeros) = self.zeros_of(span.handle) {
@@ -183,7 +183,7 @@ pub fn as_u32s_mut(values: &mut [f32]) -> &mut [u32] {
     unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
-/// A whole number that JavaScript sent as a double; None when it is none or too large to be one.
+/// A whole number that JavaScript sent as a double; None when it is not whole, or too large.
 fn as_index(value: f64) -> Option<usize> {
     (value >= 0.0 && value <= 2f64.powi(53) && value.fract() == 0.0).then_some(value as usize)
 }

@@ -7,7 +7,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::status::guard;
 
-/// More threads than this are taken for a mistake.
+/// More threads than this must be a mistake.
 const MAX_THREADS: usize = 1024;
 
 /// Refuses an absurd number of threads.
@@ -31,7 +31,7 @@ pub fn pool() -> Result<Arc<ThreadPool>, String> {
     Ok(pool)
 }
 
-/// Replaces the pool by one of `count` threads (0: one for each core). Work under way keeps the old one.
+/// Replaces the pool with one of `count` threads (0: one for each core). Work under way keeps the old one.
 pub fn set_threads(count: usize) -> Result<(), String> {
     check_count(count)?;
     let count = if count == 0 { available() } else { count };

@@ -11,7 +11,7 @@ const PAGE: usize = 1024;
 /// Smaller regions are not worth remembering.
 const LEAST: usize = 16 * PAGE;
 
-/// Elements `start … start + len` of a tensor: zero, but for touched pages.
+/// Elements `start … start + len` of a tensor: zero, except in touched pages.
 struct Region {
     start: usize,
     len: usize,
@@ -30,7 +30,7 @@ impl Zeros {
         self.regions.retain(|region| region.start + region.len <= range.start || range.end <= region.start);
     }
 
-    /// The range is all zeros now.
+    /// The whole range is zero now.
     pub fn remember(&mut self, range: &Range<usize>) {
         self.forget(range);
         if range.len() >= LEAST {

@@ -155,7 +155,7 @@ Deno.test("chat: invalid JSON is refused with the reason, and a hint where the c
   const got = 'chats.jsonl line 1: expected an array of {"role", "content"} messages, got invalid JSON';
   assert.equal(
     await refusal("emma\nolivia\n"),
-    `${got} (Unexpected token 'e') | is this a plain text file? then drop --chat`,
+    `${got} (Unexpected token 'e') | is this a plain text file? then drop \`chat\``,
   );
   assert.equal(
     await refusal('[\n  {"role": "user"}\n]'),

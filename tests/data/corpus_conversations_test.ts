@@ -160,7 +160,7 @@ Deno.test("conversations: what is in no known shape stops with file, line and a 
   );
   assert.match(
     await refused("emma\nolivia\n"),
-    /invalid JSON .* \| is this a plain text file\? then drop --chat$/u,
+    /invalid JSON .* \| is this a plain text file\? then drop `chat`$/u,
   );
   assert.match(await refused("emma\n", { format: "text" }), /conversations are not read from plain text/u);
   assert.match(

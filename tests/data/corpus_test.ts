@@ -143,7 +143,7 @@ Deno.test("corpus: text that looks like a table or like conversations is text, w
   const chat = await readContent(
     '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]\n',
   );
-  assert.match(chat.report.notices[1]!, /look like conversations; without --chat they are plain text$/u);
+  assert.match(chat.report.notices[1]!, /look like conversations; without `chat` they are plain text$/u);
 });
 
 Deno.test("corpus: directories and patterns in the order of their bytes, each file once", async () => {

@@ -53,22 +53,22 @@ Deno.test("documents: block_size + 1 ids fit, one more does not", () => {
   ]);
 });
 
-Deno.test("documents: --skip-long drops them, and says so", () => {
+Deno.test("documents: skipLong drops them, and says so", () => {
   const documents = encodeText(["abcde", "a", "abcdef", "bc", "ab"], TEXT);
   const text = fitDocuments(documents, 4, true, "text");
-  assert.equal(text.notices[0], "--skip-long: dropped 2 documents exceeding block_size (4)");
+  assert.equal(text.notices[0], "`skipLong`: dropped 2 documents exceeding block_size (4)");
   assert.deepEqual(lists(text), [[0, 98, 0], [0, 99, 100, 0], [0, 98, 99, 0]]);
   assert.deepEqual([...text.numbers], [1, 3, 4]);
   assert.equal(
     fitDocuments(documents, 4, true, "chat").notices[0],
-    "--skip-long: dropped 2 conversations exceeding block_size (4)",
+    "`skipLong`: dropped 2 conversations exceeding block_size (4)",
   );
 });
 
 Deno.test("documents: when most of the data is cut off or dropped, it is said in numbers", () => {
   const documents = encodeText(["x".repeat(9_998), "a"], TEXT); // 10,000 and 3 ids
   const left = (skipLong: boolean) => fitDocuments(documents, 4, skipLong, "text").notices[1];
-  const hint = "raise --block-size, or split long documents";
+  const hint = "raise `blockSize`, or split long documents";
   assert.equal(
     left(false),
     `warning: 99.9 % of the data is not trained on, 8 of 10003 tokens are left: ${hint}`,
@@ -79,11 +79,11 @@ Deno.test("documents: when most of the data is cut off or dropped, it is said in
   );
 });
 
-Deno.test("documents: --skip-long that leaves none is an error", () => {
+Deno.test("documents: skipLong that leaves none is an error", () => {
   assert.throws(() => fitDocuments(encodeText(["abc", "abcd"], TEXT), 2, true, "text"), {
     name: "MicrogptError",
-    message: "--skip-long: all 2 documents exceed block_size (2), nothing is left to train on",
-    hint: /--block-size/u,
+    message: "`skipLong`: all 2 documents exceed block_size (2), nothing is left to train on",
+    hint: /`blockSize`/u,
   });
 });
 

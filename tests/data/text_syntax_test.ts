@@ -7,7 +7,7 @@ const chat = JSON.stringify([{ role: "user", content: "hi" }, { role: "assistant
 Deno.test("text that looks like conversations is told, other text is not", () => {
   assert.equal(
     notice(chat, chat, chat, "more"),
-    "warning: the lines of a.txt look like conversations; without --chat they are plain text",
+    "warning: the lines of a.txt look like conversations; without `chat` they are plain text",
   );
   assert.notEqual(notice(chat), undefined);
   for (const other of ["emma", "[]", "[1]", "{}", "[", '[{"role": "x"}]', "[1, 2]", "{x} and {y}"]) {
@@ -22,7 +22,7 @@ Deno.test("text of JSON objects is told, with a way to the text in them", () => 
   const text = JSON.stringify({ id: 1, text: "a" });
   assert.equal(notice(text, text), `${objects}jq -r '.text | gsub("\\\\s+"; " ")' makes plain text of them`);
   const messages = JSON.stringify({ messages: [] });
-  assert.equal(notice(messages), `${objects}jq -c .messages makes conversations of them, for --chat`);
+  assert.equal(notice(messages), `${objects}jq -c .messages makes conversations of them, for \`chat\``);
   assert.equal(notice(JSON.stringify({ prompt: "a" })), `${objects}write one document a line`);
   assert.equal(notice(text, "plain"), undefined);
 });

@@ -23,7 +23,7 @@ gpuTest("a tensor that the GPU cannot hold is an error with its name, size and f
     assert.throws(() => d.tensor("activations layer0.fc1", rows, 1024), (error: unknown) => {
       assert(error instanceof MicrogptError);
       assert.match(error.message, /no room for "activations layer0.fc1" \(\d+ MB; /);
-      assert.match(error.hint!, /--batch-size/);
+      assert.match(error.hint!, /`batchSize`/);
       return true;
     });
     return Promise.resolve();
@@ -44,12 +44,12 @@ Deno.test("a driver that runs out of memory is an error with the tensor's name",
   await Promise.resolve();
   assert.equal(failures.length, 1);
   assert.match(failures[0]!.message, /"key-value cache of layer 3" \(5 MB; .*Not enough memory left/);
-  assert.match(failures[0]!.hint!, /--num-samples/);
+  assert.match(failures[0]!.hint!, /`numSamples`/);
 });
 
 Deno.test("no adapter is an error that says what to do", async () => {
   const isClear = (error: unknown) =>
-    error instanceof MicrogptError && /no GPU/.test(error.message) && /--device cpu/.test(error.hint!);
+    error instanceof MicrogptError && /no GPU/.test(error.message) && /`device` cpu/.test(error.hint!);
   for (const gpu of [undefined, { requestAdapter: () => Promise.resolve(null) }]) {
     await withNavigatorGpu(gpu, () => assert.rejects(openGpuDevice({ dtype: "f32" }), isClear));
   }

@@ -159,7 +159,7 @@ gpuTest("a matrix that is larger than a kernel may see is an error that names it
   assert.throws(() => d.rmsNorm(out, x), (error) => {
     assert(error instanceof MicrogptError);
     assert.match(error.message, /"activations x" takes \d+ MB, a kernel of this GPU can use \d+ MB at once/);
-    assert.match(error.hint!, /--batch-size/);
+    assert.match(error.hint!, /`batchSize`/);
     return true;
   });
   x.rows = out.rows = rows - 1; // what is in use fits

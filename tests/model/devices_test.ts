@@ -1,4 +1,4 @@
-/** What `--device auto` decides by. */
+/** What the device `auto` decides by. */
 import assert from "node:assert/strict";
 import { type DeviceOptions, openDevice } from "../../model/devices.ts";
 import { withNavigatorGpu } from "../device/test_gpu.ts";
@@ -33,7 +33,7 @@ Deno.test("auto goes on with a run on the device that it was begun on, whatever 
       measured = 0;
       const device = await openDevice({ device: "auto", threads: 1 }, { trial, ...unknown });
       assert.deepEqual([device.kind, measured], ["cpu", 1]);
-      assert.match(device.warnings.join(), /--device auto had no choice: .*broken/);
+      assert.match(device.warnings.join(), /`device` auto had no choice: .*broken/);
       device.destroy();
     }
   });

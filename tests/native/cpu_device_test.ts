@@ -25,7 +25,7 @@ Deno.test("memory that is not there is an error that names the tensor", () => {
     assert.throws(() => device.tensor("activations fc1", rows, cols), (error) => {
       assert(error instanceof MicrogptError);
       assert.match(error.message, /not enough memory for activations fc1: [\d,]+ MB/);
-      assert.match(error.hint!, /--batch-size/);
+      assert.match(error.hint!, /`batchSize`/);
       return true;
     });
   }

@@ -141,7 +141,7 @@ Deno.test("imported by URL, with the fewest permissions", async (t) => {
       message,
       /^error: there is no native library: .*\nhint: run Deno with --allow-env=\S+ --allow-ffi/,
     );
-    assert.match(message, /--allow-net=127\.0\.0\.1:\d+ .*--allow-write.* "webgpu" or "reference"$/);
+    assert.match(message, /--allow-net=127\.0\.0\.1:\d+ .*--allow-write.* use `device` webgpu or reference$/);
   });
   await t.step("a new tokenizer needs the native library, and says so", async () => {
     const message = await user.run(TRAIN, ["--allow-read=.", "--allow-write=."]);

@@ -9,7 +9,7 @@ import type { ByteSource } from "./types.ts";
 export const MAX_HEADER_BYTES = 64 << 20;
 
 /** Read at a time. */
-const WINDOW_BYTES = 256 << 10;
+const CHUNK_BYTES = 256 << 10;
 
 /** A place in a file that moves forward. */
 export class Cursor {
@@ -19,10 +19,10 @@ export class Cursor {
   readonly #path: string;
   readonly #limit: number;
   readonly #utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-  #window = new Uint8Array(0);
-  #view = new DataView(this.#window.buffer);
-  /** of the window's first byte, from the start of the file */
-  #windowStart = 0;
+  #chunk = new Uint8Array(0);
+  #view = new DataView(this.#chunk.buffer);
+  /** of the chunk's first byte, from the start of the file */
+  #chunkStart = 0;
   #position = 0;
 
   /**
@@ -40,7 +40,7 @@ export class Cursor {
     return this.#position;
   }
 
-  /** An error at the present place. */
+  /** An error at the current place. */
   error(what: string, hint?: string): MicrogptError {
     return new MicrogptError(`${this.#path}: ${this.place} ${what}`, hint === undefined ? {} : { hint });
   }
@@ -87,28 +87,28 @@ export class Cursor {
    */
   async string(): Promise<string> {
     const length = await this.count("bytes of text", 1);
-    if (length > WINDOW_BYTES) return this.#decode(await this.bytes(length));
-    const at = await this.#take(length); // may replace the window
-    return this.#decode(this.#window.subarray(at, at + length));
+    if (length > CHUNK_BYTES) return this.#decode(await this.bytes(length));
+    const at = await this.#take(length); // may replace the chunk
+    return this.#decode(this.#chunk.subarray(at, at + length));
   }
 
   /**
-   * Takes `count` strings. Most lie in the window, and a vocabulary has too many to wait for each.
+   * Takes `count` strings. Most lie in the chunk, and a vocabulary has too many to await each.
    * @throws {MicrogptError} as {@link string}
    */
   async strings(count: number): Promise<string[]> {
     const strings: string[] = [];
-    for (let i = 0; i < count; i++) strings.push(this.#stringInWindow() ?? await this.string());
+    for (let i = 0; i < count; i++) strings.push(this.#stringInChunk() ?? await this.string());
     return strings;
   }
 
-  #stringInWindow(): string | undefined {
-    const at = this.#position - this.#windowStart + 8;
-    if (at > this.#window.length) return undefined;
+  #stringInChunk(): string | undefined {
+    const at = this.#position - this.#chunkStart + 8;
+    if (at > this.#chunk.length) return undefined;
     const end = at + Number(this.#view.getBigUint64(at - 8, true));
-    if (end > this.#window.length) return undefined;
-    this.#position = this.#windowStart + end;
-    return this.#decode(this.#window.subarray(at, end));
+    if (end > this.#chunk.length) return undefined;
+    this.#position = this.#chunkStart + end;
+    return this.#decode(this.#chunk.subarray(at, end));
   }
 
   #decode(bytes: Uint8Array): string {
@@ -123,24 +123,24 @@ export class Cursor {
   async bytes(length: number): Promise<Uint8Array<ArrayBuffer>> {
     this.#check(length);
     const bytes = new Uint8Array(length);
-    const at = this.#position - this.#windowStart;
-    const known = this.#window.subarray(at, at + length);
+    const at = this.#position - this.#chunkStart;
+    const known = this.#chunk.subarray(at, at + length);
     bytes.set(known);
     await this.#read(this.#position + known.length, bytes.subarray(known.length));
     this.#position += length;
     return bytes;
   }
 
-  /** Moves on by `length` ≤ WINDOW_BYTES bytes. @returns where they start in the window */
+  /** Moves on by `length` ≤ CHUNK_BYTES bytes. @returns where they start in the chunk */
   async #take(length: number): Promise<number> {
     this.#check(length);
-    let at = this.#position - this.#windowStart;
-    if (at + length > this.#window.length) {
-      const window = new Uint8Array(Math.min(WINDOW_BYTES, this.#limit - this.#position));
-      await this.#read(this.#position, window);
-      this.#window = window;
-      this.#view = new DataView(window.buffer);
-      this.#windowStart = this.#position;
+    let at = this.#position - this.#chunkStart;
+    if (at + length > this.#chunk.length) {
+      const chunk = new Uint8Array(Math.min(CHUNK_BYTES, this.#limit - this.#position));
+      await this.#read(this.#position, chunk);
+      this.#chunk = chunk;
+      this.#view = new DataView(chunk.buffer);
+      this.#chunkStart = this.#position;
       at = 0;
     }
     this.#position += length;

@@ -191,7 +191,7 @@ fn flat(handle: u32, offset: f64, len: f64) -> crate::tensors::Span {
     crate::tensors::Span { handle, offset, len: len as usize }
 }
 
-/// Sets metrics.applied, and in `control` what updates multiply gradients with: −1 when the loss or norm is not finite.
+/// Sets metrics.applied, and in `control` what updates multiply gradients by: −1 when the loss or norm is not finite.
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_decide_step(
     device: u32,

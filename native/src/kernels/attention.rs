@@ -21,7 +21,7 @@ use std::cell::RefCell;
 pub const KEY_BLOCK: usize = 128;
 /// Multiplications that are worth a thread's while.
 const FLOP_GRAIN: usize = 200_000;
-/// What a work item costs apart from its products, in multiplications.
+/// What a work item costs besides its products, in multiplications.
 const ITEM_FLOPS: usize = 30_000;
 
 /// Sizes and places of one attention call.
@@ -70,7 +70,7 @@ impl Heads<'_> {
     }
 }
 
-/// What scores are multiplied with.
+/// What scores are multiplied by.
 pub fn scale(head_dim: usize) -> f32 {
     1.0 / (head_dim as f32).sqrt()
 }
@@ -79,7 +79,7 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends this thread's scratch memory, with any content.
+/// Lends this thread's scratch memory, whose content is arbitrary.
 pub fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     SCRATCH.with_borrow_mut(|scratch| {
         if scratch.len() < len {
@@ -129,13 +129,13 @@ pub struct Queries {
 }
 
 impl Queries {
-    /// Elements of scratch memory that `attend` wants.
+    /// Elements of scratch memory that `attend` needs.
     pub fn scratch(head_dim: usize) -> usize {
         (2 * head_dim + KEY_BLOCK + 1) * QUERY_BLOCK
     }
 }
 
-/// Attends from some queries to all positions up to their own. Calls `finish(i, sums, max, total)` for each: its output is
+/// Attends from each query to all positions up to its own. Calls `finish(i, sums, max, total)` for each: its output is
 /// sums [D] / total, its log-sum-exp max + ln(total).
 ///
 /// # Safety
@@ -253,7 +253,7 @@ pub fn hide_later_keys(scores: &mut [f32], key: usize, keys: usize, first: usize
 }
 
 /// One vector of queries: scores become exp(score − maximum), maximum and total take the new keys in, and `rescale` is what
-/// earlier sums must be multiplied with.
+/// earlier sums must be multiplied by.
 #[inline(always)]
 fn soften<S: Simd>(
     simd: S,
@@ -300,7 +300,7 @@ fn attention(pool: &mut Pool, out: &mut [f32], lse: &mut [f32], x: Heads, batch:
     });
 }
 
-/// Calls `body` for each of the items, which are sorted by falling cost: chunk i of n takes items i, i + n, i + 2n, …
+/// Calls `body` for each of the items, which are sorted by decreasing cost: chunk i of n takes items i, i + n, i + 2n, …
 pub fn for_items(pool: &mut Pool, items: usize, batch: &Batch, width: usize, body: impl Fn(usize) + Sync) {
     let work: usize = batch.documents.iter().map(|document| document.len * document.len * width).sum();
     let work = work + items * ITEM_FLOPS;

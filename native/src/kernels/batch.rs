@@ -119,7 +119,7 @@ pub unsafe extern "C" fn mg_cpu_create_batch(device: u32, handle: *mut u32, hand
 /// Replaces the documents of a batch: `count` tokens and targets, `starts_len` starts.
 ///
 /// # Safety
-/// Each pointer leads to as many values as its length says.
+/// Each pointer points to as many values as its length says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mg_cpu_load_batch(
     device: u32,

@@ -43,7 +43,7 @@ pub fn span_of_parts(handle: u32, offset: f64, rows: u32, parts: u32, cols: u32)
     Span { handle, offset, len: usize::try_from(len).unwrap_or(usize::MAX) }
 }
 
-/// The number of chunks to cut `work` elements into: one where more do not pay, else a few for each thread, so that a
+/// The number of chunks to cut `work` elements into: one where more do not pay off, else a few for each thread, so that a
 /// thread that was held up leaves its share to the others.
 pub fn chunks_for(pool: &Pool, work: usize, grain: usize) -> usize {
     if pool.threads() == 1 { 1 } else { (work / grain).clamp(1, 4 * pool.threads()) }

@@ -51,7 +51,7 @@ pub fn arch() -> pulp::Arch {
     pulp::Arch::new()
 }
 
-/// The same; the crate's own tests may be run with a lesser one: `TEST_SIMD=avx2 cargo test`, or `scalar`.
+/// The same; the crate's own tests can be run with a lesser one: `TEST_SIMD=avx2 cargo test`, or `scalar`.
 #[cfg(test)]
 pub fn arch() -> pulp::Arch {
     match std::env::var("TEST_SIMD").as_deref() {
@@ -120,7 +120,7 @@ pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.select_f32s(tiny, simd.splat_f32s(0.0), simd.mul_f32s(p, power))
 }
 
-/// Calls `visit` with each vector of the row, the last one filled up with `fill`.
+/// Calls `visit` with each vector of the row, the last one padded with `fill`.
 #[inline(always)]
 pub fn for_each_vector<S: Simd>(simd: S, row: &[f32], fill: f32, mut visit: impl FnMut(S::f32s)) {
     let (vectors, tail) = S::as_simd_f32s(row);
@@ -132,7 +132,7 @@ pub fn for_each_vector<S: Simd>(simd: S, row: &[f32], fill: f32, mut visit: impl
     }
 }
 
-/// Replaces each vector of `out` by what `compute` makes of it and the vectors at the same place in `inputs`.
+/// Replaces each vector of `out` with what `compute` makes of it and the vectors in the same place in `inputs`.
 #[inline(always)]
 pub fn map_vectors<S: Simd, const N: usize>(
     simd: S,

@@ -3,7 +3,7 @@
 //!
 //! NN  dx [T, N] = dy [T, K] · W [K, N]: tiles read the rows of W directly; K in blocks whose rows stay in the first cache.
 //! TN  dW [M, N] = dy [T, M]ᵀ · x [T, N]: 16 columns of dy at a time are copied together, as they lie M apart.
-//! NT  y [T, N] = x [T, K] · W [N, K]ᵀ: xᵀ is packed once, tiles compute yᵀ for 64 rows of W, which is turned into y.
+//! NT  y [T, N] = x [T, K] · W [N, K]ᵀ: xᵀ is packed once, tiles compute yᵀ for 64 rows of W, which is then transposed into y.
 //!
 //! Each weight is read or written once for every 32 tokens (NN: every 8, from the first cache).
 
@@ -125,7 +125,7 @@ fn nt_part<S: Simd>(
     add: bool,
     scratch: &mut [f32],
 ) {
-    let (packed, turned) = scratch.split_at_mut(p.k * LANES); // xᵀ [K, 32], yᵀ [64, 32]
+    let (packed, y_t) = scratch.split_at_mut(p.k * LANES); // xᵀ [K, 32], yᵀ [64, 32]
     for row in rows.clone().step_by(LANES) {
         let count = LANES.min(rows.end - row);
         let used = count.next_multiple_of(S::F32_LANES);
@@ -147,12 +147,14 @@ fn nt_part<S: Simd>(
                     w,
                     packed.as_ptr(),
                     LANES,
-                    turned.as_mut_ptr(),
+                    y_t.as_mut_ptr(),
                     LANES,
                 );
             }
             // SAFETY: columns of this chunk.
-            unsafe { turn(out.as_mut_ptr().add(row * p.n + column), p.n, turned, count, width, add) };
+            unsafe {
+                add_or_store_transpose(out.as_mut_ptr().add(row * p.n + column), p.n, y_t, count, width, add)
+            };
         }
     }
 }
@@ -165,18 +167,25 @@ dispatched!(nt_part(
     scratch: &mut [f32],
 ));
 
-/// y [count, width] = (y +) the transpose of turned [width, 32], in squares of four. Rows of y are `row` apart.
+/// y [count, width] = (y +) the transpose of y_t [width, 32], in squares of four. Rows of y are `row` apart.
 ///
 /// # Safety
 /// y can be written.
 #[inline(always)]
-unsafe fn turn(y: *mut f32, row: usize, turned: &[f32], count: usize, width: usize, add: bool) {
-    assert!(count <= LANES && width.next_multiple_of(4) * LANES <= turned.len());
+unsafe fn add_or_store_transpose(
+    y: *mut f32,
+    row: usize,
+    y_t: &[f32],
+    count: usize,
+    width: usize,
+    add: bool,
+) {
+    assert!(count <= LANES && width.next_multiple_of(4) * LANES <= y_t.len());
     for i in (0..count).step_by(4) {
         for j in (0..width).step_by(4) {
             // SAFETY: squares at the edges read beyond [width, count], but within the scratch memory.
             let square = transposed(std::array::from_fn(|r| unsafe {
-                turned.as_ptr().add((j + r) * LANES + i).cast::<[f32; 4]>().read()
+                y_t.as_ptr().add((j + r) * LANES + i).cast::<[f32; 4]>().read()
             }));
             // SAFETY: the square, or the part of it inside y.
             unsafe {

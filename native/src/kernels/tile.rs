@@ -18,7 +18,7 @@ impl Strided {
     /// The same matrix from row `i` on.
     #[inline(always)]
     pub fn from_row(self, i: usize) -> Strided {
-        // Only an address: whoever reads there answers for it.
+        // Only an address: whoever reads it is responsible.
         Strided { at: self.at.wrapping_add(i * self.row), ..self }
     }
 }

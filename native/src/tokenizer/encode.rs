@@ -8,7 +8,7 @@ use tokenizers::Model;
 
 use super::{Documents, Tokenizer, bytes, split};
 
-/// A thread gets at least this many bytes at a time, so that its word cache pays.
+/// A thread gets at least this many bytes at a time, so that its word cache pays off.
 const MIN_GROUP: usize = 1 << 16;
 
 /// The ids of all documents end to end, and the start of each ([documents + 1]).
@@ -17,7 +17,7 @@ pub struct Encoding {
     pub offsets: Vec<u32>,
 }
 
-/// Encodes every document by itself. Special tokens do not come of text; bytes that an old tokenizer does not know
+/// Encodes each document by itself. Text never becomes a special token; bytes that an old tokenizer does not know
 /// are dropped. Call it inside the pool.
 pub fn encode(tokenizer: &Tokenizer, documents: &Documents) -> Result<Encoding, String> {
     let share = documents.bytes() / (4 * rayon::current_num_threads());

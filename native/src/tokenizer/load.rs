@@ -1,7 +1,7 @@
 //! Builds a tokenizer from the parts of its tokenizer.json.
 //!
-//! The file itself is read and judged in one place, data/tokenizer_json.ts, for this tokenizer and the one in
-//! JavaScript. What arrives here are tokens and merges, by number; numbers that name nothing are refused all the same.
+//! The file itself is read and checked in one place, data/tokenizer_json.ts, for this tokenizer and the one in
+//! JavaScript. What arrives here is tokens and merges, by number; numbers that name nothing are refused all the same.
 
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ pub fn load(
     let mut pairs = Vec::with_capacity(merges.len() / 2);
     for pair in merges.chunks_exact(2) {
         let (left, right) = (name(&pair[0])?, name(&pair[1])?);
-        // The crate panics where this is longer than any token.
+        // The crate panics if this is longer than any token.
         if !vocab.contains_key(&format!("{left}{right}")) {
             return Err(format!("tokens {} and {} make none", pair[0], pair[1]));
         }

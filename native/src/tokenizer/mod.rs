@@ -25,7 +25,7 @@ pub struct Documents<'a> {
 }
 
 impl<'a> Documents<'a> {
-    /// Checks that the text is UTF-8 and that every document begins and ends on a character in order.
+    /// Checks that the text is UTF-8, that documents are in order, and that each begins and ends between characters.
     pub fn new(text: &'a [u8], offsets: &'a [u32]) -> Result<Self, String> {
         let text = std::str::from_utf8(text).map_err(|error| format!("the text is not UTF-8: {error}"))?;
         if offsets.first() != Some(&0) || offsets.last().map(|&last| last as usize) != Some(text.len()) {

@@ -10,7 +10,7 @@ use super::{Documents, Split, bytes, split};
 /// Bytes in the alphabet; with the special tokens, the smallest vocabulary.
 const ALPHABET: usize = 256;
 
-/// The trainer counts pairs in 32 bits, and there is at most one pair a byte.
+/// The trainer counts pairs in 32 bits, and there is at most one pair per byte.
 const MAX_CORPUS: usize = i32::MAX as usize - 1;
 
 /// Longer words are counted in pieces of this many bytes: the trainer rewrites a whole word at each merge, so
@@ -38,7 +38,7 @@ pub fn train(documents: &Documents, vocab_size: usize, special: &[&str]) -> Resu
     }
     let special: Vec<AddedToken> = special.iter().map(|&token| AddedToken::from(token, true)).collect();
     let mut trainer = BpeTrainer::builder()
-        // The trainer reserves memory for all it is asked for; no corpus yields more tokens than this.
+        // The trainer reserves memory for everything it is asked for; no corpus yields more tokens than this.
         .vocab_size(vocab_size.min(smallest + documents.bytes()))
         .special_tokens(special.clone())
         .initial_alphabet(bytes::alphabet().collect())

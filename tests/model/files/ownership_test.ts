@@ -34,7 +34,7 @@ async function refused(dir: string, act: () => Promise<unknown>): Promise<string
   const before = await contentsOf(dirname(dir));
   const error = await act().then(() => undefined, (error) => error);
   assert(error instanceof MicrogptError, `not refused: ${error?.stack}`);
-  assert.match(error.hint ?? "", /choose another directory with --output/);
+  assert.match(error.hint ?? "", /choose another directory with `output`/);
   assert.deepEqual(await contentsOf(dirname(dir)), before);
   return error.message.replaceAll(dir, "DIR");
 }

@@ -1,4 +1,4 @@
-/** Kernels that take a row a workgroup: embedding, normalization, cross-entropy, sampling. */
+/** Kernels with a workgroup for each row: embedding, normalization, cross-entropy, sampling. */
 import { LEAST_TEMPERATURE, type Sampling } from "../device/device.ts";
 import type { GpuDecodeRows } from "./attention.ts";
 import type { GpuBatch } from "./batch.ts";
@@ -16,14 +16,17 @@ import { bindingOf, F32, F32_WRITE, U32, U32_WRITE } from "./shader_source.ts";
 export interface RowContext {
   runner: KernelRunner;
   subgroups: boolean;
-  /** an f32 tensor of at least so many elements, good until the next call that asks for the same purpose */
+  /** an f32 tensor of at least `elements`, valid until the next call for the same purpose */
   scratch(elements: number, purpose: string): GpuTensor;
 }
 
 /** Threads for a row of E. */
 export const ROW_THREADS = 64;
 
-/** Threads for a row of the vocabulary: with few elements each, waiting for each other would take longest. */
+/**
+ * Threads for a row of the vocabulary: with few elements each, they would spend most of the time waiting for each
+ * other.
+ */
 function vocabularyThreads(V: number): number {
   return V <= 1024 ? 64 : 256;
 }
@@ -205,7 +208,7 @@ export function crossEntropy(
   );
 }
 
-/** No id: fills the places of suppressed ids that are not used. */
+/** Not an id: fills the unused places of suppressed ids. */
 const NO_ID = 0xffffffff;
 const MAX_SUPPRESSED = 8;
 
