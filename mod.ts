@@ -28,6 +28,7 @@ export { RUN_OPTIONS, type TrainOptions } from "./model/train/options.ts";
 export type { CheckpointEvent, NoticeEvent, RunEvent } from "./model/train/run.ts";
 export type { EvaluationEvent, RecoveryEvent, StepEvent, TrainingEvent } from "./model/train/trainer.ts";
 export type { MemoryPlan } from "./model/train/memory_plan.ts";
+export type { RanksPlan } from "./model/train/ranks.ts";
 export {
   DEFAULTS,
   type FieldOf,
@@ -62,6 +63,9 @@ export {
   type Diagnosis,
   type GpuDiagnosis,
   type LibraryDiagnosis,
+  type MpiDiagnosis,
+  type MpiLibrary,
+  type MpiSpeed,
 } from "./model/diagnosis.ts";
 export { DEVICE_OPTIONS, type DeviceName, type DeviceOptions } from "./model/devices.ts";
 export type { Architecture, ModelConfig } from "./model/config.ts";

@@ -1,5 +1,11 @@
 import project from "../deno.json" with { type: "json" };
-import { type DeviceDiagnosis, diagnose, type Diagnosis, type GpuDiagnosis } from "../mod.ts";
+import {
+  type DeviceDiagnosis,
+  diagnose,
+  type Diagnosis,
+  type GpuDiagnosis,
+  type MpiDiagnosis,
+} from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { inFlags } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
@@ -17,8 +23,14 @@ async function runDoctor({ json }: FlagValues): Promise<number> {
     deno: Deno.version.deno,
     system: `${Deno.build.os} ${Deno.osRelease()}, ${Deno.build.arch}`,
   };
-  const { library, cpu, webgpu } = await diagnose();
-  const diagnosis: Diagnosis = { library: worded(library), cpu: worded(cpu), webgpu: worded(webgpu) };
+  const { library, cpu, webgpu, mpi } = await diagnose();
+  if (mpi.rank > 0) return 0; // rank 0 speaks for all
+  const diagnosis: Diagnosis = {
+    library: worded(library),
+    cpu: worded(cpu),
+    webgpu: worded(webgpu),
+    mpi: worded(mpi),
+  };
   if (json) printJson({ ...program, ...diagnosis });
   else show(program, diagnosis);
   return cpu.problem !== undefined && webgpu.problem !== undefined ? 1 : 0;
@@ -36,13 +48,36 @@ function worded<Finding extends { problem?: string; warnings?: string[] }>(findi
 
 function show(
   program: { version: string; deno: string; system: string },
-  { library, cpu, webgpu }: Diagnosis,
+  { library, cpu, webgpu, mpi }: Diagnosis,
 ): void {
   entry("microgpt", `${program.version}, Deno ${program.deno}, ${program.system}`);
   entry("library", library.path ? `${harmlessLine(library.path)}: works` : bad(library.problem!));
   device("cpu", cpu);
   device("webgpu", webgpu);
   if (webgpu.features) showGpu(webgpu);
+  showMpi(mpi);
+}
+
+function showMpi({ library, speed, problem }: MpiDiagnosis): void {
+  const what = library && `${harmlessLine(library.version)}, ${harmlessLine(library.path)}, ${library.abi}`;
+  // whoever trains on one machine does not need it, so that its absence is nothing bad
+  entry(
+    "mpi",
+    [what, problem && (library ? bad(problem) : harmlessLine(problem))].filter(Boolean).join(": "),
+  );
+  if (speed === undefined) {
+    if (problem === undefined) entry("", "how fast it is: mpirun -n 2 microgpt doctor, or on your machines");
+    return;
+  }
+  const { ranks, values, sumSeconds, librarySumSeconds, bytesPerSecond, latencySeconds } = speed;
+  entry(
+    "",
+    `${ranks} ranks add up ${figure(4 * values / 1e6)} MB in ${figure(1000 * sumSeconds)} ms ` +
+      `(the library's own sum: ${figure(1000 * librarySumSeconds)} ms), ${
+        figure(bytesPerSecond / 1e9)
+      } GB/s; ` +
+      `one number in ${Math.ceil(1e6 * latencySeconds)} µs`,
+  );
 }
 
 function device(label: string, { name, problem, warnings, productGigaflops }: DeviceDiagnosis): void {

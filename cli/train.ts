@@ -56,6 +56,7 @@ async function runTrain(values: FlagValues): Promise<number> {
   const finalSamples = 5;
   const events = train({ ...values as TrainOptions, finalSamples, signal: interrupt.signal });
   const plan = (await events.next()).value as PlanEvent;
+  if (plan.ranks && plan.ranks.rank > 0) return await joinIn(events, interrupt);
   describe(plan);
   const stopListening = onInterrupt(() => {
     say("\nstopping after this step and saving; Ctrl-C again stops at once");
@@ -75,6 +76,14 @@ async function runTrain(values: FlagValues): Promise<number> {
   }
   await finish(plan, told, end, values);
   return end.complete ? 0 : 130;
+}
+
+/** A process that another one speaks for. @returns the exit code, as that of the other */
+async function joinIn(events: AsyncIterable<TrainEvent>, interrupt: AbortController): Promise<number> {
+  onInterrupt(() => interrupt.abort());
+  let complete = true; // also of a dry run
+  for await (const event of events) if (event.type === "end") complete = event.complete;
+  return complete ? 0 : 130;
 }
 
 /** Configuration, device, data, memory. */
@@ -111,6 +120,15 @@ function describe(plan: PlanEvent): void {
         mb(memory.batch)
       }`,
   );
+  if (plan.ranks) {
+    const { size, trafficBytes, sumSeconds } = plan.ranks;
+    const rate = `${(trafficBytes / sumSeconds / 1e9).toPrecision(2)} GB/s`;
+    entry(
+      "ranks",
+      size === 1 ? "1 process" : `${size} processes, each sends and receives ${mb(trafficBytes)} a step: ` +
+        `measured ${(1000 * sumSeconds).toPrecision(3)} ms, ${rate}`,
+    );
+  }
   for (const line of renderLengths(plan.lengths, unit)) say(line);
 }
 

@@ -9,6 +9,8 @@
  * Calls only queue work, which runs in the order of the calls. Nothing waits but `read`.
  */
 
+import type { NativeMemory } from "./group.ts";
+
 /** Type of the working weights and activations. Masters, gradients, moments and reductions are always f32. */
 export type Dtype = "f32" | "bf16" | "f16";
 
@@ -181,6 +183,10 @@ export interface Device extends Allocator {
    * tensor.
    */
   copy(out: Tensor, from: Tensor): void;
+  /** out += a, the rows in use of f32 tensors of one shape. */
+  add(out: Tensor, a: Tensor): void;
+  /** Where the native library has the rows in use; a device that keeps its memory elsewhere lacks this. */
+  nativeMemory?(tensor: Tensor): NativeMemory;
   loadBatch(batch: Batch, documents: PackedDocuments): void;
   /** Sends what is queued on its way; call once a step. */
   submit(): void;

@@ -93,6 +93,11 @@ export class ReferenceDevice implements Device {
     (out as ReferenceTensor).data.set(used);
   }
 
+  add(out: Tensor, a: Tensor): void {
+    const [sum, values] = [floats(out), floats(a)];
+    for (let i = 0; i < a.rows * a.cols; i++) sum[i]! += values[i]!;
+  }
+
   loadBatch(batch: Batch, documents: PackedDocuments): void {
     this.checkOpen();
     if (documents.tokens.length > batch.maxTokens) {

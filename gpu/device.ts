@@ -17,6 +17,7 @@ import type {
   Tensor,
 } from "../device/device.ts";
 import { deviceClosed, MicrogptError } from "../device/errors.ts";
+import { add } from "./add.ts";
 import { type AdapterDescription, openAdapter, type OpenedAdapter } from "./adapter.ts";
 import * as attention from "./attention.ts";
 import { GpuBatch } from "./batch.ts";
@@ -262,6 +263,10 @@ export class GpuDevice implements Device {
       encoder.copyBufferToBuffer(g(from).memory.gpu, start, between.gpu, 0, bytes);
       encoder.copyBufferToBuffer(between.gpu, 0, g(out).memory.gpu, to, bytes);
     });
+  }
+
+  add(out: Tensor, a: Tensor): void {
+    add(this, g(out), g(a));
   }
 
   loadBatch(batch: Batch, documents: PackedDocuments): void {

@@ -34,14 +34,15 @@ const THREADS = 256;
 const NORM_WORKGROUPS = 256;
 
 /** Stretches of n elements that one binding can hold, in whole multiples of 128 elements. */
-function slices(n: number, maxBinding: number): [first: number, length: number][] {
+export function slices(n: number, maxBinding: number): [first: number, length: number][] {
   const most = Math.floor((maxBinding - 256) / 512) * 128;
   const out: [number, number][] = [];
   for (let first = 0; first < n; first += most) out.push([first, Math.min(most, n - first)]);
   return out;
 }
 
-function slice({ memory, type, format, offset }: GpuTensor, first: number, length: number): GpuTensor {
+/** Part of a flat array. */
+export function slice({ memory, type, format, offset }: GpuTensor, first: number, length: number): GpuTensor {
   return new GpuTensor(memory, type, format, offset + first, 1, length);
 }
 

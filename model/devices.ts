@@ -3,6 +3,7 @@ import { checkVocabSize, type Tokenizer } from "../data/tokenizer.ts";
 import { checkOptions, type Options, type OptionValues } from "../device/options.ts";
 import { MicrogptError } from "../device/errors.ts";
 import type { Device, Dtype } from "../device/device.ts";
+import type { Group } from "../device/group.ts";
 import { ReferenceDevice } from "../device/reference_device.ts";
 
 /** More threads than this must be a mistake. */
@@ -186,6 +187,44 @@ export async function openTokenizer(json: string, threads?: number): Promise<Tok
   }
   const { HfTokenizer } = await import("../data/hf_tokenizer.ts");
   return await HfTokenizer.fromJson(json);
+}
+
+/** Ranks that train: a program that ends in the middle ends the others too. */
+let training = false;
+let leavesWithProgram = false;
+
+/** Says that training of this launch has ended well, or with an error that all ranks have: nobody waits for this one. */
+export function endTraining(): void {
+  training = false;
+}
+
+/**
+ * Joins the processes of this launch, until the program ends: in good order once `endTraining` was called, else by
+ * ending all of them.
+ * @param distributed over what; "none" and undefined are one process
+ * @param reduceDtype how gradients travel
+ * @returns undefined for one process
+ * @throws {MicrogptError} when MPI does not work, or when several processes would each train alone
+ */
+export async function openGroup(
+  distributed: "none" | "mpi" = "none",
+  reduceDtype: "f32" | "bf16" = "f32",
+): Promise<Group | undefined> {
+  if (distributed === "none") {
+    const { checkAlone, launchOf } = await import("../native/launcher.ts");
+    const { environment } = await import("../native/permissions.ts");
+    checkAlone(launchOf(environment));
+    return undefined;
+  }
+  await ensureNativeLibrary();
+  const { openMpiGroup } = await import("../native/mpi.ts");
+  const group = openMpiGroup(reduceDtype);
+  training = true;
+  if (!leavesWithProgram) {
+    leavesWithProgram = true;
+    globalThis.addEventListener("unload", () => training ? group.abort(1) : group.close());
+  }
+  return group;
 }
 
 /** Looks for the native library, and downloads it for a module imported by URL. @returns whether there is one */

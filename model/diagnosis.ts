@@ -2,6 +2,10 @@
 import { type DeviceName, openDevice } from "./devices.ts";
 import type { Device } from "../device/device.ts";
 import { MicrogptError } from "../device/errors.ts";
+import type { MpiLibrary } from "../native/mpi.ts";
+import type { MpiSpeed } from "../native/mpi_speed.ts";
+
+export type { MpiLibrary, MpiSpeed };
 
 /** What was found. */
 export interface Diagnosis {
@@ -11,6 +15,8 @@ export interface Diagnosis {
   cpu: DeviceDiagnosis;
   /** the GPU */
   webgpu: GpuDiagnosis;
+  /** the MPI library */
+  mpi: MpiDiagnosis;
 }
 
 /** The native library. */
@@ -51,10 +57,40 @@ export interface GpuDiagnosis extends DeviceDiagnosis {
   gigabytesPerSecond?: number;
 }
 
+/** What training on many machines needs. */
+export interface MpiDiagnosis {
+  /** the library that fits the launcher, or the first that was found; undefined where there is none */
+  library?: MpiLibrary;
+  /** number of this process; 0 without a launcher */
+  rank: number;
+  /** under `mpirun` or `srun`, with all processes */
+  speed?: MpiSpeed;
+  /** why it cannot be used */
+  problem?: string;
+}
+
 /** Opens, checks and measures; takes about a second per device. Failures are reported, not thrown. */
 export async function diagnose(): Promise<Diagnosis> {
   const cpu = await diagnoseDevice("cpu", () => Promise.resolve({}));
-  return { library: await diagnoseLibrary(), cpu, webgpu: await diagnoseGpu() };
+  return { library: await diagnoseLibrary(), cpu, webgpu: await diagnoseGpu(), mpi: await diagnoseMpi() };
+}
+
+async function diagnoseMpi(): Promise<MpiDiagnosis> {
+  const { launchOf } = await import("../native/launcher.ts");
+  const { openMpiGroup, openMpiLibrary } = await import("../native/mpi.ts");
+  const { environment } = await import("../native/permissions.ts");
+  let library: MpiLibrary | undefined;
+  try {
+    library = openMpiLibrary();
+    if ((launchOf(environment)?.size ?? 1) === 1) return { library, rank: 0 };
+    const group = openMpiGroup();
+    const { measureMpi } = await import("../native/mpi_speed.ts");
+    const speed = measureMpi(group);
+    group.close();
+    return { library, rank: group.rank, speed };
+  } catch (error) {
+    return { ...(library ? { library } : {}), rank: 0, problem: problemOf(error) };
+  }
 }
 
 async function diagnoseLibrary(): Promise<LibraryDiagnosis> {

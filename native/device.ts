@@ -17,6 +17,7 @@ import {
   type Sampling,
   type Tensor,
 } from "../device/device.ts";
+import type { NativeMemory } from "../device/group.ts";
 import { deviceClosed, MicrogptError } from "../device/errors.ts";
 import { check, openLibrary } from "./library.ts";
 import { DEVICE } from "./symbols.ts";
@@ -157,6 +158,19 @@ export class CpuDevice implements Device {
     const data = new Uint32Array(f.rows * f.cols);
     check(this.#native.mg_cpu_read(this.#device, f.handle, f.offset, data, data.length));
     check(this.#native.mg_cpu_write(this.#device, o.handle, o.offset, data, data.length));
+  }
+
+  add(out: Tensor, a: Tensor): void {
+    sameShape(out, a.rows, a.cols);
+    const [o, x] = [out as CpuTensor, a as CpuTensor];
+    const length = x.rows * x.cols;
+    check(this.#native.mg_cpu_add(this.#device, o.handle, o.offset, x.handle, x.offset, length));
+  }
+
+  /** The rows in use, for who works on them in the native library. */
+  nativeMemory(tensor: Tensor): NativeMemory {
+    const { handle, offset, rows, cols } = tensor as CpuTensor;
+    return { device: this.#device, tensor: handle, offset, length: rows * cols };
   }
 
   loadBatch(batch: Batch, { tokens, targets, starts }: PackedDocuments): void {

@@ -10,6 +10,7 @@ import {
   bindings,
   DEVICE,
   interfaceVersion,
+  MPI,
   type Signatures,
   TOKENIZER,
 } from "./symbols.ts";
@@ -146,7 +147,7 @@ function openBase(path: string): Base {
   checkWholeElf(path);
   const library = open(path, bindings(BASE, "u32"));
   const version = library.symbols.mg_abi_version();
-  const needed = interfaceVersion(BASE, DEVICE, TOKENIZER);
+  const needed = interfaceVersion(BASE, DEVICE, TOKENIZER, MPI);
   if (version !== needed) {
     library.close();
     throw new NativeLibraryError(

@@ -22,6 +22,7 @@ export const DEVICE = {
   mg_cpu_write: "device: u32, tensor: tensor, data: u32[]",
   mg_cpu_read: "device: u32, tensor: tensor, data: u32[]",
   mg_cpu_zero: "device: u32, tensor: tensor, len: f64",
+  mg_cpu_add: "device: u32, out: tensor, a: tensor, len: f64",
   mg_cpu_create_batch: "device: u32, handle: u32[]",
   mg_cpu_load_batch: "device: u32, batch: u32, tokens: u32[], targets: u32[], starts: u32[]",
   mg_cpu_embed: `device: u32, x: tensor, batch: u32, wte: tensor, wpe: tensor,
@@ -86,6 +87,21 @@ export const TOKENIZER = {
   mg_tokenizer_encoding: "handle: u32, ids: u32[], offsets: u32[]",
 } as const;
 
+/** Other processes of a launch, through an MPI library (native/src/mpi/). All return a status. */
+export const MPI = {
+  mg_mpi_load: "paths: u8[]",
+  mg_mpi_describe: "description: u8[]",
+  mg_mpi_start: "place: u32[]",
+  mg_mpi_sum: "values: f32[], bf16: u32",
+  mg_mpi_sum_tensor: "device: u32, values: tensor, len: f64, bf16: u32",
+  mg_mpi_all_reduce: "values: f32[]",
+  mg_mpi_combine: "values: f64[], largest: u32",
+  mg_mpi_broadcast: "bytes: u8[]",
+  mg_mpi_barrier: "",
+  mg_mpi_abort: "code: u32",
+  mg_mpi_close: "",
+} as const;
+
 /** Signatures by the names of the exports. */
 export type Signatures = Readonly<Record<string, string>>;
 
@@ -96,6 +112,8 @@ const PASSED = {
   tensor: ["u32", "f64"],
   "u8[]": ["buffer", "u32"],
   "u32[]": ["buffer", "u32"],
+  "f32[]": ["buffer", "u32"],
+  "f64[]": ["buffer", "u32"],
 } as const;
 type Passed = typeof PASSED;
 

@@ -27,6 +27,11 @@ export interface LockHolder {
   command: string;
 }
 
+/** Whether some process seems to hold the lock on a directory, for who only wants to look. */
+export async function isLocked(dir: string): Promise<boolean> {
+  return await ifThere(Deno.stat(join(dir, LOCK_FILE))) !== undefined;
+}
+
 /** A process that has just locked the file may not have written its name yet. */
 const NAME_PATIENCE_MS = 500;
 

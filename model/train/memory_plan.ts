@@ -52,8 +52,9 @@ export function memoryPlan(
   device: Pick<Device, "dtype" | "stepsInFlight">,
   config: ModelConfig,
   data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
+  sharedBuffers: readonly number[] = [],
 ): MemoryPlan {
   const allocator = new CountingAllocator(device.dtype, device.stepsInFlight);
-  allocateTraining(allocator, networkOf(config), data);
+  allocateTraining(allocator, networkOf(config), data, sharedBuffers);
   return allocator.plan;
 }

@@ -45,17 +45,18 @@ export interface OptimizerMemory {
   control: Tensor;
 }
 
-/** Allocates for parameters of a layout. */
+/** Allocates for parameters of a layout; `shared` is memory for gradients that is there. */
 export function allocateOptimizer(
   allocator: Allocator & Pick<Device, "dtype">,
   { name }: Optimizer,
   layout: ParameterLayout,
+  shared?: Tensor,
 ): OptimizerMemory {
   const params = flatTensor(allocator, "weights", layout, "f32");
   return {
     params,
     work: allocator.dtype === "f32" ? params : flatTensor(allocator, "working weights", layout, "work"),
-    gradients: flatTensor(allocator, "gradients", layout, "f32", "gradients"),
+    gradients: shared ?? flatTensor(allocator, "gradients", layout, "f32", "gradients"),
     state: mapState(stateTensors(layout, name), (tensor) => {
       return flatTensor(allocator, `moments ${tensor.name}`, tensor.layout, "f32", "moments");
     }),

@@ -20,6 +20,18 @@ export const RUN_OPTIONS = {
     default: 0,
     help: "print three samples every n steps; 0 = never",
   },
+  distributed: {
+    type: "choice",
+    choices: ["none", "mpi"],
+    default: "none",
+    help: "share each step among the processes that mpirun or srun started, see docs/distributed.md",
+  },
+  reduceDtype: {
+    type: "choice",
+    choices: ["f32", "bf16"],
+    default: "f32",
+    help: "how gradients travel between processes; bf16 halves the traffic and changes the bits",
+  },
 } as const satisfies Options;
 
 /** Options of a training run; every setting that is not given comes from the checkpoint, the preset or the defaults. */
@@ -42,6 +54,10 @@ export interface TrainOptions extends Partial<Settings>, DeviceOptions {
   keep?: number;
   /** steps between samples, which come as events; 0 = none */
   sampleEvery?: number;
+  /** "mpi": share each step among the processes of a launch, all of which call `train` with the same options */
+  distributed?: "none" | "mpi";
+  /** how gradients travel between processes; bf16 halves the traffic and changes the bits */
+  reduceDtype?: "f32" | "bf16";
   /** samples of the finished model, in an event before the last; 0 = none */
   finalSamples?: number;
   /** ends after the plan: takes no lock and writes nothing */

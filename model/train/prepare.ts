@@ -3,20 +3,24 @@ import { checkDataSource, encodeDataset, textsOf } from "../../data/dataset.ts";
 import { fitDocuments } from "../../data/documents.ts";
 import { type LengthStatistics, lengthStatistics } from "../../data/lengths.ts";
 import type { Split } from "../../data/split.ts";
-import type { Dataset } from "../../data/dataset.ts";
+import { type Dataset, documentsOf } from "../../data/dataset.ts";
+import { checkAgreement } from "../../device/group.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import type { Device } from "../../device/device.ts";
 import type { ModelConfig } from "../config.ts";
 import { type DeviceOptions, openDevice, openTokenizer, trainTokenizer } from "../devices.ts";
 import { type LoadedCheckpoint, readCheckpoint } from "../files/checkpoint.ts";
 import { checkDirectory, openModelFile, sameDirectory } from "../files/directory.ts";
-import { RunLock } from "../files/lock.ts";
+import { isLocked, RunLock } from "../files/lock.ts";
 import { checkTrainingOutput } from "../files/output_directory.ts";
 import { checkConfig, networkKind, networkOf } from "../networks.ts";
 import { emptyState } from "../optimizer_state.ts";
 import { checkArchitecture, savedSettings, type Settings } from "../settings.ts";
 import { type MemoryPlan, memoryPlan } from "./memory_plan.ts";
+import { checkMicroBatches } from "./gradient_sum.ts";
 import { checkTrainOptions, type TrainOptions } from "./options.ts";
+import { digestOfArrays, digestOfText, type Ranks, type RanksPlan } from "./ranks.ts";
+import { sharedBuffers } from "./shared_step.ts";
 import { outputOf, resolveRecipe, resolveSettings, settingOf } from "./resolve.ts";
 import { type RunRecord, TrainingRun } from "./run.ts";
 import { type Recipe, Trainer, type TrainingData, type TrainingState } from "./trainer.ts";
@@ -37,6 +41,8 @@ export interface PreparedRun {
   trainingDocuments: number;
   validationDocuments: number;
   memory: MemoryPlan;
+  /** where several processes share the steps */
+  ranks?: RanksPlan;
   /** what a person should know: warnings, cleanup, truncation */
   notices: string[];
 }
@@ -47,7 +53,7 @@ export interface PreparedRun {
  * @throws {MicrogptError} for options out of range, unusable data, a checkpoint that does not load, a device that is not
  * there, an output directory that another run writes to
  */
-export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
+export async function prepareRun(options: TrainOptions, ranks?: Ranks): Promise<PreparedRun> {
   checkTrainOptions(options);
   checkDataSource(options);
   const notices: string[] = [];
@@ -55,9 +61,9 @@ export async function prepareRun(options: TrainOptions): Promise<PreparedRun> {
   const output = await outputOf(options, notices);
   if (options.resume !== undefined) await checkResumable(options.resume);
   // before anything there is looked at: another run may be about to save
-  const lock = options.dryRun ? undefined : await RunLock.take(output);
+  const lock = options.dryRun || ranks?.isFirst === false ? undefined : await RunLock.take(output);
   try {
-    return await prepareLocked(options, output, lock, notices);
+    return await prepareLocked(options, output, lock, notices, ranks);
   } catch (error) {
     lock?.release();
     throw error;
@@ -85,15 +91,12 @@ async function prepareData(
   settings: Settings,
   checkpoint: LoadedCheckpoint | undefined,
   notices: string[],
+  ranks: Ranks | undefined,
 ): Promise<PreparedData> {
   const data = await loadData(options, checkpoint, notices);
   const tokenizer = checkpoint
     ? await openTokenizer(checkpoint.tokenizerJson, options.threads)
-    : await trainTokenizer(textsOf(data), {
-      vocabSize: settings.vocabSize,
-      chat: data.mode === "chat",
-      threads: options.threads,
-    });
+    : await newTokenizer(data, settings, options, ranks);
   const config = checkpoint?.config ?? networkKind(settings.arch).configOf(settings, tokenizer.vocabSize);
   const all = encodeDataset(data, tokenizer);
   const fitted = fitDocuments(all, config.block_size, settings.skipLong, data.mode);
@@ -103,20 +106,60 @@ async function prepareData(
   return { data, tokenizer, config, lengths: lengthStatistics(all), split, trainingData };
 }
 
+/** Trained by the first rank, for all. */
+async function newTokenizer(
+  data: Dataset,
+  { vocabSize }: Settings,
+  { threads }: TrainOptions,
+  ranks: Ranks | undefined,
+): Promise<Tokenizer> {
+  const train = () => trainTokenizer(textsOf(data), { vocabSize, chat: data.mode === "chat", threads });
+  if (!ranks) return await train();
+  const own = ranks.isFirst ? await train() : undefined;
+  const json = ranks.shareText(own?.toJSON() ?? "");
+  return own ?? await openTokenizer(json, threads);
+}
+
+/**
+ * Compares what all ranks must have in common before the first step.
+ * @throws {AgreedError} on every rank, naming one that differs
+ */
+function checkSameRun(
+  { group, version }: Ranks,
+  options: TrainOptions,
+  settings: Settings,
+  { data, tokenizer }: PreparedData,
+  { params, optimizer, step }: TrainingState,
+): void {
+  const { dtype, dryRun, reduceDtype } = options;
+  checkAgreement(group, {
+    version,
+    "training data": data.hash ?? digestOfText(JSON.stringify(documentsOf(data))),
+    tokenizer: digestOfText(tokenizer.toJSON()),
+    settings: JSON.stringify({ ...settings, mode: data.mode, step, dtype, dryRun, reduceDtype }),
+    "starting weights": digestOfArrays([params, ...Object.values(optimizer)]),
+  });
+}
+
 async function prepareLocked(
   options: TrainOptions,
   output: string,
   lock: RunLock | undefined,
   notices: string[],
+  ranks: Ranks | undefined,
 ): Promise<PreparedRun> {
   const goesOn = options.resume !== undefined && await sameDirectory(options.resume, output);
-  await checkTrainingOutput(output, goesOn);
+  // who only looks while another run saves would find files of two saves
+  const looksOn = options.dryRun && await isLocked(output);
+  if (!looksOn && (ranks === undefined || ranks.isFirst)) await checkTrainingOutput(output, goesOn);
   const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
   const settings = resolveSettings(options, checkpoint, notices);
   if (!checkpoint) checkNewModel(settings);
-  const prepared = await prepareData(options, settings, checkpoint, notices);
+  if (ranks) checkMicroBatches(ranks.group, settings.gradAccum);
+  const prepared = await prepareData(options, settings, checkpoint, notices, ranks);
   const { data, tokenizer, config, lengths, split, trainingData } = prepared;
   const initial = checkpoint ? resumedState(checkpoint) : freshState(config, settings.seed);
+  if (ranks) checkSameRun(ranks, options, settings, prepared, initial());
   const recipe = resolveRecipe(settings, checkpoint?.trainState.step ?? 0);
   const trial = (candidate: Device) => timeSteps(candidate, config, trainingData, recipe, initial());
   // a resumed run goes on with the same bits, whichever device happens to be faster today
@@ -143,7 +186,10 @@ async function prepareLocked(
     skippedSteps: checkpoint?.trainState.skipped_steps ?? 0,
     recovered: checkpoint?.trainState.lr_halved ?? false,
     record: recordOf(options, settings, checkpoint, prepared, device),
+    ranks,
   });
+  const { layout } = networkOf(config);
+  const buffers = ranks ? sharedBuffers(ranks, recipe.gradAccum, layout.length) : [];
   const ready: PreparedRun = {
     run,
     config,
@@ -152,11 +198,12 @@ async function prepareLocked(
     dataPath: data.path,
     device,
     tokenizer,
-    parameters: networkOf(config).layout.count,
+    parameters: layout.count,
     lengths,
     trainingDocuments: split.training.length,
     validationDocuments: split.validation.length,
-    memory: memoryPlan(device, config, trainingData),
+    memory: memoryPlan(device, config, trainingData, buffers),
+    ...(ranks ? { ranks: ranks.measure(layout.length, options.reduceDtype === "bf16") } : {}),
     notices,
   };
   opened.move();

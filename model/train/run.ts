@@ -9,6 +9,7 @@ import { isSystemError, sameDirectory } from "../files/directory.ts";
 import { oldModelPlace } from "../files/old_model.ts";
 import { prepareOutput } from "../files/output_directory.ts";
 import { type BestEvaluation, RunCheckpoints } from "./run_checkpoints.ts";
+import type { Ranks } from "./ranks.ts";
 import type { RunLock } from "../files/lock.ts";
 import type { TrainState } from "../files/train_state.ts";
 import {
@@ -71,6 +72,8 @@ export interface RunOptions {
   skippedSteps: number;
   recovered: boolean;
   record: RunRecord;
+  /** share the steps; only the first writes files */
+  ranks?: Ranks | undefined;
 }
 
 /** A save on the way that failed is tried again after this time, or at the next that is due. */
@@ -115,8 +118,8 @@ export class TrainingRun {
   }
 
   #createTrainer(): Trainer {
-    const { device, config, data, recipe, recovered, resumed } = this.#options;
-    const trainer = new Trainer(device, config, data, recipe, recovered);
+    const { device, config, data, recipe, recovered, resumed, ranks } = this.#options;
+    const trainer = new Trainer(device, config, data, recipe, recovered, ranks);
     trainer.load(this.#initial!());
     if (resumed !== undefined) this.#initial = undefined;
     return trainer;
@@ -151,7 +154,7 @@ export class TrainingRun {
   async *events(
     { signal, pauseAt = () => false }: { signal?: AbortSignal; pauseAt?: (step: number) => boolean } = {},
   ): AsyncGenerator<RunEvent, void, void> {
-    const { resumed, output } = this.#options;
+    const { resumed, output, ranks } = this.#options;
     if (this.startStep >= this.totalSteps) {
       throw new MicrogptError(
         `the run in ${resumed?.dir} is complete: all of its ${this.totalSteps} steps are done`,
@@ -163,11 +166,14 @@ export class TrainingRun {
     }
     let log: MetricsLog | undefined;
     try {
-      yield* this.#prepare();
-      log = await MetricsLog.open(output, resumed && { dir: resumed.dir, step: this.startStep });
+      if (ranks === undefined || ranks.isFirst) {
+        yield* this.#prepare();
+        log = await MetricsLog.open(output, resumed && { dir: resumed.dir, step: this.startStep });
+      }
       yield* this.#train(log, signal, pauseAt);
       if (signal?.aborted && this.trainer.step === this.startStep) return; // no step was done: nothing to save
-      yield* this.#saveAtEnd(await this.#checkpoint(log), signal);
+      if (log) yield* this.#saveAtEnd(await this.#checkpoint(log), signal);
+      ranks?.group.barrier(); // nobody goes before the checkpoint is whole
     } finally {
       await this.#saving;
       await log?.close();
@@ -193,7 +199,7 @@ export class TrainingRun {
 
   /** All steps and evaluations, with checkpoints on the way. */
   async *#train(
-    log: MetricsLog,
+    log: MetricsLog | undefined,
     signal: AbortSignal | undefined,
     pauseAt: (step: number) => boolean,
   ): AsyncGenerator<RunEvent, void, void> {
@@ -203,7 +209,9 @@ export class TrainingRun {
     const evaluatesAt = (step: number) =>
       data.validationBytes > 0 && recipe.evalEvery > 0 && step % recipe.evalEvery === 0;
     let evaluated = -1;
-    if (resumed && evaluatesAt(this.startStep) && log.lastEvaluation !== this.startStep) {
+    const { ranks } = this.#options;
+    const missing = () => log !== undefined && log.lastEvaluation !== this.startStep;
+    if (resumed && evaluatesAt(this.startStep) && (ranks ? ranks.firstSays(missing()) : missing())) {
       // Ctrl-C came before the evaluation of the step that the run goes on from.
       const event = await this.trainer.evaluate(signal);
       if (event) {
@@ -254,18 +262,20 @@ export class TrainingRun {
   }
 
   /** Yields an event, and logs it. */
-  *#record(event: TrainingEvent, log: MetricsLog): Generator<RunEvent, void, void> {
+  *#record(event: TrainingEvent, log: MetricsLog | undefined): Generator<RunEvent, void, void> {
     this.#isBest = false;
     if (event.type === "step") {
       const { step, loss, learningRate: lr, gradNorm: grad_norm, tokens, milliseconds, applied } = event;
-      log.append({ step, loss, lr, grad_norm, tokens, ms: Math.round(milliseconds * 1000) / 1000 });
+      log?.append({ step, loss, lr, grad_norm, tokens, ms: Math.round(milliseconds * 1000) / 1000 });
       if (!applied) this.#skipped++;
     } else if (event.type === "evaluation") {
-      log.append({ step: event.step, val_loss: event.loss, val_bits_per_byte: event.bitsPerByte });
+      log?.append({ step: event.step, val_loss: event.loss, val_bits_per_byte: event.bitsPerByte });
       this.#isBest = this.#checkpoints.note(event);
     }
     yield event;
-    for (const message of log.takeNotices()) yield notice(message);
+    for (const message of log?.takeNotices() ?? []) yield notice(message);
+    const waiting = event.type === "step" && this.#options.ranks?.waiting(this.#options.recipe.gradAccum);
+    if (waiting) yield notice(waiting);
     yield* this.#takeSaveEnded();
   }
 
@@ -303,7 +313,11 @@ export class TrainingRun {
   }
 
   /** Begins to save the current state once the previous save has ended. Steps go on meanwhile. */
-  async *#saveMeanwhile(log: MetricsLog, kept: boolean): AsyncGenerator<RunEvent, void, void> {
+  async *#saveMeanwhile(
+    log: MetricsLog | undefined,
+    kept: boolean,
+  ): AsyncGenerator<RunEvent, void, void> {
+    if (!log) return; // the first rank saves
     await this.#saving;
     yield* this.#takeSaveEnded();
     this.#saving = this.#trySave(await this.#checkpoint(log), this.#isBest, kept);
@@ -364,6 +378,12 @@ export class TrainingRun {
   }
 
   async #lastGood(): Promise<TrainingState> {
+    const { ranks } = this.#options;
+    if (!ranks) return await this.#ownLastGood();
+    return ranks.shareState(ranks.isFirst ? await this.#ownLastGood() : undefined);
+  }
+
+  async #ownLastGood(): Promise<TrainingState> {
     await this.#saving;
     const saved = this.#checkpoints.saved ? this.output : this.#options.resumed?.dir;
     if (saved === undefined) return this.#initial!();

@@ -2,13 +2,16 @@
 import { isDataFile } from "../../data/dataset.ts";
 import type { LengthStatistics } from "../../data/lengths.ts";
 import type { Dtype } from "../../device/device.ts";
+import { AgreedError } from "../../device/group.ts";
 import type { ModelConfig } from "../config.ts";
+import { endTraining } from "../devices.ts";
 import { generateSamples, wholeSamples } from "../generate/generation.ts";
 import { networkOf } from "../networks.ts";
 import type { Settings } from "../settings.ts";
 import type { MemoryPlan } from "./memory_plan.ts";
 import type { TrainOptions } from "./options.ts";
 import { type PreparedRun, prepareRun } from "./prepare.ts";
+import { openRanks, type Ranks, type RanksPlan } from "./ranks.ts";
 import type { RunEvent } from "./run.ts";
 
 /** What is going to be trained, on what and where: the first event. */
@@ -41,6 +44,8 @@ export interface PlanEvent {
   dtype: Dtype;
   /** bytes that the run takes on the device */
   memory: MemoryPlan;
+  /** where several processes share the steps */
+  ranks?: RanksPlan;
   /** steps done before */
   startStep: number;
   /** the step that the run ends with */
@@ -107,9 +112,27 @@ const SAMPLE_TOKENS = 200;
  * not there, a directory that cannot be written, and when training fails
  */
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, void> {
-  const prepared = await prepareRun(options);
+  const ranks = await openRanks(options);
+  if (!ranks) return yield* runTraining(options, options.signal);
+  try {
+    yield* runTraining(options, ranks.signal, ranks);
+    endTraining();
+  } catch (error) {
+    // any other error leaves ranks behind that wait for this one: they end with this program
+    if (error instanceof AgreedError) endTraining();
+    throw error;
+  }
+}
+
+async function* runTraining(
+  options: TrainOptions,
+  signal: AbortSignal | undefined,
+  ranks?: Ranks,
+): AsyncGenerator<TrainEvent, void, void> {
+  const prepared = await prepareRun(options, ranks);
   const { run, notices } = prepared;
-  const { sampleEvery = 0, finalSamples = 0, signal } = options;
+  const { sampleEvery = 0, finalSamples = 0 } = options;
+  const samples = ranks === undefined || ranks.isFirst;
   try {
     yield planOf(prepared);
     for (const message of notices) yield { type: "notice", message };
@@ -117,10 +140,12 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const samplesAt = (step: number) => sampleEvery > 0 && step % sampleEvery === 0;
     for await (const event of run.events({ pauseAt: samplesAt, ...(signal ? { signal } : {}) })) {
       yield event;
-      if (event.type === "step" && samplesAt(event.step)) yield await samplesOf(prepared, SAMPLES);
+      if (samples && event.type === "step" && samplesAt(event.step)) {
+        yield await samplesOf(prepared, SAMPLES);
+      }
     }
     const complete = run.trainer.step >= run.totalSteps;
-    if (complete && finalSamples > 0) yield await samplesOf(prepared, finalSamples);
+    if (samples && complete && finalSamples > 0) yield await samplesOf(prepared, finalSamples);
     yield {
       type: "end",
       step: run.trainer.step,

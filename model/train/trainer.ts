@@ -22,6 +22,8 @@ import {
   type UpdateState,
   writeUpdateState,
 } from "./optimizer.ts";
+import { checkWeights, type Ranks } from "./ranks.ts";
+import { sharedBuffers, SharedStep } from "./shared_step.ts";
 
 /** Where batches come from. What a call returns may be overwritten by the next. */
 export interface TrainingData {
@@ -108,6 +110,9 @@ const OPTIMIZER: Optimizer = adam;
 /** This many skipped steps in a row are no accident. */
 const MAX_SKIPPED = 10;
 
+/** Steps after which ranks compare their weights. */
+const COMPARE_EVERY = 100;
+
 /** The event loop is given a moment at least this often, for signals and the terminal. */
 const BREATHE_MS = 25;
 
@@ -119,6 +124,8 @@ export function learningRate(s: number, { learningRate: lr, totalSteps: S, warmu
 
 /** All memory that training takes on a device. */
 interface TrainingMemory {
+  /** see SharedStep; none in a run of one process */
+  shared: Tensor[];
   optimizer: OptimizerMemory;
   activations: Activations;
   batch: Batch;
@@ -128,14 +135,20 @@ interface TrainingMemory {
   validation: Tensor;
 }
 
-/** Allocates everything, or counts it when `allocator` is a counter. */
+/**
+ * Allocates everything, or counts it when `allocator` is a counter.
+ * @param sharedBuffers lengths of the buffers that gradients are added up in, where ranks share steps
+ */
 export function allocateTraining(
   allocator: Allocator & Pick<Device, "dtype" | "stepsInFlight">,
   network: Network,
   data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
+  sharedBuffers: readonly number[] = [],
 ): TrainingMemory {
+  const shared = sharedBuffers.map((length) => allocator.tensor("gradients", 1, length, "f32", "gradients"));
   return {
-    optimizer: allocateOptimizer(allocator, OPTIMIZER, network.layout),
+    shared,
+    optimizer: allocateOptimizer(allocator, OPTIMIZER, network.layout, shared[0]),
     activations: network.allocateActivations(allocator, data.maxTokens),
     batch: allocator.createBatch(data.maxTokens, data.maxDocuments),
     metrics: allocator.tensor("metrics", 2 * allocator.stepsInFlight, 4),
@@ -170,9 +183,12 @@ export class Trainer {
   /** steps to queue before a read, as fast as they are */
   #windowSteps = 1;
   #recovered: boolean;
+  /** where ranks share the steps */
+  readonly #shared: SharedStep | undefined;
 
   /**
    * @param recovered the run already went back once with half the learning rate
+   * @param ranks share the steps
    * @throws {MicrogptError} when the device's memory is short
    */
   constructor(
@@ -181,13 +197,19 @@ export class Trainer {
     data: TrainingData,
     recipe: Recipe,
     recovered = false,
+    ranks?: Ranks,
   ) {
     this.#device = device;
     this.#network = networkOf(config);
     this.#data = data;
     this.#recipe = { ...recipe };
     this.#recovered = recovered;
-    this.#memory = allocateTraining(device, this.#network, data);
+    const lengths = ranks ? sharedBuffers(ranks, recipe.gradAccum, this.#network.layout.length) : [];
+    this.#memory = allocateTraining(device, this.#network, data, lengths);
+    if (ranks) {
+      this.#shared = new SharedStep(device, this.#network, ranks, this.#memory.shared);
+      this.#memory.optimizer.gradients = this.#shared.gradients;
+    }
     this.weights = this.#network.views(device, this.#memory.optimizer.work);
     this.#gradients = this.#network.views(device, this.#memory.optimizer.gradients);
     this.#update = bindUpdates(device, OPTIMIZER, this.#network.layout, this.#memory.optimizer);
@@ -241,12 +263,16 @@ export class Trainer {
     try {
       while (more() || inFlight.length > 0) {
         const started = performance.now();
-        const window = more() ? this.#queueWindow(until, pauseAt) : undefined;
+        const window = !more()
+          ? undefined
+          : this.#shared
+          ? await this.#sharedWindow(this.#shared)
+          : this.#queueWindow(until, pauseAt);
         if (window) inFlight.push(window);
         const ahead = window && !window.pauses && device.stepsInFlight > 1 ? 1 : 0;
         const done = inFlight.splice(0, inFlight.length - ahead);
         const metrics = await Promise.all(done.map((window) => window.metrics));
-        if (window) {
+        if (window && !this.#shared) {
           window.milliseconds = (performance.now() - started) / window.steps.length;
           this.#windowSteps = nextWindowSteps(this.#windowSteps, window.milliseconds, device.stepsInFlight);
         }
@@ -268,6 +294,7 @@ export class Trainer {
 
   /** Mean loss of the held-out documents under the current weights; undefined when `signal` came before the end. */
   async evaluate(signal?: AbortSignal): Promise<EvaluationEvent | undefined> {
+    if (this.#shared) return await this.#evaluateShared(this.#shared.ranks);
     const device = this.#device;
     const { activations, batch, validation, optimizer: { control } } = this.#memory;
     const breather = new Breather(BREATHE_MS);
@@ -285,16 +312,37 @@ export class Trainer {
         if (breather.due) await breather.take();
         if (signal?.aborted) return undefined;
       }
-      const nats = (await device.read(validation))[METRIC.loss]!;
-      return {
-        type: "evaluation",
-        step: this.#step,
-        loss: nats / tokens,
-        bitsPerByte: nats / (Math.LN2 * this.#data.validationBytes),
-      };
+      return this.#evaluation((await device.read(validation))[METRIC.loss]!, tokens);
     } finally {
       await Promise.allSettled(reads);
     }
+  }
+
+  #evaluation(nats: number, tokens: number): EvaluationEvent {
+    const bitsPerByte = nats / (Math.LN2 * this.#data.validationBytes);
+    return { type: "evaluation", step: this.#step, loss: nats / tokens, bitsPerByte };
+  }
+
+  /** Each rank measures some of the batches; their losses are added up in one order, whoever measured them. */
+  async #evaluateShared({ group }: Ranks): Promise<EvaluationEvent> {
+    const device = this.#device;
+    const { activations, batch, validation, optimizer: { control } } = this.#memory;
+    const breather = new Breather(BREATHE_MS);
+    const losses: number[] = [];
+    let tokens = 0;
+    for (const documents of this.#data.validation()) {
+      tokens += documents.targets.length;
+      if (losses.length % group.size !== group.rank) {
+        losses.push(0);
+        continue;
+      }
+      device.loadBatch(batch, documents);
+      this.#network.forward(device, this.weights, activations, batch, 1, control);
+      device.sumLoss(validation, 0, activations.losses, false);
+      losses.push((await device.read(validation))[METRIC.loss]!);
+      if (breather.due) await breather.take();
+    }
+    return this.#evaluation(group.total(losses).reduce((sum, loss) => sum + loss, 0), tokens);
   }
 
   #evaluatesAt(step: number): boolean {
@@ -313,10 +361,34 @@ export class Trainer {
     return { steps, pauses, metrics: this.#device.read(this.#memory.metrics), milliseconds: 0 };
   }
 
+  /** One step with the other ranks, which then agree whether to go on: none is a step ahead. */
+  async #sharedWindow(shared: SharedStep): Promise<Window> {
+    const { ranks } = shared;
+    const { optimizer: { control, params }, metrics, ...memory } = this.#memory;
+    const started = performance.now();
+    const place = { metrics, slot: this.#step % metrics.rows };
+    const { gradAccum } = this.#recipe;
+    const tokens = await shared.run(
+      this.#data,
+      { step: this.#step, gradAccum },
+      this.weights,
+      { ...memory, control },
+      place,
+    );
+    const step = this.#queueUpdate(place.slot, tokens);
+    const read = await this.#device.read(metrics);
+    const milliseconds = performance.now() - started;
+    ranks.agreeToStop();
+    if (this.#step % COMPARE_EVERY === 0 || ranks.signal.aborted) {
+      checkWeights(ranks, await this.#device.read(params) as Float32Array, this.#step);
+    }
+    return { steps: [step], pauses: true, metrics: Promise.resolve(read), milliseconds };
+  }
+
   /** One step: gradients of all its batches, the update. */
   #queueStep(): Window["steps"][number] {
     const device = this.#device;
-    const { gradAccum, weightDecay, gradClip } = this.#recipe;
+    const { gradAccum } = this.#recipe;
     const { optimizer: { control }, activations, batch, metrics } = this.#memory;
     const slot = this.#step % metrics.rows;
     const first = this.#step * gradAccum;
@@ -338,9 +410,15 @@ export class Trainer {
       );
       device.sumLoss(metrics, slot, activations.losses, i > 0);
     }
+    return this.#queueUpdate(slot, tokens);
+  }
+
+  /** The end of a step whose gradients are there. */
+  #queueUpdate(slot: number, tokens: number): Window["steps"][number] {
+    const { weightDecay, gradClip } = this.#recipe;
     const rate = learningRate(this.#step, this.#recipe);
-    this.#update(metrics, slot, gradClip, { learningRate: rate, weightDecay });
-    device.submit();
+    this.#update(this.#memory.metrics, slot, gradClip, { learningRate: rate, weightDecay });
+    this.#device.submit();
     this.#step++;
     return { step: this.#step, learningRate: rate, tokens };
   }

@@ -1,4 +1,4 @@
-//! The native half of microgpt, called from Deno through FFI: the tokenizer and the CPU kernels.
+//! The native half of microgpt, called from Deno through FFI: the tokenizer, the CPU kernels and MPI.
 //!
 //! Rules of the boundary. Names begin with `mg_`. Objects are handles, never pointers. A buffer `x` comes with its length
 //! `x_len`, a tensor `x` with its first element `x_at`. Every call that can fail returns a status (`status.rs`), and its
@@ -8,6 +8,7 @@
 pub mod device;
 pub mod handles;
 pub mod kernels;
+pub mod mpi;
 pub mod pool;
 pub mod status;
 pub mod tensors;
@@ -17,7 +18,7 @@ pub mod zeros;
 
 /// Version of the exports, computed from the declarations in `native/symbols.ts`: when an export changes, the test says
 /// what to write here. `native/library.ts` refuses a library with another one.
-pub const ABI_VERSION: u32 = 0x0e17_8956;
+pub const ABI_VERSION: u32 = 0x06d2_4ca7;
 
 /// The library's [`ABI_VERSION`].
 #[unsafe(no_mangle)]

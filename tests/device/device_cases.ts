@@ -466,6 +466,25 @@ function copyCases(): DeviceCase[] {
   }));
 }
 
+function addCases(): DeviceCase[] {
+  return [[1, 1], [1, 33], [7, 64], [1, 300_003]].map(([rows, cols]): DeviceCase => ({
+    name: `add, [${rows}, ${cols}], and to a part`,
+    tolerance: 0,
+    async run(d) {
+      // sums of whole numbers are exact in f32 and f64
+      const whole = (rows: number, cols: number, seed: number) => {
+        const tensor = d.tensor(`case ${seed}`, rows, cols);
+        d.write(tensor, gaussian(rows * cols, seed, 1000).map(Math.round));
+        return tensor;
+      };
+      const [out, parts] = [whole(rows!, cols!, 1), whole(1, 300, 2)];
+      d.add(out, whole(rows!, cols!, 3));
+      d.add(d.view(parts, 128, 1, 37), whole(1, 37, 4));
+      return { out: await d.read(out), parts: await d.read(parts) };
+    },
+  }));
+}
+
 function sampleCases(): DeviceCase[] {
   const settings = [
     { temperature: 0, topK: 0, topP: 1, suppressed: [] },
@@ -657,6 +676,7 @@ export const DEVICE_CASES: DeviceCase[] = [
   ...attentionCachedCases(),
   ...groupedCachedCases(),
   ...copyCases(),
+  ...addCases(),
   ...sampleCases(),
   ...oddLogitsCases(),
   ...emptyCases(),

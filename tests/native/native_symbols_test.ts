@@ -5,6 +5,7 @@ import {
   BASE,
   DEVICE,
   interfaceVersion,
+  MPI,
   type Signatures,
   TOKENIZER,
 } from "../../native/symbols.ts";
@@ -67,13 +68,14 @@ Deno.test("every export of the native library is declared as it is, and every de
     ...declared(BASE, "u32"),
     ...declared(DEVICE, "i32"),
     ...declared(TOKENIZER, "i32"),
+    ...declared(MPI, "i32"),
   ]);
   assert.deepEqual(differences(tables, exported(rustSource())), []);
 });
 
 Deno.test("the interface version of the native library is that of the declarations", () => {
   const found = /pub const ABI_VERSION: u32 = (\w+);/.exec(rustSource())?.[1]?.replaceAll("_", "");
-  const needed = interfaceVersion(BASE, DEVICE, TOKENIZER);
+  const needed = interfaceVersion(BASE, DEVICE, TOKENIZER, MPI);
   const hex = needed.toString(16).padStart(8, "0");
   assert.equal(
     Number(found),

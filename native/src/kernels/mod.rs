@@ -6,6 +6,7 @@
 //! outputs, never a sum.
 
 pub mod adam;
+pub mod add;
 pub mod attention;
 pub mod attention_backward;
 pub mod attention_cached;

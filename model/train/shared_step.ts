@@ -1,0 +1,91 @@
+/** The part of a step that ranks share: gradients of this rank's micro-batches, added up in a tree and over all ranks. */
+import type { Batch, Device, Tensor } from "../../device/device.ts";
+import type { Activations, Network, Weights } from "../network.ts";
+import { gradientBuffers, GradientSum, ownMicroBatches, sumOverRanks } from "./gradient_sum.ts";
+import type { Ranks } from "./ranks.ts";
+import type { TrainingData } from "./trainer.ts";
+
+/** Elements behind the gradients; the first is their loss, which is added up with them. Keeps the alignment of blocks. */
+const TAIL = 128;
+
+/** Lengths of the buffers of gradients that a rank needs. */
+export function sharedBuffers({ group }: Ranks, gradAccum: number, length: number): number[] {
+  return Array(gradientBuffers(ownMicroBatches(group, gradAccum).count)).fill(length + TAIL);
+}
+
+/** What a micro-batch is computed in. */
+interface StepMemory {
+  activations: Activations;
+  batch: Batch;
+  /** [1, 4] */
+  control: Tensor;
+}
+
+/** Bound to the buffers of a run. */
+export class SharedStep {
+  /** of all micro-batches of all ranks, f32 [1, length of the layout] */
+  readonly gradients: Tensor;
+  readonly #sum: GradientSum;
+  /** of each buffer: the gradients by name, and its tail as a row of metrics */
+  readonly #views: { gradients: Weights; loss: Tensor }[];
+  readonly #total: Tensor;
+
+  constructor(
+    readonly device: Device,
+    readonly network: Network,
+    readonly ranks: Ranks,
+    buffers: readonly Tensor[],
+  ) {
+    const { length } = network.layout;
+    this.#sum = new GradientSum(device, buffers);
+    this.#views = buffers.map((buffer) => ({
+      gradients: network.views(device, device.view(buffer, 0, 1, length)),
+      loss: device.view(buffer, length, 1, 4),
+    }));
+    this.gradients = device.view(buffers[0]!, 0, 1, length);
+    this.#total = device.view(buffers[0]!, length, 1, 1);
+  }
+
+  /**
+   * Leaves the gradients of a step in `gradients`, and its loss in a row of the metrics.
+   * @returns the tokens of the step
+   */
+  async run(
+    data: TrainingData,
+    { step, gradAccum }: { step: number; gradAccum: number },
+    weights: Weights,
+    { activations, batch, control }: StepMemory,
+    { metrics, slot }: { metrics: Tensor; slot: number },
+  ): Promise<number> {
+    const started = performance.now();
+    const { device, network, ranks: { group } } = this;
+    const { first, count } = ownMicroBatches(group, gradAccum);
+    const numbers = Array.from({ length: count }, (_, i) => step * gradAccum + first + i);
+    const own = numbers.reduce((sum, number) => sum + data.batch(number).targets.length, 0);
+    const [tokens] = group.total([own]);
+    for (const number of numbers) {
+      device.loadBatch(batch, data.batch(number));
+      const { gradients, loss } = this.#views[this.#sum.next]!;
+      network.forwardBackward(
+        device,
+        weights,
+        gradients,
+        activations,
+        batch,
+        1 / tokens!,
+        control,
+        false,
+      );
+      device.sumLoss(loss, 0, activations.losses, false);
+      this.#sum.take();
+    }
+    const sum = this.#sum.finish();
+    await device.read(this.#total); // a GPU has computed only then: what follows is waiting for others
+    const waits = performance.now();
+    await sumOverRanks(group, device, sum);
+    const ended = performance.now();
+    this.ranks.noteStep(ended - started, ended - waits);
+    device.sumLoss(metrics, slot, this.#total, false);
+    return tokens!;
+  }
+}

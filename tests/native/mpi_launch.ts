@@ -1,0 +1,66 @@
+/** The MPI launchers of this machine, for tests. */
+import { fileURLToPath } from "node:url";
+
+/** A launcher that works. */
+export interface Launcher {
+  program: string;
+  /** "Open MPI" or "MPICH": a library of the other kind does not go with it */
+  family: string;
+}
+
+const RANK = fileURLToPath(new URL("mpi_rank.ts", import.meta.url));
+
+/** A launch that takes longer hangs. */
+const MOST_MS = 60_000;
+
+/** Of launchers. Two ranks on one core must not wait for each other too eagerly, and tests may be run by root. */
+export const ENVIRONMENT = {
+  NO_COLOR: "1",
+  OMPI_ALLOW_RUN_AS_ROOT: "1",
+  OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1",
+  OMPI_MCA_rmaps_base_oversubscribe: "1",
+  OMPI_MCA_mpi_yield_when_idle: "1",
+  PRTE_MCA_rmaps_default_mapping_policy: ":oversubscribe",
+};
+
+/** The launchers that MICROGPT_MPIRUN names, with a colon between two; without it those of Debian, or mpirun. */
+export async function launchers(): Promise<Launcher[]> {
+  const chosen = Deno.env.get("MICROGPT_MPIRUN");
+  const programs = chosen ? chosen.split(":") : ["mpirun.openmpi", "mpirun.mpich", "mpirun"];
+  const found: Launcher[] = [];
+  for (const program of programs) {
+    if (program === "mpirun" && found.length > 0) continue; // one of those before
+    const version = await output(program, ["--version"]);
+    if (version === undefined) continue;
+    found.push({ program, family: /open ?mpi|open-?rte|prte/i.test(version) ? "Open MPI" : "MPICH" });
+  }
+  return found;
+}
+
+async function output(program: string, args: string[]): Promise<string | undefined> {
+  try {
+    const { stdout } = await new Deno.Command(program, { args, env: ENVIRONMENT }).output();
+    return new TextDecoder().decode(stdout);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** Runs mpi_rank.ts on some ranks. */
+export async function launch(
+  { program }: Launcher,
+  ranks: number,
+  what: string,
+  env: Record<string, string> = {},
+): Promise<{ code: number; text: string; errors: string; seconds: number }> {
+  const started = performance.now();
+  const { code, stdout, stderr } = await new Deno.Command(program, {
+    args: ["-n", String(ranks), Deno.execPath(), "run", "-A", "--quiet", RANK, what],
+    env: { ...ENVIRONMENT, ...env },
+    signal: AbortSignal.timeout(MOST_MS), // mpirun ends its ranks when it is told to end
+  }).output();
+  const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes).trim();
+  const seconds = (performance.now() - started) / 1000;
+  return { code, text: decode(stdout), errors: decode(stderr), seconds };
+}

@@ -1,0 +1,102 @@
+/** One rank of what mpi_test.ts starts under mpirun: `deno run -A mpi_rank.ts WHAT`. Rank 0 prints. */
+import { createHash } from "node:crypto";
+import { openDevice } from "../../model/devices.ts";
+import { checkAgreement, leaveAfter } from "../../device/group.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import type { Device } from "../../device/device.ts";
+import {
+  gradientBuffers,
+  GradientSum,
+  ownMicroBatches,
+  sumOverRanks,
+} from "../../model/train/gradient_sum.ts";
+import { type MpiGroup, openMpiGroup } from "../../native/mpi.ts";
+import { gaussian } from "../device/device_cases.ts";
+
+/** Not multiples of anything. */
+const LENGTHS = [1, 1003, 600_001];
+
+/** Digests of the sums of eight micro-batches, which do not depend on the number of ranks. */
+async function treeDigests(group: MpiGroup, device: Device): Promise<string[]> {
+  const { first, count } = ownMicroBatches(group, 8);
+  const digests = [];
+  for (const length of LENGTHS) {
+    const buffers = Array.from(
+      { length: gradientBuffers(count) },
+      () => device.tensor("gradients", 1, length),
+    );
+    const sum = new GradientSum(device, buffers);
+    for (let i = first; i < first + count; i++) {
+      const scale = (n: number) => 10 ** ((n + 3 * i) % 7 - 3);
+      const noise = gaussian(1003, i);
+      device.write(buffers[sum.next]!, Float32Array.from({ length }, (_, n) => noise[n % 1003]! * scale(n)));
+      sum.take();
+    }
+    const total = sum.finish();
+    await sumOverRanks(group, device, total);
+    const digest = createHash("sha256").update(await device.read(total)).digest("hex").slice(0, 16);
+    checkAgreement(group, { gradients: digest });
+    digests.push(digest);
+  }
+  return digests;
+}
+
+const programs: Record<string, (group: MpiGroup) => unknown> = {
+  async sums(group) {
+    const [cpu, reference] = [
+      await openDevice({ device: "cpu", threads: 1 }),
+      await openDevice({ device: "reference" }),
+    ];
+    const digests = await treeDigests(group, cpu);
+    checkAgreement(group, { digests: (await treeDigests(group, reference)).join() });
+    return digests;
+  },
+  bf16(group) {
+    const values = Float32Array.from({ length: 700_000 }, (_, i) => (group.rank + 1) * (i % 128));
+    group.sum(values);
+    checkAgreement(group, { values: createHash("sha256").update(values).digest("hex") });
+    return [...values.subarray(0, 4), values[127]];
+  },
+  large(group) {
+    const values = new Float32Array(5_000_011).fill(group.rank + 1); // halves of several messages
+    group.sum(values);
+    return [values.length, values.filter((value) => value !== 3).length];
+  },
+  small(group) {
+    const bytes = group.broadcast(new TextEncoder().encode(group.rank === 0 ? "from rank 0" : "mine"));
+    group.barrier();
+    return [
+      group.total([group.rank, 2 ** 40]),
+      group.max([group.rank, -1]),
+      new TextDecoder().decode(bytes),
+      group.broadcast(new Uint8Array()).length,
+    ];
+  },
+  differs(group) {
+    checkAgreement(group, { "version": "1", "training data": String(group.rank) });
+  },
+  killed(group) {
+    if (group.rank === 1) Deno.kill(Deno.pid, "SIGKILL");
+    group.sum(new Float32Array(1000));
+    return "nobody died";
+  },
+  fails(group) {
+    if (group.rank === 1) throw new MicrogptError("no memory on rank 1");
+    group.sum(new Float32Array(1000));
+    return "nobody failed";
+  },
+};
+
+let group: MpiGroup | undefined;
+try {
+  const what = Deno.args[0]!;
+  group = openMpiGroup(what === "bf16" ? "bf16" : "f32");
+  const result = await programs[what]!(group);
+  if (group.rank === 0) console.log(JSON.stringify(result));
+  group.close();
+} catch (error) {
+  const message = error instanceof MicrogptError ? `${error.message} | ${error.hint}` : String(error);
+  console.log(`error: ${message}`);
+  if (group) leaveAfter(error, group, 3);
+  Deno.exit(1);
+}

@@ -1,0 +1,87 @@
+/** Real ranks under every MPI launcher that is installed: Debian's openmpi-bin and mpich, or what MICROGPT_MPIRUN names. */
+import assert from "node:assert/strict";
+import { launch, type Launcher, launchers } from "./mpi_launch.ts";
+
+const found = await launchers();
+
+/** A test under each launcher; without one it is skipped, and its name says so. */
+function mpiTest(name: string, fn: (launcher: Launcher, t: Deno.TestContext) => Promise<void>): void {
+  if (found.length === 0) {
+    Deno.test({ name: `${name} (skipped: no mpirun)`, ignore: true, fn() {} });
+  }
+  for (const launcher of found) Deno.test(`${name}, ${launcher.program}`, (t) => fn(launcher, t));
+}
+
+mpiTest(
+  "1, 2, 4 and 8 ranks sum to the same bits, on the CPU device and by reading and writing",
+  async (launcher) => {
+    const digests = [];
+    for (const ranks of [1, 2, 4, 8]) {
+      const { code, text, errors } = await launch(launcher, ranks, "sums");
+      assert.equal(code, 0, `${text}\n${errors}`);
+      digests.push(text);
+    }
+    assert.deepEqual(digests, Array(4).fill(digests[0]));
+  },
+);
+
+mpiTest("totals, maxima and bytes", async (launcher) => {
+  const { text, errors } = await launch(launcher, 2, "small");
+  assert.equal(text, JSON.stringify([[1, 2 ** 41], [1, -1], "from rank 0", 0]), errors);
+});
+
+mpiTest("a sum of many messages is complete", async (launcher) => {
+  const { text, errors } = await launch(launcher, 2, "large");
+  assert.equal(text, "[5000011,0]", errors);
+});
+
+mpiTest("sums travel as bf16", async (launcher) => {
+  const { text, errors } = await launch(launcher, 2, "bf16");
+  assert.equal(text, "[0,3,6,9,380]", errors); // 3 · 127 = 381 has nine digits: bf16 keeps eight
+});
+
+mpiTest("a rank with other data ends all with an error that names it", async (launcher) => {
+  const { code, text } = await launch(launcher, 2, "differs");
+  assert.notEqual(code, 0);
+  const message = "error: rank 1 differs from rank 0 in its training data | start every process with";
+  assert.equal(text.split(message).length, 3, text); // told by both
+});
+
+mpiTest("a rank that is killed ends the job within seconds", async (launcher) => {
+  const { code, text, seconds } = await launch(launcher, 2, "killed");
+  assert.notEqual(code, 0);
+  assert(!text.includes("nobody"), text);
+  assert(seconds < 30, `${seconds} s`);
+});
+
+mpiTest("an error on one rank ends the others", async (launcher) => {
+  const { code, text } = await launch(launcher, 2, "fails");
+  assert.notEqual(code, 0);
+  assert.match(text, /error: no memory on rank 1/);
+  assert(!text.includes("nobody"), text);
+});
+
+mpiTest("a library that is not there is named", async (launcher) => {
+  const { code, text } = await launch(launcher, 1, "small", { MICROGPT_MPI: "/nowhere/libmpi.so" });
+  assert.notEqual(code, 0);
+  assert.match(text, /tried \/nowhere\/libmpi.so \(not found\) \| MICROGPT_MPI is to be the path/);
+});
+
+const [openMpi, mpich] = ["Open MPI", "MPICH"].map((family) => found.find((one) => one.family === family));
+
+/** Both of Debian's libraries; others are found beside their launchers only. */
+const libraries = { openMpi: "libmpi.so.40", mpich: "libmpich.so.12" };
+
+Deno.test({
+  name: `processes that would each be rank 0 of 1 are refused${
+    openMpi && mpich ? "" : " (skipped: needs Open MPI and MPICH)"
+  }`,
+  ignore: !openMpi || !mpich,
+  async fn() {
+    for (const [launcher, library] of [[openMpi!, libraries.mpich], [mpich!, libraries.openMpi]] as const) {
+      const { code, text } = await launch(launcher, 2, "sums", { MICROGPT_MPI: library });
+      assert.notEqual(code, 0);
+      assert.match(text, /_SIZE says that 2 processes were started, .* counts 1: launcher and library/, text);
+    }
+  },
+});
