@@ -43,7 +43,7 @@ export function checkAlone(launch: Launch | undefined): void {
   if (launch === undefined || launch.size === 1) return;
   throw new MicrogptError(
     `${launch.size} processes were started (${launch.variable}), and each would train the whole model alone`,
-    { hint: "add --distributed mpi, or start one process without mpirun or srun", usage: true },
+    { hint: "add `distributed` mpi, or start one process without mpirun or srun", usage: true },
   );
 }
 
@@ -53,8 +53,8 @@ export function checkAlone(launch: Launch | undefined): void {
  */
 export function checkSize(launch: Launch | undefined, size: number, library: string): void {
   if (launch === undefined && size === 1) {
-    throw new MicrogptError("--distributed mpi: no launcher started this process", {
-      hint: "start it with mpirun -n 4 microgpt train … --distributed mpi, or with srun",
+    throw new MicrogptError("`distributed` mpi: no launcher started this process", {
+      hint: "start it with mpirun -n 4 or with srun",
       usage: true,
     });
   }

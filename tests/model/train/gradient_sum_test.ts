@@ -105,7 +105,7 @@ Deno.test("several processes never train alone, each for itself", () => {
   checkAlone(undefined);
   checkAlone(launchOf(env({ PMI_SIZE: "1" })));
   const launch = launchOf(env({ PMI_SIZE: "4" }));
-  assert.throws(() => checkAlone(launch), { message: /4 processes.*PMI_SIZE/, hint: /--distributed mpi/ });
+  assert.throws(() => checkAlone(launch), { message: /4 processes.*PMI_SIZE/, hint: /`distributed` mpi/ });
   checkSize(launch, 4, "MPICH");
   assert.throws(() => checkSize(launch, 1, "Open MPI v5 (libmpi.so.40)"), {
     message: /PMI_SIZE says that 4 .* Open MPI v5 \(libmpi.so.40\) counts 1/,
