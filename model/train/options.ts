@@ -2,7 +2,8 @@
 import type { Message } from "../../data/chat.ts";
 import { checkOptions, type Options } from "../../device/options.ts";
 import { DEVICE_OPTIONS, type DeviceOptions } from "../devices.ts";
-import { checkSettings, type PresetName, type Settings } from "../settings.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import { checkSettings, type PresetName, PRESETS, type Settings } from "../settings.ts";
 
 /** Options of a run that a checkpoint does not keep. */
 export const RUN_OPTIONS = {
@@ -74,4 +75,9 @@ export function checkTrainOptions(options: TrainOptions): void {
   checkSettings(options);
   checkOptions(RUN_OPTIONS, options);
   checkOptions(DEVICE_OPTIONS, options);
+  const { preset } = options;
+  if (preset === undefined || Object.hasOwn(PRESETS, preset)) return;
+  throw new MicrogptError(`\`preset\` must be one of ${Object.keys(PRESETS).join(", ")}, got ${preset}`, {
+    usage: true,
+  });
 }

@@ -17,6 +17,7 @@ import {
 import { prepareRun } from "../../../model/train/prepare.ts";
 import { train } from "../../../model/train/train.ts";
 import type { TrainOptions } from "../../../model/train/options.ts";
+import type { PresetName } from "../../../model/settings.ts";
 import { programArgs } from "../../cli/program.ts";
 import { randomDocuments } from "../../device/device_cases.ts";
 import { openTestGpu } from "../../device/test_gpu.ts";
@@ -642,5 +643,13 @@ Deno.test("a run that is closed while it trains ends with an error, and again is
       await assert.rejects(Array.fromAsync(events), { name: "MicrogptError", message: /closed/ });
       run.close();
     }
+  });
+});
+
+Deno.test("a preset that there is not is refused, not ignored", async () => {
+  const preset = "nmaes" as PresetName;
+  await assert.rejects(prepareRun({ documents: ["a", "b"], preset, output: "nowhere" }), {
+    name: "MicrogptError",
+    message: /^`preset` must be one of names, .*, got nmaes$/,
   });
 });
