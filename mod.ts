@@ -52,10 +52,12 @@ export { SAMPLING, type SamplingOptions } from "./model/generate/sampling.ts";
 export type { PromptOptions } from "./model/generate/prompt.ts";
 export { type ChatOptions, ChatSession, type SendOptions } from "./model/generate/chat.ts";
 export { describeModel, type ModelSummary, type TrainingSummary } from "./model/files/summary.ts";
+export type { ModelKind } from "./model/files/any_model.ts";
 export type { RequiredSetting, TrainState } from "./model/files/train_state.ts";
 export { inspectData, type InspectDataOptions, type InspectedData } from "./model/files/inspect_data.ts";
 export { copyModel } from "./model/files/copy_model.ts";
 export { EXPORT_OPTIONS, exportModel, type ExportOptions, type ExportResult } from "./model/export/export.ts";
+export type { ExportType } from "./model/export/llama_export.ts";
 export { type OnnxGenerateOptions, OnnxModel } from "./model/export/onnx_model.ts";
 export {
   type DeviceDiagnosis,

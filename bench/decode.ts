@@ -42,7 +42,7 @@ async function oneStream(): Promise<void> {
     topK: 0,
     topP: 1,
     suppressed: [0],
-    stopToken: 0,
+    stopTokens: [0],
     maxTokens: blockSize,
   };
   const speeds: number[] = [];

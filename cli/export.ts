@@ -22,12 +22,12 @@ async function runExport(values: FlagValues): Promise<void> {
     throw new MicrogptError("--output is required", { hint: "name a new directory", usage: true });
   }
   const options = given(EXPORT_OPTIONS, values);
-  const { format = EXPORT_OPTIONS.format.default, half } = options;
+  const { format = EXPORT_OPTIONS.format.default, half, type } = options;
   const { file, bytes, maxDifference } = await exportModel(modelDir as string, output as string, {
     ...given(DEVICE_OPTIONS, values),
     ...options,
   });
-  const dtype = half ? "f16" : "f32";
+  const dtype = type ?? (half ? "f16" : "f32");
   if (json) {
     const difference = maxDifference === undefined ? {} : { max_difference: maxDifference };
     printJson({ format, dtype, file, bytes, ...difference });
@@ -37,4 +37,5 @@ async function runExport(values: FlagValues): Promise<void> {
   if (maxDifference !== undefined) {
     print(`checked in onnxruntime: logits differ from ours by at most ${maxDifference.toExponential(1)}`);
   }
+  if (format === "hf" || format === "gguf") print("read back and compared with the model");
 }

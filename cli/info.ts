@@ -48,25 +48,44 @@ async function runInfo(values: FlagValues): Promise<void> {
 
 async function showModel(dir: string, json: boolean): Promise<void> {
   const model = await describeModel(dir);
-  const { config, chat, parameters, tokenizer, file, training } = model;
+  const { source, config, chat, parameters, tokenizer, file, memory, unusable, training } = model;
   if (json) {
     return printJson({
       directory: dir,
+      source,
       kind: chat ? "chat" : "text",
       ...config,
       parameters,
       tokenizer,
-      file: { format: "safetensors", ...file },
+      file,
+      memory,
+      ...(unusable === undefined ? {} : { unusable }),
       training: training?.state ?? null,
     });
   }
   entry("model", `${dir}: ${chat ? "chat" : "text"}, ${parameters.toLocaleString("en")} parameters`);
   entry("network", `${model.network}, context ${config.block_size} tokens`);
   entry("tokenizer", `${tokenizer.tokens} tokens: byte-level BPE, ${tokenizer.merges} merges`);
-  entry("special", tokenizer.special.join(" "));
-  entry("weights", `safetensors, ${file.dtype}, ${(file.bytes / 1e6).toFixed(2)} MB`);
+  entry("special", specialTokens(tokenizer.special));
+  entry("weights", `${file.format}, ${file.dtype}, ${megabytes(file.bytes, 2)}`);
+  entry("memory", `weights in f32 ${megabytes(memory.weights)}, a full context ${megabytes(memory.context)}`);
+  if (unusable !== undefined) entry("use", `none here: ${unusable}`);
   if (training) showTraining(dir, training);
+  else if (source !== "microgpt") entry("training", `no state: a ${SOURCES[source]}`);
   else entry("training", "no state: an inference-only model");
+}
+
+/** What a model of others is on disk. */
+const SOURCES = { huggingface: "HuggingFace directory", gguf: "GGUF file" };
+
+function megabytes(bytes: number, digits = 0): string {
+  return `${(bytes / 1e6).toFixed(digits)} MB`;
+}
+
+/** Some models have hundreds. */
+function specialTokens(names: readonly string[], most = 12): string {
+  const more = names.length > most ? [`and ${names.length - most} more`] : [];
+  return [...names.slice(0, most), ...more].join(" ");
 }
 
 function showTraining(dir: string, { state, rereadable, goesOnIn, bestDirectory }: TrainingSummary): void {

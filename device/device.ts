@@ -86,7 +86,7 @@ export interface Sampling {
   topK: number;
   /** then keep the most probable tokens that together reach this mass, and all equal to the last of them; 1 = all */
   topP: number;
-  /** ids that are never drawn, at most 8 */
+  /** ids that are never drawn: at most 8 runs of neighbours */
   suppressed: number[];
 }
 

@@ -208,13 +208,23 @@ export function crossEntropy(
   );
 }
 
-/** Not an id: fills the unused places of suppressed ids. */
-const NO_ID = 0xffffffff;
-const MAX_SUPPRESSED = 8;
+/** More runs of suppressed ids the kernel has no parameters for. */
+const MAX_RUNS = 8;
+
+/** Runs of neighbours among ids: first, and the one after the last. */
+function runsOf(ids: readonly number[]): [number, number][] {
+  const runs: [number, number][] = [];
+  for (const id of ids.toSorted((a, b) => a - b)) {
+    const last = runs.at(-1);
+    if (last && id <= last[1]) last[1] = id + 1;
+    else runs.push([id, id + 1]);
+  }
+  return runs;
+}
 
 /**
  * See `Device.sample`.
- * @throws {RangeError} when more than 8 ids are suppressed
+ * @throws {RangeError} when the suppressed ids are more than 8 runs of neighbours
  */
 export function sample(
   { runner, subgroups }: RowContext,
@@ -225,11 +235,13 @@ export function sample(
   seeds: GpuTensor,
   { temperature, topK, topP, suppressed }: Sampling,
 ): void {
-  if (suppressed.length > MAX_SUPPRESSED) {
-    throw new RangeError(`at most ${MAX_SUPPRESSED} ids can be suppressed`);
+  const runs = runsOf(suppressed);
+  if (runs.length > MAX_RUNS) {
+    throw new RangeError(`at most ${MAX_RUNS} runs of neighbouring ids can be suppressed`);
   }
-  const ids = Array.from({ length: MAX_SUPPRESSED }, (_, i) => suppressed[i] ?? NO_ID);
-  const idParams = Object.fromEntries(ids.map((_, i) => [`suppressed${i}`, "u32" as const]));
+  const bounds = Array.from({ length: MAX_RUNS }, (_, i) => runs[i] ?? [0, 0]).flat();
+  const names = bounds.map((_, i) => `suppressed_${i % 2 ? "end" : "first"}${i >> 1}`);
+  const boundParams = Object.fromEntries(names.map((name) => [name, "u32" as const]));
   const threads = vocabularyThreads(logits.cols);
   runner.run(
     `sample ${threads}`,
@@ -244,7 +256,7 @@ export function sample(
         top_k: "u32",
         temperature: "f32",
         top_p: "f32",
-        ...idParams,
+        ...boundParams,
       },
       bindings: {
         logits: F32,
@@ -264,7 +276,7 @@ export function sample(
       topK,
       temperature < LEAST_TEMPERATURE ? 0 : temperature,
       topP,
-      ...ids,
+      ...bounds,
     ],
     ...workgroupGrid(logits.rows),
   );

@@ -170,7 +170,7 @@ export function checkConfig(config: LlamaConfig, naming: ConfigNaming = {}): voi
   if (!(epsilon > 0 && epsilon < 1)) fail(`${name("norm_eps")} must be above 0 and below 1, got ${epsilon}`);
   if (scaling && !isUsable(scaling)) fail(`rope_scaling is not usable: ${JSON.stringify(scaling)}`);
   for (const variant of ["qk_norm", "qkv_bias"] as const) {
-    if (config[variant]) fail(`${variant} is not supported yet`, "this is a Qwen; take a Llama");
+    if (config[variant]) fail(`${name(variant)} is not supported yet`, "this is a Qwen; take a Llama");
   }
 }
 

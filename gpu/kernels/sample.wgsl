@@ -17,7 +17,7 @@ const PLUS_INFINITY = 0x7f800000u;
 // that floats are finite.
 fn rank(row: u32, id: u32) -> u32 {
 #for s in 0..8
-  if (p.suppressed$s == id) { return 0u; }
+  if (id >= p.suppressed_first$s && id < p.suppressed_end$s) { return 0u; }
 #end
   let bits = bitcast<u32>(logits_load(row * p.V + id));
   if ((bits & 0x7fffffffu) > PLUS_INFINITY || bits == (PLUS_INFINITY | 0x80000000u)) { return 0u; }

@@ -6,17 +6,25 @@ import type { GptConfig } from "../gpt.ts";
 import { readModel, saveInferenceModel } from "../files/checkpoint.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { checkOptions, type Options, type OptionValues } from "../../device/options.ts";
+import { modelKind } from "../files/any_model.ts";
 import { sameDirectory } from "../files/directory.ts";
 import { RunLock } from "../files/lock.ts";
+import type { ExportType } from "./llama_export.ts";
 
 /** What is written, each option declared once. */
 export const EXPORT_OPTIONS = {
   half: { type: "switch", default: false, help: "write weights as f16 instead of f32" },
   format: {
     type: "choice",
-    choices: ["safetensors", "onnx"],
+    choices: ["safetensors", "onnx", "hf", "gguf"],
     default: "safetensors",
-    help: "safetensors for microgpt, onnx for transformers.js and onnxruntime",
+    help: "safetensors for microgpt, onnx for transformers.js and onnxruntime; " +
+      "of a Llama also hf for transformers and MLX, gguf for llama.cpp and ollama",
+  },
+  type: {
+    type: "choice",
+    choices: ["f32", "f16", "bf16", "q8_0"],
+    help: "type of the matrices, with `format` hf or gguf (default f32); q8_0 for gguf alone",
   },
 } as const satisfies Options;
 
@@ -34,8 +42,8 @@ export interface ExportResult {
 }
 
 /**
- * Writes an inference-only model. An ONNX graph is run and compared with our own logits before anything is written; the
- * device options say where those are computed.
+ * Writes an inference-only model. An ONNX graph is run and compared with our own logits before anything is written; the device
+ * options say where those are computed. What is written for other programs is read back and compared before it counts.
  *
  * @example
  * ```ts
@@ -48,7 +56,7 @@ export interface ExportResult {
  * console.log(file, bytes);
  * ```
  *
- * @param from directory of a model or a training checkpoint
+ * @param from directory of a model or a training checkpoint; for hf and gguf also a HuggingFace directory or a GGUF file
  * @param to new directory, or one that holds an earlier export
  * @param options format, precision, and the device that checks an ONNX graph
  * @returns the file with the weights, its size, and for ONNX the largest difference
@@ -61,14 +69,15 @@ export async function exportModel(
   options: ExportOptions = {},
 ): Promise<ExportResult> {
   checkOptions(EXPORT_OPTIONS, options);
-  const { format = EXPORT_OPTIONS.format.default, half = EXPORT_OPTIONS.half.default, ...where } = options;
-  const model = await readModel(from);
-  if (await sameDirectory(from, to)) {
-    throw new MicrogptError(`the export would replace the model it is made from: ${to}`, {
-      hint: "give another directory with `output`",
-      usage: true,
-    });
+  const { format = EXPORT_OPTIONS.format.default, half = EXPORT_OPTIONS.half.default, type, ...where } =
+    options;
+  checkType(options);
+  if (format === "hf" || format === "gguf") {
+    return await exportLlama(from, to, format, type ?? (half ? "f16" : "f32"));
   }
+  await checkIsOurs(from, format);
+  const model = await readModel(from);
+  await checkIsOther(from, to);
   using _lock = await RunLock.take(to);
   if (format === "safetensors") {
     await saveInferenceModel(to, model, { half });
@@ -92,13 +101,60 @@ export async function exportModel(
   }
 }
 
+async function exportLlama(
+  from: string,
+  to: string,
+  format: "hf" | "gguf",
+  type: ExportType,
+): Promise<ExportResult> {
+  const { exportGgufDirectory, exportHf, readLlama } = await import("./llama_export.ts");
+  const source = await readLlama(from, format);
+  await checkIsOther(from, to);
+  using _lock = await RunLock.take(to);
+  const file = format === "hf"
+    ? await exportHf(to, source, type)
+    : await exportGgufDirectory(to, source, type);
+  return { file, bytes: (await Deno.stat(file)).size };
+}
+
+/** @throws {MicrogptError} for options that do not go together */
+function checkType({ format = "safetensors", half, type }: ExportOptions): void {
+  const usage = (message: string, hint: string) => new MicrogptError(message, { hint, usage: true });
+  if (type === undefined) return;
+  if (format !== "hf" && format !== "gguf") {
+    throw usage("`type` is for the formats hf and gguf", "safetensors and onnx take `half`");
+  }
+  if (half && type !== "f16") throw usage(`\`half\` is f16, \`type\` says ${type}`, "give one of the two");
+}
+
+/** @throws {MicrogptError} for a model of others, which has formats of its own */
+async function checkIsOurs(from: string, format: string): Promise<void> {
+  const kind = await modelKind(from);
+  if (kind === "microgpt") return;
+  throw new MicrogptError(
+    `${from} is a ${
+      kind === "gguf" ? "GGUF file" : "HuggingFace directory"
+    }, which does not become ${format}`,
+    { hint: "export it with --format hf or --format gguf", usage: true },
+  );
+}
+
+/** @throws {MicrogptError} when both are one directory */
+async function checkIsOther(from: string, to: string): Promise<void> {
+  if (!await sameDirectory(from, to)) return;
+  throw new MicrogptError(`the export would replace the model it is made from: ${to}`, {
+    hint: "give another directory with --output",
+    usage: true,
+  });
+}
+
 /** @throws {MicrogptError} for another architecture */
 function gptConfigOf({ architecture = "gpt", ...config }: ModelConfig): GptConfig {
   if (architecture === "gpt") return config;
   throw new MicrogptError(
     `\`format\` onnx is for the architecture gpt, and this model is a ${architecture}`,
     {
-      hint: "export it with `format` safetensors",
+      hint: "export it with `format` hf or gguf",
       usage: true,
     },
   );

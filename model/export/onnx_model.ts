@@ -100,10 +100,12 @@ export class OnnxModel {
       cache = step.cache;
       position += feed.length;
       const logits = Float64Array.from(step.logits.subarray(-this.config.vocab_size));
-      const suppressed = n < prompt.minTokens ? [...prompt.suppressed, prompt.stopToken] : prompt.suppressed;
+      const suppressed = n < prompt.minTokens
+        ? [...prompt.suppressed, ...prompt.stopTokens]
+        : prompt.suppressed;
       const sampling: Sampling = { ...drawn, suppressed };
       const token = drawToken(logits, uniform(mixedSeed, position - 1), sampling);
-      if (token === prompt.stopToken) break;
+      if (prompt.stopTokens.includes(token)) break;
       const piece = text([token], false);
       if (piece) yield piece;
       feed = [token];

@@ -55,6 +55,30 @@ export interface AnyModel {
 }
 
 /**
+ * What a path is taken for. Whatever is not known for a model of others counts as ours, also where there is nothing:
+ * reading it then says what is wrong.
+ */
+export async function modelKind(path: string): Promise<ModelKind> {
+  try {
+    const info = await look(path);
+    if (info?.isFile) return /\.gguf$/i.test(path) || await startsAsGguf(path) ? "gguf" : "microgpt";
+    for (const name of ["meta.json", ".saved", "model.onnx"]) {
+      if (await look(join(path, name))) return "microgpt";
+    }
+    return await look(join(path, "config.json")) ? "huggingface" : "microgpt";
+  } catch (error) {
+    if (error instanceof MicrogptError) return "microgpt"; // it may not be looked at
+    throw error;
+  }
+}
+
+async function startsAsGguf(path: string): Promise<boolean> {
+  using file = await open(path);
+  const bytes = new Uint8Array(4);
+  return await file.read(bytes) === 4 && new TextDecoder().decode(bytes) === "GGUF";
+}
+
+/**
  * Finds out what a path is and describes the model there.
  * @throws {MicrogptError} when there is none, it is of a kind or network that is not read, or its files are malformed
  */

@@ -32,6 +32,9 @@ export const ONNX_FILES = [
   "tokenizer_config.json",
 ] as const;
 
+/** The files of an export to GGUF. */
+export const GGUF_FILES = ["model.gguf", "Modelfile"] as const;
+
 /** The log of a run that goes on, beside the checkpoint. Each save copies it to `metrics.jsonl`; it follows no other file. */
 export const WORKING_LOG = "metrics.jsonl.part";
 

@@ -2,13 +2,14 @@
  * Which files of a directory this program wrote: nothing else is ever replaced, moved or removed. A name proves
  * nothing; docs/file-formats.md says by what each file is known.
  */
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { MicrogptError } from "../../device/errors.ts";
 import { digestOf, forEachChunk, readFull } from "./digest.ts";
 import {
   CHECKPOINT_FILES,
   COMMITTED,
   fileError,
+  GGUF_FILES,
   ifThere,
   isOnnxExport,
   KEPT_DIR,
@@ -22,6 +23,7 @@ import {
   WORKING_LOG,
 } from "./directory.ts";
 import { readMeta, readTokenizer } from "./description.ts";
+import { HF_FILES } from "./hf/directory.ts";
 import { networkOf } from "../networks.ts";
 import type { ParameterLayout } from "../parameters.ts";
 import { checkTensors, readHeader } from "./safetensors.ts";
@@ -36,6 +38,12 @@ export const REPLACED = "replaced";
 export const REMOVING = ".removing";
 
 const FILE_NAMES: ReadonlySet<string> = new Set([...CHECKPOINT_FILES, ...ONNX_FILES, KEEP_OLD]);
+
+/** What a save stages may be an export for other programs as well. */
+const STAGED_NAMES: ReadonlySet<string> = new Set([...FILE_NAMES, ...HF_FILES, ...GGUF_FILES]);
+
+/** First byte of the files that do not begin with "{". */
+const FIRST_BYTES: Record<string, string> = { "model.gguf": "G", Modelfile: "F", "model.onnx": "\b" };
 
 const isDirectoryName = (name: string) =>
   [KEPT_DIR, STAGING, COMMITTED, REPLACED, REMOVING].includes(name) || KEPT_NAME.test(name);
@@ -226,7 +234,7 @@ export async function recognizeKeptCheckpoint(kept: string, name: string): Promi
 export async function checkStaged(dir: string, name: string): Promise<void> {
   for (const path of await ownTree(dir, name)) {
     const relative = path.slice(join(dir, name).length + 1);
-    if (!relative.includes("/") && !relative.includes("\\") && FILE_NAMES.has(relative)) {
+    if (!relative.includes("/") && !relative.includes("\\") && STAGED_NAMES.has(relative)) {
       await checkBeginning(dir, `${name}/${relative}`);
     }
   }
@@ -242,9 +250,11 @@ export async function checkBeginning(dir: string, name: string): Promise<void> {
   const { size } = await file.stat();
   const bytes = new Uint8Array(Math.min(size, 9));
   await readFull(file, bytes);
-  if (bytes.every((byte) => byte === 0) || name.endsWith(KEEP_OLD)) return; // a crash of the machine leaves zeros
+  const ownName = basename(name);
+  // a crash of the machine leaves zeros; a template begins with anything
+  if (bytes.every((byte) => byte === 0) || ownName === KEEP_OLD || ownName === "chat_template.jinja") return;
   const at = name.endsWith(".safetensors") ? 8 : 0; // after the header's length
-  const expected = name.endsWith(".onnx") ? 0x08 : 0x7b; // the first field's tag; "{"
+  const expected = (FIRST_BYTES[ownName] ?? "{").charCodeAt(0);
   if (at < bytes.length && bytes[at] !== expected) {
     throw notOurs(dir, name, "it begins as none of its files do");
   }
@@ -259,9 +269,10 @@ export async function ownTree(dir: string, name: string): Promise<string[]> {
   if (!await isEntry(dir, name, "directory")) return [];
   const path = join(dir, name);
   const paths: string[] = [];
+  const names = name === STAGING || name === COMMITTED ? STAGED_NAMES : FILE_NAMES;
   for (const entry of await namesOf(path)) {
     if (isDirectoryName(entry)) paths.push(...await ownTree(path, entry));
-    else if (!FILE_NAMES.has(entry)) throw notOurs(path, entry, "none of its files has that name");
+    else if (!names.has(entry)) throw notOurs(path, entry, "none of its files has that name");
     else if (await isEntry(path, entry, "file")) paths.push(join(path, entry));
   }
   return [...paths, path];

@@ -34,6 +34,27 @@ const MAX_HEADER_BYTES = 8 << 20;
  * @throws {MicrogptError} naming the file, the tensor and what is wrong
  */
 export async function readHeader(file: ReadableFile, path: string): Promise<TensorInfo[]> {
+  const { header, dataStart, size } = await readHeaderJson(file, path);
+  const tensors = Object.entries(header)
+    .filter(([name]) => name !== "__metadata__")
+    .map(([name, value]) => tensorInfo(name, value, path))
+    .sort((a, b) => a.offset - b.offset || a.bytes - b.bytes);
+  checkCoverage(tensors, size - dataStart, path);
+  for (const tensor of tensors) tensor.offset += dataStart;
+  return tensors;
+}
+
+/**
+ * Reads the `__metadata__` of a file opened at its start.
+ * @returns an empty record where there is none
+ * @throws {MicrogptError} when the file is no safetensors file
+ */
+export async function readMetadata(file: ReadableFile, path: string): Promise<Record<string, string>> {
+  const { header } = await readHeaderJson(file, path);
+  return (header["__metadata__"] ?? {}) as Record<string, string>;
+}
+
+async function readHeaderJson(file: ReadableFile, path: string) {
   const size = (await file.stat()).size;
   const prefix = new Uint8Array(8);
   if (size < 8 || !await readFull(file, prefix)) {
@@ -50,14 +71,7 @@ export async function readHeader(file: ReadableFile, path: string): Promise<Tens
   }
   const bytes = new Uint8Array(Number(claimed));
   if (!await readFull(file, bytes)) throw new MicrogptError(`${path}: the file shrank while it was read`);
-  const tensors = Object.entries(parseHeader(bytes, path))
-    .filter(([name]) => name !== "__metadata__")
-    .map(([name, value]) => tensorInfo(name, value, path))
-    .sort((a, b) => a.offset - b.offset || a.bytes - b.bytes);
-  const dataStart = 8 + bytes.length;
-  checkCoverage(tensors, size - dataStart, path);
-  for (const tensor of tensors) tensor.offset += dataStart;
-  return tensors;
+  return { header: parseHeader(bytes, path), dataStart: 8 + bytes.length, size };
 }
 
 /** The header's JSON as an object whose names are unique. */

@@ -1,15 +1,20 @@
 /** What can be said about a model without its weights: what `microgpt info` shows. */
 import { isDataFile } from "../../data/dataset.ts";
 import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
+import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
 import type { ModelConfig } from "../config.ts";
-import { networkOf } from "../networks.ts";
+import { checkConfig, networkOf } from "../networks.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import { type ModelKind, modelKind, readAnyModel } from "./any_model.ts";
 import { readModelHeader } from "./checkpoint.ts";
 import { bestDirectory, keptBestStep } from "./kept_checkpoints.ts";
 import { keptIn } from "./output_directory.ts";
 import type { TrainState } from "./train_state.ts";
 
-/** A model directory, described. */
+/** A model, described. */
 export interface ModelSummary {
+  /** what it is on disk: a directory of this program, a HuggingFace directory or a GGUF file */
+  source: ModelKind;
   /** the architecture */
   config: ModelConfig;
   /** its layers, heads and width, in words */
@@ -20,8 +25,12 @@ export interface ModelSummary {
   chat: boolean;
   /** of `tokenizer.json` */
   tokenizer: { tokens: number; merges: number; special: string[] };
-  /** of `weights.safetensors` */
-  file: { dtype: string; bytes: number };
+  /** of the weights' file or files */
+  file: { format: "safetensors" | "gguf"; dtype: string; bytes: number };
+  /** bytes that it takes to run it: weights as the CPU has them, and keys and values of a full context */
+  memory: { weights: number; context: number };
+  /** why it can be looked at only; undefined where it generates */
+  unusable: string | undefined;
   /** undefined for an inference-only model */
   training: TrainingSummary | undefined;
 }
@@ -40,25 +49,70 @@ export interface TrainingSummary {
 
 /**
  * Describes a model without reading its weights, whose header alone is checked.
- * @param dir of a model or a training checkpoint
+ * @param path of a model or a training checkpoint, a HuggingFace directory or a GGUF file
  * @returns the architecture, the tokenizer, the file, and the state of the run where there is one
  * @throws {MicrogptError} when a file is missing or malformed
  */
-export async function describeModel(dir: string): Promise<ModelSummary> {
+export async function describeModel(path: string): Promise<ModelSummary> {
+  return await modelKind(path) === "microgpt" ? await describeOwn(path) : await describeForeign(path);
+}
+
+/** Bytes of a number as the CPU computes with it. */
+const F32_BYTES = 4;
+
+async function describeOwn(dir: string): Promise<ModelSummary> {
   const { config, chat, parameters, fileDtype, weightsBytes, tokenizerJson, trainState } =
     await readModelHeader(dir);
   const listed: unknown = JSON.parse(tokenizerJson).model.merges;
   const merges = Array.isArray(listed) ? listed.length : 0;
   const special: string[] = chat ? Object.values(SPECIAL_TOKENS) : [SPECIAL_TOKENS.bos];
+  const network = networkOf(config);
   return {
+    source: "microgpt",
     config,
-    network: networkOf(config).describe(),
+    network: network.describe(),
     parameters,
     chat,
     tokenizer: { tokens: config.vocab_size, merges, special },
-    file: { dtype: fileDtype, bytes: weightsBytes },
+    file: { format: "safetensors", dtype: fileDtype, bytes: weightsBytes },
+    memory: {
+      weights: F32_BYTES * network.layout.length,
+      context: F32_BYTES * network.cacheWidth * config.block_size,
+    },
+    unusable: undefined,
     training: trainState && await describeTraining(dir, trainState),
   };
+}
+
+async function describeForeign(path: string): Promise<ModelSummary> {
+  const { kind, config, tokenizerJson, tokens, chat, fileDtype, weightsBytes } = await readAnyModel(path);
+  const { merges, special } = parseTokenizerJson(tokenizerJson);
+  const network = networkOf(config);
+  return {
+    source: kind,
+    config,
+    network: network.describe(),
+    parameters: network.layout.count,
+    chat,
+    tokenizer: { tokens, merges: merges.length, special: special.map(({ content }) => content) },
+    file: { format: kind === "gguf" ? "gguf" : "safetensors", dtype: fileDtype, bytes: weightsBytes },
+    memory: {
+      weights: F32_BYTES * network.layout.length,
+      context: F32_BYTES * network.cacheWidth * config.block_size,
+    },
+    unusable: reasonAgainst(config),
+    training: undefined,
+  };
+}
+
+/** Why a network that is read cannot be computed. */
+function reasonAgainst(config: ModelConfig): string | undefined {
+  try {
+    checkConfig(config);
+  } catch (error) {
+    if (error instanceof MicrogptError) return error.message;
+    throw error;
+  }
 }
 
 async function describeTraining(dir: string, state: TrainState): Promise<TrainingSummary> {

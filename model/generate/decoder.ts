@@ -19,11 +19,11 @@ export interface Start {
 }
 
 export interface DecodeOptions extends Sampling {
-  /** ends a sequence; it is neither fed nor reported as one of its tokens */
-  stopToken: number;
+  /** any of them ends a sequence; it is neither fed nor reported as one of its tokens */
+  stopTokens: readonly number[];
   /** most tokens that a sequence gets */
   maxTokens: number;
-  /** the stop token is not drawn before a sequence has this many tokens */
+  /** no stop token is drawn before a sequence has this many tokens */
   minTokens?: number;
   signal?: AbortSignal;
 }
@@ -31,7 +31,7 @@ export interface DecodeOptions extends Sampling {
 /** What one sequence got since the last event. */
 export interface Decoded {
   sequence: number;
-  /** in order; without the stop token */
+  /** in order; without a stop token */
   tokens: number[];
   /** the sequence is complete: stop token, `maxTokens` or the end of the context */
   done: boolean;
@@ -220,9 +220,9 @@ export class Decoder {
    * @returns steps that it queued
    */
   #queueWindows(windows: Window[], rows: ActiveRow[], size: number, options: DecodeOptions): number {
-    const { minTokens = 0, stopToken } = options;
+    const { minTokens = 0, stopTokens } = options;
     const early = rows.some((row) => row.made < minTokens);
-    const sampling = early ? { ...options, suppressed: [...options.suppressed, stopToken] } : options;
+    const sampling = early ? { ...options, suppressed: [...options.suppressed, ...stopTokens] } : options;
     const alive = rows.filter((row) => !row.done).length;
     const depth = this.#device.stepsInFlight === 1 || early || 2 * alive <= rows.length ? 1 : 2;
     let queued = 0;
@@ -291,8 +291,9 @@ function readRows(
       if (row.done) continue;
       row.token = output[step * decoder.sequences + r]!;
       row.made++;
-      if (row.token !== options.stopToken) tokens.push(row.token);
-      row.done = row.token === options.stopToken || row.made === options.maxTokens ||
+      const stopped = options.stopTokens.includes(row.token);
+      if (!stopped) tokens.push(row.token);
+      row.done = stopped || row.made === options.maxTokens ||
         row.position === decoder.contextLength;
     }
     if (!wasDone) events.push({ sequence: row.sequence, tokens, done: row.done });

@@ -7,6 +7,7 @@ import type { Device } from "../../device/device.ts";
 import { SAMPLING, samplingOf, type SamplingOptions } from "./sampling.ts";
 import type { Weights } from "../network.ts";
 import { networkOf } from "../networks.ts";
+import { foreignPrompt, type ForeignRules } from "./foreign.ts";
 import { buildPrompt, type PromptOptions, sampleText } from "./prompt.ts";
 
 /** Options of `generate` besides those of sampling. */
@@ -41,11 +42,21 @@ export interface GenerationModel {
   weights: Weights;
   tokenizer: Tokenizer;
   chat: boolean;
+  /** of a model of others */
+  foreign?: ForeignRules;
 }
 
 /** Most bytes that the caches of one batch of samples take. */
 const CACHE_BYTES = 256 << 20;
 const MAX_BATCH = 256;
+/** Models of others have contexts of up to a million tokens: keys and values of one sequence take at most so many bytes. */
+const FOREIGN_LINE_BYTES = 512 << 20;
+
+/** The longest sequence that a model is used for, in tokens. */
+export function contextOf({ config, foreign }: GenerationModel): number {
+  if (!foreign) return config.block_size;
+  return Math.min(config.block_size, Math.floor(FOREIGN_LINE_BYTES / (networkOf(config).cacheWidth * 4)));
+}
 
 /**
  * Checks what a person may have mistyped.
@@ -69,10 +80,13 @@ export async function* generateSamples(
   const { device, config, weights, tokenizer } = model;
   const { numSamples = GENERATION.numSamples.default, signal } = options;
   const { seed, maxTokens: mostTokens, ...drawn } = samplingOf(options);
-  const start = buildPrompt(tokenizer, model.chat, config.block_size, options);
+  const longest = contextOf(model);
+  const start = model.foreign
+    ? foreignPrompt(tokenizer, model.foreign, longest, options)
+    : buildPrompt(tokenizer, model.chat, longest, options);
   const prompt = start.ids;
-  const maxTokens = Math.min(mostTokens, config.block_size - prompt.length + 1);
-  const context = Math.min(config.block_size, prompt.length + maxTokens);
+  const maxTokens = Math.min(mostTokens, longest - prompt.length + 1);
+  const context = Math.min(longest, prompt.length + maxTokens);
   const lineBytes = context * networkOf(config).cacheWidth * 4;
   const batch = Math.max(1, Math.min(numSamples, MAX_BATCH, Math.floor(CACHE_BYTES / lineBytes)));
   const decoder = new Decoder(device, config, weights, batch, context);
@@ -90,7 +104,7 @@ export async function* generateSamples(
       const drawing = {
         ...drawn,
         suppressed: start.suppressed,
-        stopToken: start.stopToken,
+        stopTokens: start.stopTokens,
         minTokens: start.minTokens,
         maxTokens,
         ...(signal ? { signal } : {}),

@@ -5,10 +5,12 @@ import { type ChatOptions, ChatSession } from "./chat.ts";
 import { readModel } from "../files/checkpoint.ts";
 import type { ModelConfig } from "../config.ts";
 import type { Device } from "../../device/device.ts";
+import { type ForeignRules, foreignRules } from "./foreign.ts";
+import { modelKind, readAnyModel } from "../files/any_model.ts";
 import { type GenerateOptions, generateSamples, type SamplePiece, wholeSamples } from "./generation.ts";
 import type { ModelDescription } from "../files/description.ts";
 import type { Weights } from "../network.ts";
-import { networkOf } from "../networks.ts";
+import { checkConfig, networkOf } from "../networks.ts";
 import { flatTensor, type ParameterLayout } from "../parameters.ts";
 import { noChatTokens } from "./prompt.ts";
 
@@ -26,15 +28,14 @@ import { noChatTokens } from "./prompt.ts";
  * for await (const { text } of model.generate({ numSamples: 1, prompt: "an" })) console.log(text);
  * ```
  *
- * @param directory with `weights.safetensors`, `tokenizer.json` and `meta.json`
+ * @param path a directory that `train` or an export wrote, a HuggingFace directory of a Llama, or a GGUF file of one
  * @param options where to compute; default: cpu with all cores
  * @returns the model, to be closed
  * @throws {MicrogptError} when it does not load or the device is not there
  */
-export async function loadModel(directory: string, options: DeviceOptions = {}): Promise<LanguageModel> {
-  const model = await readModel(directory);
-  const tokenizer = await openTokenizer(model.tokenizerJson, options.threads);
-  const on = (device: Device) => new LanguageModel(model, model.params, tokenizer, device);
+export async function loadModel(path: string, options: DeviceOptions = {}): Promise<LanguageModel> {
+  const { description, params, tokenizer, foreign } = await readForUse(path, options.threads);
+  const on = (device: Device) => new LanguageModel(description, params, tokenizer, device, foreign);
   const device = await openDevice(options, { trial: (candidate) => timeDecoding(on(candidate)) });
   try {
     return on(device);
@@ -42,6 +43,21 @@ export async function loadModel(directory: string, options: DeviceOptions = {}):
     device.destroy();
     throw error;
   }
+}
+
+/** A model of any kind, read whole. */
+async function readForUse(path: string, threads: number | undefined) {
+  if (await modelKind(path) === "microgpt") {
+    const model = await readModel(path);
+    const tokenizer = await openTokenizer(model.tokenizerJson, threads);
+    return { description: model, params: model.params, tokenizer, foreign: undefined };
+  }
+  const model = await readAnyModel(path);
+  checkConfig(model.config, { name: (field) => `${path}: ${field}` });
+  const tokenizer = await openTokenizer(model.tokenizerJson, threads);
+  const foreign = await foreignRules(model, tokenizer);
+  const params = await model.readParameters(networkOf(model.config).layout);
+  return { description: model, params, tokenizer, foreign };
 }
 
 /** Times a few tokens, for the device `auto`. */
@@ -72,12 +88,21 @@ export class LanguageModel implements Disposable {
    */
   readonly layout: ParameterLayout;
   readonly #weights: Weights;
+  readonly #foreign: ForeignRules | undefined;
 
   /**
    * @param params the weights, in the parameter layout
+   * @param foreign of a model of others
    * @internal
    */
-  constructor(description: ModelDescription, params: Float32Array, tokenizer: Tokenizer, device: Device) {
+  constructor(
+    description: ModelDescription,
+    params: Float32Array,
+    tokenizer: Tokenizer,
+    device: Device,
+    foreign?: ForeignRules,
+  ) {
+    this.#foreign = foreign;
     this.config = description.config;
     this.chat = description.chat;
     this.tokenizer = tokenizer;
@@ -147,6 +172,7 @@ export class LanguageModel implements Disposable {
 
   #generationModel() {
     const { device, config, tokenizer, chat } = this;
-    return { device, config, weights: this.#weights, tokenizer, chat };
+    const foreign = this.#foreign;
+    return { device, config, weights: this.#weights, tokenizer, chat, ...(foreign ? { foreign } : {}) };
   }
 }

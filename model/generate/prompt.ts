@@ -17,11 +17,11 @@ export interface PromptOptions {
 /** A prompt as ids. */
 export interface Prompt {
   ids: number[];
-  /** ends a sample */
-  stopToken: number;
+  /** any of them ends a sample */
+  stopTokens: readonly number[];
   /** ids that are never drawn */
   suppressed: number[];
-  /** the stop token is not drawn before a sample has this many tokens */
+  /** no stop token is drawn before a sample has this many tokens */
   minTokens: number;
   /** a chat model invents a whole conversation, so its turns are part of the text */
   conversation: boolean;
@@ -66,13 +66,23 @@ export function buildPrompt(
     )
     : {
       ids: [bos, ...tokenizer.encodeOne(prompt)],
-      stopToken: bos,
+      stopTokens: [bos],
       suppressed: [],
       minTokens: 0,
       conversation: chat,
     };
-  if (made.ids.length <= context) return made;
-  throw new MicrogptError(`the prompt has ${made.ids.length} tokens, the model's context is ${context}`, {
+  checkFits(made.ids, context, messages !== undefined);
+  return made;
+}
+
+/**
+ * Checks that a prompt fits into the context.
+ * @param messages it was made of some
+ * @throws {MicrogptError} when not
+ */
+export function checkFits({ length }: ArrayLike<number>, context: number, messages: boolean): void {
+  if (length <= context) return;
+  throw new MicrogptError(`the prompt has ${length} tokens, the model's context is ${context}`, {
     hint: messages ? "leave out earlier messages" : "shorten the prompt",
   });
 }
@@ -94,7 +104,7 @@ function chatPrompt(
   });
   if (!continued) ids.push(assistant);
   const suppressed = [bos, user, assistant];
-  return { ids, stopToken: endTurn, suppressed, minTokens: continued ? 0 : 1, conversation: false };
+  return { ids, stopTokens: [endTurn], suppressed, minTokens: continued ? 0 : 1, conversation: false };
 }
 
 /**
@@ -107,9 +117,9 @@ export function sampleText(
   { conversation }: Prompt,
 ): (ids: number[], done: boolean) => string {
   const stream = new StreamDecoder(tokenizer);
-  const { chat } = specialIds(tokenizer);
+  const chat = conversation ? specialIds(tokenizer).chat : undefined;
   const marks = new Map<number, string>();
-  if (conversation && chat) {
+  if (chat) {
     marks.set(chat.user, "user: ").set(chat.assistant, "assistant: ").set(chat.endTurn, "\n");
   }
   return (ids, done) =>

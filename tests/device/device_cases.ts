@@ -491,6 +491,7 @@ function sampleCases(): DeviceCase[] {
     { temperature: 1, topK: 0, topP: 1, suppressed: [] },
     { temperature: 0.5, topK: 5, topP: 1, suppressed: [0, 3] },
     { temperature: 1.3, topK: 0, topP: 0.7, suppressed: [1] },
+    { temperature: 1, topK: 0, topP: 1, suppressed: [12, 3, 11, 10, 50, 51, 52, 53, 54, 55, 96] },
     { temperature: 0.8, topK: 20, topP: 0.9, suppressed: [] },
     { temperature: 1, topK: 1, topP: 1, suppressed: [] },
   ];

@@ -32,7 +32,7 @@ function decoderOn(device: Device): Decoder {
   return new Decoder(device, CONFIG, network.views(device, flat), 2, 60);
 }
 
-const OPTIONS = { temperature: 1, topK: 0, topP: 1, suppressed: [0], stopToken: 0, maxTokens: 50 };
+const OPTIONS = { temperature: 1, topK: 0, topP: 1, suppressed: [0], stopTokens: [0], maxTokens: 50 };
 
 function decode(decoder: Decoder) {
   return decoder.decode([{ sequence: 0, token: 1, position: 0, seed: 5 }], OPTIONS);

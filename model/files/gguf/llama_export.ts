@@ -19,6 +19,8 @@ export interface GgufModel {
   /** [layout.length] */
   params: Float32Array;
   tokenizer: GgufTokenizer;
+  /** further text for the metadata, by its key */
+  marks?: ReadonlyMap<string, string>;
 }
 
 /** llama.cpp's number for what most tensors of a file are (llama_ftype). */
@@ -40,6 +42,7 @@ export async function exportGguf(path: string, model: GgufModel, type: WrittenTy
     ...(type === "Q8_0" ? [["general.quantization_version", { type: "u32", value: 2 }] as const] : []),
     ...ggufConfig(config),
     ...ggufTokenizer(model.tokenizer, config.vocab_size),
+    ...[...model.marks ?? []].map(([key, value]) => [key, { type: "string", value }] as const),
   ]);
   const tensors = layout.entries.map((entry) => tensorToWrite(entry, model, type));
   if (config.rope_scaling) {

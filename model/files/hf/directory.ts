@@ -153,21 +153,29 @@ export const HF_FILES = [
   "chat_template.jinja",
 ] as const;
 
+/** What the weights' file of an export says of who made it. */
+export const HF_PRODUCER = "microgpt";
+
 const TORCH_NAMES: Record<FileDtype, string> = { F32: "float32", BF16: "bfloat16", F16: "float16" };
 
 /**
- * Writes all files of a model.
+ * Writes all files of a model. The weights' file names the digests of the others, by which an export is known again.
  * @param dir an empty directory, such as what `publish` gives
  * @throws {MicrogptError} when a weight is not finite or does not fit the type
  */
 export async function writeHfDirectory(dir: string, model: HfExport, dtype: FileDtype): Promise<void> {
   const { layout, params, chatTemplate } = model;
-  await writeParameters(join(dir, "model.safetensors"), layout, params, dtype, { format: "pt" });
   const texts = new Map(hfTexts(model, dtype));
   if (chatTemplate !== undefined) texts.set("chat_template.jinja", chatTemplate);
+  const metadata: Record<string, string> = { format: "pt", producer: HF_PRODUCER };
   for (const [name, text] of texts) {
-    await writeHashed(join(dir, name), (file) => file.write(new TextEncoder().encode(text)));
+    const { sha256 } = await writeHashed(
+      join(dir, name),
+      (file) => file.write(new TextEncoder().encode(text)),
+    );
+    metadata[name] = sha256;
   }
+  await writeParameters(join(dir, "model.safetensors"), layout, params, dtype, metadata);
 }
 
 /** The JSON files. */

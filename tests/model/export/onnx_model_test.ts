@@ -49,7 +49,7 @@ Deno.test("OnnxModel samples the tokens that a device samples with the same seed
     for (const seed of [1, 2, 42]) {
       const tokens: number[] = [];
       const start = { sequence: 0, token: 0, position: 0, seed };
-      const options = { ...sampling, suppressed: [], stopToken: 0, maxTokens: 12 };
+      const options = { ...sampling, suppressed: [], stopTokens: [0], maxTokens: 12 };
       for await (const events of decoder.decode([start], options)) tokens.push(...events[0]!.tokens);
       const text = await textOf(model.generate({ ...sampling, seed, maxTokens: 12 }));
       assert.equal(text, tokenizer.decode(tokens));

@@ -59,7 +59,7 @@ async function drawsFrom(
     topK: 0,
     topP: 1,
     suppressed: [],
-    stopToken: STOP,
+    stopTokens: [STOP],
     maxTokens: 1000,
     ...options,
   };

@@ -1,0 +1,180 @@
+/** Exports of a Llama for other programs: a HuggingFace directory, or a GGUF file with a Modelfile. */
+import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import { type AnyModel, readAnyModel } from "../files/any_model.ts";
+import { writeHashed } from "../files/digest.ts";
+import { exportGguf, modelfile } from "../files/gguf/llama_export.ts";
+import type { WrittenType } from "../files/gguf/quantize.ts";
+import { HF_FILES, type HfExport, writeHfDirectory } from "../files/hf/directory.ts";
+import { llamaTensors } from "../files/hf/tensors.ts";
+import { namesOf } from "../files/own_files.ts";
+import { publish } from "../files/publish.ts";
+import { OWN_TEMPLATE } from "../generate/chat_template.ts";
+import type { LlamaConfig } from "../llama_config.ts";
+import { networkOf } from "../networks.ts";
+import { layOut, type ParameterLayout } from "../parameters.ts";
+import { checkGgufOutput, checkHfOutput, MODELFILE_KEY, sha256 } from "./llama_output.ts";
+
+/** Element types of an export's matrices. */
+export type ExportType = "f32" | "f16" | "bf16" | "q8_0";
+
+/** What is exported. */
+export interface LlamaSource extends HfExport {
+  name: string;
+}
+
+/**
+ * Reads a Llama of any kind.
+ * @param format what it is to become, for errors
+ * @throws {MicrogptError} when it does not load, or is no Llama
+ */
+export async function readLlama(path: string, format: string): Promise<LlamaSource> {
+  const model = await readAnyModel(path);
+  const { kind, config, name, tokenizerJson, ends, addBos } = model;
+  if (config.architecture !== "llama") {
+    throw new MicrogptError(`--format ${format} is for the architecture llama, and ${path} is a gpt`, {
+      hint: "export it with --format onnx, or train with --arch llama",
+      usage: true,
+    });
+  }
+  const llama = config as LlamaConfig;
+  const layout = kind === "microgpt" ? networkOf(config).layout : layoutOf(llama);
+  const template = kind === "microgpt" && model.chat ? OWN_TEMPLATE : model.chatTemplate;
+  return {
+    name,
+    config: llama,
+    layout,
+    params: await model.readParameters(layout),
+    tokenizerJson,
+    ends,
+    addBos,
+    ...(template === undefined ? {} : { chatTemplate: template }),
+  };
+}
+
+/** All tensors, also of networks that this program does not compute. */
+function layoutOf(config: LlamaConfig): ParameterLayout {
+  return layOut([...llamaTensors(config)].map(([name, shape]) => {
+    return [{ name, shape: shape as [number, number], role: "matrix" as const }];
+  }));
+}
+
+/**
+ * Writes a HuggingFace directory, reads it back and compares it before it counts.
+ * @param to may hold an earlier export, which is replaced, and files of other names, which stay
+ * @returns path of the weights
+ * @throws {MicrogptError} when `to` cannot be written or holds what is not ours, or a weight does not fit the type
+ */
+export async function exportHf(to: string, source: LlamaSource, type: ExportType): Promise<string> {
+  if (type === "q8_0") {
+    throw new MicrogptError("--type q8_0 is for --format gguf: transformers has no such type", {
+      hint: "write f32, f16 or bf16",
+      usage: true,
+    });
+  }
+  await checkHfOutput(to);
+  const dtype = type.toUpperCase() as Exclude<WrittenType, "Q8_0">;
+  let written: string[] = [];
+  await publish(to, async (staging) => {
+    await writeHfDirectory(staging, source, dtype);
+    await compare(await readAnyModel(staging), source, () => dtype);
+    written = await namesOf(staging);
+  });
+  // a template of the earlier export would be taken for this one's; it was checked that it is ours
+  for (const name of HF_FILES) {
+    if (!written.includes(name) && (await namesOf(to)).includes(name)) await Deno.remove(join(to, name));
+  }
+  return join(to, "model.safetensors");
+}
+
+/**
+ * Writes a GGUF file and a Modelfile, reads the file back and compares it before it counts.
+ * @param to a directory; may hold an earlier export, which is replaced, and files of other names, which stay
+ * @returns path of the file
+ * @throws {MicrogptError} as `exportHf`, and for a tokenizer that llama.cpp does not know
+ */
+export async function exportGgufDirectory(
+  to: string,
+  source: LlamaSource,
+  type: ExportType,
+): Promise<string> {
+  await checkGgufOutput(to);
+  const written = type.toUpperCase() as WrittenType;
+  const { tokens } = parseTokenizerJson(source.tokenizerJson);
+  const stops = source.ends.eos.flatMap((id) => tokens[id]?.name ?? []);
+  const text = modelfile("model.gguf", stops);
+  // what is learned is marked for transformers only
+  const chatTemplate = source.chatTemplate?.replace(/\{% (?:end)?generation %\}/g, "");
+  const model = { ...source, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
+  await publish(to, async (staging) => {
+    const path = join(staging, "model.gguf");
+    const marks = new Map([[MODELFILE_KEY, sha256(text)]]);
+    await exportGguf(path, { ...model, tokenizer: model, marks }, written);
+    await compare(await readAnyModel(path), model, ({ length }) => length === 2 ? written : "F32");
+    await writeHashed(join(staging, "Modelfile"), (file) => file.write(new TextEncoder().encode(text)));
+  });
+  return join(to, "model.gguf");
+}
+
+/** Compares what was written, as it reads, with what it was made of. @throws {MicrogptError} naming what differs */
+async function compare(
+  read: AnyModel,
+  source: LlamaSource,
+  typeOf: (shape: readonly number[]) => WrittenType,
+): Promise<void> {
+  const differs = (what: string) => {
+    throw new MicrogptError(`the export reads back with another ${what}; nothing was written`);
+  };
+  for (const [field, value] of Object.entries(source.config)) {
+    if (!same((read.config as unknown as Record<string, unknown>)[field], value)) differs(field);
+  }
+  if (read.chatTemplate !== source.chatTemplate) differs("chat template");
+  if (read.ends.bos !== source.ends.bos || read.addBos !== source.addBos) differs("beginning of texts");
+  if (read.ends.eos[0] !== source.ends.eos[0]) differs("end of texts");
+  const [a, b] = [parseTokenizerJson(read.tokenizerJson), parseTokenizerJson(source.tokenizerJson)];
+  // rows without a token become unused tokens in GGUF
+  if (!b.tokens.every(({ name }, id) => a.tokens[id]?.name === name)) differs("vocabulary");
+  if (!isDeepStrictEqual(a.merges, b.merges)) differs("list of merges");
+  const params = await read.readParameters(source.layout);
+  for (const { name, offset, rows, cols, shape } of source.layout.entries) {
+    const range = [offset, offset + rows * cols] as const;
+    if (!isClose(params.subarray(...range), source.params.subarray(...range), typeOf(shape))) differs(name);
+  }
+}
+
+/** Numbers of GGUF metadata are f32. */
+function same(a: unknown, b: unknown): boolean {
+  if (typeof a === "number" && typeof b === "number") return Math.abs(a - b) <= 1e-6 * Math.abs(b);
+  if (typeof a !== "object" || typeof b !== "object" || !a || !b) return a === b;
+  return Object.entries(b).every(([key, value]) => same((a as Record<string, unknown>)[key], value));
+}
+
+/** Q8_0 has one factor for so many neighbours. */
+const BLOCK = 32;
+
+/** Half a step of a type: of the value, and for Q8_0 of the largest of its block (with its factor, which is f16). */
+const STEPS: Record<WrittenType, number> = {
+  F32: 0,
+  F16: 2 ** -11,
+  BF16: 2 ** -8,
+  Q8_0: 1 / 254 + 2 ** -10,
+};
+/** Half of the smallest number of f16, which the factor of Q8_0 is, too. */
+const SMALLEST: Record<WrittenType, number> = { F32: 0, F16: 2 ** -25, BF16: 0, Q8_0: 127 * 2 ** -25 };
+
+function isClose(read: Float32Array, written: Float32Array, type: WrittenType): boolean {
+  for (let start = 0; start < read.length; start += BLOCK) {
+    const end = Math.min(start + BLOCK, read.length);
+    let largest = 0;
+    if (type === "Q8_0") {
+      for (let i = start; i < end; i++) largest = Math.max(largest, Math.abs(written[i]!));
+    }
+    for (let i = start; i < end; i++) {
+      const scale = type === "Q8_0" ? largest : Math.abs(written[i]!);
+      if (!(Math.abs(read[i]! - written[i]!) <= STEPS[type] * scale + SMALLEST[type])) return false;
+    }
+  }
+  return true;
+}

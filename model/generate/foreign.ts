@@ -1,0 +1,80 @@
+/** Models of others: how they begin and end texts, how a conversation is written for them, and what they must not draw. */
+import type { AnyModel } from "../files/any_model.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import type { Tokenizer } from "../../data/tokenizer.ts";
+import { ChatTemplate } from "./chat_template.ts";
+import { checkFits, noChatTokens, type Prompt, type PromptOptions } from "./prompt.ts";
+
+/** What is known of a model of others beside its network. */
+export interface ForeignRules {
+  /** begins a text */
+  bos?: number;
+  /** any of them ends a text or an answer */
+  eos: readonly number[];
+  /** texts begin with `bos` */
+  addBos: boolean;
+  /** writes conversations; absent: a model of plain text */
+  template?: ChatTemplate;
+  /** ids that are never drawn */
+  suppressed: number[];
+}
+
+/** More runs of neighbouring ids no device suppresses (see `Sampling`). */
+const MAX_RUNS = 8;
+
+/**
+ * The rules of a model.
+ * @param tokenizer the model's own
+ * @throws {MicrogptError} when its chat template is none
+ */
+export async function foreignRules(model: AnyModel, tokenizer: Tokenizer): Promise<ForeignRules> {
+  const { ends, addBos, chatTemplate, config, tokens } = model;
+  const special = tokenizer.special.map(({ id }) => id).filter((id) => !ends.eos.includes(id));
+  return {
+    ...(ends.bos === undefined ? {} : { bos: ends.bos }),
+    eos: ends.eos,
+    addBos,
+    ...(chatTemplate === undefined
+      ? {}
+      : { template: await ChatTemplate.read(chatTemplate, tokenizer, ends) }),
+    suppressed: suppressedIds(special, tokens, config.vocab_size),
+  };
+}
+
+/**
+ * Special tokens, and rows of the head that have no token. Where these are more runs than a device takes, the shortest
+ * of the special ones are left out: they have no text, so that one that is drawn does no harm.
+ */
+function suppressedIds(special: readonly number[], tokens: number, vocabulary: number): number[] {
+  const beyond = Array.from({ length: vocabulary - tokens }, (_, i) => tokens + i);
+  const runs: number[][] = [];
+  for (const id of special.toSorted((a, b) => a - b)) {
+    if (runs.at(-1)?.at(-1) === id - 1) runs.at(-1)!.push(id);
+    else runs.push([id]);
+  }
+  return [beyond, ...runs.sort((a, b) => b.length - a.length)].slice(0, MAX_RUNS).flat();
+}
+
+/**
+ * Makes the ids of a prompt, see `buildPrompt`: with a template a prompt is what the user says.
+ * @throws {MicrogptError} when the prompt fills the context, the template refuses it, or nothing begins a text
+ */
+export function foreignPrompt(
+  tokenizer: Tokenizer,
+  { bos, eos, addBos, template, suppressed }: ForeignRules,
+  context: number,
+  { prompt = "", messages }: PromptOptions,
+): Prompt {
+  if (messages && !template) throw noChatTokens();
+  const said = messages ??
+    (template && prompt !== "" ? [{ role: "user" as const, content: prompt }] : undefined);
+  const ids = said ? template!.encode(said) : [...tokenizer.encodeOne(prompt)];
+  if (!said && bos !== undefined && (addBos || ids.length === 0)) ids.unshift(bos);
+  // models without a token for beginnings saw the end of one text before the next
+  if (ids.length === 0 && eos[0] !== undefined) ids.push(eos[0]);
+  if (ids.length === 0) {
+    throw new MicrogptError("the model has no token that begins a text", { hint: "give a prompt" });
+  }
+  checkFits(ids, context, messages !== undefined);
+  return { ids, stopTokens: eos, suppressed, minTokens: 0, conversation: false };
+}

@@ -1,0 +1,51 @@
+/** The program on models of others: what it says of them, generating, chatting. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { exportGguf } from "../../model/files/gguf/llama_export.ts";
+import { inDirectory, tinyModel, writeTiny } from "../model/files/tiny_llama.ts";
+import { microgpt } from "./program.ts";
+
+async function stdout(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await microgpt(args);
+  assert.equal(code, 0, stderr);
+  return stdout;
+}
+
+Deno.test("info, generate and chat of a HuggingFace directory and a GGUF file", () =>
+  inDirectory(async (dir) => {
+    const model = tinyModel();
+    const hf = join(dir, "hf");
+    await Deno.mkdir(hf);
+    await writeTiny(hf, model, "BF16");
+    const gguf = join(dir, "tiny.gguf");
+    await exportGguf(gguf, { name: "tiny", ...model, tokenizer: model }, "Q8_0");
+    assert.match(
+      await stdout("info", "--model-dir", hf),
+      /chat, [\d,]+ parameters\nnetwork .*context 64 tokens[^]*safetensors, BF16, [^]*: a HuggingFace directory\n$/,
+    );
+    const info = JSON.parse(await stdout("info", "--model-dir", gguf, "--json"));
+    assert.deepEqual([info.source, info.kind, info.file.format, info.file.dtype, info.training], [
+      "gguf",
+      "chat",
+      "gguf",
+      "Q8_0+F32",
+      null,
+    ]);
+    const sample = ["--num-samples", "2", "--max-tokens", "4", "--prompt", "hi", "--device", "reference"];
+    assert.match(await stdout("generate", "--model-dir", hf, ...sample), /^sample {2}1: .*\nsample {2}2: /);
+    const { stdout: answer } = await microgpt(
+      ["chat", "--model-dir", gguf, "--device", "reference", "--max-tokens", "4", "--json"],
+      { stdin: "hello\nhi\n" },
+    );
+    assert.deepEqual(answer.trim().split("\n").map((line) => JSON.parse(line).message), ["hello", "hi"]);
+    const qwen = join(dir, "qwen");
+    await Deno.mkdir(qwen);
+    await writeTiny(qwen, tinyModel({ qk_norm: true }));
+    assert.match(
+      await stdout("info", "--model-dir", qwen),
+      /^use +none here: qk_norm is not supported yet$/m,
+    );
+    const { code, stderr } = await microgpt(["generate", "--model-dir", qwen]);
+    assert.equal(code, 1);
+    assert.match(stderr, /^error: .*qwen: qk_norm is not supported yet\nhint: .*Llama\n$/);
+  }));
