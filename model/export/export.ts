@@ -135,7 +135,7 @@ async function checkIsOurs(from: string, format: string): Promise<void> {
     `${from} is a ${
       kind === "gguf" ? "GGUF file" : "HuggingFace directory"
     }, which does not become ${format}`,
-    { hint: "export it with --format hf or --format gguf", usage: true },
+    { hint: "export it with `format` hf or gguf", usage: true },
   );
 }
 
@@ -143,7 +143,7 @@ async function checkIsOurs(from: string, format: string): Promise<void> {
 async function checkIsOther(from: string, to: string): Promise<void> {
   if (!await sameDirectory(from, to)) return;
   throw new MicrogptError(`the export would replace the model it is made from: ${to}`, {
-    hint: "give another directory with --output",
+    hint: "give another directory with `output`",
     usage: true,
   });
 }

@@ -34,8 +34,8 @@ export async function readLlama(path: string, format: string): Promise<LlamaSour
   const model = await readAnyModel(path);
   const { kind, config, name, tokenizerJson, ends, addBos } = model;
   if (config.architecture !== "llama") {
-    throw new MicrogptError(`--format ${format} is for the architecture llama, and ${path} is a gpt`, {
-      hint: "export it with --format onnx, or train with --arch llama",
+    throw new MicrogptError(`\`format\` ${format} is for the architecture llama, and ${path} is a gpt`, {
+      hint: "export it with `format` onnx, or train with `arch` llama",
       usage: true,
     });
   }
@@ -69,7 +69,7 @@ function layoutOf(config: LlamaConfig): ParameterLayout {
  */
 export async function exportHf(to: string, source: LlamaSource, type: ExportType): Promise<string> {
   if (type === "q8_0") {
-    throw new MicrogptError("--type q8_0 is for --format gguf: transformers has no such type", {
+    throw new MicrogptError("`type` q8_0 is for `format` gguf: transformers has no such type", {
       hint: "write f32, f16 or bf16",
       usage: true,
     });

@@ -57,7 +57,7 @@ async function checkOutput(
   for (const name of [STAGING, COMMITTED]) await checkStaged(dir, name);
   if (await isEntry(dir, "meta.json", "file")) {
     throw new MicrogptError(`${dir} holds a model (meta.json), which this would break`, {
-      hint: "choose another directory with --output",
+      hint: "choose another directory with `output`",
     });
   }
   // of an export that was not moved into place whole, the new files count
