@@ -244,7 +244,9 @@ async function writeText(path: string, text: string): Promise<FileDigest> {
 
 /** The first bytes of the log, as it was when the snapshot was taken; the run may have added lines since. */
 async function copyMetrics(metrics: MetricsSnapshot, path: string): Promise<FileDigest> {
-  using source = await Deno.open(metrics.path);
+  using opened = metrics.file ? undefined : await Deno.open(metrics.path);
+  const source = metrics.file ?? opened!;
+  await source.seek(0, Deno.SeekMode.Start);
   return await writeHashed(path, async (file) => {
     await forEachChunk(source, (chunk) => file.write(chunk), metrics.bytes);
     if (metrics.rest) await file.write(metrics.rest);

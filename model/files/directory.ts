@@ -266,6 +266,11 @@ export function parseObject(text: string, path: string): Record<string, unknown>
   throw wrongContent(`${path} is not a JSON object`);
 }
 
+/** Whether two looks were at the same file or directory; where a system numbers none, they count as the same. */
+export function isSameFile(a: Deno.FileInfo, b: Deno.FileInfo): boolean {
+  return a.ino === b.ino && a.dev === b.dev;
+}
+
 /**
  * Whether two paths lead to the same directory; false where one of them leads nowhere.
  * @throws {MicrogptError} when one may not be looked at

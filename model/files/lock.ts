@@ -8,7 +8,7 @@
  */
 import { dirname, join, resolve } from "node:path";
 import { MicrogptError } from "../../device/errors.ts";
-import { fileError, ifThere, isSystemError, printable } from "./directory.ts";
+import { fileError, ifThere, isSameFile, isSystemError, printable } from "./directory.ts";
 import { makeDirectory } from "./publish.ts";
 
 /** The lock's name in the directory. */
@@ -35,17 +35,30 @@ export async function isLocked(dir: string): Promise<boolean> {
 /** A process that has just locked the file may not have written its name yet. */
 const NAME_PATIENCE_MS = 500;
 
+/** The directory is no longer the one that was locked, and what has its name now is not ours to write to. */
+export class LostDirectoryError extends MicrogptError {}
+
 /** A lock that is held; `release` it. */
 export class RunLock {
   /** what a person should know: this file system offers no locks */
   readonly warning: string | undefined;
+  readonly #dir: string;
   readonly #path: string;
+  #directory: Deno.FileInfo;
   #file: Deno.FsFile | undefined;
   /** directories that were made for the lock, the innermost first */
   readonly #made: string[];
 
-  private constructor(path: string, file: Deno.FsFile, made: string[], warning: string | undefined) {
-    this.#path = path;
+  private constructor(
+    dir: string,
+    directory: Deno.FileInfo,
+    file: Deno.FsFile,
+    made: string[],
+    warning: string | undefined,
+  ) {
+    this.#dir = dir;
+    this.#path = join(dir, LOCK_FILE);
+    this.#directory = directory;
     this.#file = file;
     this.#made = made;
     this.warning = warning;
@@ -81,16 +94,42 @@ export class RunLock {
       const locked = await tryLock(file);
       if (locked === false) throw heldBy(dir, await holderOf(path));
       if (!isAt(await file.stat(), await ifThere(Deno.stat(path)))) return undefined;
+      const directory = await ifThere(Deno.stat(dir));
+      if (!directory) return undefined;
       const before = parseHolder(await readAll(file));
       if (before && (locked === undefined || isOfAnotherMachine(before))) throw mayBeHeldBy(dir, before);
       await file.truncate(0);
       await file.seek(0, Deno.SeekMode.Start);
       await file.write(new TextEncoder().encode(JSON.stringify(thisProcess()) + "\n"));
       ours = true;
-      return new RunLock(path, file, made, locked === undefined ? noLocks(dir) : undefined);
+      return new RunLock(dir, directory, file, made, locked === undefined ? noLocks(dir) : undefined);
     } finally {
       if (!ours) file.close();
     }
+  }
+
+  /**
+   * Looks whether the directory is still the one that was locked, before something is written there: a person may have moved or
+   * removed it, and begun another run under its name. One that is gone is made and locked again.
+   * @returns whether it was made again, so that nothing of ours is in it
+   * @throws {LostDirectoryError} when another process has locked it since, or something else has its name
+   */
+  async renew(): Promise<boolean> {
+    const file = this.#file;
+    if (!file || isAt(await file.stat(), await ifThere(Deno.stat(this.#path)))) return false;
+    const there = await ifThere(Deno.stat(this.#dir));
+    const same = there !== undefined && isSameFile(there, this.#directory);
+    if (there && !same && !(await isEmpty(this.#dir))) throw lost(this.#dir);
+    let next: RunLock;
+    try {
+      next = await RunLock.take(this.#dir);
+    } catch (error) {
+      throw error instanceof MicrogptError && error.cause === undefined ? lost(this.#dir, error) : error;
+    }
+    file.close();
+    this.#file = next.#file;
+    this.#directory = next.#directory;
+    return !same;
   }
 
   /** Removes the lock, and the directory if it was made for the lock and is otherwise empty. Harmless when repeated. */
@@ -129,8 +168,21 @@ function noLocks(dir: string): string {
   return `warning: the file system of ${dir} offers no locks: make sure that no other run writes there`;
 }
 
+/** @param reason why it cannot be locked again */
+function lost(dir: string, reason?: MicrogptError): LostDirectoryError {
+  const message = `${dir} is not the directory that this run began in, which was moved or removed`;
+  return new LostDirectoryError(reason?.message ?? message, {
+    hint: `move what is there now to another place, and the run saves to ${dir}`,
+  });
+}
+
+async function isEmpty(dir: string): Promise<boolean> {
+  for await (const _ of Deno.readDir(dir)) return false;
+  return true;
+}
+
 function isAt(file: Deno.FileInfo, path: Deno.FileInfo | undefined): boolean {
-  return path !== undefined && file.ino === path.ino && file.dev === path.dev;
+  return path !== undefined && isSameFile(file, path);
 }
 
 function statIfThere(path: string): Deno.FileInfo | undefined {

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { MicrogptError } from "../../device/errors.ts";
 import { forEachChunk } from "./digest.ts";
-import { fileError, ifThere, isSystemError, openIfThere, WORKING_LOG } from "./directory.ts";
+import { fileError, ifThere, isSameFile, isSystemError, openIfThere, WORKING_LOG } from "./directory.ts";
 
 /** A training step in `metrics.jsonl`. */
 export interface StepMetrics {
@@ -26,6 +26,8 @@ export interface EvaluationMetrics {
 /** The log as it stood at one instant: the first `bytes` of `path`, then `rest`. */
 export interface MetricsSnapshot {
   path: string;
+  /** that file, open: read in place of the path, which leads elsewhere once the directory is moved or removed */
+  file?: Deno.FsFile;
   bytes: number;
   /** what could not be written there yet */
   rest?: Uint8Array;
@@ -43,6 +45,8 @@ const MAX_WAITING_BYTES = 16 << 20;
  */
 export class MetricsLog {
   readonly #file: Deno.FsFile;
+  /** the same file with a position of its own, for saves that read it while lines are added */
+  readonly #reader: Deno.FsFile;
   readonly #path: string;
   /** written so far */
   #bytes = 0;
@@ -55,8 +59,9 @@ export class MetricsLog {
   #notices: string[] = [];
   #lastEvaluation: number | undefined;
 
-  private constructor(file: Deno.FsFile, path: string) {
+  private constructor(file: Deno.FsFile, reader: Deno.FsFile, path: string) {
     this.#file = file;
+    this.#reader = reader;
     this.#path = path;
   }
 
@@ -69,14 +74,17 @@ export class MetricsLog {
   static async open(dir: string, resumed?: { dir: string; step: number }): Promise<MetricsLog> {
     const path = join(dir, WORKING_LOG);
     let file: Deno.FsFile | undefined;
+    let reader: Deno.FsFile | undefined;
     try {
       file = await Deno.open(path, { write: true, create: true, truncate: true });
-      const log = new MetricsLog(file, path);
+      reader = await Deno.open(path);
+      const log = new MetricsLog(file, reader, path);
       if (resumed) await log.#copyUpTo(resumed.dir, resumed.step);
       if (log.#failure !== undefined) throw log.#failure;
       return log;
     } catch (error) {
       file?.close();
+      reader?.close();
       throw fileError(`cannot write ${path}`, error);
     }
   }
@@ -112,7 +120,7 @@ export class MetricsLog {
 
   /** The log as it stands now, for a checkpoint. */
   snapshot(): MetricsSnapshot {
-    const snapshot = { path: this.#path, bytes: this.#bytes };
+    const snapshot = { path: this.#path, file: this.#reader, bytes: this.#bytes };
     if (this.#waiting.length === 0) return snapshot;
     const rest = new Uint8Array(this.#waitingBytes);
     let at = 0;
@@ -125,9 +133,12 @@ export class MetricsLog {
 
   /** Ends the log; the last checkpoint keeps its lines. @throws {MicrogptError} when the file cannot be removed */
   async close(): Promise<void> {
+    const ours = await this.#file.stat();
     this.#file.close();
+    this.#reader.close();
     try {
-      await ifThere(Deno.remove(this.#path));
+      const there = await ifThere(Deno.stat(this.#path));
+      if (there && isSameFile(ours, there)) await Deno.remove(this.#path);
     } catch (error) {
       throw fileError(`cannot remove ${this.#path}`, error);
     }

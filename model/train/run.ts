@@ -10,7 +10,7 @@ import { oldModelPlace } from "../files/old_model.ts";
 import { prepareOutput } from "../files/output_directory.ts";
 import { type BestEvaluation, RunCheckpoints } from "./run_checkpoints.ts";
 import type { Ranks } from "./ranks.ts";
-import type { RunLock } from "../files/lock.ts";
+import { LostDirectoryError, type RunLock } from "../files/lock.ts";
 import type { TrainState } from "../files/train_state.ts";
 import {
   type Recipe,
@@ -308,6 +308,7 @@ export class TrainingRun {
 
   async #save(checkpoint: Checkpoint, best: boolean, kept: boolean): Promise<CheckpointEvent> {
     const { step, final = false } = checkpoint.trainState;
+    if (await this.#options.lock?.renew()) this.#checkpoints.startAnew(step);
     await this.#checkpoints.save(checkpoint, { best, kept });
     return { type: "checkpoint", step, directory: this.output, best, final };
   }
@@ -362,7 +363,9 @@ export class TrainingRun {
         if (pause === FIRST_PAUSE_MS) {
           const megabytes = Math.ceil(12 * checkpoint.params.length / 1e6);
           yield notice(
-            `warning: ${error.message}. Its last steps are only in memory: it takes ${megabytes} MB there. ` +
+            `warning: ${error.message}${
+              error instanceof LostDirectoryError ? `: ${error.hint}` : ""
+            }. Its last steps are only in memory: it takes ${megabytes} MB there. ` +
               `Trying again for ${SAVE_PATIENCE_MS / 60_000} minutes; Ctrl-C gives up`,
           );
         }
@@ -397,7 +400,9 @@ function notice(message: string): NoticeEvent {
 }
 
 /** Whether a save that failed may succeed later: a disk gets room or comes back, a limit of this process stays. */
-function mayPass({ cause }: MicrogptError): boolean {
+function mayPass(error: MicrogptError): boolean {
+  if (error instanceof LostDirectoryError) return true;
+  const { cause } = error;
   return isSystemError(cause) && !cause.message.startsWith("File too large");
 }
 

@@ -73,6 +73,17 @@ export class RunCheckpoints {
   }
 
   /**
+   * For a directory that a person moved or removed, and that is empty now: what was kept there is gone.
+   * @param step the step that is saved next
+   */
+  startAnew(step: number): void {
+    if (!this.#unsaved && this.#best && this.#best.step < step) this.#best = undefined;
+    this.#toLink = false;
+    this.#keepOld = false;
+    this.#asideUntil = undefined;
+  }
+
+  /**
    * Recalls the best evaluation of the resumed run, if its weights are still there and it is comparable.
    * @param resumed directory and state of the checkpoint that the run goes on from
    * @param heldOut what is held out now

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { MicrogptError } from "../../../device/errors.ts";
-import { LOCK_FILE, RunLock } from "../../../model/files/lock.ts";
+import { LOCK_FILE, LostDirectoryError, RunLock } from "../../../model/files/lock.ts";
+import { readCheckpoint } from "../../../model/files/checkpoint.ts";
 import { train } from "../../../model/train/train.ts";
 import { namesIn, withDirectory } from "../files/checkpoint_fixture.ts";
 import { microgpt, NAMES, programArgs, TINY } from "../../cli/program.ts";
@@ -144,3 +145,71 @@ Deno.test("a fresh run replaces no DIR.old that another run writes to", () =>
     assert((await namesIn(`${output}.old-2`)).includes("weights.safetensors"));
     lock.release();
   }));
+
+/** A run of 60 steps; `during` is called once, after its first checkpoint. */
+async function runWith(output: string, during: () => Promise<void>): Promise<string[]> {
+  const said: string[] = [];
+  let called = false;
+  const small = { nEmbd: 8, nHead: 2, nLayer: 1, vocabSize: 260, steps: 60, checkpointEvery: 20, keep: 2 };
+  const documents = ["anna", "bob", "carla", "dora", "emil", "frida", "gustav", "hanna", "ida", "jonas"];
+  const options = { documents, output, ...small, valFraction: 0.2, evalEvery: 10 };
+  for await (const event of train(options)) {
+    if (event.type === "notice") said.push(event.message);
+    if (event.type !== "checkpoint" || called) continue;
+    called = true;
+    await during();
+  }
+  return said;
+}
+
+const RENAMES_OPEN = Deno.build.os !== "windows";
+
+for (const removes of [true, false]) {
+  Deno.test({
+    name: `a run whose directory is ${removes ? "removed" : "moved away"} saves to a new one of that name`,
+    ignore: !RENAMES_OPEN,
+    fn: () =>
+      withDirectory(async (root) => {
+        const dir = join(root, "model");
+        const away = join(root, "away");
+        await runWith(dir, () => removes ? Deno.remove(dir, { recursive: true }) : Deno.rename(dir, away));
+        const { trainState, params } = await readCheckpoint(dir);
+        assert.equal(trainState.step, 60);
+        const lines = (await Deno.readTextFile(join(dir, "metrics.jsonl"))).trim().split("\n");
+        const steps = lines.map((line) => JSON.parse(line)).filter((line) => "loss" in line);
+        assert.deepEqual(steps.map(({ step }) => step), Array.from({ length: 60 }, (_, i) => i + 1));
+        assert.deepEqual((await namesIn(dir)).filter((name) => /^\.|part$/.test(name)), []);
+        const undisturbed = join(root, "undisturbed");
+        await runWith(undisturbed, async () => {});
+        assert.deepEqual((await readCheckpoint(undisturbed)).params, params);
+        if (!removes) assert((await readCheckpoint(away)).trainState.step < 60);
+      }),
+  });
+}
+
+Deno.test({
+  name: "a run writes nothing into a directory that has its own directory's name since",
+  ignore: !RENAMES_OPEN,
+  fn: () =>
+    withDirectory(async (root) => {
+      const dir = join(root, "model");
+      const lock = await RunLock.take(dir);
+      await Deno.rename(dir, join(root, "away"));
+      const other = await RunLock.take(dir);
+      await assert.rejects(lock.renew(), LostDirectoryError);
+      other.release();
+      await Deno.mkdir(dir);
+      await Deno.writeTextFile(join(dir, "mine"), "");
+      await assert.rejects(lock.renew(), LostDirectoryError);
+      assert.deepEqual(await namesIn(dir), ["mine"]);
+      await Deno.remove(join(dir, "mine"));
+      assert.equal(await lock.renew(), true);
+      await assert.rejects(RunLock.take(dir), MicrogptError);
+      assert.equal(await lock.renew(), false);
+      await Deno.remove(join(dir, LOCK_FILE));
+      assert.equal(await lock.renew(), false); // the same directory, locked again
+      await assert.rejects(RunLock.take(dir), MicrogptError);
+      lock.release();
+      assert.deepEqual(await namesIn(root), ["away"]);
+    }),
+});
