@@ -39,7 +39,7 @@ async function runGenerate(values: FlagValues): Promise<void> {
   checkGenerateOptions(drawing);
   using model = await loadModel(modelDir as string, given(DEVICE_OPTIONS, values));
   sayWarnings(model.device);
-  const options = { ...drawing, ...promptOf(prompt, model.chat) };
+  const options = { ...drawing, ...promptOf(prompt, model) };
   // a chat model answers the prompt, others go on with it
   const beginning = model.chat ? "" : prompt ?? "";
   if (!json && Deno.stdout.isTerminal()) return await streamSamples(model, options, beginning);
@@ -60,10 +60,10 @@ function label(index: number): string {
 }
 
 /** A chat model's prompt may be a conversation as JSON. */
-function promptOf(prompt: string | undefined, chat: boolean): PromptOptions {
+function promptOf(prompt: string | undefined, { chat, hasTemplate }: LanguageModel): PromptOptions {
   if (prompt === undefined) return {};
   if (!chat || !/^\s*\[\s*\{/.test(prompt)) return { prompt };
-  return { messages: parseConversation(prompt, "--prompt") };
+  return { messages: parseConversation(prompt, "--prompt", { system: hasTemplate }) };
 }
 
 /** In a terminal: one sample after the other, so that each can be read as it grows. */

@@ -109,9 +109,14 @@ export function cleanupNotice(
 /**
  * One line as messages, unchanged.
  * @param where names file and line in errors
+ * @param options.system system messages may be among them
  * @throws {MicrogptError} when it is not a conversation
  */
-export function parseConversation(line: string, where: string): Message[] {
+export function parseConversation(
+  line: string,
+  where: string,
+  { system = false }: { system?: boolean } = {},
+): Message[] {
   let value: unknown;
   try {
     value = JSON.parse(line);
@@ -121,21 +126,22 @@ export function parseConversation(line: string, where: string): Message[] {
       cause: error,
     });
   }
-  return checkConversation(value, where);
+  return checkConversation(value, where, system);
 }
 
 /**
  * A value as messages, unchanged.
  * @param where names its place in errors
+ * @param system system messages may be among them
  * @throws {MicrogptError} when it is no conversation
  */
-export function checkConversation(value: unknown, where: string): Message[] {
+export function checkConversation(value: unknown, where: string, system = false): Message[] {
   if (!Array.isArray(value)) throw unexpected(where, EXPECTED, value, shapeHint(value));
   if (Array.isArray(value[0])) {
     throw unexpected(`${where}: message 1`, 'an object {"role", "content"}', value[0], ONE_A_LINE);
   }
   // not value.map, which skips the holes of an array
-  return Array.from(value, (message, i) => parseMessage(message, `${where}: message ${i + 1}`));
+  return Array.from(value, (message, i) => parseMessage(message, `${where}: message ${i + 1}`, system));
 }
 
 function shapeHint(value: unknown): string {
@@ -151,12 +157,12 @@ export function conversationField(value: object): string | undefined {
   );
 }
 
-function parseMessage(value: unknown, where: string): Message {
+function parseMessage(value: unknown, where: string, system: boolean): Message {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw unexpected(where, 'an object {"role", "content"}', value);
   }
   const { role, content } = value as Record<string, unknown>;
-  if (role !== "user" && role !== "assistant") {
+  if (role !== "user" && role !== "assistant" && !(system && role === "system")) {
     const hint = role === undefined ? EXAMPLE : "there are no other roles: leave such messages out";
     throw unexpected(where, '"role" to be "user" or "assistant"', role, hint);
   }

@@ -119,6 +119,11 @@ export class LanguageModel implements Disposable {
     return this.device.name;
   }
 
+  /** Whether a conversation is written by the model's own template, which may take system messages. */
+  get hasTemplate(): boolean {
+    return this.#foreign?.template !== undefined;
+  }
+
   /** How many parameters it has. */
   get parameters(): number {
     return this.layout.count;

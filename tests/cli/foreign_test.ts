@@ -33,6 +33,8 @@ Deno.test("info, generate and chat of a HuggingFace directory and a GGUF file", 
     ]);
     const sample = ["--num-samples", "2", "--max-tokens", "4", "--prompt", "hi", "--device", "reference"];
     assert.match(await stdout("generate", "--model-dir", hf, ...sample), /^sample {2}1: .*\nsample {2}2: /);
+    const messages = '[{"role": "system", "content": "hi"}, {"role": "user", "content": "hello"}]';
+    assert.match(await stdout("generate", "--model-dir", hf, ...sample.with(-3, messages)), /^sample {2}1: /);
     const { stdout: answer } = await microgpt(
       ["chat", "--model-dir", gguf, "--device", "reference", "--max-tokens", "4", "--json"],
       { stdin: "hello\nhi\n" },
