@@ -94,9 +94,6 @@ function chatPrompt(
 ): Prompt {
   if (!special) throw noChatTokens();
   const { bos, user, assistant, endTurn } = special;
-  if (messages.some(({ role }) => role === "system")) {
-    throw new MicrogptError("the model has no token for system messages", { hint: "leave them out" });
-  }
   const continued = messages.at(-1)?.role === "assistant";
   const ids = [bos];
   messages.forEach(({ role, content }, i) => {
