@@ -24,7 +24,7 @@ export const ENVIRONMENT = {
 };
 
 /** The launchers that MICROGPT_MPIRUN names, with a colon between two; without it those of Debian, or mpirun. */
-export async function launchers(): Promise<Launcher[]> {
+async function launchers(): Promise<Launcher[]> {
   const chosen = Deno.env.get("MICROGPT_MPIRUN");
   const programs = chosen ? chosen.split(":") : ["mpirun.openmpi", "mpirun.mpich", "mpirun"];
   const found: Launcher[] = [];
@@ -35,6 +35,23 @@ export async function launchers(): Promise<Launcher[]> {
     found.push({ program, family: /open ?mpi|open-?rte|prte/i.test(version) ? "Open MPI" : "MPICH" });
   }
   return found;
+}
+
+/** The launchers of this machine. */
+export const LAUNCHERS = await launchers();
+
+/**
+ * A test under each launcher; without one it is skipped, and its name says so.
+ * @throws where MICROGPT_REQUIRE_MPI=1 and there is none
+ */
+export function mpiTest(name: string, fn: (launcher: Launcher) => Promise<void>): void {
+  if (LAUNCHERS.length === 0) {
+    if (Deno.env.get("MICROGPT_REQUIRE_MPI") === "1") {
+      throw new Error("MICROGPT_REQUIRE_MPI=1, and no mpirun");
+    }
+    Deno.test({ name: `${name} (skipped: no mpirun)`, ignore: true, fn() {} });
+  }
+  for (const launcher of LAUNCHERS) Deno.test(`${name}, ${launcher.program}`, () => fn(launcher));
 }
 
 async function output(program: string, args: string[]): Promise<string | undefined> {

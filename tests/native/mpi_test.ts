@@ -1,16 +1,6 @@
 /** Real ranks under every MPI launcher that is installed: Debian's openmpi-bin and mpich, or what MICROGPT_MPIRUN names. */
 import assert from "node:assert/strict";
-import { launch, type Launcher, launchers } from "./mpi_launch.ts";
-
-const found = await launchers();
-
-/** A test under each launcher; without one it is skipped, and its name says so. */
-function mpiTest(name: string, fn: (launcher: Launcher, t: Deno.TestContext) => Promise<void>): void {
-  if (found.length === 0) {
-    Deno.test({ name: `${name} (skipped: no mpirun)`, ignore: true, fn() {} });
-  }
-  for (const launcher of found) Deno.test(`${name}, ${launcher.program}`, (t) => fn(launcher, t));
-}
+import { launch, LAUNCHERS, mpiTest } from "./mpi_launch.ts";
 
 mpiTest(
   "1, 2, 4 and 8 ranks sum to the same bits, on the CPU device and by reading and writing",
@@ -67,7 +57,9 @@ mpiTest("a library that is not there is named", async (launcher) => {
   assert.match(text, /tried \/nowhere\/libmpi.so \(not found\) \| MICROGPT_MPI is to be the path/);
 });
 
-const [openMpi, mpich] = ["Open MPI", "MPICH"].map((family) => found.find((one) => one.family === family));
+const [openMpi, mpich] = ["Open MPI", "MPICH"].map((family) =>
+  LAUNCHERS.find((one) => one.family === family)
+);
 
 /** Both of Debian's libraries; others are found beside their launchers only. */
 const libraries = { openMpi: "libmpi.so.40", mpich: "libmpich.so.12" };

@@ -3,20 +3,16 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { NAMES, programArgs, TINY } from "../../cli/program.ts";
-import { ENVIRONMENT, type Launcher, launchers } from "../../native/mpi_launch.ts";
+import { ENVIRONMENT, type Launcher, mpiTest } from "../../native/mpi_launch.ts";
 import { withDirectory } from "../files/checkpoint_fixture.ts";
 
-const found = await launchers();
-
-function mpiTest(name: string, fn: (launcher: Launcher, dir: string) => Promise<void>): void {
-  if (found.length === 0) Deno.test({ name: `${name} (skipped: no mpirun)`, ignore: true, fn() {} });
-  for (const launcher of found) {
-    Deno.test(`${name}, ${launcher.program}`, () =>
-      withDirectory(async (dir) => {
-        await Deno.writeTextFile(join(dir, "names.txt"), NAMES);
-        await fn(launcher, dir);
-      }));
-  }
+/** {@link mpiTest} with a directory that holds `names.txt`. */
+function trainingTest(name: string, fn: (launcher: Launcher, dir: string) => Promise<void>): void {
+  mpiTest(name, (launcher) =>
+    withDirectory(async (dir) => {
+      await Deno.writeTextFile(join(dir, "names.txt"), NAMES);
+      await fn(launcher, dir);
+    }));
 }
 
 const SHARED = "--distributed mpi --threads 1 --grad-accum 4 --eval-every 3 --lr 0.01".split(" ");
@@ -70,7 +66,7 @@ async function until(path: string): Promise<void> {
   throw new Error(`${path} does not appear`);
 }
 
-mpiTest("1, 2 and 4 ranks train the same weights and moments, bit for bit", async (launcher, dir) => {
+trainingTest("1, 2 and 4 ranks train the same weights and moments, bit for bit", async (launcher, dir) => {
   const results = [];
   for (const ranks of [1, 2, 4]) {
     const output = join(dir, `on-${ranks}`);
@@ -83,7 +79,7 @@ mpiTest("1, 2 and 4 ranks train the same weights and moments, bit for bit", asyn
   assert.deepEqual(results, Array(3).fill(results[0]));
 });
 
-mpiTest("a rank with other data is named, and nothing is trained", async (launcher, dir) => {
+trainingTest("a rank with other data is named, and nothing is trained", async (launcher, dir) => {
   await Deno.copyFile(join(dir, "names.txt"), join(dir, "0.txt"));
   await Deno.writeTextFile(join(dir, "1.txt"), `${NAMES}\nanother`);
   const output = join(dir, "model");
@@ -93,7 +89,7 @@ mpiTest("a rank with other data is named, and nothing is trained", async (launch
   assert.match(text, /rank 1 differs from rank 0 in its training data/);
 });
 
-mpiTest("processes that would each train alone are refused", async (launcher, dir) => {
+trainingTest("processes that would each train alone are refused", async (launcher, dir) => {
   const args = ["--input", join(dir, "names.txt"), "--output", join(dir, "model"), ...TINY];
   const { code, text } = await ended(start(launcher, 2, args));
   assert.notEqual(code, 0);
@@ -106,7 +102,7 @@ for (const [signal, whole] of [["SIGINT", true], ["SIGKILL", false]] as const) {
   const name = whole
     ? "Ctrl-C on one rank ends all with a checkpoint, which one process goes on from to the same bits"
     : "a rank killed at random ends all, and two go on from the last checkpoint to the same bits";
-  mpiTest(name, async (launcher, dir) => {
+  trainingTest(name, async (launcher, dir) => {
     if (Deno.build.os !== "linux") return;
     const [undisturbed, output] = [join(dir, "undisturbed"), join(dir, "model")];
     const input = ["--input", join(dir, "names.txt")];
