@@ -22,8 +22,13 @@ import type { Allocator, Batch, DecodeRows, Device, Tensor } from "../device/dev
 import { MicrogptError } from "../device/errors.ts";
 import { forEachChunk, logitRows } from "./logit_chunks.ts";
 import type { Activations, DecodeMemory, Network, NetworkKind } from "./network.ts";
-import { layOut, type ParameterLayout, type ParameterSpec, parameterView } from "./parameters.ts";
-import { mixSeed, normal } from "../device/random.ts";
+import {
+  initialParameters,
+  layOut,
+  type ParameterLayout,
+  type ParameterSpec,
+  parameterView,
+} from "./parameters.ts";
 
 /** The config has no fields of its own. */
 export interface GptConfig extends ModelConfig {
@@ -65,28 +70,8 @@ function parameterLayout(
   ]);
 }
 
-/** Standard deviation of a new model's weights, chosen by experiment (docs/log.md). */
-const INITIAL_STD = 0.02;
-
-/**
- * Draws initial weights: normal with standard deviation `std`, and std / sqrt(2L) for the two projections of a layer
- * that add to the residual stream (Radford et al. 2019).
- */
-function initialParameters(
-  layout: ParameterLayout,
-  nLayer: number,
-  seed: number,
-  std = INITIAL_STD,
-): Float32Array<ArrayBuffer> {
-  const flat = new Float32Array(layout.length);
-  const mixed = mixSeed(seed);
-  for (const { name, rows, cols, offset } of layout.entries) {
-    const residual = name.endsWith("attn_wo") || name.endsWith("mlp_fc2");
-    const scale = residual ? std / Math.sqrt(2 * nLayer) : std;
-    for (let i = offset; i < offset + rows * cols; i++) flat[i] = scale * normal(mixed, i);
-  }
-  return flat;
-}
+/** The two projections of a layer that add to the residual stream. */
+const addsToResidual = (name: string) => name.endsWith("attn_wo") || name.endsWith("mlp_fc2");
 
 /** The weights of one layer. */
 interface LayerWeights {
@@ -380,7 +365,7 @@ export function gptNetwork(config: GptConfig): GptNetwork {
     toMeta: () => Object.fromEntries(FIELDS.map((field) => [field, config[field]])),
     toShape: () => ({ arch: "gpt", nEmbd: E, nHead: H, nLayer: L, blockSize: config.block_size }),
     describe: () => `${L} layers, ${H} heads, width ${E}`,
-    initialParameters: (seed, std) => initialParameters(layout, L, seed, std),
+    initialParameters: (seed, std) => initialParameters(layout, L, addsToResidual, seed, std),
     views: (d, flat) => weightViews(d, flat, layout, config),
     allocateActivations: (allocator, maxTokens) => allocateActivations(allocator, config, maxTokens),
     forward: (d, ...rest) => forward(d, config, ...rest),

@@ -14,7 +14,6 @@
  * position · theta^(−2j/D). Nothing has a bias.
  */
 import type { Allocator, Batch, DecodeRows, Device, Tensor } from "../device/device.ts";
-import { mixSeed, normal } from "../device/random.ts";
 import {
   checkConfig,
   configOf,
@@ -26,7 +25,13 @@ import {
 } from "./llama_config.ts";
 import { forEachChunk, logitRows } from "./logit_chunks.ts";
 import type { Activations, DecodeMemory, Network, NetworkKind } from "./network.ts";
-import { layOut, type ParameterLayout, type ParameterSpec, parameterView } from "./parameters.ts";
+import {
+  initialParameters,
+  layOut,
+  type ParameterLayout,
+  type ParameterSpec,
+  parameterView,
+} from "./parameters.ts";
 
 /** Names, shapes and order of the parameters: q, k, v of a layer are one matrix, gate and up are one, norms come last. */
 function parameterLayout(config: LlamaConfig): ParameterLayout {
@@ -58,30 +63,8 @@ function parameterLayout(config: LlamaConfig): ParameterLayout {
   ]);
 }
 
-/** Standard deviation of a new model's matrices. */
-const INITIAL_STD = 0.02;
-
-/**
- * Draws initial weights: 1 for the factors of norms, else normal with standard deviation `std`, and std / sqrt(2L) for the two
- * projections of a layer that add to the residual stream (Radford et al. 2019).
- */
-function initialParameters(
-  layout: ParameterLayout,
-  nLayer: number,
-  seed: number,
-  std = INITIAL_STD,
-): Float32Array<ArrayBuffer> {
-  const flat = new Float32Array(layout.length);
-  const mixed = mixSeed(seed);
-  for (const { name, role, rows, cols, offset } of layout.entries) {
-    const residual = name.endsWith("o_proj.weight") || name.endsWith("down_proj.weight");
-    const scale = residual ? std / Math.sqrt(2 * nLayer) : std;
-    const end = offset + rows * cols;
-    if (role === "norm") flat.fill(1, offset, end);
-    else for (let i = offset; i < end; i++) flat[i] = scale * normal(mixed, i);
-  }
-  return flat;
-}
+/** The two projections of a layer that add to the residual stream. */
+const addsToResidual = (name: string) => name.endsWith("o_proj.weight") || name.endsWith("down_proj.weight");
 
 /** The weights of one layer. */
 interface LayerWeights {
@@ -458,7 +441,7 @@ export function llamaNetwork(config: LlamaConfig): LlamaNetwork {
       const shared = Hkv === H ? "" : ` (${Hkv} of keys and values)`;
       return `Llama, ${L} layers, ${H} heads${shared} of ${D}, width ${config.n_embd}, MLP ${config.ffn}`;
     },
-    initialParameters: (seed, std) => initialParameters(layout, L, seed, std),
+    initialParameters: (seed, std) => initialParameters(layout, L, addsToResidual, seed, std),
     views: (d, flat) => weightViews(d, flat, layout, config),
     allocateActivations: (allocator, maxTokens) => allocateActivations(allocator, config, maxTokens),
     forward: (d, ...rest) => forward(d, config, ...rest),

@@ -1,5 +1,6 @@
 /** The flat array that holds all parameters of a model: which lies where in it. What they are is up to the network. */
 import type { Allocator, Device, ElementType, Purpose, Tensor } from "../device/device.ts";
+import { mixSeed, normal } from "../device/random.ts";
 
 /**
  * What a parameter is to an optimizer: a row a token or position (`embedding`), a row a token on the way out (`head`),
@@ -105,4 +106,32 @@ export function flatTensor(
   purpose: Purpose = "weights",
 ): Tensor {
   return allocator.tensor(label, 1, layout.length, type, purpose);
+}
+
+/** Standard deviation of a new model's weights, chosen by experiment (docs/log.md). */
+const INITIAL_STD = 0.02;
+
+/**
+ * Draws initial weights: 1 for the factors of norms, else normal with standard deviation `std`, and std / sqrt(2L) for
+ * projections that add to the residual stream (Radford et al. 2019).
+ * @param nLayer L
+ * @param addsToResidual which parameters those projections are
+ * @returns [layout.length]
+ */
+export function initialParameters(
+  layout: ParameterLayout,
+  nLayer: number,
+  addsToResidual: (name: string) => boolean,
+  seed: number,
+  std = INITIAL_STD,
+): Float32Array<ArrayBuffer> {
+  const flat = new Float32Array(layout.length);
+  const mixed = mixSeed(seed);
+  for (const { name, role, rows, cols, offset } of layout.entries) {
+    const end = offset + rows * cols;
+    const scale = addsToResidual(name) ? std / Math.sqrt(2 * nLayer) : std;
+    if (role === "norm") flat.fill(1, offset, end);
+    else for (let i = offset; i < end; i++) flat[i] = scale * normal(mixed, i);
+  }
+  return flat;
 }

@@ -1,4 +1,4 @@
-/** Parquet files that pyarrow wrote: tests/parquet/make.py. */
+/** Parquet files that pyarrow wrote: tests/data/parquet/make.py. */
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";

@@ -1,4 +1,4 @@
-"""Writes the Parquet files of tests/corpus_parquet_test.ts: pip install pyarrow, then python tests/parquet/make.py"""
+"""Writes the Parquet files of tests/data/corpus_parquet_test.ts: pip install pyarrow, then python tests/data/parquet/make.py"""
 import pathlib
 import pyarrow as pa
 import pyarrow.parquet as pq
