@@ -22,6 +22,11 @@ export interface OpenedAdapter {
   gpu: GPUDevice;
   description: AdapterDescription;
   hardware: Hardware;
+  /**
+   * shaders that use subgroup operations must begin with `enable subgroups;`: so WGSL has it, and so browsers want it,
+   * which list the feature; Deno does not list it and refuses the line
+   */
+  subgroupsDirective: boolean;
 }
 
 const WANTED_FEATURES: GPUFeatureName[] = ["shader-f16", "timestamp-query"];
@@ -97,11 +102,12 @@ export async function openAdapter(dtype: Dtype, subgroups: boolean): Promise<Ope
     const description = describe(adapter, features);
     const { name, software, limits } = description;
     const hardware = hardwareOf(name, software, limits.maxComputeWorkgroupStorageSize!);
+    const subgroupsDirective = adapter.features.has("subgroups");
     const gpu = await adapter.requestDevice({
       requiredFeatures: features as GPUFeatureName[],
       requiredLimits: Object.fromEntries(WANTED_LIMITS.map((name) => [name, Number(adapter.limits[name])])),
     });
-    return { gpu, description, hardware };
+    return { gpu, description, hardware, subgroupsDirective };
   };
   let opened: OpenedAdapter | undefined;
   // A refusal here only means that this adapter has no subgroups: the second request, without them, decides.

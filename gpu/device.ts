@@ -68,7 +68,7 @@ export class GpuDevice implements Device {
   #destroyed = false;
 
   constructor(
-    { gpu, description, hardware }: OpenedAdapter,
+    { gpu, description, hardware, subgroupsDirective }: OpenedAdapter,
     readonly dtype: Dtype,
     readonly subgroups: boolean,
   ) {
@@ -91,7 +91,7 @@ export class GpuDevice implements Device {
       if (!this.#destroyed) fail(lostError(description.name, reason, message));
     });
     this.#pool = new BufferPool(gpu, fail);
-    this.runner = new KernelRunner(gpu, this.#pool, fail);
+    this.runner = new KernelRunner(gpu, this.#pool, fail, subgroupsDirective);
   }
 
   /** Bytes of all buffers alive, scratch and read-back buffers included. */
@@ -473,7 +473,7 @@ export async function openGpuDevice({ dtype, subgroups = "auto" }: GpuDeviceOpti
     });
   }
   try {
-    const use = subgroups === "on" || (subgroups === "auto" && offered && await subgroupsWork(adapter.gpu));
+    const use = subgroups === "on" || (subgroups === "auto" && offered && await subgroupsWork(adapter));
     const device = new GpuDevice(adapter, dtype, use);
     await selfTest(device);
     return device;

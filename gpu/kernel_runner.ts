@@ -72,6 +72,8 @@ export class KernelRunner {
     readonly pool: BufferPool,
     /** called about a kernel that does not compile */
     readonly fail: (error: Error) => void,
+    /** see `OpenedAdapter` */
+    readonly subgroupsDirective: boolean,
   ) {
     this.#maxBinding = bindingBytes(gpu);
     this.#paramsMemory = pool.allocate(
@@ -238,7 +240,7 @@ export class KernelRunner {
       });
       this.#layouts.set(signature, layout);
     }
-    const code = shaderSource(spec);
+    const code = shaderSource(spec, this.subgroupsDirective);
     const pipeline = withErrorScope(
       this.gpu,
       "validation",

@@ -218,9 +218,10 @@ function declareConstant(name: string, value: number | boolean): string {
 
 /**
  * The WGSL of a kernel.
+ * @param subgroupsDirective whether a kernel with the constant SUBGROUPS must ask for the language's extension
  * @throws {Error} when a directive of the kernel file is wrong
  */
-export function shaderSource(spec: KernelSpec): string {
+export function shaderSource(spec: KernelSpec, subgroupsDirective = false): string {
   const names = Object.keys(spec.bindings);
   const formats = Object.values(spec.bindings).map((binding) => binding.format);
   const fields = [
@@ -229,6 +230,7 @@ export function shaderSource(spec: KernelSpec): string {
   ];
   return [
     formats.includes("f16") ? "enable f16;" : "",
+    subgroupsDirective && spec.constants.SUBGROUPS ? "enable subgroups;" : "",
     ...Object.entries(spec.constants).map(([name, value]) => declareConstant(name, value)),
     `struct Params { ${fields.join(", ")} }`,
     "@group(0) @binding(0) var<uniform> p: Params;",

@@ -3,6 +3,7 @@
  * different order than the tree in workgroup memory, so the answer decides the bits of every run: it depends on what
  * the hardware computes, never on how fast it was at the moment.
  */
+import type { OpenedAdapter } from "./adapter.ts";
 import { BufferPool, GpuTensor } from "./buffers.ts";
 import { KernelRunner } from "./kernel_runner.ts";
 import reduceSource from "./kernels/reduce.wgsl" with { type: "text" };
@@ -64,12 +65,14 @@ async function reduce(
  * Runs every reduction with subgroup operations.
  * @returns true when they compile and give the right numbers
  */
-export async function subgroupsWork(gpu: GPUDevice): Promise<boolean> {
+export async function subgroupsWork(
+  { gpu, subgroupsDirective }: Pick<OpenedAdapter, "gpu" | "subgroupsDirective">,
+): Promise<boolean> {
   let failed = false;
   const fail = () => failed = true;
   const pool = new BufferPool(gpu, fail);
   try {
-    const runner = new KernelRunner(gpu, pool, fail);
+    const runner = new KernelRunner(gpu, pool, fail, subgroupsDirective);
     const all = THREADS.map(probeValues);
     const results = await Promise.all(all.map((values) => reduce(gpu, pool, runner, values)));
     const right = all.every((values, i) => {

@@ -129,12 +129,14 @@ fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   // Nothing that may be drawn: id 0, as good as any.
   if (next == 0xffffffffu) { next = 0u; }
   let position = positions_load(row);
-  if (p.temperature > 0.0 && top != 0u && top != (PLUS_INFINITY | 0x80000000u)) {
+  // Barriers stand where all threads come whatever they found: Tint takes `top`, from workgroup memory, for a number that may differ.
+  if (p.temperature > 0.0) {
     let largest = rank_value(top);
     var threshold = 1u;
     if (p.top_k > 0u && p.top_k < p.V) { threshold = max(threshold, kth_rank(row, thread)); }
     if (p.top_p < 1.0) { threshold = nucleus_rank(row, threshold, top, thread); }
-    next = draw(row, threshold, largest, uniform_draw(seeds_load(sequences_load(row)), position), thread);
+    let drawn = draw(row, threshold, largest, uniform_draw(seeds_load(sequences_load(row)), position), thread);
+    if (top != 0u && top != (PLUS_INFINITY | 0x80000000u)) { next = drawn; }
   }
   // All threads have read the position before it moves on.
   workgroupBarrier();

@@ -168,21 +168,21 @@ gpuTest("a matrix that is larger than a kernel may see is an error that names it
 });
 
 gpuTest("whether subgroups are used does not depend on time", async () => {
-  const { gpu, description } = await openAdapter("f32", true);
+  const opened = await openAdapter("f32", true);
   const clock = performance.now;
   performance.now = () => {
     throw new Error("looked at the clock");
   };
   try {
-    if (description.features.includes("subgroups")) assert.equal(await subgroupsWork(gpu), true);
+    if (opened.description.features.includes("subgroups")) assert.equal(await subgroupsWork(opened), true);
   } finally {
     performance.now = clock;
-    gpu.destroy();
+    opened.gpu.destroy();
   }
 });
 
 gpuTest("a GPU that is lost while it is probed is an error", async () => {
-  const { gpu } = await openAdapter("f32", true);
-  gpu.destroy();
-  await assert.rejects(subgroupsWork(gpu));
+  const opened = await openAdapter("f32", true);
+  opened.gpu.destroy();
+  await assert.rejects(subgroupsWork(opened));
 });
