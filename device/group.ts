@@ -24,6 +24,8 @@ export interface Group {
   readonly rank: number;
   /** number of processes, a power of two */
   readonly size: number;
+  /** how many of them are on this machine, as far as the launcher tells; else 1 */
+  readonly localSize: number;
   /**
    * Adds up, in place, what each rank has: in the binary tree over ranks, (0 + 1) + (2 + 3), with the same bits on each. A rank
    * whose values are themselves the sum of its share in such a tree gets what one process would compute.
@@ -53,6 +55,7 @@ export class AgreedError extends MicrogptError {}
 export const ALONE: Group = {
   rank: 0,
   size: 1,
+  localSize: 1,
   sum() {},
   total: (values) => [...values],
   max: (values) => [...values],

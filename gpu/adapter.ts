@@ -48,15 +48,49 @@ function noAdapter(cause?: unknown): MicrogptError {
   });
 }
 
-async function requestAdapter(): Promise<GPUAdapter> {
-  let adapter: GPUAdapter | null | undefined;
-  try {
-    adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
-  } catch (error) {
-    throw noAdapter(error);
+/** WebGPU lists no adapters: it answers to what somebody prefers. The fastest first, last one that computes on the CPU. */
+const PREFERENCES: GPURequestAdapterOptions[] = [
+  { powerPreference: "high-performance" },
+  { powerPreference: "low-power" },
+  { forceFallbackAdapter: true },
+];
+
+/**
+ * The adapters that WebGPU tells apart here, number 0 first. Of several GPUs of one kind it gives only the first.
+ * @param most ends the search
+ * @throws {MicrogptError} when there is none
+ */
+async function adapters(most = Infinity): Promise<GPUAdapter[]> {
+  const found = new Map<string, GPUAdapter>();
+  for (const preference of PREFERENCES) {
+    if (found.size >= most) break;
+    let adapter: GPUAdapter | null | undefined;
+    try {
+      adapter = await navigator.gpu?.requestAdapter(preference);
+    } catch (error) {
+      throw noAdapter(error);
+    }
+    if (!adapter) continue;
+    const { vendor, device, description } = adapter.info;
+    const kind = JSON.stringify([vendor, device, description]);
+    if (!found.has(kind)) found.set(kind, adapter);
   }
-  if (!adapter) throw noAdapter();
-  return adapter;
+  if (found.size === 0) throw noAdapter();
+  return [...found.values()];
+}
+
+/** @throws {MicrogptError} when there is none of that number, naming those that there are */
+async function requestAdapter(number: number): Promise<GPUAdapter> {
+  const offered = await adapters(number + 1);
+  const adapter = offered[number];
+  if (adapter) return adapter;
+  const names = offered.map(({ info }, i) => `${i} is ${nameOf(info)}`).join(", ");
+  throw new MicrogptError(`\`adapter\` ${number} is not there: ${names}`, {
+    hint:
+      "WebGPU tells GPUs apart by kind only, fast before economical; which one of several alike it takes, " +
+      "the Vulkan loader says: see docs/distributed.md",
+    usage: true,
+  });
 }
 
 /** Vendors by their PCI numbers, for drivers that name none. */
@@ -89,14 +123,15 @@ function describe(adapter: GPUAdapter, features: string[]): AdapterDescription {
 }
 
 /**
- * Opens the fastest adapter with all it offers. Where the hardware has subgroups, Deno offers them without listing
+ * Opens an adapter with all it offers. Where the hardware has subgroups, Deno offers them without listing
  * them: asking is the only way to know.
  * @param subgroups false does not ask for them
- * @throws {MicrogptError} when there is no adapter, it gives no device, or it lacks what the dtype needs
+ * @param number which adapter; 0 is the fastest
+ * @throws {MicrogptError} when there is no such adapter, it gives no device, or it lacks what the dtype needs
  */
-export async function openAdapter(dtype: Dtype, subgroups: boolean): Promise<OpenedAdapter> {
+export async function openAdapter(dtype: Dtype, subgroups: boolean, number = 0): Promise<OpenedAdapter> {
   const open = async (extra: string[]): Promise<OpenedAdapter> => {
-    const adapter = await requestAdapter();
+    const adapter = await requestAdapter(number);
     const offered = WANTED_FEATURES.filter((name) => adapter.features.has(name));
     const features = [...offered, ...extra];
     const description = describe(adapter, features);

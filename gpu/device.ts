@@ -35,6 +35,8 @@ import type { Hardware } from "./tiles.ts";
 /** How to open the GPU. */
 export interface GpuDeviceOptions {
   dtype: Dtype;
+  /** which of the adapters that WebGPU tells apart; 0 (default) is the fastest */
+  adapter?: number;
   /** reductions by subgroup operations: `auto` (default) where the adapter has them and a probe finds them right */
   subgroups?: "auto" | "on" | "off";
 }
@@ -463,8 +465,10 @@ function lostError(name: string, reason: string, message: string): MicrogptError
  * @param options dtype of weights and activations; how reductions are done
  * @throws {MicrogptError} when there is no GPU, it cannot compute in this dtype, or its driver fails the self-test
  */
-export async function openGpuDevice({ dtype, subgroups = "auto" }: GpuDeviceOptions): Promise<GpuDevice> {
-  const adapter = await openAdapter(dtype, subgroups !== "off");
+export async function openGpuDevice(
+  { dtype, subgroups = "auto", adapter: number = 0 }: GpuDeviceOptions,
+): Promise<GpuDevice> {
+  const adapter = await openAdapter(dtype, subgroups !== "off", number);
   const offered = adapter.description.features.includes("subgroups");
   if (subgroups === "on" && !offered) {
     adapter.gpu.destroy();

@@ -23,6 +23,12 @@ export const DEVICE_OPTIONS = {
     help: "type of working weights and activations (default bf16 on metal, f32 otherwise)",
   },
   threads: { type: "whole", min: 0, max: MAX_THREADS, help: "CPU threads (default, and 0: all)" },
+  adapter: {
+    type: "whole",
+    min: 0,
+    max: 9,
+    help: "which GPU of those that WebGPU tells apart (default 0, the fastest), for metal and webgpu",
+  },
 } as const satisfies Options;
 
 /**
@@ -56,7 +62,13 @@ export interface AutoChoice {
  */
 export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice = {}): Promise<Device> {
   checkOptions(DEVICE_OPTIONS, options);
-  const { device = DEVICE_OPTIONS.device.default, dtype, threads } = options;
+  const { device = DEVICE_OPTIONS.device.default, dtype, threads, adapter } = options;
+  if (adapter !== undefined && device !== "webgpu" && device !== "metal") {
+    throw new MicrogptError(`\`adapter\` chooses a GPU, \`device\` is ${device}`, {
+      hint: `use \`device\` ${Deno.build.os === "darwin" ? "metal" : "webgpu"}`,
+      usage: true,
+    });
+  }
   switch (device) {
     case "auto":
       return await openBefore(options, choice) ?? await openFaster(options, choice.trial);
@@ -72,9 +84,9 @@ export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice
           usage: true,
         });
       }
-      return await openGpu(dtype ?? "bf16");
+      return await openGpu(dtype ?? "bf16", adapter);
     case "webgpu":
-      return await openGpu(dtype ?? "f32");
+      return await openGpu(dtype ?? "f32", adapter);
     case "reference":
       if (dtype && dtype !== "f32") {
         throw new MicrogptError(`\`device\` reference computes in f32, not ${dtype}`, { usage: true });
@@ -148,9 +160,9 @@ async function timed(options: DeviceOptions, trial: Trial): Promise<number> {
   }
 }
 
-async function openGpu(dtype: Dtype): Promise<Device> {
+async function openGpu(dtype: Dtype, adapter = 0): Promise<Device> {
   const { openGpuDevice } = await import("../gpu/device.ts");
-  return await openGpuDevice({ dtype });
+  return await openGpuDevice({ dtype, adapter });
 }
 
 /**

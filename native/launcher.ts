@@ -34,6 +34,15 @@ export function launchOf(env: Environment): Launch | undefined {
   return undefined;
 }
 
+/** Variables with the number of processes on this machine. */
+const LOCAL_SIZES = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"];
+
+/** How many processes of the launch are on this machine, as far as the launcher tells; else 1. */
+export function localSizeOf(env: Environment): number {
+  const told = LOCAL_SIZES.map((name) => Number(env(name) || NaN)).find((size) => Number.isInteger(size));
+  return Math.max(1, told ?? 1);
+}
+
 /**
  * Refuses to train alone beside others: without this, each of N processes would take itself for the only one and write to the
  * same directory.

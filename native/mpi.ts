@@ -1,7 +1,7 @@
 /** The processes of an MPI launch as a group: bindings of native/src/mpi/. */
 import type { Group, NativeMemory } from "../device/group.ts";
 import { MicrogptError } from "../device/errors.ts";
-import { checkSize, launchOf, libraryPaths } from "./launcher.ts";
+import { checkSize, launchOf, libraryPaths, localSizeOf } from "./launcher.ts";
 import { check, openLibrary } from "./library.ts";
 import { environment, granted } from "./permissions.ts";
 import { MPI } from "./symbols.ts";
@@ -68,6 +68,8 @@ export function openMpiGroup(reduceDtype: ReduceDtype = "f32"): MpiGroup {
 
 /** See {@link openMpiGroup}. */
 export class MpiGroup implements Group {
+  readonly localSize = localSizeOf(environment);
+
   constructor(
     readonly library: MpiLibrary,
     readonly rank: number,

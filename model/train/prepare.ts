@@ -169,6 +169,10 @@ async function prepareLocked(
   using opened = new DisposableStack();
   opened.defer(() => device.destroy());
   notices.push(...deviceNotices(device, checkpoint));
+  if (ranks && device.kind === "webgpu" && ranks.group.localSize > 1) {
+    const share = `${ranks.group.localSize} processes of this machine share one GPU`;
+    notices.push(`warning: ${share}; docs/distributed.md says how each gets its own`);
+  }
   const run = new TrainingRun({
     device,
     config,
@@ -217,11 +221,12 @@ function checkNewModel(settings: Settings): void {
   checkConfig(asked, { name: settingOf, usage: true });
 }
 
-function deviceOptions({ device = "cpu", dtype, threads }: TrainOptions): DeviceOptions {
+function deviceOptions({ device = "cpu", dtype, threads, adapter }: TrainOptions): DeviceOptions {
   return {
     device,
     ...(dtype === undefined ? {} : { dtype }),
     ...(threads === undefined ? {} : { threads }),
+    ...(adapter === undefined ? {} : { adapter }),
   };
 }
 

@@ -55,6 +55,38 @@ Deno.test("no adapter is an error that says what to do", async () => {
   }
 });
 
+/** What a laptop with two GPUs answers: no list, one adapter for each preference. */
+function twoAdapters(opened: string[]) {
+  const adapter = (description: string) => ({
+    info: { vendor: "v", device: "d", description, architecture: "", isFallbackAdapter: false },
+    features: new Set(),
+    limits: {},
+    requestDevice: () => Promise.reject(new Error(opened.push(description).toString())),
+  });
+  const requestAdapter = ({ powerPreference, forceFallbackAdapter }: GPURequestAdapterOptions) =>
+    Promise.resolve(forceFallbackAdapter ? null : adapter(powerPreference === "low-power" ? "slow" : "fast"));
+  return { requestAdapter };
+}
+
+Deno.test("adapters are numbered as WebGPU tells them apart, and a number that is not there is told", async () => {
+  for (const [number, name] of [[0, "fast"], [1, "slow"]] as const) {
+    const opened: string[] = [];
+    await withNavigatorGpu(twoAdapters(opened), async () => {
+      await assert.rejects(openGpuDevice({ dtype: "f32", adapter: number }), /gives no device/);
+    });
+    assert.deepEqual(new Set(opened), new Set([name]));
+  }
+  await withNavigatorGpu(twoAdapters([]), async () => {
+    await assert.rejects(
+      openGpuDevice({ dtype: "f32", adapter: 2 }),
+      (error: unknown) =>
+        error instanceof MicrogptError &&
+        error.message === "`adapter` 2 is not there: 0 is fast, 1 is slow" &&
+        /Vulkan loader/.test(error.hint!),
+    );
+  });
+});
+
 Deno.test("f16 on an adapter without it is an error that says what to use", async () => {
   let destroyed = 0;
   const adapter = {

@@ -39,8 +39,14 @@ Deno.test("auto goes on with a run on the device that it was begun on, whatever 
   });
 });
 
+Deno.test("an adapter is refused where no GPU computes", async () => {
+  for (const device of ["cpu", "reference", "auto"] as const) {
+    await assert.rejects(openDevice({ device, adapter: 0 }), /`adapter` chooses a GPU, `device` is /);
+  }
+});
+
 Deno.test("where to compute is checked before anything is opened", async () => {
-  for (const wrong of [{ device: "gpu" }, { dtype: "f64" }, { threads: -1 }]) {
+  for (const wrong of [{ device: "gpu" }, { dtype: "f64" }, { threads: -1 }, { adapter: 0.5 }]) {
     const [name] = Object.keys(wrong);
     await assert.rejects(
       openDevice(wrong as DeviceOptions),
