@@ -3,7 +3,7 @@
  * None of it is kept, so memory does not grow with its size.
  */
 
-import { createHash } from "node:crypto";
+import { sha256 } from "../platform/hash.ts";
 import { checkOptions } from "../device/options.ts";
 import { MicrogptError } from "../device/errors.ts";
 import { cleanupNotice, describe, emptyMessagesNotice, type Message } from "./chat.ts";
@@ -194,7 +194,7 @@ abstract class CountedCorpus implements Corpus {
       emptyMessagesNotice(tally.cleaned.get("empty message kept") ?? 0),
     ];
     return {
-      sha256: hashes.length === 1 ? hashes[0]! : createHash("sha256").update(hashes.join("\n")).digest("hex"),
+      sha256: hashes.length === 1 ? hashes[0]! : sha256().update(hashes.join("\n")).digest("hex"),
       documents: blocks.count,
       bytes,
       characters: blocks.characters,
@@ -365,7 +365,7 @@ class MemoryCorpus extends CountedCorpus {
   async *blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock> {
     const reading = this.begin(this.#options.strict === true);
     const { blocks, tally } = reading;
-    const hash = createHash("sha256");
+    const hash = sha256();
     const keepSystem = this.#options.keepSystem === true;
     let index = 0;
     for await (const item of this.#items) {

@@ -1,7 +1,8 @@
 /** Reads a data file or standard input line by line, strictly as UTF-8, and hashes it along the way. */
 
-import { createHash } from "node:crypto";
-import { getHeapStatistics } from "node:v8";
+import { files, isFileError } from "../platform/files.ts";
+import { sha256 } from "../platform/hash.ts";
+import { heapBytes, standardInput } from "../platform/host.ts";
 import { MicrogptError } from "../device/errors.ts";
 import { refuseSignatures } from "./file_signatures.ts";
 
@@ -39,12 +40,12 @@ export interface Input {
  * @throws {MicrogptError} when it is missing, a directory or unreadable
  */
 export async function openInput(path: string): Promise<Input> {
-  if (path === "-") return { name: "standard input", stream: Deno.stdin.readable };
+  if (path === "-") return { name: "standard input", stream: standardInput() };
   try {
-    if ((await Deno.stat(path)).isDirectory) {
+    if ((await files.stat(path)).isDirectory) {
       throw new MicrogptError(`${path} is a directory, not a file`);
     }
-    return { name: path, stream: (await Deno.open(path)).readable };
+    return { name: path, stream: (await files.open(path)).readable };
   } catch (error) {
     throw error instanceof MicrogptError ? error : cannotRead(path, error);
   }
@@ -65,7 +66,7 @@ export async function readLines(
   input: Input,
   onLine: (line: string, number: number) => void,
 ): Promise<string> {
-  const hash = createHash("sha256");
+  const hash = sha256();
   const blocks = new BlockReader(input.name, onLine);
   const reader = input.stream.getReader();
   try {
@@ -176,7 +177,7 @@ class BlockReader {
     }
     if (this.#offset < this.#nextHeapCheck) return;
     this.#nextHeapCheck = this.#offset + HEAP_CHECK_BYTES;
-    const { used_heap_size: used, heap_size_limit: limit } = getHeapStatistics();
+    const { used, limit } = heapBytes() ?? { used: 0, limit: Infinity };
     if (used < limit * MAX_HEAP_SHARE) return;
     const mb = (bytes: number) => Math.round(bytes / 1e6);
     throw new MicrogptError(
@@ -215,8 +216,8 @@ function notUtf8(name: string, block: Uint8Array, offset: number, lines: number)
 /** A failed read, in words for a person. */
 export function cannotRead(name: string, error: unknown): MicrogptError {
   let why = error instanceof Error ? error.message.split("\n")[0]! : String(error);
-  if (error instanceof Deno.errors.NotFound) why = "no such file";
-  else if (error instanceof Deno.errors.PermissionDenied) why = "permission denied";
-  else if (error instanceof Deno.errors.FilesystemLoop) why = "symbolic links in a loop";
+  if (isFileError(error, "NotFound")) why = "no such file";
+  else if (isFileError(error, "PermissionDenied")) why = "permission denied";
+  else if (isFileError(error, "FilesystemLoop")) why = "symbolic links in a loop";
   return new MicrogptError(`cannot read ${name}: ${why}`, { cause: error });
 }

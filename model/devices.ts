@@ -1,4 +1,5 @@
 /** Opens devices and tokenizers: the one place that knows the implementations behind the interfaces. */
+import { os } from "../platform/host.ts";
 import { checkVocabSize, type Tokenizer } from "../data/tokenizer.ts";
 import { checkOptions, type Options, type OptionValues } from "../device/options.ts";
 import { MicrogptError } from "../device/errors.ts";
@@ -65,7 +66,7 @@ export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice
   const { device = DEVICE_OPTIONS.device.default, dtype, threads, adapter } = options;
   if (adapter !== undefined && device !== "webgpu" && device !== "metal") {
     throw new MicrogptError(`\`adapter\` chooses a GPU, \`device\` is ${device}`, {
-      hint: `use \`device\` ${Deno.build.os === "darwin" ? "metal" : "webgpu"}`,
+      hint: `use \`device\` ${os === "darwin" ? "metal" : "webgpu"}`,
       usage: true,
     });
   }
@@ -78,8 +79,8 @@ export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice
       return openCpuDevice({ dtype: dtype ?? "f32", ...(threads === undefined ? {} : { threads }) });
     }
     case "metal":
-      if (Deno.build.os !== "darwin") {
-        throw new MicrogptError(`\`device\` metal is for macOS, this is ${Deno.build.os}`, {
+      if (os !== "darwin") {
+        throw new MicrogptError(`\`device\` metal is for macOS, this is ${os}`, {
           hint: "use `device` webgpu",
           usage: true,
         });
@@ -100,7 +101,7 @@ export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice
  * and the CPU.
  */
 async function candidates(dtype: Dtype | undefined): Promise<DeviceName[]> {
-  const gpuName = Deno.build.os === "darwin" ? "metal" : "webgpu";
+  const gpuName = os === "darwin" ? "metal" : "webgpu";
   if (dtype && dtype !== "f32") return [gpuName];
   const adapter = await navigator.gpu?.requestAdapter();
   return adapter && !adapter.info.isFallbackAdapter ? [gpuName, "cpu"] : ["cpu"];

@@ -1,9 +1,9 @@
 /** The bytes of an input: read once from end to end, hashed as they lie on disk, unpacked where they are compressed. */
 
-import { createHash } from "node:crypto";
-import { Readable, type Transform } from "node:stream";
-import { pipeline } from "node:stream/promises";
-import { createGunzip, createZstdDecompress } from "node:zlib";
+import { type FileHandle, files } from "../../platform/files.ts";
+import { sha256 } from "../../platform/hash.ts";
+import { standardInput } from "../../platform/host.ts";
+import { decompressed } from "../../platform/decompression.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { cannotRead } from "../lines.ts";
 import type { InputFile } from "./input_files.ts";
@@ -38,7 +38,7 @@ export interface ByteSource {
  */
 export function openBytes(file: InputFile | undefined, signal?: AbortSignal): ByteSource {
   const name = file?.path ?? "standard input";
-  const hash = createHash("sha256");
+  const hash = sha256();
   let read = 0;
   async function* chunks(): AsyncGenerator<Uint8Array> {
     for await (const chunk of file ? fileChunks(file) : stdinChunks()) {
@@ -52,9 +52,9 @@ export function openBytes(file: InputFile | undefined, signal?: AbortSignal): By
 }
 
 async function* fileChunks(file: InputFile): AsyncGenerator<Uint8Array> {
-  let handle: Deno.FsFile;
+  let handle: FileHandle;
   try {
-    handle = await Deno.open(file.path);
+    handle = await files.open(file.path);
   } catch (error) {
     throw cannotRead(file.path, error);
   }
@@ -90,7 +90,7 @@ export function changed({ path }: InputFile, how: string): MicrogptError {
 }
 
 async function* stdinChunks(): AsyncGenerator<Uint8Array> {
-  const reader = Deno.stdin.readable.getReader();
+  const reader = standardInput().getReader();
   try {
     while (true) {
       const { done, value } = await reader.read().catch((error) => {
@@ -128,16 +128,10 @@ export async function* unpack(
   compression: Compression,
   signal?: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
-  const unpacker: Transform = compression === "gzip"
-    ? createGunzip({ chunkSize: READ_BYTES })
-    : createZstdDecompress({ chunkSize: READ_BYTES });
   const members = compression === "zstd" ? wholeFrames(source) : source;
-  let failure: unknown;
-  const feeding = pipeline(Readable.from(members, { objectMode: true, highWaterMark: 1 }), unpacker)
-    .catch((error) => failure = error);
   let unpacked = 0;
   try {
-    for await (const piece of unpacker as AsyncIterable<Uint8Array>) {
+    for await (const piece of decompressed(members, compression, READ_BYTES)) {
       unpacked += piece.length;
       if (unpacked > BOMB.bytes && unpacked > BOMB.ratio * bytesRead()) {
         throw new MicrogptError(`${name} unpacks to more than ${BOMB.ratio} times its size`, {
@@ -148,19 +142,13 @@ export async function* unpack(
       }
       yield piece;
     }
-  } catch (error) {
-    await feeding;
-    // what went wrong in reading comes first; the stream that ended early only follows from it
-    const cause = failure ?? error;
+  } catch (cause) {
     signal?.throwIfAborted();
-    if (error instanceof MicrogptError) throw error;
     if (cause instanceof MicrogptError) throw cause;
     throw new MicrogptError(`${name} cannot be unpacked (${compression}): ${reason(cause)}`, {
       hint: "it is damaged or cut off; get it again",
       cause,
     });
-  } finally {
-    unpacker.destroy();
   }
 }
 

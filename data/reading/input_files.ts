@@ -1,6 +1,7 @@
 /** Which files are read: paths, directories and patterns as a list in a fixed order. */
 
-import { glob } from "node:fs/promises";
+import { type DirEntry, type FileInfo, files, isFileError } from "../../platform/files.ts";
+import { builtin } from "../../platform/host.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { cannotRead } from "../lines.ts";
 
@@ -57,11 +58,11 @@ export async function findInputFiles(inputs: readonly string[]): Promise<InputFi
 }
 
 async function filesOf(input: string, notices: string[]): Promise<InputFile[]> {
-  let info: Deno.FileInfo;
+  let info: FileInfo;
   try {
-    info = Deno.statSync(input);
+    info = files.statSync(input);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound && /[*?[{]/u.test(input)) return await filesOfPattern(input);
+    if (isFileError(error, "NotFound") && /[*?[{]/u.test(input)) return await filesOfPattern(input);
     throw cannotRead(input, error);
   }
   if (!info.isDirectory) return [inputFile(input, info)];
@@ -81,7 +82,9 @@ async function filesOf(input: string, notices: string[]): Promise<InputFile[]> {
 
 async function filesOfPattern(pattern: string): Promise<InputFile[]> {
   const found: InputFile[] = [];
-  for await (const path of glob(pattern)) {
+  const node = builtin<{ glob(pattern: string): AsyncIterable<string> }>("fs/promises");
+  if (!node) throw new MicrogptError(`${pattern}: no patterns in a browser`, { hint: "name each file" });
+  for await (const path of node.glob(pattern)) {
     const info = stat(path);
     if (info && !info.isDirectory) found.push(inputFile(path, info));
   }
@@ -99,9 +102,9 @@ async function filesOfPattern(pattern: string): Promise<InputFile[]> {
  */
 function walk(directory: string, found: InputFile[]): number {
   let others = 0;
-  let entries: Deno.DirEntry[];
+  let entries: DirEntry[];
   try {
-    entries = [...Deno.readDirSync(directory)];
+    entries = [...files.readDirSync(directory)];
   } catch (error) {
     throw cannotRead(directory, error);
   }
@@ -120,16 +123,16 @@ function walk(directory: string, found: InputFile[]): number {
 }
 
 /** @returns undefined for what has vanished since it was listed, or is a link to nothing */
-function stat(path: string): Deno.FileInfo | undefined {
+function stat(path: string): FileInfo | undefined {
   try {
-    return Deno.statSync(path);
+    return files.statSync(path);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
+    if (isFileError(error, "NotFound")) return undefined;
     throw cannotRead(path, error);
   }
 }
 
-function inputFile(path: string, info: Deno.FileInfo): InputFile {
+function inputFile(path: string, info: FileInfo): InputFile {
   return {
     path,
     bytes: info.isFile ? info.size : 0,

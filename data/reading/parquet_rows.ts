@@ -1,7 +1,8 @@
 /** Rows of a Parquet file, some megabytes at a time. */
 
+import { type FileHandle, files, SEEK_START } from "../../platform/files.ts";
 import type { AsyncBuffer, FileMetaData, RowGroup } from "npm:hyparquet@1.33.0";
-import { gunzipSync, zstdDecompressSync } from "node:zlib";
+import { unpackGzip, unpackZstd } from "../../platform/decompression.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { cannotRead } from "../lines.ts";
 import { changed } from "./input_bytes.ts";
@@ -139,14 +140,14 @@ export class ParquetFile {
 /** The bytes of a file at any place. */
 class RandomAccess implements AsyncBuffer {
   readonly byteLength: number;
-  readonly #handle: Deno.FsFile;
+  readonly #handle: FileHandle;
   /** What was read of the current row group: it is asked for again with each slice of rows. */
   readonly #kept = new Map<string, ArrayBuffer>();
 
   constructor(readonly file: InputFile) {
     this.byteLength = file.bytes;
     try {
-      this.#handle = Deno.openSync(file.path);
+      this.#handle = files.openSync(file.path);
     } catch (error) {
       throw cannotRead(file.path, error);
     }
@@ -196,7 +197,7 @@ class RandomAccess implements AsyncBuffer {
   /** In one go, without awaiting anything: several columns are asked for at once, and a file has one position. */
   #read(start: number, end: number): ArrayBuffer {
     const bytes = new Uint8Array(end - start);
-    this.#handle.seekSync(start, Deno.SeekMode.Start);
+    this.#handle.seekSync(start, SEEK_START);
     for (let at = 0; at < bytes.length;) {
       const n = this.#handle.readSync(bytes.subarray(at));
       if (n === null) throw changed(this.file, "has shrunk");
@@ -233,8 +234,8 @@ function bounded(compressors: Compressors): Compressors {
   // the runtime's own are several times as fast
   const all: Compressors = {
     ...compressors,
-    ZSTD: (input, length) => zstdDecompressSync(input, { maxOutputLength: Math.max(length, 1) }),
-    GZIP: (input, length) => gunzipSync(input, { maxOutputLength: Math.max(length, 1) }),
+    ZSTD: (input, length) => unpackZstd(input, Math.max(length, 1)),
+    GZIP: (input, length) => unpackGzip(input, Math.max(length, 1)),
   };
   return Object.fromEntries(
     Object.entries(all).map(([codec, unpack]) => [codec, (input: Uint8Array, length: number) => {

@@ -1,5 +1,6 @@
 /** Exports a model for use elsewhere: what `microgpt export` does, for programs. */
-import { join } from "node:path";
+import { files } from "../../platform/files.ts";
+import { join } from "../../platform/paths.ts";
 import type { ModelConfig } from "../config.ts";
 import type { DeviceOptions } from "../devices.ts";
 import type { GptConfig } from "../gpt.ts";
@@ -82,7 +83,7 @@ export async function exportModel(
   if (format === "safetensors") {
     await saveInferenceModel(to, model, { half });
     const file = join(to, "weights.safetensors");
-    return { file, bytes: (await Deno.stat(file)).size };
+    return { file, bytes: (await files.stat(file)).size };
   }
   const config = gptConfigOf(model.config);
   const { checkOnnxOutput, exportOnnx } = await import("./onnx_export.ts");
@@ -114,7 +115,7 @@ async function exportLlama(
   const file = format === "hf"
     ? await exportHf(to, source, type)
     : await exportGgufDirectory(to, source, type);
-  return { file, bytes: (await Deno.stat(file)).size };
+  return { file, bytes: (await files.stat(file)).size };
 }
 
 /** @throws {MicrogptError} for options that do not go together */

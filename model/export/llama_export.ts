@@ -1,6 +1,6 @@
 /** Exports of a Llama for other programs: a HuggingFace directory, or a GGUF file with a Modelfile. */
-import { join } from "node:path";
-import { isDeepStrictEqual } from "node:util";
+import { files } from "../../platform/files.ts";
+import { join } from "../../platform/paths.ts";
 import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { type AnyModel, readAnyModel } from "../files/any_model.ts";
@@ -15,7 +15,7 @@ import { OWN_TEMPLATE } from "../generate/chat_template.ts";
 import type { LlamaConfig } from "../llama_config.ts";
 import { networkOf } from "../networks.ts";
 import { layOut, type ParameterLayout } from "../parameters.ts";
-import { checkGgufOutput, checkHfOutput, MODELFILE_KEY, sha256 } from "./llama_output.ts";
+import { checkGgufOutput, checkHfOutput, MODELFILE_KEY, textDigest } from "./llama_output.ts";
 
 /** Element types of an export's matrices. */
 export type ExportType = "f32" | "f16" | "bf16" | "q8_0";
@@ -84,7 +84,7 @@ export async function exportHf(to: string, source: LlamaSource, type: ExportType
   });
   // a template of the earlier export would be taken for this one's; it was checked that it is ours
   for (const name of HF_FILES) {
-    if (!written.includes(name) && (await namesOf(to)).includes(name)) await Deno.remove(join(to, name));
+    if (!written.includes(name) && (await namesOf(to)).includes(name)) await files.remove(join(to, name));
   }
   return join(to, "model.safetensors");
 }
@@ -110,7 +110,7 @@ export async function exportGgufDirectory(
   const model = { ...source, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
   await publish(to, async (staging) => {
     const path = join(staging, "model.gguf");
-    const marks = new Map([[MODELFILE_KEY, sha256(text)]]);
+    const marks = new Map([[MODELFILE_KEY, textDigest(text)]]);
     await exportGguf(path, { ...model, tokenizer: model, marks }, written);
     await compare(await readAnyModel(path), model, ({ length }) => length === 2 ? written : "F32");
     await writeHashed(join(staging, "Modelfile"), (file) => file.write(new TextEncoder().encode(text)));
@@ -136,7 +136,7 @@ async function compare(
   const [a, b] = [parseTokenizerJson(read.tokenizerJson), parseTokenizerJson(source.tokenizerJson)];
   // rows without a token become unused tokens in GGUF
   if (!b.tokens.every(({ name }, id) => a.tokens[id]?.name === name)) differs("vocabulary");
-  if (!isDeepStrictEqual(a.merges, b.merges)) differs("list of merges");
+  if (JSON.stringify(a.merges) !== JSON.stringify(b.merges)) differs("list of merges");
   const params = await read.readParameters(source.layout);
   for (const { name, offset, rows, cols, shape } of source.layout.entries) {
     const range = [offset, offset + rows * cols] as const;

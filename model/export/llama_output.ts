@@ -1,6 +1,7 @@
 /** Whether a directory may take an export for other programs: only an earlier export that nobody changed is replaced. */
-import { createHash } from "node:crypto";
-import { join } from "node:path";
+import { files } from "../../platform/files.ts";
+import { sha256 } from "../../platform/hash.ts";
+import { join } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { COMMITTED, GGUF_FILES, STAGING } from "../files/directory.ts";
 import { fileSource } from "../files/gguf/file_source.ts";
@@ -14,8 +15,8 @@ import { readMetadata } from "../files/safetensors.ts";
 export const MODELFILE_KEY = "microgpt.modelfile.sha256";
 
 /** The digest of a text, as marks have it. */
-export function sha256(text: string): string {
-  return createHash("sha256").update(text).digest("hex");
+export function textDigest(text: string): string {
+  return sha256().update(text).digest("hex");
 }
 
 /**
@@ -25,7 +26,7 @@ export function sha256(text: string): string {
  */
 export async function checkHfOutput(dir: string): Promise<void> {
   await checkOutput(dir, HF_FILES, "model.safetensors", async (path) => {
-    using file = await Deno.open(path);
+    using file = await files.open(path);
     const { format: _, producer, ...digests } = await readMetadata(file, path);
     return producer === HF_PRODUCER ? digests : undefined;
   });
@@ -37,7 +38,7 @@ export async function checkHfOutput(dir: string): Promise<void> {
  */
 export async function checkGgufOutput(dir: string): Promise<void> {
   await checkOutput(dir, GGUF_FILES, "model.gguf", async (path) => {
-    using file = await Deno.open(path);
+    using file = await files.open(path);
     const { metadata } = await readGguf(await fileSource(file, path), path);
     return metadata.has(MODELFILE_KEY) ? { Modelfile: metadata.string(MODELFILE_KEY) } : undefined;
   });
@@ -87,6 +88,6 @@ async function checkOutput(
 const MAX_TEXT_BYTES = 64 << 20;
 
 async function digestOfSmall(path: string): Promise<string | undefined> {
-  const { size } = await Deno.stat(path);
-  return size > MAX_TEXT_BYTES ? undefined : sha256(await Deno.readTextFile(path));
+  const { size } = await files.stat(path);
+  return size > MAX_TEXT_BYTES ? undefined : textDigest(await files.readTextFile(path));
 }

@@ -1,5 +1,6 @@
 /** Writes an exported model as the folder that transformers.js (and `OnnxModel`) loads. */
-import { join } from "node:path";
+import { files } from "../../platform/files.ts";
+import { join } from "../../platform/paths.ts";
 import type { GptConfig } from "../gpt.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { readFull, writeHashed } from "../files/digest.ts";
@@ -121,7 +122,7 @@ export async function checkOnnxOutput(dir: string): Promise<void> {
 /** The first field is the version, the second who made it. */
 async function checkGraph(dir: string, path: string): Promise<void> {
   const expected = new TextEncoder().encode(PRODUCER);
-  using file = await Deno.open(path);
+  using file = await files.open(path);
   const bytes = new Uint8Array(4 + expected.length);
   const whole = await readFull(file, bytes);
   // 2 bytes of the version's field, then tag and length of the name
@@ -135,8 +136,8 @@ async function checkGraph(dir: string, path: string): Promise<void> {
 const MAX_TEXT_BYTES = 64 << 20;
 
 async function readSmall(path: string): Promise<string> {
-  const { size } = await Deno.stat(path);
-  return size > MAX_TEXT_BYTES ? "" : await Deno.readTextFile(path);
+  const { size } = await files.stat(path);
+  return size > MAX_TEXT_BYTES ? "" : await files.readTextFile(path);
 }
 
 function checkTexts(dir: string, texts: Map<string, string>): void {

@@ -1,7 +1,8 @@
 /**
  * Generates text from an exported ONNX model in onnxruntime-web: without FFI, without a GPU, without our own kernels.
  */
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { files } from "../../platform/files.ts";
+import { join, pathOfUrl } from "../../platform/paths.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import { gpt, type GptConfig } from "../gpt.ts";
 import type { Sampling } from "../../device/device.ts";
@@ -53,7 +54,7 @@ export class OnnxModel {
    * @throws {MicrogptError} when a file is missing or is not an export of this program
    */
   static async load(folder: string | URL): Promise<OnnxModel> {
-    const base = folderUrl(folder);
+    const base = place(folder);
     const text = async (name: string) => decodeUtf8(await readFile(base, name), name);
     const config = readConfig(await text("config.json"));
     const { HfTokenizer } = await import("../../data/hf_tokenizer.ts");
@@ -135,28 +136,25 @@ function readConfig(text: string): GptConfig {
   return config;
 }
 
-/** The folder's URL, with the slash at its end that makes names relative to it. */
-function folderUrl(folder: string | URL): URL {
-  const url = folder instanceof URL || /^(https?|file):/.test(folder)
-    ? new URL(folder)
-    : pathToFileURL(folder);
+/** The folder's path, or its URL with the slash at its end that makes names relative to it. */
+function place(folder: string | URL): string | URL {
+  if (!(folder instanceof URL || /^(https?|file):/.test(folder))) return folder;
+  const url = new URL(folder);
+  if (url.protocol === "file:") return pathOfUrl(url);
   if (!url.pathname.endsWith("/")) url.pathname += "/";
   return url;
 }
 
-async function readFile(base: URL, name: string): Promise<Uint8Array> {
-  const url = new URL(name, base);
-  if (url.protocol === "file:") {
+async function readFile(base: string | URL, name: string): Promise<Uint8Array> {
+  if (typeof base === "string") {
+    const path = join(base, name);
     try {
-      return await Deno.readFile(url);
+      return await files.readFile(path);
     } catch (error) {
-      throw fileError(
-        `cannot read ${fileURLToPath(url)}`,
-        error,
-        "name the folder that the ONNX export wrote",
-      );
+      throw fileError(`cannot read ${path}`, error, "name the folder that the ONNX export wrote");
     }
   }
+  const url = new URL(name, base);
   let response: Response;
   try {
     response = await fetch(url);

@@ -2,7 +2,7 @@
  * The messages of an ONNX file that a graph with its weights needs, out of `onnx.proto` (version 1.12, IR 8), and their
  * encoding. https://github.com/onnx/onnx/blob/v1.12.0/onnx/onnx.proto
  */
-import protobuf from "npm:protobufjs@8.8.1/light.js";
+const { default: protobuf } = await import("npm:protobufjs@8.8.1/light.js");
 
 /** `TensorProto.DataType` */
 export const ONNX_TYPE = { float: 1, int64: 7, float16: 10 } as const;

@@ -2,7 +2,8 @@
  * Reads a model of any kind: a directory of this program, a HuggingFace directory or a GGUF file. What it is shows in the
  * files, not in their names; an ONNX export is recognised too, but has no weights to go on from.
  */
-import { basename, join } from "node:path";
+import { type FileHandle, type FileInfo, files, isFileError } from "../../platform/files.ts";
+import { basename, join } from "../../platform/paths.ts";
 import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
 import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
@@ -104,11 +105,11 @@ export async function readAnyModel(path: string): Promise<AnyModel> {
   });
 }
 
-async function look(path: string): Promise<Deno.FileInfo | undefined> {
+async function look(path: string): Promise<FileInfo | undefined> {
   try {
-    return await ifThere(Deno.stat(path));
+    return await ifThere(files.stat(path));
   } catch (error) {
-    if (error instanceof Deno.errors.NotADirectory) return undefined;
+    if (isFileError(error, "NotADirectory")) return undefined;
     throw fileError(`cannot look at ${path}`, error);
   }
 }
@@ -186,9 +187,9 @@ async function describeGguf(path: string): Promise<AnyModel> {
   };
 }
 
-async function open(path: string): Promise<Deno.FsFile> {
+async function open(path: string): Promise<FileHandle> {
   try {
-    return await Deno.open(path);
+    return await files.open(path);
   } catch (error) {
     throw fileError(`cannot read ${path}`, error);
   }

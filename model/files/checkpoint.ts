@@ -1,5 +1,6 @@
 /** Models and training checkpoints: reading them from a directory, and saving them so that a crash loses nothing. */
-import { join } from "node:path";
+import { files, SEEK_START } from "../../platform/files.ts";
+import { join } from "../../platform/paths.ts";
 import { digestOf, type FileDigest, forEachChunk, HashedReader, writeHashed } from "./digest.ts";
 import type { MetricsSnapshot } from "./metrics_log.ts";
 import { metaJson, type ModelDescription, readMeta, readTokenizer } from "./description.ts";
@@ -244,9 +245,9 @@ async function writeText(path: string, text: string): Promise<FileDigest> {
 
 /** The first bytes of the log, as it was when the snapshot was taken; the run may have added lines since. */
 async function copyMetrics(metrics: MetricsSnapshot, path: string): Promise<FileDigest> {
-  using opened = metrics.file ? undefined : await Deno.open(metrics.path);
+  using opened = metrics.file ? undefined : await files.open(metrics.path);
   const source = metrics.file ?? opened!;
-  await source.seek(0, Deno.SeekMode.Start);
+  await source.seek(0, SEEK_START);
   return await writeHashed(path, async (file) => {
     await forEachChunk(source, (chunk) => file.write(chunk), metrics.bytes);
     if (metrics.rest) await file.write(metrics.rest);

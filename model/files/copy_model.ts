@@ -1,5 +1,7 @@
 /** A model's own copy. */
-import { basename, dirname, join } from "node:path";
+import { files } from "../../platform/files.ts";
+import { os } from "../../platform/host.ts";
+import { basename, dirname, join } from "../../platform/paths.ts";
 import { forEachChunk, writeHashed } from "./digest.ts";
 import { fileError, ifThere, MODEL_FILES } from "./directory.ts";
 import { syncDirectory } from "./publish.ts";
@@ -13,16 +15,16 @@ import { syncDirectory } from "./publish.ts";
 export async function copyModel(from: string, to: string): Promise<void> {
   const parent = dirname(to);
   try {
-    await Deno.mkdir(parent, { recursive: true });
-    const staging = await Deno.makeTempDir({ dir: parent, prefix: `.${basename(to)}-` });
+    await files.mkdir(parent, { recursive: true });
+    const staging = await files.makeTempDir({ dir: parent, prefix: `.${basename(to)}-` });
     try {
       await copyInto(from, staging);
-      await Deno.rename(staging, to);
+      await files.rename(staging, to);
       await syncDirectory(parent);
     } catch (error) {
-      await ifThere(Deno.remove(staging, { recursive: true }));
+      await ifThere(files.remove(staging, { recursive: true }));
       // another program was quicker
-      if (await ifThere(Deno.stat(join(to, "weights.safetensors")))) return;
+      if (await ifThere(files.stat(join(to, "weights.safetensors")))) return;
       throw error;
     }
   } catch (error) {
@@ -33,9 +35,9 @@ export async function copyModel(from: string, to: string): Promise<void> {
 async function copyInto(from: string, staging: string): Promise<void> {
   for (const name of MODEL_FILES) {
     // with permissions of its own: the files copied may be read-only
-    using source = await Deno.open(join(from, name));
+    using source = await files.open(join(from, name));
     await writeHashed(join(staging, name), (file) => forEachChunk(source, (chunk) => file.write(chunk)));
   }
-  if (Deno.build.os !== "windows") await Deno.chmod(staging, 0o755);
+  if (os !== "windows") await files.chmod(staging, 0o755);
   await syncDirectory(staging);
 }

@@ -1,5 +1,5 @@
 /** What a model is, as two of its files say it: `meta.json` and `tokenizer.json`. */
-import { join } from "node:path";
+import { join } from "../../platform/paths.ts";
 import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import type { ModelConfig } from "../config.ts";
 import { MicrogptError } from "../../device/errors.ts";

@@ -1,5 +1,6 @@
 /** Files written whole: in chunks, hashed on the way, flushed to disk. Nothing here holds a second copy of a file. */
-import { createHash } from "node:crypto";
+import { type FileHandle, type FileInfo, files } from "../../platform/files.ts";
+import { sha256 } from "../../platform/hash.ts";
 
 /** What identifies the contents of a file. */
 export interface FileDigest {
@@ -13,17 +14,17 @@ export const CHUNK_BYTES = 2 << 20;
 
 /** A new file that is hashed while it is written. */
 export class HashedFile {
-  readonly #file: Deno.FsFile;
-  readonly #hash = createHash("sha256");
+  readonly #file: FileHandle;
+  readonly #hash = sha256();
   #bytes = 0;
 
-  private constructor(file: Deno.FsFile) {
+  private constructor(file: FileHandle) {
     this.#file = file;
   }
 
   /** Opens a file that must not exist yet. */
   static async create(path: string): Promise<HashedFile> {
-    return new HashedFile(await Deno.open(path, { write: true, createNew: true }));
+    return new HashedFile(await files.open(path, { write: true, createNew: true }));
   }
 
   /** Appends all of `bytes`; they must not change until the promise resolves. */
@@ -56,12 +57,12 @@ export async function writeHashed(
 }
 
 /** The part of an open file's interface that reads on from its position. */
-export type ReadableFile = Pick<Deno.FsFile, "read" | "stat">;
+export type ReadableFile = Pick<FileHandle, "read" | "stat">;
 
 /** An open file that is hashed while it is read, so that what was checked is what was used. */
 export class HashedReader implements ReadableFile {
   readonly #file: ReadableFile;
-  readonly #hash = createHash("sha256");
+  readonly #hash = sha256();
   #bytes = 0;
 
   /** @param file at its start */
@@ -77,7 +78,7 @@ export class HashedReader implements ReadableFile {
     return read;
   }
 
-  stat(): Promise<Deno.FileInfo> {
+  stat(): Promise<FileInfo> {
     return this.#file.stat();
   }
 

@@ -2,8 +2,9 @@
  * A model directory on disk: which files it has, and how they are read. A save puts new files in place of all of them
  * (publish.ts): while it moves them from DIR/.saved into DIR they count already, so a reader looks there first.
  */
-import { createHash } from "node:crypto";
-import { join } from "node:path";
+import { type FileHandle, type FileInfo, files, isFileError } from "../../platform/files.ts";
+import { sha256 } from "../../platform/hash.ts";
+import { join } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import type { FileDigest } from "./digest.ts";
 import type { StateName } from "../optimizer_state.ts";
@@ -78,7 +79,7 @@ const OS_ERROR = / \(os error \d+\)[^]*$/;
 /** True for failures of the file system, false for mistakes in this program. */
 export function isSystemError(error: unknown): error is Error {
   if (!(error instanceof Error)) return false;
-  return "code" in error || error instanceof Deno.errors.NotCapable || OS_ERROR.test(error.message);
+  return "code" in error || isFileError(error, "NotCapable") || OS_ERROR.test(error.message);
 }
 
 /**
@@ -96,16 +97,16 @@ export async function ifThere<T>(operation: Promise<T>): Promise<T | undefined> 
   try {
     return await operation;
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
+    if (isFileError(error, "NotFound")) return undefined;
     throw error;
   }
 }
 
 /** @throws {MicrogptError} unless `dir` is a directory */
 export async function checkDirectory(dir: string): Promise<void> {
-  let info: Deno.FileInfo | undefined;
+  let info: FileInfo | undefined;
   try {
-    info = await ifThere(Deno.stat(dir));
+    info = await ifThere(files.stat(dir));
   } catch (error) {
     throw fileError(`cannot open model directory ${dir}`, error);
   }
@@ -140,10 +141,10 @@ export async function readBetweenSaves<T>(dir: string, read: () => Promise<T>): 
 
 /** Which files a model consists of at this instant: a save puts new ones in place of all of them. */
 async function filesAsTheyAre(dir: string): Promise<string> {
-  const files = CHECKPOINT_FILES.map(async (name) => {
+  const looks = CHECKPOINT_FILES.map(async (name) => {
     for (const path of [join(dir, COMMITTED, name), join(dir, name)]) {
       try {
-        const { dev, ino, size, mtime } = await Deno.stat(path);
+        const { dev, ino, size, mtime } = await files.stat(path);
         return [dev, ino, size, mtime?.getTime()].join(" ");
       } catch (error) {
         // what cannot be looked at cannot be read either, and reading says why
@@ -152,21 +153,21 @@ async function filesAsTheyAre(dir: string): Promise<string> {
     }
     return "";
   });
-  return (await Promise.all(files)).join("\n");
+  return (await Promise.all(looks)).join("\n");
 }
 
 /** Opens a file of a model, or returns undefined when the model has none of that name. */
-export async function openIfThere(dir: string, name: ModelFile): Promise<Deno.FsFile | undefined> {
+export async function openIfThere(dir: string, name: ModelFile): Promise<FileHandle | undefined> {
   const committed = join(dir, COMMITTED, name);
   const final = join(dir, name);
   // The second round is for a save that moved the file between the first two looks.
   for (const path of [committed, final, committed, final]) {
     try {
-      const info = await ifThere(Deno.stat(path));
+      const info = await ifThere(files.stat(path));
       if (!info) continue;
       // opening a pipe would wait forever
       if (!info.isFile) throw new MicrogptError(`${final} is not a regular file`);
-      const file = await ifThere(Deno.open(path));
+      const file = await ifThere(files.open(path));
       if (file) return file;
     } catch (error) {
       throw fileError(`cannot read ${final}`, error);
@@ -176,7 +177,7 @@ export async function openIfThere(dir: string, name: ModelFile): Promise<Deno.Fs
 }
 
 /** Opens a file of a model. @throws {MicrogptError} when there is none or it cannot be read */
-export async function openModelFile(dir: string, name: ModelFile): Promise<Deno.FsFile> {
+export async function openModelFile(dir: string, name: ModelFile): Promise<FileHandle> {
   const file = await openIfThere(dir, name);
   if (file) return file;
   await checkDirectory(dir);
@@ -198,7 +199,7 @@ export async function openModelFile(dir: string, name: ModelFile): Promise<Deno.
 /** True where there is a graph without a model beside it. */
 export async function isOnnxExport(dir: string): Promise<boolean> {
   try {
-    const names = await ifThere(Array.fromAsync(Deno.readDir(dir), (entry) => entry.name)) ?? [];
+    const names = await ifThere(Array.fromAsync(files.readDir(dir), (entry) => entry.name)) ?? [];
     return names.includes("model.onnx") && !names.includes("meta.json");
   } catch (error) {
     throw fileError(`cannot read ${dir}`, error);
@@ -231,7 +232,7 @@ export async function readText(
 }
 
 async function textOf(
-  file: Deno.FsFile,
+  file: FileHandle,
   path: string,
   maxBytes: number,
   expected?: FileDigest,
@@ -244,7 +245,7 @@ async function textOf(
   let length = 0;
   for (let read; (read = await file.read(buffer.subarray(length))); length += read);
   const bytes = buffer.subarray(0, length);
-  if (expected && createHash("sha256").update(bytes).digest("hex") !== expected.sha256) throw otherSave(path);
+  if (expected && sha256().update(bytes).digest("hex") !== expected.sha256) throw otherSave(path);
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch (cause) {
@@ -267,7 +268,7 @@ export function parseObject(text: string, path: string): Record<string, unknown>
 }
 
 /** Whether two looks were at the same file or directory; where a system numbers none, they count as the same. */
-export function isSameFile(a: Deno.FileInfo, b: Deno.FileInfo): boolean {
+export function isSameFile(a: FileInfo, b: FileInfo): boolean {
   return a.ino === b.ino && a.dev === b.dev;
 }
 
@@ -277,14 +278,14 @@ export function isSameFile(a: Deno.FileInfo, b: Deno.FileInfo): boolean {
  */
 export async function sameDirectory(a: string, b: string): Promise<boolean> {
   try {
-    const [first, second] = await Promise.all([Deno.stat(a), Deno.stat(b)]);
+    const [first, second] = await Promise.all([files.stat(a), files.stat(b)]);
     // by number where there is one: a bind mount, or other letter case on some disks, is another path to the same place
     if (first.ino && Number.isSafeInteger(first.ino)) {
       return first.dev === second.dev && first.ino === second.ino;
     }
-    return await Deno.realPath(a) === await Deno.realPath(b);
+    return await files.realPath(a) === await files.realPath(b);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return false;
+    if (isFileError(error, "NotFound", "NotADirectory")) return false;
     throw fileError(`cannot compare ${a} with ${b}`, error);
   }
 }

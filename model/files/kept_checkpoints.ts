@@ -1,5 +1,6 @@
 /** Earlier checkpoints under DIR/checkpoints: the last few, and the best by validation loss. */
-import { join } from "node:path";
+import { files, isFileError } from "../../platform/files.ts";
+import { join } from "../../platform/paths.ts";
 import { readTrainState } from "./checkpoint.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { CHECKPOINT_FILES, fileError, ifThere, KEPT_DIR } from "./directory.ts";
@@ -33,11 +34,11 @@ export async function keptBestStep(dir: string): Promise<number | undefined> {
 export async function setBestAside(dir: string, step: number): Promise<string | undefined> {
   const best = bestDirectory(dir);
   try {
-    if (!(await ifThere(Deno.stat(best)))) return undefined;
+    if (!(await ifThere(files.stat(best)))) return undefined;
     const name = `${best}-until-${stepName(step)}`;
     let free = name;
-    for (let i = 2; await ifThere(Deno.lstat(free)); i++) free = `${name}-${i}`;
-    await Deno.rename(best, free);
+    for (let i = 2; await ifThere(files.lstat(free)); i++) free = `${name}-${i}`;
+    await files.rename(best, free);
     return free;
   } catch (error) {
     throw fileError(`cannot rename ${best}`, error);
@@ -69,7 +70,7 @@ export async function keepCheckpoint(dir: string, step: number, keep: number): P
 /** Names of the kept steps' directories, oldest first. Anything else with such a name is a person's, and left alone. */
 export async function keptSteps(dir: string): Promise<string[]> {
   const kept = join(dir, KEPT_DIR);
-  const entries = await ifThere(Array.fromAsync(Deno.readDir(kept), (entry) => entry.name));
+  const entries = await ifThere(Array.fromAsync(files.readDir(kept), (entry) => entry.name));
   const named = (entries ?? []).filter((name) => STEP_NAME.test(name));
   const ours = await Promise.all(named.map((name) => isKept(kept, name)));
   return named.filter((_, i) => ours[i]).sort((a, b) => stepOf(a) - stepOf(b));
@@ -100,7 +101,7 @@ async function isKept(kept: string, name: string): Promise<boolean> {
 async function removeKept(kept: string, name: string): Promise<void> {
   await removeOwnTree(kept, REMOVING);
   // renamed first, so that a half-removed checkpoint has no checkpoint's name
-  await Deno.rename(join(kept, name), join(kept, REMOVING));
+  await files.rename(join(kept, name), join(kept, REMOVING));
   await removeOwnTree(kept, REMOVING);
 }
 
@@ -116,12 +117,12 @@ async function linkCheckpoint(dir: string, name: string): Promise<void> {
 
 async function linkOrCopy(from: string, to: string): Promise<void> {
   try {
-    await Deno.link(from, to);
+    await files.link(from, to);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) throw error;
+    if (isFileError(error, "NotFound")) throw error;
     // this file system has no hard links; where the cause was another, the copy meets it too
-    await Deno.copyFile(from, to);
-    using copy = await Deno.open(to, { write: true });
+    await files.copyFile(from, to);
+    using copy = await files.open(to, { write: true });
     await copy.sync();
   }
 }

@@ -6,7 +6,9 @@
  * names the process. On a network file system the machines may not know of each other's locks, so there the text counts
  * too: a file that another machine wrote is respected until a person removes it.
  */
-import { dirname, join, resolve } from "node:path";
+import { type FileHandle, type FileInfo, files, isFileError, SEEK_START } from "../../platform/files.ts";
+import { os, thisProcess } from "../../platform/host.ts";
+import { dirname, join, resolve } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { fileError, ifThere, isSameFile, isSystemError, printable } from "./directory.ts";
 import { makeDirectory } from "./publish.ts";
@@ -29,7 +31,7 @@ export interface LockHolder {
 
 /** Whether some process seems to hold the lock on a directory, for who only wants to look. */
 export async function isLocked(dir: string): Promise<boolean> {
-  return await ifThere(Deno.stat(join(dir, LOCK_FILE))) !== undefined;
+  return await ifThere(files.stat(join(dir, LOCK_FILE))) !== undefined;
 }
 
 /** A process that has just locked the file may not have written its name yet. */
@@ -44,15 +46,15 @@ export class RunLock {
   readonly warning: string | undefined;
   readonly #dir: string;
   readonly #path: string;
-  #directory: Deno.FileInfo;
-  #file: Deno.FsFile | undefined;
+  #directory: FileInfo;
+  #file: FileHandle | undefined;
   /** directories that were made for the lock, the innermost first */
   readonly #made: string[];
 
   private constructor(
     dir: string,
-    directory: Deno.FileInfo,
-    file: Deno.FsFile,
+    directory: FileInfo,
+    file: FileHandle,
     made: string[],
     warning: string | undefined,
   ) {
@@ -87,20 +89,20 @@ export class RunLock {
   /** @returns undefined when the holder before us removed the file, or the directory, in between */
   static async #tryToTake(dir: string, made: string[]): Promise<RunLock | undefined> {
     const path = join(dir, LOCK_FILE);
-    const file = await ifThere(Deno.open(path, { read: true, write: true, create: true }));
+    const file = await ifThere(files.open(path, { read: true, write: true, create: true }));
     if (!file) return undefined;
     let ours = false;
     try {
       const locked = await tryLock(file);
       if (locked === false) throw heldBy(dir, await holderOf(path));
-      if (!isAt(await file.stat(), await ifThere(Deno.stat(path)))) return undefined;
-      const directory = await ifThere(Deno.stat(dir));
+      if (!isAt(await file.stat(), await ifThere(files.stat(path)))) return undefined;
+      const directory = await ifThere(files.stat(dir));
       if (!directory) return undefined;
       const before = parseHolder(await readAll(file));
       if (before && (locked === undefined || isOfAnotherMachine(before))) throw mayBeHeldBy(dir, before);
       await file.truncate(0);
-      await file.seek(0, Deno.SeekMode.Start);
-      await file.write(new TextEncoder().encode(JSON.stringify(thisProcess()) + "\n"));
+      await file.seek(0, SEEK_START);
+      await file.write(new TextEncoder().encode(JSON.stringify(thisHolder()) + "\n"));
       ours = true;
       return new RunLock(dir, directory, file, made, locked === undefined ? noLocks(dir) : undefined);
     } finally {
@@ -116,8 +118,8 @@ export class RunLock {
    */
   async renew(): Promise<boolean> {
     const file = this.#file;
-    if (!file || isAt(await file.stat(), await ifThere(Deno.stat(this.#path)))) return false;
-    const there = await ifThere(Deno.stat(this.#dir));
+    if (!file || isAt(await file.stat(), await ifThere(files.stat(this.#path)))) return false;
+    const there = await ifThere(files.stat(this.#dir));
     const same = there !== undefined && isSameFile(there, this.#directory);
     if (there && !same && !(await isEmpty(this.#dir))) throw lost(this.#dir);
     let next: RunLock;
@@ -139,7 +141,7 @@ export class RunLock {
     this.#file = undefined;
     try {
       const there = statIfThere(this.#path);
-      if (isAt(file.statSync(), there)) Deno.removeSync(this.#path);
+      if (isAt(file.statSync(), there)) files.removeSync(this.#path);
     } catch (error) {
       // A file left behind is like a dead process's lock, which the next process takes over: no reason to fail finished work.
       if (!isSystemError(error)) throw error;
@@ -155,7 +157,7 @@ export class RunLock {
 }
 
 /** @returns true when we have it, false when another process does, undefined where there are no locks */
-async function tryLock(file: Deno.FsFile): Promise<boolean | undefined> {
+async function tryLock(file: FileHandle): Promise<boolean | undefined> {
   try {
     return await file.tryLock(true);
   } catch (error) {
@@ -177,19 +179,19 @@ function lost(dir: string, reason?: MicrogptError): LostDirectoryError {
 }
 
 async function isEmpty(dir: string): Promise<boolean> {
-  for await (const _ of Deno.readDir(dir)) return false;
+  for await (const _ of files.readDir(dir)) return false;
   return true;
 }
 
-function isAt(file: Deno.FileInfo, path: Deno.FileInfo | undefined): boolean {
+function isAt(file: FileInfo, path: FileInfo | undefined): boolean {
   return path !== undefined && isSameFile(file, path);
 }
 
-function statIfThere(path: string): Deno.FileInfo | undefined {
+function statIfThere(path: string): FileInfo | undefined {
   try {
-    return Deno.statSync(path);
+    return files.statSync(path);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
+    if (isFileError(error, "NotFound")) return undefined;
     throw error;
   }
 }
@@ -197,21 +199,21 @@ function statIfThere(path: string): Deno.FileInfo | undefined {
 /** Directories that `makeDirectory` would create, the innermost first. */
 async function missingDirectories(dir: string): Promise<string[]> {
   const missing: string[] = [];
-  for (let at = resolve(dir); !(await ifThere(Deno.stat(at))); at = dirname(at)) missing.push(at);
+  for (let at = resolve(dir); !(await ifThere(files.stat(at))); at = dirname(at)) missing.push(at);
   return missing;
 }
 
 /** Removes directories that hold nothing, up to the first that does. */
 function removeEmpty(directories: string[]): void {
   try {
-    for (const dir of directories) Deno.removeSync(dir);
+    for (const dir of directories) files.removeSync(dir);
   } catch (error) {
     // it holds something, or is gone already
     if (!isSystemError(error)) throw error;
   }
 }
 
-async function readAll(file: Deno.FsFile): Promise<string> {
+async function readAll(file: FileHandle): Promise<string> {
   const bytes = new Uint8Array(64 << 10);
   let length = 0;
   for (let read; (read = await file.read(bytes.subarray(length))); length += read);
@@ -224,7 +226,7 @@ async function holderOf(path: string): Promise<LockHolder | undefined> {
   for (;;) {
     let text: string | undefined;
     try {
-      text = await ifThere(Deno.readTextFile(path));
+      text = await ifThere(files.readTextFile(path));
     } catch (error) {
       if (isSystemError(error)) return undefined;
       throw error;
@@ -247,22 +249,23 @@ function parseHolder(text: string): LockHolder | undefined {
   return typeof holder?.pid === "number" ? holder as LockHolder : undefined;
 }
 
-function thisProcess(): LockHolder {
-  const host = unlessRefused(() => Deno.hostname());
-  const boot = Deno.build.os === "linux"
-    ? unlessRefused(() => Deno.readTextFileSync("/proc/sys/kernel/random/boot_id").trim())
+function thisHolder(): LockHolder {
+  const { pid, command, host: askHost } = thisProcess();
+  const host = unlessRefused(askHost);
+  const boot = os === "linux"
+    ? unlessRefused(() => files.readTextFileSync("/proc/sys/kernel/random/boot_id").trim())
     : undefined;
   return {
-    pid: Deno.pid,
+    pid,
     ...(host === undefined ? {} : { host }),
     ...(boot === undefined ? {} : { boot }),
     started: new Date().toISOString(),
-    command: Deno.args.join(" "),
+    command,
   };
 }
 
 /** What the system says about itself, if anything; the program's permissions may not extend to it. */
-function unlessRefused(ask: () => string): string | undefined {
+function unlessRefused(ask: () => string | undefined): string | undefined {
   try {
     return ask();
   } catch (error) {
@@ -273,7 +276,7 @@ function unlessRefused(ask: () => string): string | undefined {
 
 /** Another machine's locks may be unknown to this one. Where we cannot tell, the operating system's word counts. */
 function isOfAnotherMachine(holder: LockHolder): boolean {
-  const { host, boot } = thisProcess();
+  const { host, boot } = thisHolder();
   if (boot !== undefined && boot === holder.boot) return false;
   return host !== undefined && holder.host !== undefined && host !== holder.host;
 }

@@ -1,4 +1,5 @@
-import { join } from "node:path";
+import { type FileHandle, files } from "../../platform/files.ts";
+import { join } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { forEachChunk } from "./digest.ts";
 import { fileError, ifThere, isSameFile, isSystemError, openIfThere, WORKING_LOG } from "./directory.ts";
@@ -27,7 +28,7 @@ export interface EvaluationMetrics {
 export interface MetricsSnapshot {
   path: string;
   /** that file, open: read in place of the path, which leads elsewhere once the directory is moved or removed */
-  file?: Deno.FsFile;
+  file?: FileHandle;
   bytes: number;
   /** what could not be written there yet */
   rest?: Uint8Array;
@@ -44,9 +45,9 @@ const MAX_WAITING_BYTES = 16 << 20;
  * each save copies what stood here at its step, so the two never disagree.
  */
 export class MetricsLog {
-  readonly #file: Deno.FsFile;
+  readonly #file: FileHandle;
   /** the same file with a position of its own, for saves that read it while lines are added */
-  readonly #reader: Deno.FsFile;
+  readonly #reader: FileHandle;
   readonly #path: string;
   /** written so far */
   #bytes = 0;
@@ -59,7 +60,7 @@ export class MetricsLog {
   #notices: string[] = [];
   #lastEvaluation: number | undefined;
 
-  private constructor(file: Deno.FsFile, reader: Deno.FsFile, path: string) {
+  private constructor(file: FileHandle, reader: FileHandle, path: string) {
     this.#file = file;
     this.#reader = reader;
     this.#path = path;
@@ -73,11 +74,11 @@ export class MetricsLog {
    */
   static async open(dir: string, resumed?: { dir: string; step: number }): Promise<MetricsLog> {
     const path = join(dir, WORKING_LOG);
-    let file: Deno.FsFile | undefined;
-    let reader: Deno.FsFile | undefined;
+    let file: FileHandle | undefined;
+    let reader: FileHandle | undefined;
     try {
-      file = await Deno.open(path, { write: true, create: true, truncate: true });
-      reader = await Deno.open(path);
+      file = await files.open(path, { write: true, create: true, truncate: true });
+      reader = await files.open(path);
       const log = new MetricsLog(file, reader, path);
       if (resumed) await log.#copyUpTo(resumed.dir, resumed.step);
       if (log.#failure !== undefined) throw log.#failure;
@@ -137,8 +138,8 @@ export class MetricsLog {
     this.#file.close();
     this.#reader.close();
     try {
-      const there = await ifThere(Deno.stat(this.#path));
-      if (there && isSameFile(ours, there)) await Deno.remove(this.#path);
+      const there = await ifThere(files.stat(this.#path));
+      if (there && isSameFile(ours, there)) await files.remove(this.#path);
     } catch (error) {
       throw fileError(`cannot remove ${this.#path}`, error);
     }

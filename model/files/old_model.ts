@@ -1,5 +1,7 @@
 /** Where the model goes that a fresh run replaces: beside its directory, or inside where it cannot leave. */
-import { basename, dirname, join } from "node:path";
+import { files } from "../../platform/files.ts";
+import { isPermitted } from "../../platform/host.ts";
+import { basename, dirname, join } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { ifThere, isSystemError, STAGING } from "./directory.ts";
 import { namesOf, ownTree, recognizeModel } from "./own_files.ts";
@@ -17,7 +19,7 @@ export interface OldModelPlace {
  * @throws {MicrogptError} when what `dir` holds is not ours, or nothing can be moved anywhere
  */
 export async function oldModelPlace(dir: string): Promise<OldModelPlace> {
-  const real = await Deno.realPath(dir); // beside the directory itself, not beside a link to it
+  const real = await files.realPath(dir); // beside the directory itself, not beside a link to it
   const { steps } = await recognizeModel(real, false);
   const place = await firstPlace(real, `${real}.old`, steps) ??
     await firstPlace(real, join(real, "old"), steps);
@@ -35,13 +37,13 @@ async function firstPlace(
 ): Promise<OldModelPlace | undefined> {
   // this is not worth asking the person for a permission
   for (const name of ["read", "write"] as const) {
-    if ((await Deno.permissions.query({ name, path: dirname(base) })).state !== "granted") return undefined;
+    if (!await isPermitted(name, dirname(base))) return undefined;
   }
   for (let number = 1;; number++) {
     const path = number === 1 ? base : `${base}-${number}`;
     const replaces = await mayBeReplaced(path, steps);
     if (replaces === undefined) continue;
-    const isThere = await ifThere(Deno.lstat(path)) !== undefined;
+    const isThere = await ifThere(files.lstat(path)) !== undefined;
     if (await canMoveTo(dir, isThere ? join(path, STAGING) : path)) return { path, replaces };
     if (!isThere) return undefined;
   }
@@ -49,7 +51,7 @@ async function firstPlace(
 
 /** @returns false where there is nothing to replace, undefined where what is there must stay */
 async function mayBeReplaced(path: string, steps: number | undefined): Promise<boolean | undefined> {
-  const info = await ifThere(Deno.lstat(path));
+  const info = await ifThere(files.lstat(path));
   if (!info) return false;
   if (!info.isDirectory) return undefined;
   try {
@@ -70,14 +72,14 @@ async function mayBeReplaced(path: string, steps: number | undefined): Promise<b
  */
 async function canMoveTo(dir: string, target: string): Promise<boolean> {
   const source = join(dir, STAGING);
-  await Deno.mkdir(source);
+  await files.mkdir(source);
   try {
-    await Deno.rename(source, target);
+    await files.rename(source, target);
   } catch (error) {
     if (!isSystemError(error)) throw error;
-    await Deno.remove(source);
+    await files.remove(source);
     return false;
   }
-  await Deno.remove(target);
+  await files.remove(target);
   return true;
 }

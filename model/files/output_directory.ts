@@ -1,5 +1,7 @@
 /** The directory that a run or an export is told to write to: whether it may be, and what is lost if it is. */
-import { basename, dirname, join, normalize, resolve } from "node:path";
+import { files, isFileError } from "../../platform/files.ts";
+import { isPermitted } from "../../platform/host.ts";
+import { basename, dirname, join, normalize, resolve } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { fileError, ifThere, KEPT_DIR, KEPT_NAME, openIfThere, sameDirectory, STAGING } from "./directory.ts";
 import { type Holding, recognizeModel } from "./own_files.ts";
@@ -14,7 +16,7 @@ const OTHER_OUTPUT = "choose another directory with `output`";
 export async function checkWritable(dir: string): Promise<void> {
   try {
     const place = await nearestDirectory(resolve(dir));
-    if (place !== undefined) await Deno.remove(await Deno.makeTempDir({ dir: place, prefix: ".trying-" }));
+    if (place !== undefined) await files.remove(await files.makeTempDir({ dir: place, prefix: ".trying-" }));
   } catch (error) {
     throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
   }
@@ -48,16 +50,11 @@ export async function checkModelOutput(dir: string): Promise<void> {
   });
 }
 
-/** Whether Deno lets this program use a path without asking the person. */
-async function isGranted(name: "read" | "write", path: string): Promise<boolean> {
-  return (await Deno.permissions.query({ name, path })).state === "granted";
-}
-
 /** `path`, or the nearest directory above it that exists; undefined where this program is not allowed to look. */
 async function nearestDirectory(path: string): Promise<string | undefined> {
-  if (!await isGranted("read", path) || !await isGranted("write", path)) return undefined;
+  if (!await isPermitted("read", path) || !await isPermitted("write", path)) return undefined;
   const above = dirname(path);
-  return await ifThere(Deno.stat(path)) || above === path ? path : await nearestDirectory(above);
+  return await ifThere(files.stat(path)) || above === path ? path : await nearestDirectory(above);
 }
 
 /** A directory that belongs to a run. */
@@ -77,7 +74,7 @@ export async function keptIn(dir: string): Promise<KeptCheckpoint | undefined> {
   const [name, kept] = [basename(real), dirname(real)];
   if (basename(kept) !== KEPT_DIR || !KEPT_NAME.test(name)) return undefined;
   const run = dirname(kept);
-  if (!await isGranted("read", run)) return undefined;
+  if (!await isPermitted("read", run)) return undefined;
   using weights = await openIfThere(run, "weights.safetensors");
   if (!weights) return undefined;
   // as the person wrote it, where that ends in a name
@@ -88,11 +85,11 @@ export async function keptIn(dir: string): Promise<KeptCheckpoint | undefined> {
 }
 
 async function realPathIfThere(path: string): Promise<string | undefined> {
-  if (!await isGranted("read", path)) return undefined;
+  if (!await isPermitted("read", path)) return undefined;
   try {
-    return await ifThere(Deno.realPath(path));
+    return await ifThere(files.realPath(path));
   } catch (error) {
-    if (error instanceof Deno.errors.NotADirectory) return undefined;
+    if (isFileError(error, "NotADirectory")) return undefined;
     throw fileError(`cannot look at ${path}`, error);
   }
 }
@@ -107,14 +104,14 @@ async function realPathIfThere(path: string): Promise<string | undefined> {
 export async function prepareOutput(dir: string, goesOn = false): Promise<Holding> {
   try {
     await makeDirectory(dir);
-    if (!(await Deno.stat(dir)).isDirectory) {
+    if (!(await files.stat(dir)).isDirectory) {
       throw new MicrogptError(`cannot write to ${dir}: it is a file`, { hint: OTHER_OUTPUT });
     }
     await recognizeModel(dir, false, !goesOn);
     await finishPublish(dir);
     await discardStaging(dir);
-    await Deno.mkdir(join(dir, STAGING)); // says now, not after hours of training, that nothing can be written
-    await Deno.remove(join(dir, STAGING));
+    await files.mkdir(join(dir, STAGING)); // says now, not after hours of training, that nothing can be written
+    await files.remove(join(dir, STAGING));
   } catch (error) {
     throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
   }

@@ -2,7 +2,8 @@
  * Which files of a directory this program wrote: nothing else is ever replaced, moved or removed. A name proves
  * nothing; docs/file-formats.md says by what each file is known.
  */
-import { basename, join } from "node:path";
+import { type FileInfo, files } from "../../platform/files.ts";
+import { basename, join } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { digestOf, forEachChunk, readFull } from "./digest.ts";
 import {
@@ -66,7 +67,7 @@ export function notOurs(dir: string, name: string, reason: string): MicrogptErro
 /** The names in a directory; none where it is not there. @throws {MicrogptError} when it cannot be read */
 export async function namesOf(dir: string): Promise<string[]> {
   try {
-    return await ifThere(Array.fromAsync(Deno.readDir(dir), (entry) => entry.name)) ?? [];
+    return await ifThere(Array.fromAsync(files.readDir(dir), (entry) => entry.name)) ?? [];
   } catch (error) {
     throw fileError(`cannot read ${dir}`, error);
   }
@@ -77,9 +78,9 @@ export async function namesOf(dir: string): Promise<string[]> {
  * @throws {MicrogptError} when it is something else, or closed to writing
  */
 export async function isEntry(dir: string, name: string, what: "file" | "directory"): Promise<boolean> {
-  let info: Deno.FileInfo | undefined;
+  let info: FileInfo | undefined;
   try {
-    info = await ifThere(Deno.lstat(join(dir, name)));
+    info = await ifThere(files.lstat(join(dir, name)));
   } catch (error) {
     throw fileError(`cannot read ${join(dir, name)}`, error);
   }
@@ -189,7 +190,7 @@ async function checkWorkingLog(dir: string): Promise<void> {
 
 /** Each whole line must be a JSON object with a step; a crash may have cut off the last. */
 async function checkLog(dir: string, name: string): Promise<void> {
-  using file = await Deno.open(join(dir, name));
+  using file = await files.open(join(dir, name));
   const decoder = new TextDecoder();
   let rest = "";
   await forEachChunk(file, (chunk) => {
@@ -246,7 +247,7 @@ export async function checkStaged(dir: string, name: string): Promise<void> {
  */
 export async function checkBeginning(dir: string, name: string): Promise<void> {
   const path = join(dir, name);
-  using file = await Deno.open(path);
+  using file = await files.open(path);
   const { size } = await file.stat();
   const bytes = new Uint8Array(Math.min(size, 9));
   await readFull(file, bytes);
@@ -280,5 +281,5 @@ export async function ownTree(dir: string, name: string): Promise<string[]> {
 
 /** Removes a directory of this program's files, after checking that it holds nothing else. */
 export async function removeOwnTree(dir: string, name: string): Promise<void> {
-  for (const path of await ownTree(dir, name)) await ifThere(Deno.remove(path));
+  for (const path of await ownTree(dir, name)) await ifThere(files.remove(path));
 }

@@ -9,7 +9,9 @@
  * A reader looks into DIR/.saved first, then into DIR, so it sees the old files before the rename of step 2 and the
  * new ones after it, wherever step 3 stands. Whoever saves next finishes step 3.
  */
-import { basename, dirname, join, relative, resolve } from "node:path";
+import { files, isFileError } from "../../platform/files.ts";
+import { os } from "../../platform/host.ts";
+import { basename, dirname, join, relative, resolve } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { writeHashed } from "./digest.ts";
 import { COMMITTED, fileError, ifThere, KEPT_DIR, KEPT_NAME, STAGING, wrongContent } from "./directory.ts";
@@ -44,17 +46,17 @@ export async function publish(
     const kept = await finishPublish(dir);
     await discardStaging(dir);
     const old = keepOld && !kept ? await oldModelPlace(dir) : undefined;
-    await Deno.mkdir(staging);
+    await files.mkdir(staging);
     try {
       await stage(staging);
       await checkReplaceable(dir, await namesOf(staging));
       if (old) {
-        const place = relative(await Deno.realPath(dir), old.path);
+        const place = relative(await files.realPath(dir), old.path);
         await writeHashed(join(staging, KEEP_OLD), (file) => file.write(new TextEncoder().encode(place)));
-        if (old.replaces) await Deno.rename(old.path, join(staging, REPLACED));
+        if (old.replaces) await files.rename(old.path, join(staging, REPLACED));
       }
       await syncDirectory(staging);
-      await Deno.rename(staging, join(dir, COMMITTED));
+      await files.rename(staging, join(dir, COMMITTED));
     } catch (error) {
       // should this fail too, the next save does it; the first error is the one to report
       await discardStaging(dir).catch(() => undefined);
@@ -86,15 +88,15 @@ async function checkReplaceable(dir: string, names: string[]): Promise<void> {
 export async function discardStaging(dir: string): Promise<void> {
   const staging = join(dir, STAGING);
   if (await isEntry(dir, STAGING, "directory") && await isEntry(staging, REPLACED, "directory")) {
-    await Deno.rename(join(staging, REPLACED), await placeFrom(staging, dir));
+    await files.rename(join(staging, REPLACED), await placeFrom(staging, dir));
   }
   await removeOwnTree(dir, STAGING);
 }
 
 /** Where the save in `staged` keeps the old model. */
 async function placeFrom(staged: string, dir: string): Promise<string> {
-  const real = await Deno.realPath(dir);
-  const place = await Deno.readTextFile(join(staged, KEEP_OLD));
+  const real = await files.realPath(dir);
+  const place = await files.readTextFile(join(staged, KEEP_OLD));
   // earlier versions wrote nothing here: it goes beside the directory
   if (place === "") return `${real}.old`;
   if (/^(?:\.\.[/\\])?[^/\\]+$/.test(place)) return resolve(real, place);
@@ -113,7 +115,7 @@ export async function finishPublish(dir: string): Promise<boolean> {
   const kept = names.includes(KEEP_OLD);
   if (kept) await moveToOld(dir, await placeFrom(committed, dir), names);
   for (const name of names) {
-    if (name !== KEEP_OLD && name !== REPLACED) await Deno.rename(join(committed, name), join(dir, name));
+    if (name !== KEEP_OLD && name !== REPLACED) await files.rename(join(committed, name), join(dir, name));
   }
   await syncDirectory(dir);
   await removeOwnTree(dir, COMMITTED);
@@ -140,14 +142,14 @@ async function moveKept(from: string, to: string): Promise<void> {
     await makeDirectory(to);
     await moveNew(join(from, name), join(to, name));
   }
-  if (await ifThere(Deno.lstat(to))) await syncDirectory(to);
-  if ((await namesOf(from)).length === 0) await Deno.remove(from);
+  if (await ifThere(files.lstat(to))) await syncDirectory(to);
+  if ((await namesOf(from)).length === 0) await files.remove(from);
   else await syncDirectory(from);
 }
 
 /** Moves to a name that is free: a rename would replace what is there without a word. */
 async function moveNew(from: string, to: string): Promise<void> {
-  if (await ifThere(Deno.lstat(to))) {
+  if (await ifThere(files.lstat(to))) {
     throw new MicrogptError(
       `${from} cannot be moved to ${dirname(to)}, which holds another ${basename(to)}`,
       {
@@ -155,25 +157,25 @@ async function moveNew(from: string, to: string): Promise<void> {
       },
     );
   }
-  await Deno.rename(from, to);
+  await files.rename(from, to);
 }
 
 /** Creates a directory durably. */
 export async function makeDirectory(dir: string): Promise<void> {
-  if (await ifThere(Deno.stat(dir))) return;
-  await Deno.mkdir(dir, { recursive: true });
+  if (await ifThere(files.stat(dir))) return;
+  await files.mkdir(dir, { recursive: true });
   try {
     await syncDirectory(dirname(resolve(dir)));
   } catch (error) {
     // A parent that may be passed but not read cannot be flushed by name; the system will do it in its own time.
-    if (error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotCapable) return;
+    if (isFileError(error, "PermissionDenied", "NotCapable")) return;
     throw error;
   }
 }
 
 /** Flushes the names in a directory to disk. Windows offers no such call and needs none. */
 export async function syncDirectory(dir: string): Promise<void> {
-  if (Deno.build.os === "windows") return;
-  using handle = await Deno.open(dir);
+  if (os === "windows") return;
+  using handle = await files.open(dir);
   await handle.sync();
 }

@@ -3,6 +3,7 @@
  * a JSON header {name: {dtype, shape, data_offsets}}, then the tensors' bytes without gaps. Files come from anywhere,
  * so nothing a header claims is believed, and nothing is allocated for it, before the file's size proves it.
  */
+import { type FileHandle, SEEK_START } from "../../platform/files.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { CHUNK_BYTES, type FileDigest, type ReadableFile, readFull, writeHashed } from "./digest.ts";
 import { printable, wrongContent } from "./directory.ts";
@@ -277,13 +278,13 @@ export function newParameters(layout: ParameterLayout, path: string): Float32Arr
  * @throws {MicrogptError} when the file shrank, or holds a value that is not finite
  */
 export async function readTensorValues(
-  file: Deno.FsFile,
+  file: FileHandle,
   path: string,
   tensor: TensorInfo,
   entry: ParameterEntry,
   flat: Float32Array<ArrayBuffer>,
 ): Promise<void> {
-  await file.seek(tensor.offset, Deno.SeekMode.Start);
+  await file.seek(tensor.offset, SEEK_START);
   await readInto(file, path, tensor.dtype, entry, flat);
 }
 

@@ -2,7 +2,7 @@
  * The processes that train one model together, as a run sees them: what they compare, when they stop, what rank 0 passes
  * on. The arithmetic of a step is in gradient_sum.ts and shared_step.ts.
  */
-import { createHash } from "node:crypto";
+import { sha256 } from "../../platform/hash.ts";
 import { checkAgreement, type Group } from "../../device/group.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { openGroup } from "../devices.ts";
@@ -149,12 +149,12 @@ export async function openRanks(options: TrainOptions): Promise<Ranks | undefine
 
 /** The SHA-256 of a text. */
 export function digestOfText(text: string): string {
-  return createHash("sha256").update(text).digest("hex");
+  return sha256().update(text).digest("hex");
 }
 
 /** One SHA-256 of some arrays. */
 export function digestOfArrays(arrays: readonly Float32Array[]): string {
-  const hash = createHash("sha256");
+  const hash = sha256();
   for (const { buffer, byteOffset, byteLength } of arrays) {
     hash.update(new Uint8Array(buffer, byteOffset, byteLength));
   }

@@ -1,4 +1,5 @@
 /** The documents of a run: read, split, and packed into batches. */
+import { isFileError } from "../../platform/files.ts";
 import { batchesInOrder, BatchSampler, longestInput } from "../../data/batches.ts";
 import { bytesOfTokens, targetBytes } from "../../data/bits_per_byte.ts";
 import {
@@ -94,7 +95,7 @@ async function loadFile(path: string, mode: "text" | "chat", remembered: boolean
     return await loadDataset(path, mode);
   } catch (error) {
     if (!remembered || !(error instanceof MicrogptError)) throw error;
-    if (!(error.cause instanceof Deno.errors.NotFound)) throw error;
+    if (!isFileError(error.cause, "NotFound")) throw error;
     throw new MicrogptError(error.message, {
       hint: "the path is as it was where the run began; say where its data is now with `input`",
       cause: error.cause,

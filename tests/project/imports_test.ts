@@ -63,6 +63,27 @@ Deno.test("every import goes to a room that docs/architecture.md allows", async 
   assert.deepEqual(wrong, []);
 });
 
+Deno.test("what browsers load imports nothing of Node or npm, and asks for Deno in one place", async () => {
+  const browser = ["device", "platform", "data", "gpu", "model", "mod.ts"];
+  const wrong: string[] = [];
+  for (const room of browser) {
+    const files = room.endsWith(".ts") ? [room] : await Array.fromAsync(sources(room));
+    for (const path of files) {
+      const code = (await Deno.readTextFile(join(ROOT, path))).replace(/\/\*[^]*?\*\/|\/\/.*$/gm, "");
+      const imports = [...code.matchAll(/^(?:import|export)(?! type)[^;()]*?"((?:node|npm):[^"]+)"/gm)];
+      wrong.push(
+        ...imports.map(([, name]) => `${path} imports ${name}: see platform/, or import it when it is used`),
+      );
+      const native = /^(?:import|export)(?! type)[^;()]*?"[^"]*\/native\/[^"]+"/m.exec(code);
+      if (native) wrong.push(`${path}: ${native[0]}`);
+      if (path !== "platform/host.ts" && /\bDeno\b\s*[.\[]/.test(code)) {
+        wrong.push(`${path} uses Deno: see platform/`);
+      }
+    }
+  }
+  assert.deepEqual(wrong, []);
+});
+
 Deno.test("every program file is in a room of the table", async () => {
   const all = [...(await rooms()).keys()];
   const beside = ["tests", "scripts", "bench", "native/target", "dist", "node_modules"];

@@ -1,4 +1,5 @@
 /** A file on disk as what the GGUF reader reads. */
+import { type FileHandle, SEEK_START } from "../../../platform/files.ts";
 import { MicrogptError } from "../../../device/errors.ts";
 import type { ByteSource } from "./types.ts";
 
@@ -11,14 +12,14 @@ const CHUNK_BYTES = 2 << 20;
  * @param path what error messages call the file
  * @throws {MicrogptError} when it is no regular file, which has no size and no places
  */
-export async function fileSource(file: Deno.FsFile, path: string): Promise<ByteSource> {
+export async function fileSource(file: FileHandle, path: string): Promise<ByteSource> {
   const { size, isFile } = await file.stat();
   if (!isFile) throw new MicrogptError(`${path}: not a file`);
   return {
     size,
     readAt: (offset, into) => {
       for (let done = 0; done < into.length;) {
-        file.seekSync(offset + done, Deno.SeekMode.Start);
+        file.seekSync(offset + done, SEEK_START);
         const read = file.readSync(into.subarray(done, done + CHUNK_BYTES));
         if (read === null) return Promise.resolve(false);
         done += read;

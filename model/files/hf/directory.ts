@@ -2,7 +2,8 @@
  * A model as a HuggingFace directory: `config.json`, weights, `tokenizer.json` and what says how to use them. Read and
  * written here; what a Llama's `config.json` means is config.ts's.
  */
-import { join } from "node:path";
+import { files } from "../../../platform/files.ts";
+import { join } from "../../../platform/paths.ts";
 import { parseTokenizerJson } from "../../../data/tokenizer_json.ts";
 import { MicrogptError } from "../../../device/errors.ts";
 import type { LlamaConfig } from "../../llama_config.ts";
@@ -117,13 +118,13 @@ async function object(dir: string, name: string): Promise<Record<string, unknown
 async function optional(dir: string, name: string, maxBytes: number): Promise<string | undefined> {
   const path = join(dir, name);
   try {
-    const info = await ifThere(Deno.stat(path));
+    const info = await ifThere(files.stat(path));
     if (!info) return undefined;
     if (!info.isFile) throw new MicrogptError(`${path} is not a regular file`);
     if (info.size > maxBytes) {
       throw new MicrogptError(`${path} has ${info.size} bytes, at most ${maxBytes} are read`);
     }
-    return new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(path));
+    return new TextDecoder("utf-8", { fatal: true }).decode(await files.readFile(path));
   } catch (error) {
     if (error instanceof TypeError) throw new MicrogptError(`${path} is not valid UTF-8`, { cause: error });
     throw fileError(`cannot read ${path}`, error);

@@ -1,5 +1,6 @@
 /** The weights of a HuggingFace directory, in one safetensors file or in shards with an index; read by range. */
-import { join } from "node:path";
+import { type FileHandle, files } from "../../../platform/files.ts";
+import { join } from "../../../platform/paths.ts";
 import { MicrogptError } from "../../../device/errors.ts";
 import type { LlamaConfig } from "../../llama_config.ts";
 import type { ParameterLayout } from "../../parameters.ts";
@@ -73,11 +74,11 @@ export async function findHfWeights(dir: string, config: LlamaConfig): Promise<H
 async function readIndex(dir: string): Promise<Map<string, string> | undefined> {
   const path = join(dir, INDEX);
   try {
-    if (await ifThere(Deno.stat(join(dir, ONE_FILE)))) return undefined;
-    const info = await ifThere(Deno.stat(path));
+    if (await ifThere(files.stat(join(dir, ONE_FILE)))) return undefined;
+    const info = await ifThere(files.stat(path));
     if (!info) return undefined; // opening the one file says that it is missing
     if (info.size > MAX_INDEX_BYTES) throw new MicrogptError(`${path}: ${info.size} bytes are no index`);
-    return shardsOf(parseObject(await Deno.readTextFile(path), path), path);
+    return shardsOf(parseObject(await files.readTextFile(path), path), path);
   } catch (error) {
     throw fileError(`cannot read ${path}`, error);
   }
@@ -101,12 +102,12 @@ function shardsOf({ weight_map: map }: Record<string, unknown>, path: string): M
   return shards;
 }
 
-async function openWeights(path: string): Promise<Deno.FsFile> {
+async function openWeights(path: string): Promise<FileHandle> {
   try {
-    const info = await Deno.stat(path);
+    const info = await files.stat(path);
     // opening a pipe would wait for ever
     if (!info.isFile) throw new MicrogptError(`${path} is not a regular file`);
-    return await Deno.open(path);
+    return await files.open(path);
   } catch (error) {
     throw fileError(
       `cannot read ${path}`,
