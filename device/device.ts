@@ -33,6 +33,8 @@ export interface PackedDocuments {
   targets: Uint32Array;
   /** [documents + 1] first token of each document, then T; positions count from 0 in each document */
   starts: Uint32Array;
+  /** [T] how much each target counts in the loss, from 0; absent: all count once */
+  weights?: Float32Array;
 }
 
 /** Packed documents on a device, with whatever work lists its kernels want; filled by `loadBatch`. */
@@ -256,8 +258,9 @@ export interface Device extends Allocator {
     nKvHead?: number,
   ): void;
   /**
-   * For the rows t = firstRow … firstRow + logits.rows of the batch: losses[t] = scale · −log softmax(logits)[target],
-   * and logits become their own gradient, scale · lossScale · (softmax − onehot).  logits: [rows, V] f32   losses: [T, 1] f32
+   * For the rows t = firstRow … firstRow + logits.rows of the batch: losses[t] = scale · weight · −log softmax(logits)[target],
+   * and logits become their own gradient, scale · weight · lossScale · (softmax − onehot). Where a target's weight is 0 both are
+   * 0, whatever the logits were.  logits: [rows, V] f32   losses: [T, 1] f32
    */
   crossEntropy(
     logits: Tensor,

@@ -107,6 +107,7 @@ export class ReferenceDevice implements Device {
       tokens: documents.tokens.slice(),
       targets: documents.targets.slice(),
       starts: documents.starts.slice(),
+      ...(documents.weights ? { weights: documents.weights.slice() } : {}),
     };
     batch.tokenCount = documents.tokens.length;
   }
@@ -378,12 +379,19 @@ export class ReferenceDevice implements Device {
   ): void {
     const V = logits.cols;
     const x = floats(logits);
-    const { targets } = (batch as ReferenceBatch).documents;
-    const gradientScale = scale * floats(control)[CONTROL.lossScale]!;
+    const { targets, weights } = (batch as ReferenceBatch).documents;
+    const lossScale = floats(control)[CONTROL.lossScale]!;
     for (let row = 0; row < logits.rows; row++) {
       const target = targets[firstRow + row]!;
+      const weight = scale * (weights?.[firstRow + row] ?? 1);
+      if (weight === 0) {
+        floats(losses)[firstRow + row] = 0;
+        x.fill(0, row * V, (row + 1) * V);
+        continue;
+      }
+      const gradientScale = weight * lossScale;
       const logSum = logSumExp(x.subarray(row * V, (row + 1) * V));
-      floats(losses)[firstRow + row] = scale * (logSum - x[row * V + target]!);
+      floats(losses)[firstRow + row] = weight * (logSum - x[row * V + target]!);
       for (let v = 0; v < V; v++) {
         x[row * V + v] = gradientScale * (Math.exp(x[row * V + v]! - logSum) - (v === target ? 1 : 0));
       }

@@ -5,10 +5,14 @@ import { type BufferPool, GpuTensor, type Memory } from "./buffers.ts";
 /** Tokens of one attention work item: a workgroup's queries, or keys. */
 export const ATTENTION_BLOCK = 64;
 
+/** The bits of 1 as an f32. */
+const ONE = 0x3f80_0000;
+
 /** Sections of the one u32 buffer of a batch, in its order. */
 type Section =
   | "tokens"
   | "targets"
+  | "weights"
   | "positions"
   | "forwardItems"
   | "backwardItems"
@@ -35,6 +39,7 @@ export class GpuBatch implements Batch {
     const lengths: [Section, number][] = [
       ["tokens", maxTokens],
       ["targets", maxTokens],
+      ["weights", maxTokens],
       ["positions", maxTokens],
       ["forwardItems", 2 * maxBlocks],
       ["backwardItems", 2 * maxBlocks],
@@ -61,7 +66,7 @@ export class GpuBatch implements Batch {
    * @returns the u32 contents of the batch's buffer
    * @throws {RangeError} when there are more tokens or documents than the batch has room for
    */
-  fill({ tokens, targets, starts }: PackedDocuments): Uint32Array {
+  fill({ tokens, targets, starts, weights }: PackedDocuments): Uint32Array {
     if (tokens.length > this.maxTokens || starts.length - 1 > this.maxDocuments) {
       throw new RangeError(
         `a batch for ${this.maxTokens} tokens and ${this.maxDocuments} documents cannot hold ${tokens.length} and ${
@@ -72,6 +77,9 @@ export class GpuBatch implements Batch {
     this.tokenCount = tokens.length;
     this.#section("tokens").set(tokens);
     this.#section("targets").set(targets);
+    const weightBits = this.#section("weights");
+    if (weights) weightBits.set(new Uint32Array(weights.buffer, weights.byteOffset, weights.length));
+    else weightBits.fill(ONE, 0, tokens.length);
     const positions = this.#section("positions");
     for (let d = 0; d + 1 < starts.length; d++) {
       for (let t = starts[d]!; t < starts[d + 1]!; t++) positions[t] = t - starts[d]!;

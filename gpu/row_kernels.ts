@@ -199,10 +199,11 @@ export function crossEntropy(
         logits: bindingOf(logits, "write", aligned),
         losses: F32_WRITE,
         targets: U32,
+        weights: U32,
         control: F32,
       },
     }),
-    [logits, losses, batch.sections.targets, control],
+    [logits, losses, batch.sections.targets, batch.sections.weights, control],
     [logits.rows, logits.cols, firstRow, scale],
     ...workgroupGrid(logits.rows),
   );

@@ -35,6 +35,9 @@ export interface CpuDeviceOptions {
 const NO_MEMORY = 0xffff_ffff;
 /** As numbered in native/src/kernels/matmul.rs. */
 const FORMS: Record<MatmulForm, number> = { NT: 0, NN: 1, TN: 2 };
+/** No weights: every target counts once. */
+const ALL_COUNT = new Float32Array();
+
 const ADD_OUT = 1, ADD_MATRIX = 2, RELU = 4, MASK = 8;
 
 /** The library's exports, bound once per process. */
@@ -173,7 +176,7 @@ export class CpuDevice implements Device {
     return { device: this.#device, tensor: handle, offset, length: rows * cols };
   }
 
-  loadBatch(batch: Batch, { tokens, targets, starts }: PackedDocuments): void {
+  loadBatch(batch: Batch, { tokens, targets, starts, weights = ALL_COUNT }: PackedDocuments): void {
     if (tokens.length > batch.maxTokens || starts.length - 1 > batch.maxDocuments) {
       throw new RangeError("more tokens or documents than the batch has room for");
     }
@@ -181,6 +184,7 @@ export class CpuDevice implements Device {
     // deno-fmt-ignore
     check(this.#native.mg_cpu_load_batch(
       this.#device, handle, tokens, tokens.length, targets, targets.length, starts, starts.length,
+      weights, weights.length,
     ));
     batch.tokenCount = tokens.length;
   }

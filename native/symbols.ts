@@ -24,7 +24,8 @@ export const DEVICE = {
   mg_cpu_zero: "device: u32, tensor: tensor, len: f64",
   mg_cpu_add: "device: u32, out: tensor, a: tensor, len: f64",
   mg_cpu_create_batch: "device: u32, handle: u32[]",
-  mg_cpu_load_batch: "device: u32, batch: u32, tokens: u32[], targets: u32[], starts: u32[]",
+  mg_cpu_load_batch: `device: u32, batch: u32, tokens: u32[], targets: u32[], starts: u32[],
+    weights: f32[]`,
   mg_cpu_embed: `device: u32, x: tensor, batch: u32, wte: tensor, wpe: tensor,
     rows: u32, cols: u32, vocabulary: u32, block: u32`,
   mg_cpu_embed_backward:

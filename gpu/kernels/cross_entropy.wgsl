@@ -1,5 +1,6 @@
-// For each row: losses[first_row + row] = scale · −log softmax(logits)[target], and
-// logits = scale · loss_scale · (softmax − onehot(target)), in place.   logits: [rows, V] f32   losses: [T, 1] f32
+// For each row: losses[first_row + row] = weight · −log softmax(logits)[target], and
+// logits = weight · loss_scale · (softmax − onehot(target)), in place, with weight = scale · weights[first_row + row], whose bits
+// lie in a u32 array. Both are 0 where weight is.   logits: [rows, V] f32   losses: [T, 1] f32
 // One workgroup a row. First pass: each thread keeps the maximum of its quads and the sum of exp(x − maximum) beside it (online
 // softmax, Milakov & Gimelshein 2018), then the threads' pairs are combined. Second pass, from cache where the row fits: gradient.
 // Cost: reads 2·rows·V, writes rows·V of f32; two exp an element.
@@ -29,11 +30,15 @@ fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   let row_sum = workgroup_sum_f32(sum * exp(largest - row_max), thread);
   let log_sum = row_max + log(row_sum);
   let target_value = workgroup_sum_f32(target_logit, thread);
-  if (thread == 0u) { losses[p.losses_base + p.first_row + row] = p.scale * (log_sum - target_value); }
+  let weight = p.scale * bitcast<f32>(weights_load(p.first_row + row));
+  if (thread == 0u) {
+    losses[p.losses_base + p.first_row + row] = select(weight * (log_sum - target_value), 0.0, weight == 0.0);
+  }
 
-  let scale = p.scale * control_load(1u);
+  let scale = weight * control_load(1u);
   for (var i = 4u * thread; i < p.V; i += 4u * THREADS) {
     let onehot = select(vec4<f32>(), vec4(1.0), vec4(i) + four == vec4(target_id));
-    logits_store_quad(start + i, end, scale * (exp(logits_quad(start + i, end) - log_sum) - onehot));
+    let gradient = scale * (exp(logits_quad(start + i, end) - log_sum) - onehot);
+    logits_store_quad(start + i, end, select(gradient, vec4<f32>(), weight == 0.0));
   }
 }

@@ -13,7 +13,7 @@ export interface MemoryPlan {
   moments: number;
   /** when every document of a batch is as long as the longest; a shorter batch touches less */
   activations: number;
-  /** tokens, targets, positions and document starts of a batch */
+  /** tokens, targets and their weights, positions and document starts of a batch */
   batch: number;
   /** all of it */
   total: number;
@@ -37,7 +37,7 @@ class CountingAllocator implements Allocator {
   }
 
   createBatch(maxTokens: number, maxDocuments: number): Batch {
-    this.#count("batch", 4 * (3 * maxTokens + maxDocuments + 1));
+    this.#count("batch", 4 * (4 * maxTokens + maxDocuments + 1));
     return { maxTokens, maxDocuments, tokenCount: 0 };
   }
 

@@ -258,7 +258,8 @@ mod tests {
             let batch = handle(|at| mg_cpu_create_batch(device, at, 1));
             let (tokens, starts) = ([0u32], [0u32, 1]);
             let (token, start) = (tokens.as_ptr(), starts.as_ptr());
-            assert_eq!(mg_cpu_load_batch(device, batch, token, 1, token, 1, start, 2), OK);
+            let none = std::ptr::null();
+            assert_eq!(mg_cpu_load_batch(device, batch, token, 1, token, 1, start, 2, none, 0), OK);
             batch
         };
         // The system gives pages to a tensor only as they are written.

@@ -318,6 +318,31 @@ function crossEntropyCases(): DeviceCase[] {
   }));
 }
 
+/** Targets that count once, not at all and three times. */
+function weightedCrossEntropyCases(): DeviceCase[] {
+  return [[1, 97], [33, 97], [9, 256], [5, 4096]].map(([T, V]): DeviceCase => ({
+    name: `crossEntropy with weights, [${T}, ${V}]`,
+    tolerance: 2e-5,
+    async run(d) {
+      const weights = Float32Array.from({ length: T! }, (_, t) => [3, 0, 1, 0.5][t % 4]!);
+      const documents = randomDocuments([T!], V!, 1);
+      const batch = d.createBatch(T!, 1);
+      d.loadBatch(batch, { ...documents, weights });
+      const losses = d.tensor("losses", T!, 1);
+      const logits = filled(d, T!, V!, 2, "f32", 3);
+      // what does not count is not looked at
+      if (T! > 1) d.write(logits, new Float32Array([NaN, Infinity]), V!);
+      d.crossEntropy(logits, losses, batch, 0, 1 / T!, control(d));
+      const weighted = { losses: await d.read(losses), dLogits: (await d.read(logits)).map((x) => x * T!) };
+      // a batch without weights after one with them
+      d.loadBatch(batch, documents);
+      const again = filled(d, T!, V!, 2, "f32", 3);
+      d.crossEntropy(again, losses, batch, 0, 1 / T!, control(d));
+      return { ...weighted, unweighted: await d.read(losses) };
+    },
+  }));
+}
+
 /** Largest norm of the gradients. */
 const GRAD_CLIP = 1;
 
@@ -672,6 +697,7 @@ export const DEVICE_CASES: DeviceCase[] = [
   ...attentionCases(),
   ...groupedAttentionCases(),
   ...crossEntropyCases(),
+  ...weightedCrossEntropyCases(),
   ...adamCases(),
   ...rmsNormMatmulCases(),
   ...attentionCachedCases(),

@@ -34,8 +34,11 @@ const CONFIGS: ModelConfig[] = [
   { vocab_size: 13, n_embd: 12, n_head: 3, n_layer: 2, block_size: 9 },
 ];
 
-for (const config of CONFIGS) {
-  Deno.test(`every gradient equals a central difference: ${JSON.stringify(config)}`, () => {
+const CASES = CONFIGS.flatMap((config) => [{ config, weighted: false }, { config, weighted: true }]);
+
+for (const { config, weighted } of CASES) {
+  const of = `${weighted ? "of weighted targets " : ""}${JSON.stringify(config)}`;
+  Deno.test(`every gradient equals a central difference: ${of}`, () => {
     const d = new ReferenceDevice("f64");
     const network = networkOf(config);
     const { layout } = network;
@@ -44,8 +47,11 @@ for (const config of CONFIGS) {
     d.write(flat, initial);
     const weights = network.views(d, flat);
     const gradients = flatTensor(d, "gradients", layout, "f32");
-    const documents = randomDocuments([5, 1, 9, 3], config.vocab_size, 2);
-    const T = documents.tokens.length;
+    const packed = randomDocuments([5, 1, 9, 3], config.vocab_size, 2);
+    const T = packed.tokens.length;
+    // some targets count less, or not at all
+    const counts = Float32Array.from({ length: T }, (_, t) => [1, 0, 0.5, 2][t % 4]!);
+    const documents = weighted ? { ...packed, weights: counts } : packed;
     const activations = network.allocateActivations(d, T);
     const control = d.tensor("control", 1, 4);
     d.write(control, new Float32Array([0, 1, 0, 0]));

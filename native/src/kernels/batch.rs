@@ -56,6 +56,8 @@ impl Gather {
 pub struct Batch {
     pub tokens: Vec<u32>,
     pub targets: Vec<u32>,
+    /// how much each target counts in the loss
+    pub weights: Vec<f32>,
     /// of each token in its document
     pub positions: Vec<u32>,
     /// longest first
@@ -69,7 +71,14 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn load(&mut self, tokens: &[u32], targets: &[u32], starts: &[u32]) -> Result<(), String> {
+    /// Without weights every target counts once.
+    fn load(
+        &mut self,
+        tokens: &[u32],
+        targets: &[u32],
+        starts: &[u32],
+        weights: &[f32],
+    ) -> Result<(), String> {
         let ordered = starts.first() == Some(&0) && starts.is_sorted();
         if !ordered
             || starts.last().map(|&end| end as usize) != Some(tokens.len())
@@ -77,10 +86,16 @@ impl Batch {
         {
             return Err("the starts of a batch do not fit its tokens".into());
         }
+        if !weights.is_empty() && weights.len() != targets.len() {
+            return Err("a batch has another number of weights than of targets".into());
+        }
         self.tokens.clear();
         self.tokens.extend_from_slice(tokens);
         self.targets.clear();
         self.targets.extend_from_slice(targets);
+        self.weights.clear();
+        self.weights.extend_from_slice(weights);
+        self.weights.resize(targets.len(), 1.0);
         self.positions.clear();
         self.documents.clear();
         self.query_blocks.clear();
@@ -116,7 +131,7 @@ pub unsafe extern "C" fn mg_cpu_create_batch(device: u32, handle: *mut u32, hand
     })
 }
 
-/// Replaces the documents of a batch: `count` tokens and targets, `starts_len` starts.
+/// Replaces the documents of a batch: tokens, their targets with a weight each (or no weights: 1), starts.
 ///
 /// # Safety
 /// Each pointer points to as many values as its length says.
@@ -130,17 +145,20 @@ pub unsafe extern "C" fn mg_cpu_load_batch(
     targets_len: u32,
     starts: *const u32,
     starts_len: u32,
+    weights: *const f32,
+    weights_len: u32,
 ) -> i32 {
     with_device(device, |d| {
         // SAFETY: as promised by the caller.
-        let (tokens, targets, starts) = unsafe {
+        let (tokens, targets, starts, weights) = unsafe {
             (
                 input(tokens, tokens_len as usize, "tokens")?,
                 input(targets, targets_len as usize, "targets")?,
                 input(starts, starts_len as usize, "starts")?,
+                input(weights, weights_len as usize, "weights")?,
             )
         };
-        d.batches.get_mut(batch)?.load(tokens, targets, starts)
+        d.batches.get_mut(batch)?.load(tokens, targets, starts, weights)
     })
 }
 
@@ -161,7 +179,7 @@ mod tests {
         let tokens: Vec<u32> = (0..count).map(|t| t * 7919 % vocabulary).collect();
         let targets: Vec<u32> = (0..count).map(|t| t * 104_729 % vocabulary).collect();
         let mut batch = Batch::default();
-        batch.load(&tokens, &targets, &starts).unwrap();
+        batch.load(&tokens, &targets, &starts, &[]).unwrap();
         batch
     }
 
@@ -189,10 +207,20 @@ mod tests {
     #[test]
     fn starts_must_fit() {
         let mut batch = Batch::default();
-        assert!(batch.load(&[1, 2], &[1, 2], &[0, 1]).is_err());
-        assert!(batch.load(&[1, 2], &[1, 2], &[1, 2]).is_err());
-        assert!(batch.load(&[1, 2], &[1], &[0, 2]).is_err());
-        assert!(batch.load(&[1, 2], &[1, 2], &[0, 2, 1, 2]).is_err());
-        assert!(batch.load(&[], &[], &[]).is_err());
+        assert!(batch.load(&[1, 2], &[1, 2], &[0, 1], &[]).is_err());
+        assert!(batch.load(&[1, 2], &[1, 2], &[1, 2], &[]).is_err());
+        assert!(batch.load(&[1, 2], &[1], &[0, 2], &[]).is_err());
+        assert!(batch.load(&[1, 2], &[1, 2], &[0, 2, 1, 2], &[]).is_err());
+        assert!(batch.load(&[], &[], &[], &[]).is_err());
+    }
+
+    #[test]
+    fn weights_must_fit_and_are_one_without() {
+        let mut batch = Batch::default();
+        assert!(batch.load(&[1, 2], &[1, 2], &[0, 2], &[1.0]).is_err());
+        batch.load(&[1, 2], &[1, 2], &[0, 2], &[0.0, 2.0]).unwrap();
+        assert_eq!(batch.weights, [0.0, 2.0]);
+        batch.load(&[1, 2, 3], &[1, 2, 3], &[0, 3], &[]).unwrap();
+        assert_eq!(batch.weights, [1.0; 3]);
     }
 }

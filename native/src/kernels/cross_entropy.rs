@@ -1,5 +1,6 @@
 //! Loss and its gradient, row by row.  logits: [rows, V]   losses: [T, 1]
-//! losses[t] = scale · (logsumexp(logits) − logits[target]), and logits become lossScale · scale · (softmax − onehot).
+//! losses[t] = weight · (logsumexp(logits) − logits[target]), and logits become lossScale · weight · (softmax − onehot), with
+//! weight = scale · weights[t]. Both are 0 where weight is, without a look at the logits.
 //!
 //! A row stays in the first cache for its three passes (maximum; exponentials and their sum; division), so memory
 //! sees 2 · rows · V elements and the processor rows · V exponentials.
@@ -49,12 +50,13 @@ fn row_loss<S: Simd>(simd: S, row: &mut [f32], target: usize, gradient_scale: f3
 }
 dispatched!(row_loss(row: &mut [f32], target: usize, gradient_scale: f32) -> f32);
 
-/// The whole kernel; `losses` and `targets` are those of the rows.
+/// The whole kernel; `losses`, `targets` and `weights` are those of the rows.
 fn cross_entropy(
     pool: &mut Pool,
     logits: &mut [f32],
     losses: &mut [f32],
     targets: &[u32],
+    weights: &[f32],
     scale: f32,
     loss_scale: f32,
 ) {
@@ -68,7 +70,13 @@ fn cross_entropy(
             let (logits, loss) =
                 unsafe { (logits.part(row * cols..(row + 1) * cols), losses.part(row..row + 1)) };
             let target = targets[row] as usize;
-            loss[0] = scale * row_loss::dispatch(logits, target, scale * loss_scale);
+            let weight = scale * weights[row];
+            if weight == 0.0 {
+                logits.fill(0.0);
+                loss[0] = 0.0;
+            } else {
+                loss[0] = weight * row_loss::dispatch(logits, target, weight * loss_scale);
+            }
         }
     });
 }
@@ -93,7 +101,8 @@ pub extern "C" fn mg_cpu_cross_entropy(
     with_device(device, |d| {
         let batch = d.batches.get(batch)?;
         let rows_of_batch = first_row as usize..first_row as usize + rows as usize;
-        let targets = batch.targets.get(rows_of_batch).ok_or("rows beyond the end of the batch")?;
+        let targets = batch.targets.get(rows_of_batch.clone()).ok_or("rows beyond the end of the batch")?;
+        let weights = &batch.weights[rows_of_batch];
         if let Some(target) = targets.iter().find(|&&target| target >= cols) {
             return Err(format!("target {target} is not in a vocabulary of {cols}"));
         }
@@ -102,7 +111,7 @@ pub extern "C" fn mg_cpu_cross_entropy(
             [span(control, control_at, 1, 4)],
         )?;
         if rows > 0 {
-            cross_entropy(&mut d.pool, logits, losses, targets, scale as f32, control[1]);
+            cross_entropy(&mut d.pool, logits, losses, targets, weights, scale as f32, control[1]);
         }
         Ok(())
     })
@@ -117,16 +126,19 @@ mod tests {
         for (rows, cols) in [(1, 1), (3, 97), (5, 4096)] {
             let x: Vec<f32> = (0..rows * cols).map(|i| (i * 7919 % 1009) as f32 / 60.0 - 8.0).collect();
             let targets: Vec<u32> = (0..rows as u32).map(|row| row * 31 % cols as u32).collect();
+            let weights: Vec<f32> = (0..rows).map(|row| [1.0, 0.0, 3.0][row % 3]).collect();
             let (mut logits, mut losses) = (x.clone(), vec![0.0; rows]);
-            cross_entropy(&mut Pool::new(2).unwrap(), &mut logits, &mut losses, &targets, 0.5, 4.0);
+            let pool = &mut Pool::new(2).unwrap();
+            cross_entropy(pool, &mut logits, &mut losses, &targets, &weights, 0.5, 4.0);
             for row in 0..rows {
                 let x = &x[row * cols..][..cols];
                 let lse = x.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
                 let target = targets[row] as usize;
-                let loss = 0.5 * (lse - f64::from(x[target]));
+                let weight = 0.5 * f64::from(weights[row]);
+                let loss = weight * (lse - f64::from(x[target]));
                 assert!((f64::from(losses[row]) - loss).abs() < 1e-5 * (1.0 + loss));
                 for (i, &x) in x.iter().enumerate() {
-                    let expected = 2.0 * ((f64::from(x) - lse).exp() - f64::from(i == target));
+                    let expected = 4.0 * weight * ((f64::from(x) - lse).exp() - f64::from(i == target));
                     assert!((f64::from(logits[row * cols + i]) - expected).abs() < 1e-5);
                 }
             }
@@ -140,9 +152,16 @@ mod tests {
                 let mut logits = vec![0.5; 97];
                 logits[place] = bad;
                 let mut losses = [0.0];
-                cross_entropy(&mut Pool::new(1).unwrap(), &mut logits, &mut losses, &[3], 1.0, 1.0);
+                cross_entropy(&mut Pool::new(1).unwrap(), &mut logits, &mut losses, &[3], &[1.0], 1.0, 1.0);
                 assert!(!losses[0].is_finite(), "{bad} at {place}");
             }
         }
+    }
+
+    #[test]
+    fn what_does_not_count_is_not_looked_at() {
+        let (mut logits, mut losses) = ([f32::NAN; 97], [1.0]);
+        cross_entropy(&mut Pool::new(1).unwrap(), &mut logits, &mut losses, &[3], &[0.0], 1.0, 1.0);
+        assert_eq!((losses, logits), ([0.0], [0.0; 97]));
     }
 }
