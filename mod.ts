@@ -52,6 +52,7 @@ export { SAMPLING, type SamplingOptions } from "./model/generate/sampling.ts";
 export type { PromptOptions } from "./model/generate/prompt.ts";
 export { type ChatOptions, ChatSession, type SendOptions } from "./model/generate/chat.ts";
 export { describeModel, type ModelSummary, type TrainingSummary } from "./model/files/summary.ts";
+export { type DownloadOptions, type DownloadProgress, localModel } from "./model/files/hub/download.ts";
 export type { ModelKind } from "./model/files/any_model.ts";
 export type { RequiredSetting, TrainState } from "./model/files/train_state.ts";
 export { inspectData, type InspectDataOptions, type InspectedData } from "./model/files/inspect_data.ts";

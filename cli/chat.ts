@@ -4,12 +4,13 @@ import { flagsOf, given } from "./flags.ts";
 import { DEFAULT_CHAT_MODEL, defaultChatModel } from "./default_model.ts";
 import { HarmlessText } from "./harmless.ts";
 import { LineEditor } from "./line_editor.ts";
+import { ANY_MODEL, localModelDir } from "./model_dir.ts";
 import { PipedLines } from "./piped_lines.ts";
 import { printJson, say, sayWarnings, styled, writeOut } from "./terminal.ts";
 
 export const command: Command = {
   flags: [
-    { name: "--model-dir", value: "dir", help: "the model", default: DEFAULT_CHAT_MODEL },
+    { name: "--model-dir", value: "dir", help: ANY_MODEL, default: DEFAULT_CHAT_MODEL },
     ...flagsOf(SAMPLING),
     ...flagsOf(DEVICE_OPTIONS),
     { name: "--json", help: "print one JSON object an answer: message, answer, dropped_tokens" },
@@ -34,7 +35,7 @@ async function runChat(values: FlagValues): Promise<void> {
   const options = given(SAMPLING, values);
   checkGenerateOptions(options);
   using model = await loadModel(
-    modelDir as string ?? await defaultChatModel(),
+    modelDir === undefined ? await defaultChatModel() : await localModelDir(modelDir as string),
     given(DEVICE_OPTIONS, values),
   );
   sayWarnings(model.device);

@@ -2,11 +2,12 @@ import { DEVICE_OPTIONS, EXPORT_OPTIONS, exportModel, MicrogptError } from "../m
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf, given } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
+import { ANY_MODEL, localModelDir } from "./model_dir.ts";
 import { print, printJson } from "./terminal.ts";
 
 export const command: Command = {
   flags: [
-    { name: "--model-dir", value: "dir", help: "the model", default: "output" },
+    { name: "--model-dir", value: "dir", help: ANY_MODEL, default: "output" },
     { name: "--output", value: "dir", help: "where the exported model goes (required)" },
     ...flagsOf(EXPORT_OPTIONS),
     // the graph of an ONNX export is checked against this device's logits
@@ -23,10 +24,14 @@ async function runExport(values: FlagValues): Promise<void> {
   }
   const options = given(EXPORT_OPTIONS, values);
   const { format = EXPORT_OPTIONS.format.default, half, type } = options;
-  const { file, bytes, maxDifference } = await exportModel(modelDir as string, output as string, {
-    ...given(DEVICE_OPTIONS, values),
-    ...options,
-  });
+  const { file, bytes, maxDifference } = await exportModel(
+    await localModelDir(modelDir as string),
+    output as string,
+    {
+      ...given(DEVICE_OPTIONS, values),
+      ...options,
+    },
+  );
   const dtype = type ?? (half ? "f16" : "f32");
   if (json) {
     const difference = maxDifference === undefined ? {} : { max_difference: maxDifference };

@@ -13,11 +13,12 @@ import {
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf, given } from "./flags.ts";
 import { harmless, harmlessLine, HarmlessText } from "./harmless.ts";
+import { ANY_MODEL, localModelDir } from "./model_dir.ts";
 import { print, printJson, sayWarnings, writeOut } from "./terminal.ts";
 
 export const command: Command = {
   flags: [
-    { name: "--model-dir", value: "dir", help: "the model", default: "output" },
+    { name: "--model-dir", value: "dir", help: ANY_MODEL, default: "output" },
     ...flagsOf(GENERATION),
     {
       name: "--prompt",
@@ -37,7 +38,7 @@ async function runGenerate(values: FlagValues): Promise<void> {
   const prompt = values.prompt as string | undefined;
   const drawing = { ...given(GENERATION, values), ...given(SAMPLING, values) };
   checkGenerateOptions(drawing);
-  using model = await loadModel(modelDir as string, given(DEVICE_OPTIONS, values));
+  using model = await loadModel(await localModelDir(modelDir as string), given(DEVICE_OPTIONS, values));
   sayWarnings(model.device);
   const options = { ...drawing, ...promptOf(prompt, model) };
   // a chat model answers the prompt, others go on with it

@@ -11,6 +11,7 @@ import {
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { harmless } from "./harmless.ts";
+import { ANY_MODEL, localModelDir } from "./model_dir.ts";
 import { resumeCommand } from "./printed_command.ts";
 import { print, printJson, sayNotice } from "./terminal.ts";
 
@@ -19,7 +20,7 @@ export const command: Command = {
     {
       name: "--model-dir",
       value: "dir",
-      help: "the model; with --input the one whose tokenizer counts",
+      help: `${ANY_MODEL}; with --input the one whose tokenizer counts`,
       default: "output",
     },
     ...flagsOf(CORPUS_OPTIONS),
@@ -47,7 +48,7 @@ async function runInfo(values: FlagValues): Promise<void> {
 }
 
 async function showModel(dir: string, json: boolean): Promise<void> {
-  const model = await describeModel(dir);
+  const model = await describeModel(await localModelDir(dir));
   const { source, config, chat, parameters, tokenizer, file, memory, unusable, training } = model;
   if (json) {
     return printJson({

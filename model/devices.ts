@@ -225,7 +225,7 @@ export async function openGroup(
 ): Promise<Group | undefined> {
   if (distributed === "none") {
     const { checkAlone, launchOf } = await import("../native/launcher.ts");
-    const { environment } = await import("../native/permissions.ts");
+    const { environment } = await import("../platform/permissions.ts");
     checkAlone(launchOf(environment));
     return undefined;
   }

@@ -78,7 +78,7 @@ export async function diagnose(): Promise<Diagnosis> {
 async function diagnoseMpi(): Promise<MpiDiagnosis> {
   const { launchOf } = await import("../native/launcher.ts");
   const { openMpiGroup, openMpiLibrary } = await import("../native/mpi.ts");
-  const { environment } = await import("../native/permissions.ts");
+  const { environment } = await import("../platform/permissions.ts");
   let library: MpiLibrary | undefined;
   try {
     library = openMpiLibrary();

@@ -3,8 +3,9 @@
  * module's own manifest names, compared with the manifest's SHA-256, and kept in the user's cache directory.
  */
 import { createHash, randomUUID } from "node:crypto";
+import { CACHE_VARIABLES, cacheDirectory } from "../platform/cache_directory.ts";
 import { MicrogptError } from "../device/errors.ts";
-import { environment, granted } from "./permissions.ts";
+import { environment, granted } from "../platform/permissions.ts";
 import { transfer } from "./transfer.ts";
 import released from "./manifest.json" with { type: "json" };
 
@@ -26,9 +27,6 @@ export interface NativeFile {
 
 /** A library to open, or why there is none and what a person can do. */
 export type Download = { path: string } | { why: string; hint: string };
-
-/** The variables that say where the user's cache directory is. */
-const CACHE_VARIABLES = Deno.build.os === "windows" ? ["LOCALAPPDATA"] : ["HOME", "XDG_CACHE_HOME"];
 
 const OTHER_DEVICES = "use `device` webgpu or reference";
 
@@ -133,15 +131,6 @@ function isFile(bytes: Uint8Array, file: NativeFile): boolean {
 
 function sha256(bytes: Uint8Array): string {
   return createHash("sha256").update(bytes).digest("hex");
-}
-
-/** Our folder in the user's cache directory, which each system has elsewhere; undefined where the variables are not set. */
-function cacheDirectory(): string | undefined {
-  const named = CACHE_VARIABLES.map(environment);
-  if (Deno.build.os === "windows") return named[0] && `${named[0].replaceAll("\\", "/")}/microgpt`;
-  const [home, xdg] = named;
-  return (xdg && `${xdg}/microgpt`) ||
-    (home && `${home}/${Deno.build.os === "darwin" ? "Library/Caches" : ".cache"}/microgpt`);
 }
 
 /** The permissions that a download lacks, as the text that follows `--allow-`. */

@@ -3,7 +3,7 @@
 
 import { MicrogptError } from "../device/errors.ts";
 import type { Download } from "./download.ts";
-import { environment, granted } from "./permissions.ts";
+import { environment, granted } from "../platform/permissions.ts";
 import {
   BASE,
   type Bindings,

@@ -3,7 +3,7 @@ import type { Group, NativeMemory } from "../device/group.ts";
 import { MicrogptError } from "../device/errors.ts";
 import { checkSize, launchOf, libraryPaths, localSizeOf } from "./launcher.ts";
 import { check, openLibrary } from "./library.ts";
-import { environment, granted } from "./permissions.ts";
+import { environment, granted } from "../platform/permissions.ts";
 import { MPI } from "./symbols.ts";
 
 /** How gradients travel between ranks; bf16 halves the traffic and changes the sums a little. */

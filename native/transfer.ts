@@ -1,5 +1,5 @@
 /** Fetches a file of known size: it holds no more than its bytes, and no server can keep the caller waiting. */
-import { granted } from "./permissions.ts";
+import { granted } from "../platform/permissions.ts";
 
 /** How long and how far a transfer may go. */
 export interface TransferLimits {

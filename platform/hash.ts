@@ -1,4 +1,5 @@
 /** SHA-256 of what comes in pieces: by Node's implementation in Deno, by one of our own in a browser, whose is for whole texts. */
+import { MicrogptError } from "../device/errors.ts";
 import { builtin } from "./host.ts";
 
 /** A hash under way. */
@@ -12,6 +13,13 @@ export interface Hash {
 export function sha256(): Hash {
   const node = builtin<{ createHash(name: string): Hash }>("crypto");
   return node ? node.createHash("sha256") : new Sha256();
+}
+
+/** Begins a SHA-1, which git names its objects by. @throws {MicrogptError} in a browser */
+export function sha1(): Hash {
+  const node = builtin<{ createHash(name: string): Hash }>("crypto");
+  if (node) return node.createHash("sha1");
+  throw new MicrogptError("a browser has no SHA-1 of what comes in pieces");
 }
 
 /** The first 32 bits of the fractional parts of the nth roots of the first primes (FIPS 180-4). */

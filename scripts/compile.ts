@@ -29,6 +29,12 @@ const ONNX_RUNTIME = new Set([
   "ort-wasm-simd-threaded.wasm",
 ]);
 
+/** What Deno loads of the hub's client is two files; its package of tasks, only types. */
+const HUB_UNUSED = {
+  "@huggingface/hub": ["src", "dist/src", "dist/browser", "dist/index.js", "dist/cli.js", "dist/cli.mjs"],
+  "@huggingface/tasks": ["src", "dist"],
+};
+
 const root = fileURLToPath(new URL("..", import.meta.url));
 
 /**
@@ -87,6 +93,11 @@ async function unusedFiles(): Promise<string[]> {
     found.push(`${version}/lib`);
     for await (const { name } of Deno.readDir(`${version}/dist`)) {
       if (!ONNX_RUNTIME.has(name)) found.push(`${version}/dist/${name}`);
+    }
+  }
+  for (const [name, parts] of Object.entries(HUB_UNUSED)) {
+    for (const version of await packageVersions(name)) {
+      found.push(...parts.map((part) => `${version}/${part}`));
     }
   }
   return found;

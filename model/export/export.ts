@@ -8,6 +8,7 @@ import { readModel, saveInferenceModel } from "../files/checkpoint.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { checkOptions, type Options, type OptionValues } from "../../device/options.ts";
 import { modelKind } from "../files/any_model.ts";
+import { localModel } from "../files/hub/download.ts";
 import { sameDirectory } from "../files/directory.ts";
 import { RunLock } from "../files/lock.ts";
 import type { ExportType } from "./llama_export.ts";
@@ -57,7 +58,8 @@ export interface ExportResult {
  * console.log(file, bytes);
  * ```
  *
- * @param from directory of a model or a training checkpoint; for hf and gguf also a HuggingFace directory or a GGUF file
+ * @param from directory of a model or a training checkpoint; for hf and gguf also a HuggingFace directory or a
+ *   GGUF file, or either of the hub as `localModel` takes it
  * @param to new directory, or one that holds an earlier export
  * @param options format, precision, and the device that checks an ONNX graph
  * @returns the file with the weights, its size, and for ONNX the largest difference
@@ -73,6 +75,7 @@ export async function exportModel(
   const { format = EXPORT_OPTIONS.format.default, half = EXPORT_OPTIONS.half.default, type, ...where } =
     options;
   checkType(options);
+  from = await localModel(from);
   if (format === "hf" || format === "gguf") {
     return await exportLlama(from, to, format, type ?? (half ? "f16" : "f32"));
   }

@@ -7,6 +7,7 @@ import { checkConfig, networkOf } from "../networks.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { type ModelKind, modelKind, readAnyModel } from "./any_model.ts";
 import { readModelHeader } from "./checkpoint.ts";
+import { localModel } from "./hub/download.ts";
 import { bestDirectory, keptBestStep } from "./kept_checkpoints.ts";
 import { keptIn } from "./output_directory.ts";
 import type { TrainState } from "./train_state.ts";
@@ -49,12 +50,13 @@ export interface TrainingSummary {
 
 /**
  * Describes a model without reading its weights, whose header alone is checked.
- * @param path of a model or a training checkpoint, a HuggingFace directory or a GGUF file
+ * @param path of a model or a training checkpoint, a HuggingFace directory or a GGUF file, or either of the hub as `localModel` takes it
  * @returns the architecture, the tokenizer, the file, and the state of the run where there is one
  * @throws {MicrogptError} when a file is missing or malformed
  */
 export async function describeModel(path: string): Promise<ModelSummary> {
-  return await modelKind(path) === "microgpt" ? await describeOwn(path) : await describeForeign(path);
+  const local = await localModel(path);
+  return await modelKind(local) === "microgpt" ? await describeOwn(local) : await describeForeign(local);
 }
 
 /** Bytes of a number as the CPU computes with it. */

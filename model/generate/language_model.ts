@@ -6,6 +6,7 @@ import { readModel } from "../files/checkpoint.ts";
 import type { ModelConfig } from "../config.ts";
 import type { Device } from "../../device/device.ts";
 import { type ForeignRules, foreignRules } from "./foreign.ts";
+import { localModel } from "../files/hub/download.ts";
 import { modelKind, readAnyModel } from "../files/any_model.ts";
 import { type GenerateOptions, generateSamples, type SamplePiece, wholeSamples } from "./generation.ts";
 import type { ModelDescription } from "../files/description.ts";
@@ -28,13 +29,17 @@ import { noChatTokens } from "./prompt.ts";
  * for await (const { text } of model.generate({ numSamples: 1, prompt: "an" })) console.log(text);
  * ```
  *
- * @param path a directory that `train` or an export wrote, a HuggingFace directory of a Llama, or a GGUF file of one
+ * @param path a directory that `train` or an export wrote, a HuggingFace directory of a Llama, a GGUF file of one,
+ * or either of the hub as `localModel` takes it
  * @param options where to compute; default: cpu with all cores
  * @returns the model, to be closed
  * @throws {MicrogptError} when it does not load or the device is not there
  */
 export async function loadModel(path: string, options: DeviceOptions = {}): Promise<LanguageModel> {
-  const { description, params, tokenizer, foreign } = await readForUse(path, options.threads);
+  const { description, params, tokenizer, foreign } = await readForUse(
+    await localModel(path),
+    options.threads,
+  );
   const on = (device: Device) => new LanguageModel(description, params, tokenizer, device, foreign);
   const device = await openDevice(options, { trial: (candidate) => timeDecoding(on(candidate)) });
   try {

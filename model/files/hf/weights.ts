@@ -8,8 +8,10 @@ import { fileError, ifThere, parseObject, printable } from "../directory.ts";
 import { dtypeOf, readHeader, readTensorValues, type TensorInfo } from "../safetensors.ts";
 import { isIgnored, llamaTensors } from "./tensors.ts";
 
-const ONE_FILE = "model.safetensors";
-const INDEX = "model.safetensors.index.json";
+/** The weights, where they are in one file. */
+export const ONE_FILE = "model.safetensors";
+/** Says which file each tensor is in, where there are several. */
+export const INDEX = "model.safetensors.index.json";
 /** An index takes about 100 bytes a tensor. */
 const MAX_INDEX_BYTES = 8 << 20;
 const MAX_SHARDS = 1024;
@@ -84,7 +86,8 @@ async function readIndex(dir: string): Promise<Map<string, string> | undefined> 
   }
 }
 
-function shardsOf({ weight_map: map }: Record<string, unknown>, path: string): Map<string, string> {
+/** The file of each tensor, by a parsed index. */
+export function shardsOf({ weight_map: map }: Record<string, unknown>, path: string): Map<string, string> {
   if (typeof map !== "object" || map === null || Array.isArray(map)) {
     throw new MicrogptError(`${path}: there is no weight_map`);
   }
