@@ -1,6 +1,6 @@
 /**
  * The tokenizer in plain JavaScript, for where the native library cannot be had: it loads, encodes and decodes, with
- * the same ids, but cannot train. The npm package merges the pieces of a word; splitting and special tokens are handled
+ * the same ids (bpe_trainer.ts trains it). The npm package merges the pieces of a word; splitting and special tokens are handled
  * here, because the package takes special-token text for the token, and JavaScript's `\s` is not Unicode's.
  */
 
@@ -37,6 +37,11 @@ function words(parts: string): RegExp {
   const unicode = (part: string) =>
     part.replaceAll(String.raw`[^\s`, `[^${SPACE}`).replaceAll(String.raw`\s`, `[${SPACE}]`);
   return new RegExp(unicode(parts) + `|[${SPACE}]+(?![^${SPACE}])|[${SPACE}]+`, "gu");
+}
+
+/** The words of a text, which are all of it. */
+export function* wordsOf(text: string, split: SplitName): Generator<string> {
+  for (const [word] of text.matchAll(WORDS[split])) yield word;
 }
 
 /** A tokenizer without the native library. */
@@ -145,7 +150,7 @@ function wordByWord(
     return mergeWord(chars).map((token) => vocab.get(token)!);
   };
   return function* (text) {
-    for (const [word] of text.matchAll(WORDS[split])) {
+    for (const word of wordsOf(text, split)) {
       let tokens = known.get(word);
       if (tokens === undefined) {
         if (known.size === MAX_KNOWN) known.clear();

@@ -63,7 +63,7 @@ export interface AutoChoice {
  */
 export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice = {}): Promise<Device> {
   checkOptions(DEVICE_OPTIONS, options);
-  const { device = DEVICE_OPTIONS.device.default, dtype, threads, adapter } = options;
+  const { device = defaultDevice(), dtype, threads, adapter } = options;
   if (adapter !== undefined && device !== "webgpu" && device !== "metal") {
     throw new MicrogptError(`\`adapter\` chooses a GPU, \`device\` is ${device}`, {
       hint: `use \`device\` ${os === "darwin" ? "metal" : "webgpu"}`,
@@ -74,6 +74,12 @@ export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice
     case "auto":
       return await openBefore(options, choice) ?? await openFaster(options, choice.trial);
     case "cpu": {
+      if (os === "browser") {
+        throw new MicrogptError("`device` cpu is a native library, which a browser cannot load", {
+          hint: "use `device` webgpu, or auto",
+          usage: true,
+        });
+      }
       await ensureNativeLibrary();
       const { openCpuDevice } = await import("../native/device.ts");
       return openCpuDevice({ dtype: dtype ?? "f32", ...(threads === undefined ? {} : { threads }) });
@@ -96,14 +102,20 @@ export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice
   }
 }
 
+/** A browser has no `cpu`: it takes what there is. */
+function defaultDevice(): DeviceName {
+  return os === "browser" ? "auto" : DEVICE_OPTIONS.device.default;
+}
+
 /**
  * The devices that `auto` chooses from: the GPU where there is a real one, or where only it can compute in the dtype,
- * and the CPU.
+ * and the CPU. In a browser the GPU, and the reference device where there is none.
  */
 async function candidates(dtype: Dtype | undefined): Promise<DeviceName[]> {
   const gpuName = os === "darwin" ? "metal" : "webgpu";
   if (dtype && dtype !== "f32") return [gpuName];
   const adapter = await navigator.gpu?.requestAdapter();
+  if (os === "browser") return [adapter ? gpuName : "reference"];
   return adapter && !adapter.info.isFallbackAdapter ? [gpuName, "cpu"] : ["cpu"];
 }
 
@@ -167,11 +179,11 @@ async function openGpu(dtype: Dtype, adapter = 0): Promise<Device> {
 }
 
 /**
- * Trains a tokenizer on documents. Needs the native library.
+ * Trains a tokenizer on documents: natively, or in JavaScript where the native library may not be loaded or is missing.
  * @param options.vocabSize most tokens it may have
  * @param options.chat with the special tokens of a chat
  * @param options.threads as in `DeviceOptions`
- * @throws {MicrogptError} when the vocabulary is smaller than the alphabet, or the library is not there
+ * @throws {MicrogptError} when the vocabulary is smaller than the alphabet
  */
 export async function trainTokenizer(
   documents: string[],
@@ -179,7 +191,10 @@ export async function trainTokenizer(
 ): Promise<Tokenizer> {
   checkVocabSize(options.vocabSize, options.chat);
   checkOptions(DEVICE_OPTIONS, { threads: options.threads });
-  await ensureNativeLibrary();
+  if (!await ensureNativeLibrary()) {
+    const { trainTokenizerJson } = await import("../data/bpe_trainer.ts");
+    return await openTokenizer(trainTokenizerJson(documents, options));
+  }
   const { NativeTokenizer, setTokenizerThreads } = await import("../native/tokenizer.ts");
   if (options.threads !== undefined) setTokenizerThreads(options.threads);
   return NativeTokenizer.train(documents, options);
@@ -224,6 +239,7 @@ export async function openGroup(
   reduceDtype: "f32" | "bf16" = "f32",
 ): Promise<Group | undefined> {
   if (distributed === "none") {
+    if (os === "browser") return undefined;
     const { checkAlone, launchOf } = await import("../native/launcher.ts");
     const { environment } = await import("../platform/permissions.ts");
     checkAlone(launchOf(environment));
@@ -242,6 +258,7 @@ export async function openGroup(
 
 /** Looks for the native library, and downloads it for a module imported by URL. @returns whether there is one */
 async function ensureNativeLibrary(): Promise<boolean> {
+  if (os === "browser") return false;
   const { ensureLibrary } = await import("../native/library.ts");
   return await ensureLibrary();
 }

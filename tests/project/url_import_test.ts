@@ -143,9 +143,14 @@ Deno.test("imported by URL, with the fewest permissions", async (t) => {
     );
     assert.match(message, /--allow-net=127\.0\.0\.1:\d+ .*--allow-write.* use `device` webgpu or reference$/);
   });
-  await t.step("a new tokenizer needs the native library, and says so", async () => {
+  await t.step("training on the cpu needs the native library, and says so", async () => {
     const message = await user.run(TRAIN, ["--allow-read=.", "--allow-write=."]);
     assert.match(message, /^error: there is no native library: .*\nhint: run Deno with /);
+  });
+  await t.step("trains on the reference device without the native library, tokenizer and all", async () => {
+    const program = TRAIN.replace("{", '{ device: "reference",');
+    const permissions = [`--allow-read=.,${DENO_DIR}/npm`, "--allow-write=."];
+    assert.equal(await user.run(program, permissions), "step 1\nstep 2\nstep 3");
   });
   await t.step("a tampered library is refused and not kept", async () => {
     server.answers = ["tampered"];
