@@ -15,6 +15,7 @@ import type { AdamState, Device, Dtype, PackedDocuments } from "../device/device
 import { type GptConfig, gptNetwork } from "../model/gpt.ts";
 import { flatTensor } from "../model/parameters.ts";
 import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
+import { median, readBatches } from "./documents_file.ts";
 import { printProfile, type Profile, profiled } from "./profile.ts";
 
 const { values: flags } = parseArgs({
@@ -53,31 +54,6 @@ const config: GptConfig = {
   n_layer: settings.nLayer,
   block_size: settings.blockSize,
 };
-
-/** Reads a documents file into the batches of consecutive steps. */
-function readBatches(path: string, batchSize: number, blockSize: number): PackedDocuments[] {
-  const words = new Uint32Array(Deno.readFileSync(path).buffer);
-  const count = words[0]!;
-  const offsets = words.subarray(1, count + 2);
-  const ids = words.subarray(count + 2);
-  const batches: PackedDocuments[] = [];
-  for (let first = 0; first + batchSize <= count; first += batchSize) {
-    const documents = Array.from(
-      { length: batchSize },
-      (_, i) => ids.subarray(offsets[first + i]!, offsets[first + i + 1]!).subarray(0, blockSize + 1),
-    );
-    const starts = new Uint32Array(batchSize + 1);
-    documents.forEach((document, i) => starts[i + 1] = starts[i]! + document.length - 1);
-    const tokens = new Uint32Array(starts[batchSize]!);
-    const targets = new Uint32Array(starts[batchSize]!);
-    documents.forEach((document, i) => {
-      tokens.set(document.subarray(0, -1), starts[i]);
-      targets.set(document.subarray(1), starts[i]);
-    });
-    batches.push({ tokens, targets, starts });
-  }
-  return batches;
-}
 
 /** Our side: a model with fresh weights that trains on one batch after another. */
 class Trainer {
@@ -201,11 +177,6 @@ async function* lines(stream: ReadableStream<Uint8Array<ArrayBuffer>>): AsyncGen
     rest = parts.pop()!;
     yield* parts;
   }
-}
-
-function median(values: number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[sorted.length >> 1]!;
 }
 
 /** The most memory this process has held, in MB; where the system tells. */

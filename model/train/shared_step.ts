@@ -1,12 +1,16 @@
 /** The part of a step that ranks share: gradients of this rank's micro-batches, added up in a tree and over all ranks. */
 import type { Batch, Device, Tensor } from "../../device/device.ts";
 import type { Activations, Network, Weights } from "../network.ts";
+import { dealtBatches } from "./dealing.ts";
 import { gradientBuffers, GradientSum, ownMicroBatches, sumOverRanks } from "./gradient_sum.ts";
 import type { Ranks } from "./ranks.ts";
 import type { TrainingData } from "./trainer.ts";
 
 /** Elements behind the gradients; the first is their loss, which is added up with them. Keeps the alignment of blocks. */
 const TAIL = 128;
+
+/** A document of so many widths of the network costs as much in attention as in everything else, about. */
+const ATTENTION_WIDTHS = 6;
 
 /** Lengths of the buffers of gradients that a rank needs. */
 export function sharedBuffers({ group }: Ranks, gradAccum: number, length: number): number[] {
@@ -59,12 +63,14 @@ export class SharedStep {
   ): Promise<number> {
     const started = performance.now();
     const { device, network, ranks: { group } } = this;
-    const { first, count } = ownMicroBatches(group, gradAccum);
-    const numbers = Array.from({ length: count }, (_, i) => step * gradAccum + first + i);
-    const own = numbers.reduce((sum, number) => sum + data.batch(number).targets.length, 0);
-    const [tokens] = group.total([own]);
-    for (const number of numbers) {
-      device.loadBatch(batch, data.batch(number));
+    const own = dealtBatches(
+      { microBatches: gradAccum, ...ownMicroBatches(group, gradAccum) },
+      (i) => data.batch(step * gradAccum + i),
+      (length) => length * (1 + length / (ATTENTION_WIDTHS * network.config.n_embd)),
+    );
+    const [tokens] = group.total([own.reduce((sum, { targets }) => sum + targets.length, 0)]);
+    for (const documents of own) {
+      device.loadBatch(batch, documents);
       const { gradients, loss } = this.#views[this.#sum.next]!;
       network.forwardBackward(
         device,

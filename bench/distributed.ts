@@ -1,0 +1,165 @@
+/**
+ * Training on two processes of one thread each against one process with two threads, and against PyTorch's DDP over gloo,
+ * on the same documents, in rounds that alternate.
+ *
+ *     deno run -A bench/distributed.ts --tokens medium.bin --preset chat-medium --python python3
+ *
+ * The documents file is that of bench/documents.ts. Each measurement is a launch of its own, so that nobody waits and spins
+ * while another one is measured; its first steps are not counted.
+ */
+import { parseArgs } from "node:util";
+import { fileURLToPath } from "node:url";
+import { openDevice } from "../model/devices.ts";
+import { networkKind, networkOf } from "../model/networks.ts";
+import { emptyState } from "../model/optimizer_state.ts";
+import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
+import { openRanks } from "../model/train/ranks.ts";
+import { type Recipe, Trainer } from "../model/train/trainer.ts";
+import { median, readBatches } from "./documents_file.ts";
+
+const { values: flags } = parseArgs({
+  options: {
+    /** of `microgpt train`, or `defaults` */
+    preset: { type: "string", default: "defaults" },
+    tokens: { type: "string" },
+    ranks: { type: "string", default: "2" },
+    /** micro-batches a step */
+    accum: { type: "string", default: "4" },
+    /** timed, after two that are not */
+    steps: { type: "string", default: "8" },
+    rounds: { type: "string", default: "5" },
+    /** launchers, with a comma between two */
+    mpirun: { type: "string", default: "mpirun.openmpi,mpirun.mpich" },
+    /** interpreter with torch; without it only ours is measured */
+    python: { type: "string" },
+    /** steps of PyTorch */
+    "python-steps": { type: "string", default: "3" },
+    /** one process of a measurement: `alone` with a thread for each rank, or `shared` with one */
+    as: { type: "string" },
+  },
+});
+if (flags.tokens === undefined) throw new Error("--tokens is needed: a documents file");
+const settings = {
+  ...DEFAULTS,
+  ...(flags.preset === "defaults" ? {} : PRESETS[flags.preset as PresetName]),
+};
+const config = networkKind(settings.arch).configOf(settings, settings.vocabSize);
+const WARMUP = 2;
+
+/** What a measurement prints. */
+interface Measured {
+  tokens: number;
+  seconds: number;
+  loss: number;
+}
+
+/** Trains as `microgpt train` does, with the same trainer. */
+async function train(): Promise<void> {
+  const shared = flags.as === "shared";
+  const ranks = await openRanks(shared ? { distributed: "mpi" } : {});
+  const device = await openDevice({ device: "cpu", threads: shared ? 1 : Number(flags.ranks) });
+  const batches = readBatches(flags.tokens!, settings.batchSize, settings.blockSize);
+  const totalSteps = WARMUP + Number(flags.steps);
+  const recipe: Recipe = {
+    ...settings,
+    totalSteps,
+    gradAccum: Number(flags.accum),
+    evalEvery: 0,
+  };
+  const data = {
+    maxTokens: Math.max(...batches.map(({ tokens }) => tokens.length)),
+    maxDocuments: settings.batchSize,
+    batch: (number: number) => batches[number % batches.length]!,
+    validation: () => [],
+    validationBytes: 0,
+  };
+  const trainer = new Trainer(device, config, data, recipe, false, ranks);
+  const network = networkOf(config);
+  const state = {
+    step: 0,
+    adamStep: 0,
+    params: network.initialParameters(settings.seed),
+    optimizer: emptyState(network.layout),
+  };
+  trainer.load(state);
+  const measured: Measured = { tokens: 0, seconds: 0, loss: NaN };
+  let started = performance.now();
+  for await (const event of trainer.run(totalSteps, { lastGood: () => Promise.resolve(state) })) {
+    if (event.type !== "step") continue;
+    if (event.step === WARMUP) started = performance.now();
+    else if (event.step > WARMUP) measured.tokens += event.tokens;
+    measured.loss = event.loss;
+  }
+  measured.seconds = (performance.now() - started) / 1000;
+  device.destroy();
+  ranks?.group.close();
+  if (ranks?.isFirst !== false) console.log(JSON.stringify(measured));
+  Deno.exit(0);
+}
+
+/** Tokens a second of a program that prints what it measured. */
+async function measure(program: string, args: string[]): Promise<number> {
+  const { code, stdout, stderr } = await new Deno.Command(program, {
+    args,
+    env: {
+      OMP_NUM_THREADS: "1",
+      OMPI_ALLOW_RUN_AS_ROOT: "1",
+      OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1",
+    },
+  }).output();
+  const text = new TextDecoder();
+  if (code !== 0) throw new Error(`${program} ${args.join(" ")}\n${text.decode(stderr)}`);
+  const { tokens, seconds } = JSON.parse(text.decode(stdout).trim().split("\n").at(-1)!) as Measured;
+  return tokens / seconds;
+}
+
+function ours(as: string): string[] {
+  const given = ["tokens", "preset", "ranks", "accum", "steps"] as const;
+  return [
+    ...["run", "-A", "--quiet", fileURLToPath(import.meta.url), "--as", as],
+    ...given.flatMap((name) => [`--${name}`, flags[name]!]),
+  ];
+}
+
+function pytorch(): string[] {
+  const options = {
+    "--n-embd": settings.nEmbd,
+    "--n-head": settings.nHead,
+    "--n-layer": settings.nLayer,
+    "--block-size": settings.blockSize,
+    "--vocab-size": settings.vocabSize,
+    "--batch-size": settings.batchSize,
+    "--accum": flags.accum,
+    "--steps": flags["python-steps"],
+  };
+  return [
+    ...["-m", "torch.distributed.run", "--nproc-per-node", flags.ranks, "--standalone"],
+    ...[fileURLToPath(new URL("pytorch_ddp.py", import.meta.url)), "--tokens", flags.tokens!],
+    ...Object.entries(options).flatMap(([flag, value]) => [flag, String(value)]),
+  ];
+}
+
+async function compare(): Promise<void> {
+  const kinds: [name: string, program: string, args: string[]][] = [
+    ["one process", Deno.execPath(), ours("alone")],
+    ...flags.mpirun.split(",").map((mpirun): [string, string, string[]] => {
+      return [mpirun, mpirun, ["-n", flags.ranks, Deno.execPath(), ...ours("shared")]];
+    }),
+  ];
+  if (flags.python !== undefined) kinds.push(["PyTorch DDP", flags.python, pytorch()]);
+  const rates = kinds.map((): number[] => []);
+  for (let round = 0; round < Number(flags.rounds); round++) {
+    for (const [i, [, program, args]] of kinds.entries()) rates[i]!.push(await measure(program, args));
+    console.log(kinds.map(([name], i) => `${name} ${rates[i]!.at(-1)!.toFixed(0)} tok/s`).join(" | "));
+  }
+  for (const [i, [name]] of kinds.entries()) {
+    const ratios = rates[i]!.map((rate, round) => rate / rates[0]![round]!);
+    console.log(
+      `${name}: median ${median(rates[i]!).toFixed(0)} tok/s, ` +
+        `median ratio to one process ${median(ratios).toFixed(3)}`,
+    );
+  }
+}
+
+if (flags.as === undefined) await compare();
+else await train();
