@@ -2,7 +2,7 @@
 
 import { MicrogptError } from "../device/errors.ts";
 import type { Message } from "./chat.ts";
-import { SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
+import { type EncodedDocuments, SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
 
 /** Documents end to end. Document d is ids[offsets[d] … offsets[d+1]). */
 export interface TokenDocuments {
@@ -14,17 +14,21 @@ export interface TokenDocuments {
 /**
  * Text documents as tokens: `[<bos>, …tokens…, <bos>]`.
  * @param documents any text; special-token text in it stays text
+ * @param encoded them, where they are encoded already
  * @throws {MicrogptError} when the tokenizer has no `<bos>`
  */
-export function encodeText(documents: string[], tokenizer: Tokenizer): TokenDocuments {
+export function encodeText(
+  documents: string[],
+  tokenizer: Tokenizer,
+  encoded: EncodedDocuments = tokenizer.encode(documents),
+): TokenDocuments {
   const bos = specialId(tokenizer, SPECIAL_TOKENS.bos);
-  const encoded = tokenizer.encode(documents);
   const ids = new Uint32Array(encoded.ids.length + 2 * documents.length);
   const offsets = new Uint32Array(documents.length + 1);
   let at = 0;
   for (let d = 0; d < documents.length; d++) {
     ids[at++] = bos;
-    for (let i = encoded.offsets[d]!; i < encoded.offsets[d + 1]!; i++) ids[at++] = encoded.ids[i]!;
+    at = copyIds(encoded, d, ids, at);
     ids[at++] = bos;
     offsets[d + 1] = at;
   }
@@ -33,9 +37,16 @@ export function encodeText(documents: string[], tokenizer: Tokenizer): TokenDocu
 
 /**
  * Conversations as tokens: `[<bos>, (<user>|<assistant>), …tokens…, <end_turn>, …, <bos>]`.
+ * @param encoded their messages in order, where they are encoded already
  * @throws {MicrogptError} when the tokenizer has no chat tokens
  */
-export function encodeChat(conversations: Message[][], tokenizer: Tokenizer): TokenDocuments {
+export function encodeChat(
+  conversations: Message[][],
+  tokenizer: Tokenizer,
+  encoded: EncodedDocuments = tokenizer.encode(
+    conversations.flatMap((messages) => messages.map(({ content }) => content)),
+  ),
+): TokenDocuments {
   const bos = specialId(tokenizer, SPECIAL_TOKENS.bos);
   const endTurn = specialId(tokenizer, SPECIAL_TOKENS.endTurn);
   const role = {
@@ -45,9 +56,8 @@ export function encodeChat(conversations: Message[][], tokenizer: Tokenizer): To
       return specialId(tokenizer, "<system>");
     },
   };
-  const contents = conversations.flatMap((messages) => messages.map((message) => message.content));
-  const encoded = tokenizer.encode(contents);
-  const ids = new Uint32Array(encoded.ids.length + 2 * contents.length + 2 * conversations.length);
+  const messages = encoded.offsets.length - 1;
+  const ids = new Uint32Array(encoded.ids.length + 2 * messages + 2 * conversations.length);
   const offsets = new Uint32Array(conversations.length + 1);
   let at = 0;
   let turn = 0;
@@ -55,7 +65,7 @@ export function encodeChat(conversations: Message[][], tokenizer: Tokenizer): To
     ids[at++] = bos;
     for (const message of messages) {
       ids[at++] = role[message.role];
-      for (let i = encoded.offsets[turn]!; i < encoded.offsets[turn + 1]!; i++) ids[at++] = encoded.ids[i]!;
+      at = copyIds(encoded, turn, ids, at);
       ids[at++] = endTurn;
       turn++;
     }
@@ -63,6 +73,14 @@ export function encodeChat(conversations: Message[][], tokenizer: Tokenizer): To
     offsets[d + 1] = at;
   });
   return { ids, offsets };
+}
+
+/** Copies the ids of text `t` to `ids` from `at` on. @returns where they end */
+function copyIds(encoded: EncodedDocuments, t: number, ids: Uint32Array, at: number): number {
+  const [start, end] = [encoded.offsets[t]!, encoded.offsets[t + 1]!];
+  if (end - start > 64) ids.set(encoded.ids.subarray(start, end), at);
+  else for (let i = start; i < end; i++) ids[at + i - start] = encoded.ids[i]!;
+  return at + end - start;
 }
 
 /** Documents that all fit, and what it took to make them fit. */

@@ -103,6 +103,11 @@ export class HfTokenizer implements Tokenizer {
     return { ids: ids.slice(0, count), offsets };
   }
 
+  // deno-lint-ignore require-await
+  async encodeInBackground(documents: readonly string[]): Promise<EncodedDocuments> {
+    return this.encode(documents);
+  }
+
   encodeOne(text: string): Uint32Array<ArrayBuffer> {
     return this.encode([text]).ids;
   }

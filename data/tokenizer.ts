@@ -31,6 +31,9 @@ export interface Tokenizer {
    */
   encode(documents: readonly string[]): EncodedDocuments;
 
+  /** The same as `encode`; where the native library does it, the program goes on meanwhile. */
+  encodeInBackground(documents: readonly string[]): Promise<EncodedDocuments>;
+
   /** Encodes one text. */
   encodeOne(text: string): Uint32Array<ArrayBuffer>;
 
@@ -55,6 +58,19 @@ export interface Tokenizer {
 
   /** The tokenizer as the exact text of its `tokenizer.json`. */
   toJSON(): string;
+}
+
+/** Makes a new tokenizer of a corpus, a part at a time. Memory grows with the number of different words. */
+export interface WordCounter {
+  /** Counts the words of some more documents; wait for it before the next. */
+  add(documents: readonly string[]): Promise<void>;
+  /**
+   * Trains on what was counted. The same documents give the same `tokenizer.json`, byte for byte, whatever parts they
+   * came in. Call it once.
+   */
+  train(): Tokenizer;
+  /** frees the counts */
+  close(): void;
 }
 
 /** The text of a stream of tokens, in whole characters: one split across tokens is held back until it is complete. */

@@ -53,6 +53,19 @@ export function openLibrary<const S extends Signatures>(signatures: S): Symbols<
   return open(base.path, bindings(signatures, "i32")).symbols;
 }
 
+/**
+ * Opens exports that wait, to be called on a thread of their own: the program goes on meanwhile. Their messages stay on that
+ * thread, so only exports that never fail are called so.
+ */
+export function openWaiting<const S extends Signatures>(signatures: S) {
+  base ??= openBase(findLibrary());
+  const bound = Object.entries(bindings(signatures, "i32")).map(([name, { parameters, result }]) => {
+    return [name, { parameters, result, nonblocking: true }];
+  });
+  type Waiting = { [Name in keyof S]: Bindings<S, "i32">[Name] & { nonblocking: true } };
+  return open(base.path, Object.fromEntries(bound) as Waiting).symbols;
+}
+
 /** The file that openLibrary() opened; undefined before that. */
 export function openedLibrary(): string | undefined {
   return base?.path;

@@ -78,14 +78,18 @@ export const DEVICE = {
 /** The tokenizer (native/src/tokenizer/exports.rs, native/src/threads.rs). All return a status. */
 export const TOKENIZER = {
   mg_set_threads: "count: u32",
-  mg_tokenizer_train: "text: u8[], offsets: u32[], vocab_size: u32, chat: u32, result: u32[]",
+  mg_words_open: "handle: u32[]",
+  mg_words_count: "handle: u32, text: u8[], offsets: u32[], job: u32[]",
+  mg_words_train: "handle: u32, vocab_size: u32, chat: u32, result: u32[]",
   mg_tokenizer_json: "handle: u32, json: u8[]",
   mg_tokenizer_load: `names: u8[], offsets: u32[], ids: u32[], merges: u32[], split: u32, ignore_merges: u32,
     handle: u32[]`,
   mg_tokenizer_load_whole: "json: u8[], handle: u32[]",
   mg_tokenizer_free: "handle: u32",
-  mg_tokenizer_encode: "handle: u32, text: u8[], offsets: u32[], result: u32[]",
+  mg_tokenizer_encode: "handle: u32, text: u8[], offsets: u32[], job: u32[]",
   mg_tokenizer_encoding: "handle: u32, ids: u32[], offsets: u32[]",
+  mg_job_wait: "job: u32",
+  mg_job_end: "job: u32, result: u32[]",
 } as const;
 
 /** Other processes of a launch, through an MPI library (native/src/mpi/). All return a status. */

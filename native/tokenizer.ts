@@ -3,15 +3,26 @@
 import { type AddedToken, AddedTokens } from "../data/added_tokens.ts";
 import { tokenTable } from "../data/byte_level.ts";
 import { SPLITS } from "../data/splits.ts";
-import { checkVocabSize, type EncodedDocuments, type Tokenizer, type TokenTable } from "../data/tokenizer.ts";
+import {
+  checkVocabSize,
+  type EncodedDocuments,
+  type Tokenizer,
+  type TokenTable,
+  type WordCounter,
+} from "../data/tokenizer.ts";
 import { normalized, parseTokenizerJson, type TokenizerFile } from "../data/tokenizer_json.ts";
 import { MicrogptError } from "../device/errors.ts";
-import { check, openLibrary } from "./library.ts";
+import { check, openLibrary, openWaiting } from "./library.ts";
 import { TOKENIZER } from "./symbols.ts";
 
 let symbols: ReturnType<typeof openSymbols> | undefined;
 const openSymbols = () => openLibrary(TOKENIZER);
 const native = () => symbols ??= openSymbols();
+
+let waiting: ReturnType<typeof openWaits> | undefined;
+const openWaits = () => openWaiting({ mg_job_wait: TOKENIZER.mg_job_wait });
+/** Returns when a job is done, and lets other things happen meanwhile. */
+const jobDone = async (job: number) => check(await (waiting ??= openWaits()).mg_job_wait(job));
 
 /** Frees what was dropped without `close`. */
 const forgotten = new FinalizationRegistry<number>((handle) => check(native().mg_tokenizer_free(handle)));
@@ -56,26 +67,12 @@ export class NativeTokenizer implements Tokenizer, Disposable {
    * @param documents the corpus; it is trained on as if joined with newlines
    * @throws {MicrogptError} when the vocabulary is smaller than the alphabet, or there is no native library
    */
-  static train(
-    documents: readonly string[],
-    { vocabSize, chat = false }: TokenizerTraining,
-  ): NativeTokenizer {
+  static train(documents: readonly string[], training: TokenizerTraining): NativeTokenizer {
+    const { vocabSize, chat = false } = training;
     checkVocabSize(vocabSize, chat);
-    const { text, offsets } = pack(documents);
-    const result = new Uint32Array(2);
-    const lib = native();
-    // deno-fmt-ignore
-    check(lib.mg_tokenizer_train(
-      text, text.length, offsets, offsets.length, vocabSize, Number(chat), result, result.length,
-    ));
-    const [file, bytes] = [result[0]!, result[1]!];
-    try {
-      const json = new Uint8Array(bytes);
-      check(lib.mg_tokenizer_json(file, json, json.length));
-      return NativeTokenizer.fromJson(new TextDecoder().decode(json));
-    } finally {
-      check(lib.mg_tokenizer_free(file));
-    }
+    using words = new NativeWordCounter(training);
+    words.addAtOnce(documents);
+    return words.train();
   }
 
   /**
@@ -95,22 +92,34 @@ export class NativeTokenizer implements Tokenizer, Disposable {
     return this.#added.encode(normalized(documents, this.#file), (texts) => this.#encode(texts));
   }
 
+  async encodeInBackground(documents: readonly string[]): Promise<EncodedDocuments> {
+    if (this.#file.added.length > 0) return this.encode(documents);
+    const { job, offsets } = this.#begin(normalized(documents, this.#file));
+    await jobDone(job);
+    return encodingOf(job, offsets);
+  }
+
   #encode(documents: readonly string[]): EncodedDocuments {
+    const { job, offsets } = this.#begin(documents);
+    return encodingOf(job, offsets);
+  }
+
+  /** @returns the job that encodes, and an array for its offsets */
+  #begin(documents: readonly string[]) {
     const { text, offsets } = pack(documents);
-    const result = new Uint32Array(2);
-    const lib = native();
-    // deno-fmt-ignore
-    check(lib.mg_tokenizer_encode(
-      this.#open(), text, text.length, offsets, offsets.length, result, result.length,
-    ));
-    const [encoding, count] = [result[0]!, result[1]!];
-    try {
-      const ids = new Uint32Array(count);
-      check(lib.mg_tokenizer_encoding(encoding, ids, ids.length, offsets, offsets.length));
-      return { ids, offsets };
-    } finally {
-      check(lib.mg_tokenizer_free(encoding));
-    }
+    const job = new Uint32Array(1);
+    check(
+      native().mg_tokenizer_encode(
+        this.#open(),
+        text,
+        text.length,
+        offsets,
+        offsets.length,
+        job,
+        job.length,
+      ),
+    );
+    return { job: job[0]!, offsets };
   }
 
   encodeOne(text: string): Uint32Array<ArrayBuffer> {
@@ -151,6 +160,86 @@ export class NativeTokenizer implements Tokenizer, Disposable {
 
   #open(): number {
     if (this.#handle === undefined) throw new Error("the tokenizer is closed");
+    return this.#handle;
+  }
+}
+
+/** Takes an encoding that a job has made. */
+function encodingOf(job: number, offsets: Uint32Array<ArrayBuffer>): EncodedDocuments {
+  const lib = native();
+  const result = new Uint32Array(2);
+  check(lib.mg_job_end(job, result, result.length));
+  const [encoding, count] = [result[0]!, result[1]!];
+  try {
+    const ids = new Uint32Array(count);
+    check(lib.mg_tokenizer_encoding(encoding, ids, ids.length, offsets, offsets.length));
+    return { ids, offsets };
+  } finally {
+    check(lib.mg_tokenizer_free(encoding));
+  }
+}
+
+/** Counts the words of a corpus of any size, and trains a tokenizer on them. */
+export class NativeWordCounter implements WordCounter, Disposable {
+  readonly #training: TokenizerTraining;
+  #handle: number | undefined;
+
+  /** @throws {MicrogptError} when the vocabulary is smaller than the alphabet, or there is no native library */
+  constructor(training: TokenizerTraining) {
+    checkVocabSize(training.vocabSize, training.chat === true);
+    this.#training = training;
+    const handle = new Uint32Array(1);
+    check(native().mg_words_open(handle, handle.length));
+    this.#handle = handle[0]!;
+  }
+
+  async add(documents: readonly string[]): Promise<void> {
+    const job = this.#begin(documents);
+    await jobDone(job);
+    check(native().mg_job_end(job, new Uint32Array(2), 2));
+  }
+
+  /** The same, and nothing else happens meanwhile. */
+  addAtOnce(documents: readonly string[]): void {
+    check(native().mg_job_end(this.#begin(documents), new Uint32Array(2), 2));
+  }
+
+  #begin(documents: readonly string[]): number {
+    const { text, offsets } = pack(documents);
+    const job = new Uint32Array(1);
+    check(
+      native().mg_words_count(this.#open(), text, text.length, offsets, offsets.length, job, job.length),
+    );
+    return job[0]!;
+  }
+
+  train(): NativeTokenizer {
+    const { vocabSize, chat = false } = this.#training;
+    const lib = native();
+    const result = new Uint32Array(2);
+    check(lib.mg_words_train(this.#open(), vocabSize, Number(chat), result, result.length));
+    const [file, bytes] = [result[0]!, result[1]!];
+    try {
+      const json = new Uint8Array(bytes);
+      check(lib.mg_tokenizer_json(file, json, json.length));
+      return NativeTokenizer.fromJson(new TextDecoder().decode(json));
+    } finally {
+      check(lib.mg_tokenizer_free(file));
+    }
+  }
+
+  /** Frees the counts. A second call does nothing. */
+  close(): void {
+    if (this.#handle !== undefined) check(native().mg_tokenizer_free(this.#handle));
+    this.#handle = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #open(): number {
+    if (this.#handle === undefined) throw new Error("the word counter is closed");
     return this.#handle;
   }
 }

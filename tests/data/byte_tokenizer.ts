@@ -8,6 +8,9 @@ export function byteTokenizer(special: string[]): Tokenizer {
   const tokenBytes = (id: number) => id < first ? new Uint8Array(0) : Uint8Array.of(id - first);
   return {
     vocabSize: first + 256,
+    encodeInBackground(documents) {
+      return Promise.resolve(this.encode(documents));
+    },
     id: (token) => special.includes(token) ? special.indexOf(token) : undefined,
     encodeOne,
     encode(documents) {

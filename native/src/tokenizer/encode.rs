@@ -1,14 +1,16 @@
 //! Encodes documents in parallel.
 
-use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::PoisonError;
 
+use ahash::AHashMap;
+use compact_str::CompactString;
 use rayon::prelude::*;
 use tokenizers::Model;
 
 use super::{Documents, Tokenizer, bytes, split};
 
-/// A thread gets at least this many bytes at a time, so that its word cache pays off.
+/// A thread gets at least this many bytes at a time, so that handing them out does not count.
 const MIN_GROUP: usize = 1 << 16;
 
 /// The ids of all documents end to end, and the start of each ([documents + 1]).
@@ -48,8 +50,8 @@ fn encode_group(
     group: Range<usize>,
 ) -> Result<Encoding, String> {
     let mut part = Encoding { ids: Vec::new(), offsets: Vec::with_capacity(group.len()) };
-    let (model, split) = match tokenizer {
-        Tokenizer::Words { model, split } => (model, *split),
+    let (model, split, known) = match tokenizer {
+        Tokenizer::Words { model, split, known } => (model, *split, known),
         Tokenizer::Whole(whole) => {
             for d in group {
                 let encoding =
@@ -60,32 +62,64 @@ fn encode_group(
             return Ok(part);
         }
     };
-    // A word that was met before is copied from where it was written first.
-    let mut first: HashMap<&str, (u32, u32)> = HashMap::new();
+    let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut cache = lock().pop().unwrap_or_default();
     let mut chars = String::new();
     for d in group {
         for word in split::words(documents.get(d), split) {
-            if let Some(&(start, end)) = first.get(word) {
-                part.ids.extend_from_within(start as usize..end as usize);
+            if let Some(ids) = cache.get(word) {
+                part.ids.extend_from_slice(ids);
                 continue;
             }
             chars.clear();
             bytes::append_chars(&mut chars, word);
-            let start = part.ids.len() as u32;
+            let start = part.ids.len();
             let tokens = model.tokenize(&chars).map_err(|error| error.to_string())?;
             part.ids.extend(tokens.iter().map(|token| token.id));
-            first.insert(word, (start, part.ids.len() as u32));
+            cache.insert(word, &part.ids[start..]);
         }
         part.offsets.push(part.ids.len() as u32);
     }
+    lock().push(cache);
     Ok(part)
+}
+
+/// Words that are remembered; a text has many of a few, and longer ones hardly come again.
+const MAX_KNOWN: usize = 1 << 18;
+const MAX_KNOWN_BYTES: usize = 64;
+
+/// The ids of words that were met before. Each thread that encodes takes one of the tokenizer's, and puts it back.
+#[derive(Default)]
+pub struct WordCache {
+    /// where the ids of a word are: start and length
+    places: AHashMap<CompactString, (u32, u32)>,
+    ids: Vec<u32>,
+}
+
+impl WordCache {
+    fn get(&self, word: &str) -> Option<&[u32]> {
+        let &(start, len) = self.places.get(word)?;
+        Some(&self.ids[start as usize..(start + len) as usize])
+    }
+
+    fn insert(&mut self, word: &str, ids: &[u32]) {
+        if word.len() > MAX_KNOWN_BYTES {
+            return;
+        }
+        if self.places.len() == MAX_KNOWN {
+            self.places.clear();
+            self.ids.clear();
+        }
+        self.places.insert(word.into(), (self.ids.len() as u32, ids.len() as u32));
+        self.ids.extend_from_slice(ids);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tokenizer::load::{load, load_json};
-    use crate::tokenizer::{Split, train};
+    use crate::tokenizer::{Split, train::train};
 
     const TEXT: &str = "the cat, the hat <bos> naïve 🙂\r\n\u{0}\u{7f} it's 2024";
 

@@ -1,7 +1,9 @@
 //! The tokenizer's side of the boundary. Results whose size the caller cannot know are kept under a handle: the caller is
 //! told the size, copies them into a buffer of that size, and frees them.
 
-use super::{Documents, Encoding, Split, Tokenizer, encode, load, load_whole, train};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Documents, Encoding, Split, Tokenizer, WordCounts, encode, jobs, load, load_whole};
 use crate::handles::Handles;
 use crate::status::{guard, input, output};
 use crate::threads::pool;
@@ -10,20 +12,68 @@ use crate::threads::pool;
 const SPECIAL_TOKENS: [&str; 4] = ["<bos>", "<user>", "<assistant>", "<end_turn>"];
 
 static TOKENIZERS: Handles<Tokenizer> = Handles::new("tokenizer");
+static COUNTS: Handles<Mutex<WordCounts>> = Handles::new("word counts");
 static ENCODINGS: Handles<Encoding> = Handles::new("encoding");
 static FILES: Handles<Vec<u8>> = Handles::new("trained tokenizer");
 
-/// Trains a tokenizer on `offsets_len - 1` documents of UTF-8 text; `chat` other than 0 adds the chat tokens.
-/// Writes `result[0]`: the handle of the tokenizer.json for `mg_tokenizer_json`; `result[1]`: its bytes.
+/// Begins to count the words of a corpus. Writes the handle of the counts to `handle[0]`.
+///
+/// # Safety
+/// `handle` points to `handle_len` values.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mg_words_open(handle: *mut u32, handle_len: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let [handle] = (unsafe { output(handle, handle_len as usize, "handle")? }) else {
+            return Err("handle must have one element".into());
+        };
+        *handle = COUNTS.insert(Mutex::default());
+        Ok(())
+    })
+}
+
+/// Begins to count the words of the corpus' next `offsets_len - 1` documents, of which it takes a copy. Writes the job's
+/// number to `job[0]`; end it before the next begins.
 ///
 /// # Safety
 /// Each pointer is null with length 0 or points to as many values as its length says.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mg_tokenizer_train(
+pub unsafe extern "C" fn mg_words_count(
+    handle: u32,
     text: *const u8,
     text_len: u32,
     offsets: *const u32,
     offsets_len: u32,
+    job: *mut u32,
+    job_len: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (text, offsets, job) = unsafe {
+            (
+                input(text, text_len as usize, "text")?.to_vec(),
+                input(offsets, offsets_len as usize, "offsets")?.to_vec(),
+                output(job, job_len as usize, "job")?,
+            )
+        };
+        let [job] = job else { return Err("job must have one element".into()) };
+        let counts = COUNTS.get(handle)?;
+        *job = jobs::begin(move || {
+            lock(&counts).add(&Documents::new(&text, &offsets)?);
+            Ok(None)
+        })?;
+        Ok(())
+    })
+}
+
+/// Trains a tokenizer on what was counted, which is used up; `chat` other than 0 adds the chat tokens.
+/// Writes `result[0]`: the handle of the tokenizer.json for `mg_tokenizer_json`; `result[1]`: its bytes.
+///
+/// # Safety
+/// `result` points to `result_len` values.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mg_words_train(
+    handle: u32,
     vocab_size: u32,
     chat: u32,
     result: *mut u32,
@@ -31,17 +81,41 @@ pub unsafe extern "C" fn mg_tokenizer_train(
 ) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (text, offsets, result) = unsafe {
-            (
-                input(text, text_len as usize, "text")?,
-                input(offsets, offsets_len as usize, "offsets")?,
-                output(result, result_len as usize, "result")?,
-            )
-        };
+        let result = unsafe { output(result, result_len as usize, "result")? };
         let special = if chat == 0 { &SPECIAL_TOKENS[..1] } else { &SPECIAL_TOKENS[..] };
-        let json =
-            pool()?.install(|| train(&Documents::new(text, offsets)?, vocab_size as usize, special))?;
+        let counts = COUNTS.get(handle)?;
+        let json = pool()?.install(|| lock(&counts).train(vocab_size as usize, special))?;
         keep(&FILES, json.len(), json, result)
+    })
+}
+
+fn lock(counts: &Mutex<WordCounts>) -> MutexGuard<'_, WordCounts> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns when a job is done. The one call that may be made on any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_job_wait(job: u32) -> i32 {
+    guard(|| {
+        jobs::wait(job);
+        Ok(())
+    })
+}
+
+/// Ends a job, waiting for it. Of one that encodes it writes `result[0]`: the handle for `mg_tokenizer_encoding`;
+/// `result[1]`: the number of ids of all documents together.
+///
+/// # Safety
+/// `result` points to `result_len` values.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mg_job_end(job: u32, result: *mut u32, result_len: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let result = unsafe { output(result, result_len as usize, "result")? };
+        match jobs::end(job)? {
+            Some(encoding) => keep(&ENCODINGS, encoding.ids.len(), encoding, result),
+            None => Ok(()),
+        }
     })
 }
 
@@ -121,19 +195,20 @@ pub unsafe extern "C" fn mg_tokenizer_load_whole(
     })
 }
 
-/// Frees a tokenizer, an encoding or a trained tokenizer.json. Does nothing for one that is freed already.
+/// Frees a tokenizer, word counts, an encoding or a trained tokenizer.json. Does nothing for one that is freed already.
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_tokenizer_free(handle: u32) -> i32 {
     guard(|| {
         TOKENIZERS.remove(handle);
+        COUNTS.remove(handle);
         ENCODINGS.remove(handle);
         FILES.remove(handle);
         Ok(())
     })
 }
 
-/// Encodes `offsets_len - 1` documents in parallel. Writes `result[0]`: the handle for `mg_tokenizer_encoding`;
-/// `result[1]`: the number of ids of all documents together.
+/// Begins to encode `offsets_len - 1` documents in parallel, of which it takes a copy. Writes the job's number to
+/// `job[0]`.
 ///
 /// # Safety
 /// Each pointer is null with length 0 or points to as many values as its length says.
@@ -144,21 +219,22 @@ pub unsafe extern "C" fn mg_tokenizer_encode(
     text_len: u32,
     offsets: *const u32,
     offsets_len: u32,
-    result: *mut u32,
-    result_len: u32,
+    job: *mut u32,
+    job_len: u32,
 ) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (text, offsets, result) = unsafe {
+        let (text, offsets, job) = unsafe {
             (
-                input(text, text_len as usize, "text")?,
-                input(offsets, offsets_len as usize, "offsets")?,
-                output(result, result_len as usize, "result")?,
+                input(text, text_len as usize, "text")?.to_vec(),
+                input(offsets, offsets_len as usize, "offsets")?.to_vec(),
+                output(job, job_len as usize, "job")?,
             )
         };
+        let [job] = job else { return Err("job must have one element".into()) };
         let tokenizer = TOKENIZERS.get(handle)?;
-        let encoding = pool()?.install(|| encode(&tokenizer, &Documents::new(text, offsets)?))?;
-        keep(&ENCODINGS, encoding.ids.len(), encoding, result)
+        *job = jobs::begin(move || Ok(Some(encode(&tokenizer, &Documents::new(&text, &offsets)?)?)))?;
+        Ok(())
     })
 }
 
@@ -215,10 +291,15 @@ mod tests {
             assert_eq!(mg_tokenizer_load(n, 2, o, 3, i, 2, none, 0, 0, 0, h, 1), OK);
             let mut result = [0, 0];
             let r = result.as_mut_ptr();
-            assert_eq!(mg_tokenizer_encode(handle[0], n, 2, o, 3, r, 2), OK);
+            let mut job = [0];
+            let j = job.as_mut_ptr();
+            assert_eq!(mg_tokenizer_encode(handle[0], n, 2, o, 3, j, 1), OK);
+            assert_eq!(mg_job_wait(job[0]), OK);
+            assert_eq!(mg_job_end(job[0], r, 2), OK);
+            assert_eq!(mg_job_end(job[0], r, 2), FAILED);
             assert_eq!(result[1], 2);
             assert_eq!([mg_tokenizer_free(handle[0]), mg_tokenizer_free(handle[0])], [OK, OK]);
-            assert_eq!(mg_tokenizer_encode(handle[0], n, 2, o, 3, r, 2), FAILED);
+            assert_eq!(mg_tokenizer_encode(handle[0], n, 2, o, 3, j, 1), FAILED);
             let (mut ids, mut offsets) = ([9; 2], [9; 3]);
             let (i, o) = (ids.as_mut_ptr(), offsets.as_mut_ptr());
             assert_eq!(mg_tokenizer_encoding(result[0], i, 1, o, 3), FAILED);

@@ -4,6 +4,7 @@
 //! JavaScript. What arrives here is tokens and merges, by number; numbers that name nothing are refused all the same.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 
 use tokenizers::models::bpe::{BPE, Vocab};
 
@@ -37,7 +38,7 @@ pub fn load(
     let mut model = builder.build().map_err(|error| error.to_string())?;
     // The crate's cache stays in each thread after the tokenizer is gone; `encode` has its own.
     model.resize_cache(0);
-    Ok(Tokenizer::Words { model: Box::new(model), split })
+    Ok(Tokenizer::Words { model: Box::new(model), split, known: Mutex::default() })
 }
 
 /// A tokenizer of a kind that only the crate knows, from the text of its tokenizer.json without special tokens.

@@ -7,16 +7,19 @@
 mod bytes;
 mod encode;
 mod exports;
+mod jobs;
 mod load;
 mod split;
 mod train;
 
+use std::sync::Mutex;
+
 use tokenizers::models::bpe::BPE;
 
-pub use encode::{Encoding, encode};
+pub use encode::{Encoding, WordCache, encode};
 pub use load::{load, load_whole};
 pub use split::Split;
-pub use train::{train, training_words};
+pub use train::WordCounts;
 
 /// Documents end to end in one UTF-8 buffer. Document d is `text[offsets[d]..offsets[d + 1]]`.
 pub struct Documents<'a> {
@@ -75,8 +78,8 @@ impl<'a> Documents<'a> {
 
 /// A loaded tokenizer. It does not know the special tokens.
 pub enum Tokenizer {
-    /// Splits in a way that is known here: the model that words go through.
-    Words { model: Box<BPE>, split: Split },
+    /// Splits in a way that is known here: the model that words go through, and words that did.
+    Words { model: Box<BPE>, split: Split, known: Mutex<Vec<WordCache>> },
     /// The crate does everything.
     Whole(Box<tokenizers::Tokenizer>),
 }

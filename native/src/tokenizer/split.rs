@@ -80,6 +80,12 @@ impl<'a> Iterator for Words<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
+        if self.split == Split::Gpt2
+            && let Some(end) = ascii_word(self.text.as_bytes(), self.at)
+        {
+            let start = std::mem::replace(&mut self.at, end);
+            return Some(&self.text[start..end]);
+        }
         // A pattern's parts cover every character, so a match begins where the last one ended.
         let found = self.pattern.find_at(self.text, self.at)?;
         debug_assert_eq!(found.start(), self.at);
@@ -93,6 +99,64 @@ impl<'a> Iterator for Words<'a> {
         }
         let start = std::mem::replace(&mut self.at, end);
         Some(&self.text[start..end])
+    }
+}
+
+/// What the patterns tell ASCII characters apart by.
+#[derive(Clone, Copy, PartialEq)]
+enum Class {
+    Letter,
+    Number,
+    Space,
+    Sign,
+    NotAscii,
+}
+
+static CLASSES: [Class; 256] = {
+    let mut classes = [Class::NotAscii; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        classes[byte] = match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' => Class::Letter,
+            b'0'..=b'9' => Class::Number,
+            b'\t'..=b'\r' | b' ' => Class::Space,
+            _ => Class::Sign,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+/// The end of the word of `Split::Gpt2` that begins at `at`, several times faster than the pattern. None at the end of
+/// the text, and where the word touches a character that is not ASCII.
+fn ascii_word(text: &[u8], at: usize) -> Option<usize> {
+    let class_at = |i: usize| text.get(i).map(|&byte| CLASSES[byte as usize]);
+    let mut class = class_at(at)?;
+    let mut end = at + 1;
+    if text[at] == b'\'' {
+        match text.get(end..) {
+            Some([b's' | b't' | b'm' | b'd', ..]) => return Some(end + 1),
+            Some([b'r' | b'v', b'e', ..] | [b'l', b'l', ..]) => return Some(end + 2),
+            _ => {}
+        }
+    }
+    if text[at] == b' '
+        && let Some(next) = class_at(end)
+        && next != Class::Space
+    {
+        class = next;
+        end += 1;
+    }
+    if class == Class::NotAscii {
+        return None;
+    }
+    while class_at(end) == Some(class) {
+        end += 1;
+    }
+    match class_at(end) {
+        Some(Class::NotAscii) => None,
+        Some(_) if class == Class::Space && end - at > 1 => Some(end - 1),
+        _ => Some(end),
     }
 }
 

@@ -1,8 +1,14 @@
-//! Training of a new tokenizer. The same documents and size give the same bytes on any number of threads.
+//! Training of a new tokenizer: words are counted, as many documents at a time as the caller likes, and merges follow
+//! from the counts. The same documents and size give the same bytes on any number of threads.
 
+use std::borrow::Cow;
+
+use ahash::AHashMap;
+use compact_str::CompactString;
+use rayon::prelude::*;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, TokenizerImpl, Trainer};
+use tokenizers::{AddedToken, TokenizerImpl};
 use tokenizers::{NormalizerWrapper, PostProcessorWrapper};
 
 use super::{Documents, Split, bytes, split};
@@ -10,80 +16,177 @@ use super::{Documents, Split, bytes, split};
 /// Bytes in the alphabet; with the special tokens, the smallest vocabulary.
 const ALPHABET: usize = 256;
 
-/// The trainer counts pairs in 32 bits, and there is at most one pair per byte.
-const MAX_CORPUS: usize = i32::MAX as usize - 1;
+/// The trainer counts pairs in 32 bits.
+const MAX_PAIRS: u64 = i32::MAX as u64 - 1;
 
 /// Longer words are counted in pieces of this many bytes: the trainer rewrites a whole word at each merge, so
 /// that one line of a million letters would take hours. Encoding has no such limit.
 const MAX_WORD: usize = 256;
 
-/// Documents are handed to threads in groups of about this many bytes.
-const GROUP: usize = 1 << 18;
+/// Documents are handed to threads in groups of at least this many bytes.
+const MIN_GROUP: usize = 1 << 18;
 
-/// Trains byte-level BPE and returns it as tokenizer.json.
-///
-/// `special` tokens get the first ids, then come the 256 bytes, then the merges, most frequent first, until there
-/// are `vocab_size` tokens or no pair is left. The corpus is the documents joined with newlines.
-/// Call it inside the pool.
-pub fn train(documents: &Documents, vocab_size: usize, special: &[&str]) -> Result<Vec<u8>, String> {
-    let smallest = ALPHABET + special.len();
-    if vocab_size < smallest {
-        return Err(format!(
-            "a vocabulary of {vocab_size} is smaller than the alphabet: 256 bytes and {} special tokens need {smallest}",
-            special.len()
-        ));
-    }
-    if documents.bytes() + documents.len() > MAX_CORPUS {
-        return Err(format!("a tokenizer can be trained on at most {MAX_CORPUS} bytes of text"));
-    }
-    let special: Vec<AddedToken> = special.iter().map(|&token| AddedToken::from(token, true)).collect();
-    let mut trainer = BpeTrainer::builder()
-        // The trainer reserves memory for everything it is asked for; no corpus yields more tokens than this.
-        .vocab_size(vocab_size.min(smallest + documents.bytes()))
-        .special_tokens(special.clone())
-        .initial_alphabet(bytes::alphabet().collect())
-        .show_progress(false)
-        .build();
-    // The trainer takes strings and a function that splits each, so a group travels as its number.
-    let groups = documents.groups(GROUP);
-    trainer
-        .feed((0..groups.len()).map(|g| g.to_string()), |g| {
-            let group = groups[g.parse::<usize>()?].clone();
-            Ok(group.flat_map(|d| training_words(documents.get(d), d + 1 < documents.len())).collect())
-        })
-        .map_err(|error| error.to_string())?;
-    let mut model = BPE::default();
-    trainer.train(&mut model).map_err(|error| error.to_string())?;
-
-    let byte_level = ByteLevel::new(false, true, true);
-    let mut tokenizer: TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevel> =
-        TokenizerImpl::new(model);
-    tokenizer.with_pre_tokenizer(Some(byte_level));
-    tokenizer.with_decoder(Some(byte_level));
-    tokenizer.add_special_tokens(special).map_err(|error| error.to_string())?;
-    serde_json::to_vec_pretty(&tokenizer).map_err(|error| error.to_string())
+/// How often each word of a corpus occurs. The corpus is the documents joined with newlines; memory grows with the
+/// number of different words.
+#[derive(Default)]
+pub struct WordCounts {
+    counts: AHashMap<CompactString, u64>,
+    /// the last document, which ends with a newline if another one follows
+    last: Option<String>,
+    bytes: u64,
 }
 
-/// The words of one document of the corpus in the byte alphabet, long ones in pieces.
-pub fn training_words(document: &str, newline_follows: bool) -> Vec<String> {
-    let joined = if newline_follows { &format!("{document}\n") } else { document };
-    let mut all = Vec::new();
-    for word in split::words(joined, Split::Gpt2) {
-        let mut rest = word;
-        while !rest.is_empty() {
-            let (piece, tail) = rest.split_at(rest.floor_char_boundary(MAX_WORD));
-            let mut word = String::with_capacity(2 * piece.len());
-            bytes::append_chars(&mut word, piece);
-            all.push(word);
-            rest = tail;
+impl WordCounts {
+    /// Counts some more documents. Call it inside the pool.
+    pub fn add(&mut self, documents: &Documents) {
+        if documents.is_empty() {
+            return;
+        }
+        if let Some(last) = self.last.take() {
+            count_words(&last, true, |word| add_to(&mut self.counts, &word, 1));
+        }
+        let whole = documents.len() - 1;
+        let share = documents.bytes() / (2 * rayon::current_num_threads());
+        let parts: Vec<AHashMap<Cow<str>, u64>> = documents
+            .groups(share.max(MIN_GROUP))
+            .into_par_iter()
+            .map(|group| {
+                let mut counts = AHashMap::new();
+                for d in group.start..group.end.min(whole) {
+                    count_words(documents.get(d), true, |word| *counts.entry(word).or_default() += 1);
+                }
+                counts
+            })
+            .collect();
+        for (word, count) in parts.into_iter().flatten() {
+            add_to(&mut self.counts, &word, count);
+        }
+        self.last = Some(documents.get(whole).to_string());
+        self.bytes += (documents.bytes() + documents.len()) as u64;
+    }
+
+    /// Trains byte-level BPE on what was counted and returns it as tokenizer.json.
+    ///
+    /// `special` tokens get the first ids, then come the 256 bytes, then the merges, most frequent first, until there
+    /// are `vocab_size` tokens or no pair is left. Nothing is counted afterwards. Call it inside the pool.
+    pub fn train(&mut self, vocab_size: usize, special: &[&str]) -> Result<Vec<u8>, String> {
+        let smallest = ALPHABET + special.len();
+        if vocab_size < smallest {
+            return Err(format!(
+                "a vocabulary of {vocab_size} is smaller than the alphabet: 256 bytes and {} special tokens need {smallest}",
+                special.len()
+            ));
+        }
+        if let Some(last) = self.last.take() {
+            count_words(&last, false, |word| add_to(&mut self.counts, &word, 1));
+        }
+        self.check_pairs()?;
+        let special: Vec<AddedToken> = special.iter().map(|&token| AddedToken::from(token, true)).collect();
+        let trainer = BpeTrainer::builder()
+            // The trainer reserves memory for everything it is asked for; no corpus yields more tokens than this.
+            .vocab_size(vocab_size.min(smallest + usize::try_from(self.bytes).unwrap_or(usize::MAX)))
+            .special_tokens(special.clone())
+            .initial_alphabet(bytes::alphabet().collect())
+            .show_progress(false)
+            .build();
+        let mut words = AHashMap::with_capacity(self.counts.len());
+        let mut chars = String::new();
+        for (word, count) in std::mem::take(&mut self.counts) {
+            chars.clear();
+            bytes::append_chars(&mut chars, &word);
+            words.insert(CompactString::from(&chars), count);
+        }
+        let mut model = BPE::default();
+        trainer.do_train(&words, &mut model).map_err(|error| error.to_string())?;
+
+        let byte_level = ByteLevel::new(false, true, true);
+        let mut tokenizer: TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevel> =
+            TokenizerImpl::new(model);
+        tokenizer.with_pre_tokenizer(Some(byte_level));
+        tokenizer.with_decoder(Some(byte_level));
+        tokenizer.add_special_tokens(special).map_err(|error| error.to_string())?;
+        serde_json::to_vec_pretty(&tokenizer).map_err(|error| error.to_string())
+    }
+
+    /// A pair that merges make is never more frequent than one of neighbouring bytes.
+    fn check_pairs(&self) -> Result<(), String> {
+        if self.bytes <= MAX_PAIRS {
+            return Ok(());
+        }
+        let mut pairs = vec![0u64; 1 << 16];
+        for (word, count) in &self.counts {
+            for pair in word.as_bytes().windows(2) {
+                pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])] += count;
+            }
+        }
+        match pairs.into_iter().max() {
+            Some(most) if most > MAX_PAIRS => Err(format!(
+                "the most frequent pair of bytes occurs {most} times, more than the trainer can count: take a sample"
+            )),
+            _ => Ok(()),
         }
     }
-    all
 }
+
+fn add_to(counts: &mut AHashMap<CompactString, u64>, word: &str, times: u64) {
+    match counts.get_mut(word) {
+        Some(count) => *count += times,
+        None => {
+            counts.insert(word.into(), times);
+        }
+    }
+}
+
+/// Hands out the words of one document of the corpus, long ones in pieces.
+fn count_words<'a>(document: &'a str, newline_follows: bool, mut count: impl FnMut(Cow<'a, str>)) {
+    // A newline is a word of its own, but behind other white space.
+    let text = if newline_follows { document.trim_end() } else { document };
+    for word in split::words(text, Split::Gpt2) {
+        for piece in pieces(word) {
+            count(Cow::Borrowed(piece));
+        }
+    }
+    match &document[text.len()..] {
+        _ if !newline_follows => {}
+        "" => count(Cow::Borrowed("\n")),
+        space => {
+            for piece in pieces(&format!("{space}\n")) {
+                count(Cow::Owned(piece.to_string()));
+            }
+        }
+    }
+}
+
+/// A word in pieces that the trainer can bear, of whole characters.
+fn pieces(word: &str) -> impl Iterator<Item = &str> {
+    let mut rest = word;
+    std::iter::from_fn(move || {
+        let (piece, tail) = rest.split_at(rest.floor_char_boundary(MAX_WORD));
+        rest = tail;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+#[cfg(test)]
+pub use tests::train;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A tokenizer of these documents.
+    pub fn train(documents: &Documents, vocab_size: usize, special: &[&str]) -> Result<Vec<u8>, String> {
+        let mut counts = WordCounts::default();
+        counts.add(documents);
+        counts.train(vocab_size, special)
+    }
+
+    fn words_of(document: &str, newline_follows: bool) -> Vec<String> {
+        let mut words = Vec::new();
+        count_words(document, newline_follows, |word| words.push(word.into_owned()));
+        words
+    }
+
     fn documents(text: &str) -> (String, Vec<u32>) {
         let lines: Vec<&str> = text.lines().collect();
         let mut offsets = vec![0];
@@ -133,7 +236,40 @@ mod tests {
 
     #[test]
     fn long_words_come_in_whole_characters() {
-        let words = training_words(&"日".repeat(200), true);
-        assert_eq!(words.iter().map(|word| word.chars().count()).collect::<Vec<_>>(), [255, 255, 90, 1]);
+        let words = words_of(&"日".repeat(200), true);
+        assert_eq!(words.iter().map(String::len).collect::<Vec<_>>(), [255, 255, 90, 1]);
+    }
+
+    #[test]
+    fn words_are_those_of_the_joined_corpus() {
+        for document in
+            ["", "a b", "a b ", "it's \t\n", " \u{2003}", "x\u{a0}", "!\r", "9  ", "é", "'", "\n\n"]
+        {
+            let joined = format!("{document}\n");
+            assert_eq!(words_of(document, true), split::words(&joined, Split::Gpt2).collect::<Vec<_>>());
+            assert_eq!(words_of(document, false), split::words(document, Split::Gpt2).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn pieces_of_a_corpus_count_as_the_whole() {
+        let (text, offsets) = documents("the cat\nthe hat \nwhat's that 2024\nthe end");
+        let whole = train(&Documents::new(text.as_bytes(), &offsets).unwrap(), 270, &["<bos>"]).unwrap();
+        let mut counts = WordCounts::default();
+        for pair in offsets.windows(2) {
+            let one = &text[pair[0] as usize..pair[1] as usize];
+            counts.add(&Documents::new(one.as_bytes(), &[0, one.len() as u32]).unwrap());
+            counts.add(&Documents::new(b"", &[0]).unwrap());
+        }
+        assert!(counts.train(270, &["<bos>"]).unwrap() == whole);
+    }
+
+    #[test]
+    fn more_pairs_than_the_trainer_can_count_are_refused() {
+        let mut counts = WordCounts { bytes: 1 << 40, ..WordCounts::default() };
+        counts.counts.insert("ab".into(), MAX_PAIRS);
+        assert!(counts.check_pairs().is_ok());
+        counts.counts.insert("cab".into(), 1);
+        assert!(counts.check_pairs().unwrap_err().contains("take a sample"));
     }
 }
