@@ -11,6 +11,8 @@ class DocumentPacker {
   readonly #tokens: Uint32Array;
   readonly #targets: Uint32Array;
   readonly #starts: Uint32Array;
+  /** none where all targets count */
+  readonly #weights: Float32Array | undefined;
   /** Documents and tokens packed since `clear`. */
   #count = 0;
   #used = 0;
@@ -21,6 +23,7 @@ class DocumentPacker {
     this.#tokens = new Uint32Array(maxTokens);
     this.#targets = new Uint32Array(maxTokens);
     this.#starts = new Uint32Array(maxDocuments + 1);
+    this.#weights = documents.counted && new Float32Array(maxTokens);
   }
 
   get count(): number {
@@ -36,7 +39,7 @@ class DocumentPacker {
    * Adds a document if it fits, and returns whether it did. Inputs are all ids but the last, targets all but the first.
    */
   add(document: number): boolean {
-    const { ids, offsets } = this.#documents;
+    const { ids, offsets, counted } = this.#documents;
     const start = offsets[document]!;
     const length = offsets[document + 1]! - start - 1;
     if (this.#used + length > this.maxTokens || this.#count + 1 >= this.#starts.length) return false;
@@ -44,6 +47,7 @@ class DocumentPacker {
     for (let i = 0; i < length; i++) {
       this.#tokens[this.#used + i] = ids[start + i]!;
       this.#targets[this.#used + i] = ids[start + i + 1]!;
+      if (this.#weights) this.#weights[this.#used + i] = counted![start + i + 1]!;
     }
     this.#used += length;
     this.#starts[++this.#count] = this.#used;
@@ -56,8 +60,14 @@ class DocumentPacker {
       tokens: this.#tokens.subarray(0, this.#used),
       targets: this.#targets.subarray(0, this.#used),
       starts: this.#starts.subarray(0, this.#count + 1),
+      ...(this.#weights ? { weights: this.#weights.subarray(0, this.#used) } : {}),
     };
   }
+}
+
+/** How many targets of a batch count in its loss: the sum of their weights. */
+export function countedTargets({ targets, weights }: PackedDocuments): number {
+  return weights ? weights.reduce((sum, weight) => sum + weight, 0) : targets.length;
 }
 
 /**

@@ -16,9 +16,9 @@ export function bytesOfTokens(tokenizer: Tokenizer): Uint32Array {
   return bytes;
 }
 
-/** Bytes that the targets of a batch stand for. */
-export function targetBytes(batch: PackedDocuments, tokenBytes: Uint32Array): number {
+/** Bytes that the targets of a batch stand for, each as often as it counts. */
+export function targetBytes({ targets, weights }: PackedDocuments, tokenBytes: Uint32Array): number {
   let sum = 0;
-  for (const id of batch.targets) sum += tokenBytes[id]!;
+  targets.forEach((id, t) => sum += tokenBytes[id]! * (weights?.[t] ?? 1));
   return sum;
 }

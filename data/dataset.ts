@@ -98,10 +98,13 @@ export function unitOf({ mode }: Dataset): string {
   return mode === "chat" ? "conversations" : "documents";
 }
 
-/** The documents as tokens. */
-export function encodeDataset(data: Dataset, tokenizer: Tokenizer): TokenDocuments {
+/**
+ * The documents as tokens.
+ * @param answersOnly only what the assistant says counts as a target
+ */
+export function encodeDataset(data: Dataset, tokenizer: Tokenizer, answersOnly = false): TokenDocuments {
   return data.mode === "chat"
-    ? encodeChat(data.conversations, tokenizer)
+    ? encodeChat(data.conversations, tokenizer, answersOnly)
     : encodeText(data.documents, tokenizer);
 }
 

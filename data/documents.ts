@@ -9,6 +9,8 @@ export interface TokenDocuments {
   ids: Uint32Array;
   /** [documents + 1] */
   offsets: Uint32Array;
+  /** [ids] 1 where an id counts as a target, 0 where it does not; absent: all count */
+  counted?: Uint8Array;
 }
 
 /**
@@ -37,12 +39,14 @@ export function encodeText(
 
 /**
  * Conversations as tokens: `[<bos>, (<user>|<assistant>), …tokens…, <end_turn>, …, <bos>]`.
+ * @param answersOnly what the assistant says counts as a target, and the end of its turns; nothing else does
  * @param encoded their messages in order, where they are encoded already
  * @throws {MicrogptError} when the tokenizer has no chat tokens
  */
 export function encodeChat(
   conversations: Message[][],
   tokenizer: Tokenizer,
+  answersOnly = false,
   encoded: EncodedDocuments = tokenizer.encode(
     conversations.flatMap((messages) => messages.map(({ content }) => content)),
   ),
@@ -58,6 +62,7 @@ export function encodeChat(
   };
   const messages = encoded.offsets.length - 1;
   const ids = new Uint32Array(encoded.ids.length + 2 * messages + 2 * conversations.length);
+  const counted = answersOnly ? new Uint8Array(ids.length) : undefined;
   const offsets = new Uint32Array(conversations.length + 1);
   let at = 0;
   let turn = 0;
@@ -65,14 +70,16 @@ export function encodeChat(
     ids[at++] = bos;
     for (const message of messages) {
       ids[at++] = role[message.role];
+      const start = at;
       at = copyIds(encoded, turn, ids, at);
       ids[at++] = endTurn;
+      if (message.role === "assistant") counted?.fill(1, start, at);
       turn++;
     }
     ids[at++] = bos;
     offsets[d + 1] = at;
   });
-  return { ids, offsets };
+  return { ids, offsets, ...(counted ? { counted } : {}) };
 }
 
 /** Copies the ids of text `t` to `ids` from `at` on. @returns where they end */
@@ -93,7 +100,8 @@ export interface FittedDocuments extends TokenDocuments {
 
 /**
  * Makes every document fit a sequence: `blockSize` inputs and the targets that follow them, so at most blockSize + 1
- * ids, special tokens included. A document with more is long: it loses its end, or is dropped.
+ * ids, special tokens included. A document with more is long: it loses its end, or is dropped. One without a target that
+ * counts is dropped, too.
  * @param skipLong drop instead of truncating
  * @param mode names the documents in messages
  * @throws {MicrogptError} when none is left
@@ -110,28 +118,49 @@ export function fitDocuments(
   const kept = new Uint32Array(count);
   let long = 0;
   let total = 0;
+  let silent = 0;
   for (let d = 0; d < count; d++) {
     const length = offsets[d + 1]! - offsets[d]!;
     if (length > limit) long++;
     kept[d] = length <= limit ? length : skipLong ? 0 : limit;
+    if (kept[d]! > 0 && !hasTarget(documents, offsets[d]!, kept[d]!)) {
+      kept[d] = 0;
+      silent++;
+    }
     total += kept[d]!;
   }
-  if (long === 0) return { ...documents, numbers: Uint32Array.from(kept.keys()), notices: [] };
+  if (long + silent === 0) return { ...documents, numbers: Uint32Array.from(kept.keys()), notices: [] };
   const unit = mode === "chat" ? "conversations" : "documents";
+  if (total === 0 && silent > 0) {
+    throw new MicrogptError(
+      `none of the ${count} ${unit} has an answer within block_size (${blockSize}), nothing is left to train on`,
+      { hint: "raise `blockSize`, or train with `loss` all" },
+    );
+  }
   if (total === 0) {
     throw new MicrogptError(
       `\`skipLong\`: all ${count} ${unit} exceed block_size (${blockSize}), nothing is left to train on`,
       { hint: "raise `blockSize`, or train without `skipLong`" },
     );
   }
-  const notices = [
+  const notices = long === 0 ? [] : [
     skipLong
       ? `\`skipLong\`: dropped ${long} ${unit} exceeding block_size (${blockSize})`
       : `warning: ${long} / ${count} docs are longer than block_size (${blockSize}) and will be truncated`,
   ];
+  if (silent > 0) {
+    notices.push(`${silent} ${unit} are left out: they have no answer within block_size (${blockSize})`);
+  }
   const all = offsets[count]! - offsets[0]!;
   if (total < all / 2) notices.push(lossNotice(total, all));
   return { ...pickPrefixes(documents, kept, total), notices };
+}
+
+/** Whether any of the first `length` ids of a document counts as a target; the first id is none. */
+function hasTarget({ counted }: TokenDocuments, start: number, length: number): boolean {
+  if (!counted) return true;
+  const first = counted.indexOf(1, start + 1);
+  return first >= 0 && first < start + length;
 }
 
 /** Most of the data is not trained on, which is hardly what was meant. */
@@ -149,6 +178,7 @@ function pickPrefixes(
   total: number,
 ): TokenDocuments & { numbers: Uint32Array } {
   const ids = new Uint32Array(total);
+  const counted = documents.counted && new Uint8Array(total);
   const offsets = new Uint32Array(kept.length + 1);
   const numbers = new Uint32Array(kept.length);
   let at = 0;
@@ -157,11 +187,17 @@ function pickPrefixes(
     if (length === 0) return;
     const start = documents.offsets[d]!;
     ids.set(documents.ids.subarray(start, start + length), at);
+    counted?.set(documents.counted!.subarray(start, start + length), at);
     at += length;
     numbers[count] = d;
     offsets[++count] = at;
   });
-  return { ids, offsets: offsets.slice(0, count + 1), numbers: numbers.slice(0, count) };
+  return {
+    ids,
+    offsets: offsets.slice(0, count + 1),
+    numbers: numbers.slice(0, count),
+    ...(counted ? { counted } : {}),
+  };
 }
 
 function specialId(tokenizer: Tokenizer, token: string): number {

@@ -20,6 +20,7 @@ import {
 } from "./config.ts";
 import type { Allocator, Batch, DecodeRows, Device, Tensor } from "../device/device.ts";
 import { MicrogptError } from "../device/errors.ts";
+import { firstTrained, type Frozen } from "./freeze.ts";
 import { forEachChunk, logitRows } from "./logit_chunks.ts";
 import type { Activations, DecodeMemory, Network, NetworkKind } from "./network.ts";
 import {
@@ -54,18 +55,18 @@ function checkConfig(config: GptConfig, naming: ConfigNaming = {}): void {
 function parameterLayout(
   { vocab_size: V, n_embd: E, block_size: B, n_layer: L }: GptConfig,
 ): ParameterLayout {
-  const matrix = (name: string, rows: number, cols: number): ParameterSpec => {
-    return { name, shape: [rows, cols], role: "matrix" };
+  const matrix = (layer: number, name: string, rows: number, cols: number): ParameterSpec => {
+    return { name: `layer${layer}.${name}`, shape: [rows, cols], role: "matrix", layer };
   };
   return layOut([
     [{ name: "wte", shape: [V, E], role: "embedding" }],
     [{ name: "wpe", shape: [B, E], role: "embedding" }],
     [{ name: "lm_head", shape: [V, E], role: "head" }],
     ...Array.from({ length: L }, (_, i) => [
-      ["q", "k", "v"].map((part) => matrix(`layer${i}.attn_w${part}`, E, E)),
-      [matrix(`layer${i}.attn_wo`, E, E)],
-      [matrix(`layer${i}.mlp_fc1`, 4 * E, E)],
-      [matrix(`layer${i}.mlp_fc2`, E, 4 * E)],
+      ["q", "k", "v"].map((part) => matrix(i, `attn_w${part}`, E, E)),
+      [matrix(i, "attn_wo", E, E)],
+      [matrix(i, "mlp_fc1", 4 * E, E)],
+      [matrix(i, "mlp_fc2", E, 4 * E)],
     ]).flat(),
   ]);
 }
@@ -202,27 +203,30 @@ function layerForward(
   d.matmul(xNext, a.fc1, w.mlpFc2, "NT", { add: a.xMid }); //    [T, E] = xMid + fc1 · W2ᵀ
 }
 
-/** One layer, backward: s.dx is the gradient of its output before, of its input after. */
+/**
+ * One layer, backward: s.dx is the gradient of its output before, of its input after.
+ * @param g absent: the layer is frozen
+ */
 function layerBackward(
   d: Device,
   s: GptActivations,
   w: LayerWeights,
-  g: LayerWeights,
+  g: LayerWeights | undefined,
   a: LayerActivations,
   batch: Batch,
   H: number,
   accumulate: boolean,
 ): void {
   const into = (gradient: Tensor) => accumulate ? { add: gradient } : {};
-  d.matmul(g.mlpFc2, s.dx, a.fc1, "TN", into(g.mlpFc2)); //              dW2 = dxᵀ · fc1
+  if (g) d.matmul(g.mlpFc2, s.dx, a.fc1, "TN", into(g.mlpFc2)); //       dW2 = dxᵀ · fc1
   d.matmul(s.dFc1, s.dx, w.mlpFc2, "NN", { reluMask: a.fc1 }); //        [T, 4E]
-  d.matmul(g.mlpFc1, s.dFc1, a.norm2, "TN", into(g.mlpFc1)); //          dW1 = dFc1ᵀ · norm2
+  if (g) d.matmul(g.mlpFc1, s.dFc1, a.norm2, "TN", into(g.mlpFc1)); //   dW1 = dFc1ᵀ · norm2
   d.matmul(s.dNorm, s.dFc1, w.mlpFc1, "NN"); //                          [T, E]
   d.rmsNormBackward(s.dx, s.dNorm, a.xMid); //                           dx += …
-  d.matmul(g.attnWo, s.dx, a.heads, "TN", into(g.attnWo)); //            dWo = dxᵀ · heads
+  if (g) d.matmul(g.attnWo, s.dx, a.heads, "TN", into(g.attnWo)); //     dWo = dxᵀ · heads
   d.matmul(s.dHeads, s.dx, w.attnWo, "NN"); //                           [T, E]
   d.attentionBackward(s.dQkv, s.dHeads, a.heads, a.lse, a.qkv, batch, H); // [T, 3E]
-  d.matmul(g.qkv, s.dQkv, a.norm1, "TN", into(g.qkv)); //                dWqkv = dQkvᵀ · norm1
+  if (g) d.matmul(g.qkv, s.dQkv, a.norm1, "TN", into(g.qkv)); //         dWqkv = dQkvᵀ · norm1
   d.matmul(s.dNorm, s.dQkv, w.qkv, "NN"); //                             [T, E]
   d.rmsNormBackward(s.dx, s.dNorm, a.xIn); //                            dx += …
 }
@@ -264,6 +268,7 @@ function forwardBackward(
   scale: number,
   control: Tensor,
   accumulate: boolean,
+  frozen?: Frozen,
 ): void {
   const E = config.n_embd;
   trunkForward(d, config, w, a, batch);
@@ -274,9 +279,12 @@ function forwardBackward(
     d.matmul(d.view(a.dx, firstRow * E, rows, E), a.logits, w.lmHead, "NN");
     d.matmul(g.lmHead, a.logits, x, "TN", accumulate || firstRow > 0 ? { add: g.lmHead } : {});
   });
-  for (let i = config.n_layer - 1; i >= 0; i--) {
-    layerBackward(d, a, w.layers[i]!, g.layers[i]!, a.layers[i]!, batch, config.n_head, accumulate);
+  const first = firstTrained(frozen, config.n_layer);
+  for (let i = config.n_layer - 1; i >= first; i--) {
+    const gradients = frozen?.layers.has(i) ? undefined : g.layers[i]!;
+    layerBackward(d, a, w.layers[i]!, gradients, a.layers[i]!, batch, config.n_head, accumulate);
   }
+  if (frozen?.embeddings) return;
   if (!accumulate) {
     d.zero(g.wte);
     d.zero(g.wpe);

@@ -23,6 +23,7 @@ import {
   ropeAngles,
   shapeOf,
 } from "./llama_config.ts";
+import { firstTrained, type Frozen } from "./freeze.ts";
 import { forEachChunk, logitRows } from "./logit_chunks.ts";
 import type { Activations, DecodeMemory, Network, NetworkKind } from "./network.ts";
 import {
@@ -37,29 +38,28 @@ import {
 function parameterLayout(config: LlamaConfig): ParameterLayout {
   const { vocab_size: V, n_embd: E, n_head: H, n_kv_head: Hkv, head_dim: D, n_layer: L, ffn: F } = config;
   const table = (name: string, role: "embedding" | "head"): ParameterSpec => ({ name, shape: [V, E], role });
-  const matrix = (name: string, rows: number, cols: number): ParameterSpec => {
-    return { name: `${name}.weight`, shape: [rows, cols], role: "matrix" };
+  const matrix = (layer: number, name: string, rows: number, cols: number): ParameterSpec => {
+    return { name: `model.layers.${layer}.${name}.weight`, shape: [rows, cols], role: "matrix", layer };
   };
-  const norm = (name: string): ParameterSpec[] => [{ name: `${name}.weight`, shape: [E], role: "norm" }];
-  const layers = Array.from({ length: L }, (_, i) => `model.layers.${i}`);
+  const norm = (layer: number, name: string): ParameterSpec[] => {
+    return [{ name: `model.layers.${layer}.${name}.weight`, shape: [E], role: "norm", layer }];
+  };
+  const layers = Array.from({ length: L }, (_, i) => i);
   return layOut([
     [table("model.embed_tokens.weight", "embedding")],
     ...(config.tie ? [] : [[table("lm_head.weight", "head")]]),
     ...layers.flatMap((layer) => [
       [
-        matrix(`${layer}.self_attn.q_proj`, H * D, E),
-        matrix(`${layer}.self_attn.k_proj`, Hkv * D, E),
-        matrix(`${layer}.self_attn.v_proj`, Hkv * D, E),
+        matrix(layer, "self_attn.q_proj", H * D, E),
+        matrix(layer, "self_attn.k_proj", Hkv * D, E),
+        matrix(layer, "self_attn.v_proj", Hkv * D, E),
       ],
-      [matrix(`${layer}.self_attn.o_proj`, E, H * D)],
-      [matrix(`${layer}.mlp.gate_proj`, F, E), matrix(`${layer}.mlp.up_proj`, F, E)],
-      [matrix(`${layer}.mlp.down_proj`, E, F)],
+      [matrix(layer, "self_attn.o_proj", E, H * D)],
+      [matrix(layer, "mlp.gate_proj", F, E), matrix(layer, "mlp.up_proj", F, E)],
+      [matrix(layer, "mlp.down_proj", E, F)],
     ]),
-    ...layers.flatMap((layer) => [
-      norm(`${layer}.input_layernorm`),
-      norm(`${layer}.post_attention_layernorm`),
-    ]),
-    norm("model.norm"),
+    ...layers.flatMap((layer) => [norm(layer, "input_layernorm"), norm(layer, "post_attention_layernorm")]),
+    [{ name: "model.norm.weight", shape: [E], role: "norm" }],
   ]);
 }
 
@@ -243,7 +243,10 @@ function layerForward(
   d.matmul(xNext, a.hidden, w.down, "NT", { add: a.xMid }); //   [T, E] = xMid + hidden · Wdownᵀ
 }
 
-/** One layer, backward: s.dx is the gradient of its output before, of its input after. */
+/**
+ * One layer, backward: s.dx is the gradient of its output before, of its input after.
+ * @param frozen leaves the layer's gradients at 0
+ */
 function layerBackward(
   d: Device,
   { n_head: H, n_kv_head: Hkv, norm_eps: epsilon }: LlamaConfig,
@@ -254,21 +257,23 @@ function layerBackward(
   batch: Batch,
   angles: Tensor,
   accumulate: boolean,
+  frozen: boolean,
 ): void {
   const into = (gradient: Tensor) => accumulate ? { add: gradient } : {};
-  d.matmul(g.down, s.dx, a.hidden, "TN", into(g.down)); //               dWdown = dxᵀ · hidden
+  if (!frozen) d.matmul(g.down, s.dx, a.hidden, "TN", into(g.down)); //  dWdown = dxᵀ · hidden
   d.matmul(s.dHidden, s.dx, w.down, "NN"); //                            [T, F]
   d.swigluBackward(s.dGateUp, s.dHidden, a.gateUp); //                   [T, 2F]
-  d.matmul(g.gateUp, s.dGateUp, a.norm2, "TN", into(g.gateUp)); //       dWgateUp = dGateUpᵀ · norm2
+  if (!frozen) d.matmul(g.gateUp, s.dGateUp, a.norm2, "TN", into(g.gateUp)); // dWgateUp = dGateUpᵀ · norm2
   d.matmul(s.dNorm, s.dGateUp, w.gateUp, "NN"); //                       [T, E]
   d.scaledRmsNormBackward(s.dx, g.norm2, s.dNorm, a.xMid, w.norm2, epsilon); // dx += …
-  d.matmul(g.attnO, s.dx, a.heads, "TN", into(g.attnO)); //              dWo = dxᵀ · heads
+  if (!frozen) d.matmul(g.attnO, s.dx, a.heads, "TN", into(g.attnO)); // dWo = dxᵀ · heads
   d.matmul(s.dHeads, s.dx, w.attnO, "NN"); //                            [T, H·D]
   d.attentionBackward(s.dQkv, s.dHeads, a.heads, a.lse, a.qkv, batch, H, Hkv); // [T, (H + 2 Hkv)·D]
   d.rope(s.dQkv, angles, batch, H + Hkv, true); //                       turned back
-  d.matmul(g.qkv, s.dQkv, a.norm1, "TN", into(g.qkv)); //                dWqkv = dQkvᵀ · norm1
+  if (!frozen) d.matmul(g.qkv, s.dQkv, a.norm1, "TN", into(g.qkv)); //   dWqkv = dQkvᵀ · norm1
   d.matmul(s.dNorm, s.dQkv, w.qkv, "NN"); //                             [T, E]
   d.scaledRmsNormBackward(s.dx, g.norm1, s.dNorm, a.xIn, w.norm1, epsilon); // dx += …
+  if (frozen) { for (const norm of [g.norm1, g.norm2]) d.zero(norm); }
 }
 
 /** From tokens to a.normOut [T, E]. */
@@ -317,9 +322,11 @@ function forwardBackward(
   scale: number,
   control: Tensor,
   accumulate: boolean,
+  frozen?: Frozen,
 ): void {
   const E = config.n_embd;
   const s = a.gradients;
+  const headTrains = !(config.tie && frozen?.embeddings);
   trunkForward(d, config, w, a, batch);
   if (!accumulate) d.zero(g.norms);
   forEachChunk(a.logits, batch.tokenCount, (firstRow, rows) => {
@@ -327,14 +334,29 @@ function forwardBackward(
     d.matmul(a.logits, norm, w.lmHead, "NT"); //                         [rows, V]
     d.crossEntropy(a.logits, a.losses, batch, firstRow, scale, control); // logits are dLogits from here
     d.matmul(d.view(s.dNorm, firstRow * E, rows, E), a.logits, w.lmHead, "NN");
-    d.matmul(g.lmHead, a.logits, norm, "TN", accumulate || firstRow > 0 ? { add: g.lmHead } : {});
+    if (headTrains) {
+      d.matmul(g.lmHead, a.logits, norm, "TN", accumulate || firstRow > 0 ? { add: g.lmHead } : {});
+    }
   });
   d.zero(s.dx);
   d.scaledRmsNormBackward(s.dx, g.norm, s.dNorm, a.xOut, w.norm, config.norm_eps);
   const angles = filled(d, a.angles, config);
-  for (let i = config.n_layer - 1; i >= 0; i--) {
-    layerBackward(d, config, s, w.layers[i]!, g.layers[i]!, a.layers[i]!, batch, angles, accumulate);
+  for (let i = config.n_layer - 1; i >= firstTrained(frozen, config.n_layer); i--) {
+    const isFrozen = frozen?.layers.has(i) ?? false;
+    layerBackward(
+      d,
+      config,
+      s,
+      w.layers[i]!,
+      g.layers[i]!,
+      a.layers[i]!,
+      batch,
+      angles,
+      accumulate,
+      isFrozen,
+    );
   }
+  if (frozen?.embeddings) return;
   if (!accumulate && !config.tie) d.zero(g.embedding);
   d.lookupBackward(g.embedding, s.dx, batch);
 }

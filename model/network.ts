@@ -5,6 +5,7 @@
  */
 import type { ConfigNaming, ModelConfig, Shape } from "./config.ts";
 import type { Allocator, Batch, DecodeRows, Device, Tensor } from "../device/device.ts";
+import type { Frozen } from "./freeze.ts";
 import type { ParameterLayout } from "./parameters.ts";
 
 /** The parameters of a model (or their gradients) as a network's own views of the flat array. */
@@ -82,6 +83,7 @@ export interface Network<
   /**
    * Forward and backward: a.losses as `forward` leaves them, and the gradient of their sum in `g`.
    * @param accumulate add to the gradients of `g` instead of replacing them
+   * @param frozen parameters whose gradients are 0 in `g` and stay so
    */
   forwardBackward(
     d: Device,
@@ -92,6 +94,7 @@ export interface Network<
     scale: number,
     control: Tensor,
     accumulate: boolean,
+    frozen?: Frozen,
   ): void;
 
   /**

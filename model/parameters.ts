@@ -13,6 +13,8 @@ export interface ParameterSpec {
   name: string;
   shape: readonly [rows: number, cols: number] | readonly [cols: number];
   role: ParameterRole;
+  /** the layer that it belongs to, from 0 */
+  layer?: number;
 }
 
 /** Where a named parameter lies in the flat array. A weight [rows, cols] acts as y = x · Wᵀ. */

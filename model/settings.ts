@@ -2,6 +2,7 @@
 import { checkOptions, defaultsOf, type Options, type OptionValues } from "../device/options.ts";
 import { MicrogptError } from "../device/errors.ts";
 import { LIMITS } from "./config.ts";
+import { NOTHING } from "./freeze.ts";
 
 /** What defines a run, besides its data and its device. */
 export const SETTINGS = {
@@ -170,6 +171,20 @@ export const SETTINGS = {
     max: 1e9,
     default: 0,
     help: "steps between checkpoints; 0 = only at the end",
+  },
+  loss: {
+    type: "choice",
+    choices: ["all", "answers"],
+    default: "all",
+    help: "with `chat`: the targets that count, all or what the assistant says (so with `from`)",
+    saved: "loss",
+  },
+  freeze: {
+    type: "text",
+    default: NOTHING,
+    help: "leave as they are: embeddings, layers:0-9, or several with commas between; none",
+    value: "parts",
+    saved: "freeze",
   },
   skipLong: {
     type: "switch",

@@ -84,7 +84,7 @@ const KINDS: Record<Kind, { expected: string; accepts: (value: unknown) => boole
 /** What a setting's field must be. Ranges are not looked at: another version may allow more. */
 function kindOf({ type, min = 0, exclusive }: Option): Kind {
   if (type === "switch") return "flag";
-  if (type === "choice") return "text";
+  if (type === "choice" || type === "text") return "text";
   if (type === "whole") return min > 0 ? "positive count" : "count";
   return exclusive ? "positive number" : "number";
 }

@@ -20,6 +20,8 @@ export interface Share {
 interface Dealt {
   tokens: Uint32Array;
   targets: Uint32Array;
+  /** see `PackedDocuments` */
+  weights: Float32Array | undefined;
   cost: number;
 }
 
@@ -46,10 +48,18 @@ export function dealtBatches(
   return dealt;
 }
 
-function documentsOf({ tokens, targets, starts }: PackedDocuments, costOf: (n: number) => number): Dealt[] {
+function documentsOf(
+  { tokens, targets, starts, weights }: PackedDocuments,
+  costOf: (n: number) => number,
+): Dealt[] {
   return Array.from({ length: starts.length - 1 }, (_, i) => {
     const [from, to] = [starts[i]!, starts[i + 1]!];
-    return { tokens: tokens.slice(from, to), targets: targets.slice(from, to), cost: costOf(to - from) };
+    return {
+      tokens: tokens.slice(from, to),
+      targets: targets.slice(from, to),
+      weights: weights?.slice(from, to),
+      cost: costOf(to - from),
+    };
   });
 }
 
@@ -85,9 +95,11 @@ function pack(documents: Dealt[]): PackedDocuments {
   const starts = new Uint32Array(documents.length + 1);
   documents.forEach(({ tokens }, i) => starts[i + 1] = starts[i]! + tokens.length);
   const [tokens, targets] = [new Uint32Array(starts.at(-1)!), new Uint32Array(starts.at(-1)!)];
+  const weights = documents[0]?.weights && new Float32Array(tokens.length);
   documents.forEach((document, i) => {
     tokens.set(document.tokens, starts[i]);
     targets.set(document.targets, starts[i]);
+    weights?.set(document.weights!, starts[i]);
   });
-  return { tokens, targets, starts };
+  return { tokens, targets, starts, ...(weights ? { weights } : {}) };
 }

@@ -4,6 +4,7 @@
  * an update of a gradient is the optimizer's (`adam.ts`).
  */
 import { type Allocator, CONTROL, type Device, type Tensor } from "../../device/device.ts";
+import type { Frozen } from "../freeze.ts";
 import {
   mapState,
   type OptimizerName,
@@ -27,9 +28,15 @@ export interface Optimizer {
   readonly name: OptimizerName;
   /**
    * Binds the rule to the memory of a run. It may treat entries of the layout differently, by their roles.
+   * @param frozen parameters that it leaves as they are
    * @returns a function that queues one update, which reads from `control` whether the step counts
    */
-  bind(device: Device, layout: ParameterLayout, memory: OptimizerMemory): (size: UpdateSize) => void;
+  bind(
+    device: Device,
+    layout: ParameterLayout,
+    memory: OptimizerMemory,
+    frozen?: Frozen,
+  ): (size: UpdateSize) => void;
 }
 
 /** What an optimizer works on; all but `control` f32 [1, length of a layout]. */
@@ -124,9 +131,10 @@ export function bindUpdates(
   optimizer: Optimizer,
   layout: ParameterLayout,
   memory: OptimizerMemory,
+  frozen?: Frozen,
 ): (metrics: Tensor, slot: number, gradClip: number, size: UpdateSize) => void {
   const { gradients, control } = memory;
-  const update = optimizer.bind(device, layout, memory);
+  const update = optimizer.bind(device, layout, memory, frozen);
   return (metrics, slot, gradClip, size) => {
     device.gradNorm(metrics, slot, gradients, control);
     device.decideStep(metrics, slot, control, gradClip);

@@ -75,7 +75,13 @@ export function checkTrainOptions(options: TrainOptions): void {
   checkSettings(options);
   checkOptions(RUN_OPTIONS, options);
   checkOptions(DEVICE_OPTIONS, options);
-  const { preset } = options;
+  const { preset, loss, chat, conversations, resume } = options;
+  if (loss === "answers" && !chat && !conversations && resume === undefined) {
+    throw new MicrogptError("`loss` answers is for conversations: plain text has no answers", {
+      hint: "train on conversations with `chat`, or leave `loss` out",
+      usage: true,
+    });
+  }
   if (preset === undefined || Object.hasOwn(PRESETS, preset)) return;
   throw new MicrogptError(`\`preset\` must be one of ${Object.keys(PRESETS).join(", ")}, got ${preset}`, {
     usage: true,

@@ -98,7 +98,7 @@ async function prepareData(
     ? await openTokenizer(checkpoint.tokenizerJson, options.threads)
     : await newTokenizer(data, settings, options, ranks);
   const config = checkpoint?.config ?? networkKind(settings.arch).configOf(settings, tokenizer.vocabSize);
-  const all = encodeDataset(data, tokenizer);
+  const all = encodeDataset(data, tokenizer, settings.loss === "answers");
   const fitted = fitDocuments(all, config.block_size, settings.skipLong, data.mode);
   notices.push(...fitted.notices);
   const split = splitData(data, fitted, settings, checkpoint, notices);
@@ -156,11 +156,15 @@ async function prepareLocked(
   const settings = resolveSettings(options, checkpoint, notices);
   if (!checkpoint) checkNewModel(settings);
   if (ranks) checkMicroBatches(ranks.group, settings.gradAccum);
+  const recipe = resolveRecipe(
+    settings,
+    checkpoint?.trainState.step ?? 0,
+    checkpoint?.config.n_layer ?? settings.nLayer,
+  );
   const prepared = await prepareData(options, settings, checkpoint, notices, ranks);
   const { data, tokenizer, config, lengths, split, trainingData } = prepared;
   const initial = checkpoint ? resumedState(checkpoint) : freshState(config, settings.seed);
   if (ranks) checkSameRun(ranks, options, settings, prepared, initial());
-  const recipe = resolveRecipe(settings, checkpoint?.trainState.step ?? 0);
   const trial = (candidate: Device) => timeSteps(candidate, config, trainingData, recipe, initial());
   // a resumed run goes on with the same bits, whichever device happens to be faster today
   const before = checkpoint && { before: checkpoint.trainState };

@@ -2,6 +2,7 @@
 import { MicrogptError } from "../../device/errors.ts";
 import { holdsCheckpoint, type LoadedCheckpoint } from "../files/checkpoint.ts";
 import { keptIn } from "../files/output_directory.ts";
+import { readFreeze } from "../freeze.ts";
 import { networkOf } from "../networks.ts";
 import { DEFAULTS, fieldsOf, PRESETS, type SettingName, type Settings } from "../settings.ts";
 import type { TrainOptions } from "./options.ts";
@@ -40,7 +41,7 @@ export function resolveSettings(
 
   const saved = settingsOf(checkpoint);
   const ofTheModel = fieldsOf("config").map(([name]) => name);
-  for (const name of [...ofTheModel, "seed", "valFraction"] as const) {
+  for (const name of [...ofTheModel, "seed", "valFraction", "loss", "freeze"] as const) {
     if (given[name] === undefined || saved[name] === undefined) continue;
     if (given[name] !== saved[name]) {
       notices.push(
@@ -67,15 +68,24 @@ function settingsOf({ config, trainState }: LoadedCheckpoint): Partial<Settings>
   const held = trainState as unknown as Record<string, Settings[SettingName] | undefined>;
   const saved = fieldsOf("saved").map(([name, field]) => [name, held[field]]);
   return {
+    // earlier checkpoints trained on everything
+    loss: DEFAULTS.loss,
+    freeze: DEFAULTS.freeze,
     ...Object.fromEntries(saved.filter(([, value]) => value !== undefined)),
     ...networkOf(config).toShape(),
     vocabSize: config.vocab_size,
   };
 }
 
-/** How the trainer is to go on from a step. */
-export function resolveRecipe(settings: Settings, start: number): Recipe {
+/**
+ * How the trainer is to go on from a step.
+ * @param nLayer L of the model
+ * @throws {MicrogptError} when `freeze` does not fit it
+ */
+export function resolveRecipe(settings: Settings, start: number, nLayer: number): Recipe {
+  const frozen = readFreeze(settings.freeze, nLayer);
   return {
+    ...(frozen ? { frozen } : {}),
     totalSteps: start + settings.steps,
     learningRate: settings.learningRate,
     warmupSteps: settings.warmupSteps,

@@ -1,6 +1,8 @@
 /** The part of a step that ranks share: gradients of this rank's micro-batches, added up in a tree and over all ranks. */
+import { countedTargets } from "../../data/batches.ts";
 import type { Batch, Device, Tensor } from "../../device/device.ts";
 import type { Activations, Network, Weights } from "../network.ts";
+import type { Frozen } from "../freeze.ts";
 import { dealtBatches } from "./dealing.ts";
 import { gradientBuffers, GradientSum, ownMicroBatches, sumOverRanks } from "./gradient_sum.ts";
 import type { Ranks } from "./ranks.ts";
@@ -39,6 +41,7 @@ export class SharedStep {
     readonly network: Network,
     readonly ranks: Ranks,
     buffers: readonly Tensor[],
+    readonly frozen?: Frozen,
   ) {
     const { length } = network.layout;
     this.#sum = new GradientSum(device, buffers);
@@ -68,7 +71,10 @@ export class SharedStep {
       (i) => data.batch(step * gradAccum + i),
       (length) => length * (1 + length / (ATTENTION_WIDTHS * network.config.n_embd)),
     );
-    const [tokens] = group.total([own.reduce((sum, { targets }) => sum + targets.length, 0)]);
+    const [tokens, counted] = group.total([
+      own.reduce((sum, { targets }) => sum + targets.length, 0),
+      own.reduce((sum, documents) => sum + countedTargets(documents), 0),
+    ]);
     for (const documents of own) {
       device.loadBatch(batch, documents);
       const { gradients, loss } = this.#views[this.#sum.next]!;
@@ -78,9 +84,10 @@ export class SharedStep {
         gradients,
         activations,
         batch,
-        1 / tokens!,
+        1 / counted!,
         control,
         false,
+        this.frozen,
       );
       device.sumLoss(loss, 0, activations.losses, false);
       this.#sum.take();

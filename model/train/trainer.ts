@@ -9,7 +9,9 @@ import {
   type Tensor,
 } from "../../device/device.ts";
 import { MicrogptError } from "../../device/errors.ts";
+import { countedTargets } from "../../data/batches.ts";
 import { Breather, nextWindowSteps } from "../../device/pacing.ts";
+import type { Frozen } from "../freeze.ts";
 import type { Activations, Network, Weights } from "../network.ts";
 import { networkOf } from "../networks.ts";
 import { adam } from "./adam.ts";
@@ -34,7 +36,7 @@ export interface TrainingData {
   batch(number: number): PackedDocuments;
   /** All held-out documents; none when validation is off. */
   validation(): Iterable<PackedDocuments>;
-  /** bytes of text that the held-out targets stand for */
+  /** bytes of text that the held-out targets stand for, of those that count */
   validationBytes: number;
 }
 
@@ -51,6 +53,8 @@ export interface Recipe {
   gradAccum: number;
   /** steps between evaluations; 0 = never */
   evalEvery: number;
+  /** parameters that stay as they are */
+  frozen?: Frozen;
 }
 
 /** A training run at rest: all that the next step depends on. */
@@ -65,7 +69,7 @@ export interface StepEvent {
   type: "step";
   /** counts from 1 */
   step: number;
-  /** mean negative log-likelihood a token, in nats */
+  /** mean negative log-likelihood of the targets that count, in nats */
   loss: number;
   /** of this step, after warmup and decay */
   learningRate: number;
@@ -85,9 +89,9 @@ export interface EvaluationEvent {
   type: "evaluation";
   /** steps done before it */
   step: number;
-  /** nats a token */
+  /** nats a target that counts */
   loss: number;
-  /** the same loss for a byte of the held-out text, in bits; the end of a document counts as a byte */
+  /** the same loss for a byte of their text, in bits; the end of a document counts as a byte */
   bitsPerByte: number;
 }
 
@@ -207,12 +211,18 @@ export class Trainer {
     const lengths = ranks ? sharedBuffers(ranks, recipe.gradAccum, this.#network.layout.length) : [];
     this.#memory = allocateTraining(device, this.#network, data, lengths);
     if (ranks) {
-      this.#shared = new SharedStep(device, this.#network, ranks, this.#memory.shared);
+      this.#shared = new SharedStep(device, this.#network, ranks, this.#memory.shared, recipe.frozen);
       this.#memory.optimizer.gradients = this.#shared.gradients;
     }
     this.weights = this.#network.views(device, this.#memory.optimizer.work);
     this.#gradients = this.#network.views(device, this.#memory.optimizer.gradients);
-    this.#update = bindUpdates(device, OPTIMIZER, this.#network.layout, this.#memory.optimizer);
+    this.#update = bindUpdates(
+      device,
+      OPTIMIZER,
+      this.#network.layout,
+      this.#memory.optimizer,
+      recipe.frozen,
+    );
   }
 
   /** Steps done, of which the last may still be in flight. */
@@ -299,28 +309,28 @@ export class Trainer {
     const { activations, batch, validation, optimizer: { control } } = this.#memory;
     const breather = new Breather(BREATHE_MS);
     const reads: Promise<Float32Array | Uint32Array>[] = [];
-    let [batches, tokens] = [0, 0];
+    let [batches, counted] = [0, 0];
     try {
       for (const documents of this.#data.validation()) {
         device.loadBatch(batch, documents);
         this.#network.forward(device, this.weights, activations, batch, 1, control);
-        device.sumLoss(validation, 0, activations.losses, tokens > 0);
+        device.sumLoss(validation, 0, activations.losses, batches > 0);
         device.submit();
-        tokens += batch.tokenCount;
+        counted += countedTargets(documents);
         // the read waits for what is queued, so that the signal need not wait for all batches
         if (++batches % this.#windowSteps === 0) reads.push(device.read(validation));
         if (breather.due) await breather.take();
         if (signal?.aborted) return undefined;
       }
-      return this.#evaluation((await device.read(validation))[METRIC.loss]!, tokens);
+      return this.#evaluation((await device.read(validation))[METRIC.loss]!, counted);
     } finally {
       await Promise.allSettled(reads);
     }
   }
 
-  #evaluation(nats: number, tokens: number): EvaluationEvent {
+  #evaluation(nats: number, counted: number): EvaluationEvent {
     const bitsPerByte = nats / (Math.LN2 * this.#data.validationBytes);
-    return { type: "evaluation", step: this.#step, loss: nats / tokens, bitsPerByte };
+    return { type: "evaluation", step: this.#step, loss: nats / counted, bitsPerByte };
   }
 
   /** Each rank measures some of the batches; their losses are added up in one order, whoever measured them. */
@@ -329,9 +339,9 @@ export class Trainer {
     const { activations, batch, validation, optimizer: { control } } = this.#memory;
     const breather = new Breather(BREATHE_MS);
     const losses: number[] = [];
-    let tokens = 0;
+    let counted = 0;
     for (const documents of this.#data.validation()) {
-      tokens += documents.targets.length;
+      counted += countedTargets(documents);
       if (losses.length % group.size !== group.rank) {
         losses.push(0);
         continue;
@@ -342,7 +352,7 @@ export class Trainer {
       losses.push((await device.read(validation))[METRIC.loss]!);
       if (breather.due) await breather.take();
     }
-    return this.#evaluation(group.total(losses).reduce((sum, loss) => sum + loss, 0), tokens);
+    return this.#evaluation(group.total(losses).reduce((sum, loss) => sum + loss, 0), counted);
   }
 
   #evaluatesAt(step: number): boolean {
@@ -388,13 +398,17 @@ export class Trainer {
   /** One step: gradients of all its batches, the update. */
   #queueStep(): Window["steps"][number] {
     const device = this.#device;
-    const { gradAccum } = this.#recipe;
+    const { gradAccum, frozen } = this.#recipe;
     const { optimizer: { control }, activations, batch, metrics } = this.#memory;
     const slot = this.#step % metrics.rows;
     const first = this.#step * gradAccum;
     let documents = this.#data.batch(first);
-    let tokens = documents.targets.length;
-    for (let i = 1; i < gradAccum; i++) tokens += this.#data.batch(first + i).targets.length;
+    let [tokens, counted] = [documents.targets.length, countedTargets(documents)];
+    for (let i = 1; i < gradAccum; i++) {
+      documents = this.#data.batch(first + i);
+      tokens += documents.targets.length;
+      counted += countedTargets(documents);
+    }
     for (let i = 0; i < gradAccum; i++) {
       if (gradAccum > 1) documents = this.#data.batch(first + i);
       device.loadBatch(batch, documents);
@@ -404,9 +418,10 @@ export class Trainer {
         this.#gradients,
         activations,
         batch,
-        1 / tokens,
+        1 / counted,
         control,
         i > 0,
+        frozen,
       );
       device.sumLoss(metrics, slot, activations.losses, i > 0);
     }

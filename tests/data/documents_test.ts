@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { bytesOfTokens, targetBytes } from "../../data/bits_per_byte.ts";
-import { batchesInOrder } from "../../data/batches.ts";
+import { batchesInOrder, countedTargets } from "../../data/batches.ts";
 import { encodeChat, encodeText, fitDocuments, type TokenDocuments } from "../../data/documents.ts";
 import { byteTokenizer } from "./byte_tokenizer.ts";
 
@@ -34,6 +34,42 @@ Deno.test("documents: chat needs a tokenizer with chat tokens", () => {
   assert.throws(() => encodeChat([[{ role: "user", content: "a" }]], TEXT), {
     name: "MicrogptError",
     message: "the tokenizer has no <end_turn> token",
+  });
+});
+
+Deno.test("documents: with answers only, what the assistant says and the end of its turn count", () => {
+  const turn = (role: "user" | "assistant", content: string) => ({ role, content });
+  const conversations = [[
+    turn("user", "a"),
+    turn("assistant", "bc"),
+    turn("user", "d"),
+    turn("assistant", ""),
+  ]];
+  const { counted } = encodeChat(conversations, CHAT, true);
+  // <bos> <user> a <end_turn> <assistant> b c <end_turn> <user> d <end_turn> <assistant> <end_turn> <bos>
+  assert.deepEqual([...counted!], [0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 0]);
+  assert.equal(encodeChat(conversations, CHAT).counted, undefined);
+});
+
+Deno.test("documents: a conversation that is cut off before its answer is left out, and that is said", () => {
+  const turn = (role: "user" | "assistant", content: string) => ({ role, content });
+  const long = [turn("user", "abcdefgh"), turn("assistant", "i")];
+  const short = [turn("user", "a"), turn("assistant", "bcdefghi")];
+  const fitted = fitDocuments(encodeChat([long, short], CHAT, true), 6, false, "chat");
+  assert.deepEqual([...fitted.numbers], [1]);
+  assert.deepEqual([...fitted.counted!], [0, 0, 0, 0, 0, 1, 1]);
+  assert.deepEqual(fitted.notices.slice(0, 2), [
+    "warning: 2 / 2 docs are longer than block_size (6) and will be truncated",
+    "1 conversations are left out: they have no answer within block_size (6)",
+  ]);
+  const [batch] = batchesInOrder(fitted, Uint32Array.of(0), 100, 10);
+  assert.deepEqual([...batch!.weights!], [0, 0, 0, 0, 1, 1]);
+  assert.equal(countedTargets(batch!), 2);
+  // of the answer, "b" and "c" are left
+  assert.equal(targetBytes(batch!, bytesOfTokens(CHAT)), 2);
+  assert.throws(() => fitDocuments(encodeChat([long], CHAT, true), 6, false, "chat"), {
+    name: "MicrogptError",
+    message: "none of the 1 conversations has an answer within block_size (6), nothing is left to train on",
   });
 });
 

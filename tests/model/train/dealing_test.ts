@@ -85,3 +85,13 @@ Deno.test("arrays that are used again for the next batch do no harm", () => {
   }, cost);
   assert.deepEqual(dealt, deal(step));
 });
+
+Deno.test("how much a target counts goes with it", () => {
+  const step = stepOf(4).map((batch) => ({
+    ...batch,
+    weights: Float32Array.from(batch.targets, (id) => id % 3),
+  }));
+  for (const { targets, weights } of deal(step)) {
+    assert.deepEqual([...weights!], Array.from(targets, (id) => id % 3));
+  }
+});
