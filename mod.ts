@@ -70,7 +70,13 @@ export {
   type MpiLibrary,
   type MpiSpeed,
 } from "./model/diagnosis.ts";
-export { DEVICE_OPTIONS, type DeviceName, type DeviceOptions } from "./model/devices.ts";
+export {
+  DEVICE_OPTIONS,
+  type DeviceName,
+  type DeviceOptions,
+  INFERENCE_DEVICE_OPTIONS,
+  type InferenceDeviceOptions,
+} from "./model/devices.ts";
 export type { Architecture, ModelConfig } from "./model/config.ts";
 export type { GptConfig } from "./model/gpt.ts";
 export { CORPUS_OPTIONS, type CorpusSettings, type Format, FORMATS } from "./data/corpus_options.ts";
@@ -85,5 +91,5 @@ export { type LengthBucket, type LengthStatistics, renderLengths } from "./data/
 export type { AddedToken } from "./data/added_tokens.ts";
 export type { EncodedDocuments, Tokenizer } from "./data/tokenizer.ts";
 export { flagOf, type Option, type Options, type OptionValue, type OptionValues } from "./device/options.ts";
-export type { Dtype } from "./device/device.ts";
+export type { Dtype, WeightType } from "./device/device.ts";
 export { MicrogptError, type MicrogptErrorOptions } from "./device/errors.ts";

@@ -1,4 +1,10 @@
-import { type ChatSession, checkGenerateOptions, DEVICE_OPTIONS, loadModel, SAMPLING } from "../mod.ts";
+import {
+  type ChatSession,
+  checkGenerateOptions,
+  INFERENCE_DEVICE_OPTIONS,
+  loadModel,
+  SAMPLING,
+} from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf, given } from "./flags.ts";
 import { DEFAULT_CHAT_MODEL, defaultChatModel } from "./default_model.ts";
@@ -12,7 +18,7 @@ export const command: Command = {
   flags: [
     { name: "--model-dir", value: "dir", help: ANY_MODEL, default: DEFAULT_CHAT_MODEL },
     ...flagsOf(SAMPLING),
-    ...flagsOf(DEVICE_OPTIONS),
+    ...flagsOf(INFERENCE_DEVICE_OPTIONS),
     { name: "--json", help: "print one JSON object an answer: message, answer, dropped_tokens" },
   ],
   run: runChat,
@@ -36,7 +42,7 @@ async function runChat(values: FlagValues): Promise<void> {
   checkGenerateOptions(options);
   using model = await loadModel(
     modelDir === undefined ? await defaultChatModel() : await localModelDir(modelDir as string),
-    given(DEVICE_OPTIONS, values),
+    given(INFERENCE_DEVICE_OPTIONS, values),
   );
   sayWarnings(model.device);
   using session = model.startChat(options);

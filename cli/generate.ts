@@ -1,8 +1,8 @@
 import {
   checkGenerateOptions,
-  DEVICE_OPTIONS,
   type GenerateOptions,
   GENERATION,
+  INFERENCE_DEVICE_OPTIONS,
   type LanguageModel,
   loadModel,
   parseConversation,
@@ -27,7 +27,7 @@ export const command: Command = {
         'or a conversation to go on with: [{"role", "content"}, …]',
     },
     ...flagsOf(SAMPLING),
-    ...flagsOf(DEVICE_OPTIONS),
+    ...flagsOf(INFERENCE_DEVICE_OPTIONS),
     { name: "--json", help: "print one JSON object a line: index, seed, text" },
   ],
   run: runGenerate,
@@ -38,7 +38,10 @@ async function runGenerate(values: FlagValues): Promise<void> {
   const prompt = values.prompt as string | undefined;
   const drawing = { ...given(GENERATION, values), ...given(SAMPLING, values) };
   checkGenerateOptions(drawing);
-  using model = await loadModel(await localModelDir(modelDir as string), given(DEVICE_OPTIONS, values));
+  using model = await loadModel(
+    await localModelDir(modelDir as string),
+    given(INFERENCE_DEVICE_OPTIONS, values),
+  );
   sayWarnings(model.device);
   const options = { ...drawing, ...promptOf(prompt, model) };
   // a chat model answers the prompt, others go on with it

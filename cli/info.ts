@@ -1,6 +1,8 @@
 import {
   CORPUS_OPTIONS,
   describeModel,
+  INFERENCE_DEVICE_OPTIONS,
+  type InferenceDeviceOptions,
   inspectData,
   type InspectDataOptions,
   MicrogptError,
@@ -14,6 +16,9 @@ import { harmless } from "./harmless.ts";
 import { ANY_MODEL, localModelDir } from "./model_dir.ts";
 import { resumeCommand } from "./printed_command.ts";
 import { print, printJson, sayNotice } from "./terminal.ts";
+
+const HELP_DTYPE =
+  "type of weights to count memory with (default: as the file has them, q8 for quantized ones)";
 
 export const command: Command = {
   flags: [
@@ -31,6 +36,7 @@ export const command: Command = {
         help: "size of the tokenizer that is trained to count with, where no model's does",
       },
     }),
+    ...flagsOf({ dtype: { ...INFERENCE_DEVICE_OPTIONS.dtype, help: HELP_DTYPE } }),
     { name: "--json", help: "print one JSON object" },
   ],
   run: runInfo,
@@ -44,11 +50,16 @@ async function runInfo(values: FlagValues): Promise<void> {
   if (given !== undefined) {
     throw new MicrogptError(`\`${given}\` is about a data file: name it with --input`, { usage: true });
   }
-  await showModel(modelDir as string | undefined ?? "output", !!json);
+  const dtype = values.dtype as InferenceDeviceOptions["dtype"];
+  await showModel(modelDir as string | undefined ?? "output", dtype, !!json);
 }
 
-async function showModel(dir: string, json: boolean): Promise<void> {
-  const model = await describeModel(await localModelDir(dir));
+async function showModel(
+  dir: string,
+  dtype: InferenceDeviceOptions["dtype"],
+  json: boolean,
+): Promise<void> {
+  const model = await describeModel(await localModelDir(dir), dtype ? { dtype } : {});
   const { source, config, chat, parameters, tokenizer, file, memory, unusable, training } = model;
   if (json) {
     return printJson({
@@ -69,7 +80,10 @@ async function showModel(dir: string, json: boolean): Promise<void> {
   entry("tokenizer", `${tokenizer.tokens} tokens: byte-level BPE, ${tokenizer.merges} merges`);
   entry("special", specialTokens(tokenizer.special));
   entry("weights", `${file.format}, ${file.dtype}, ${megabytes(file.bytes, 2)}`);
-  entry("memory", `weights in f32 ${megabytes(memory.weights)}, a full context ${megabytes(memory.context)}`);
+  entry(
+    "memory",
+    `weights in ${memory.dtype} ${megabytes(memory.weights)}, a full context ${megabytes(memory.context)}`,
+  );
   if (unusable !== undefined) entry("use", `none here: ${unusable}`);
   if (training) showTraining(dir, training);
   else if (source !== "microgpt") entry("training", `no state: a ${SOURCES[source]}`);

@@ -14,6 +14,15 @@ import type { NativeMemory } from "./group.ts";
 /** Type of the working weights and activations. Masters, gradients, moments and reductions are always f32. */
 export type Dtype = "f32" | "bf16" | "f16";
 
+/**
+ * Type of weights that are only read, as in generating. q8 is ggml's Q8_0: 32 neighbours of a row share a scale in f16 and
+ * have 8 bits each.
+ */
+export type WeightType = Dtype | "q8";
+
+/** How files hold numbers: little endian, Q8_0 in blocks of a row, the scale and then 32 bytes. */
+export type FileType = "F32" | "F16" | "BF16" | "Q8_0";
+
 /** Element type of a tensor: `work` is the device's `dtype`. */
 export type ElementType = "f32" | "u32" | "work";
 
@@ -160,6 +169,30 @@ export interface Allocator {
   createBatch(maxTokens: number, maxDocuments: number): Batch;
 }
 
+/** A matrix of a flat array of weights: rows · cols elements from `offset` on. */
+export interface WeightMatrix {
+  offset: number;
+  rows: number;
+  cols: number;
+  /** q8 wants rows of whole blocks of 32 */
+  type: WeightType;
+}
+
+/** Weights that are only read, in whatever form the device likes best for that. */
+export interface HeldWeights {
+  /**
+   * [1, length], to be viewed and freed. A view is one whole matrix, for `rmsNormMatmul`, `embedRows`, `lookupRows` and `matmul` in the
+   * form NT without mask, or lies between matrices and is f32.
+   */
+  readonly flat: Tensor;
+  /**
+   * Writes elements from `offset` on: whole rows of one matrix, or what lies between matrices.
+   * @param bytes as a file of that type has them; rounded where the type is another than the matrix's
+   * @returns the first element that is not finite or too large for the matrix's type, counted from `offset`; −1 when there is none
+   */
+  write(offset: number, type: FileType, bytes: Uint8Array<ArrayBuffer>): number;
+}
+
 export interface Device extends Allocator {
   readonly kind: "reference" | "cpu" | "webgpu";
   /** The hardware's own name, for people. */
@@ -172,6 +205,14 @@ export interface Device extends Allocator {
 
   /** [rows, cols] of the same memory, from element `offset`. Shares, never copies; the parent must outlive it. */
   view(tensor: Tensor, offset: number, rows: number, cols: number): Tensor;
+  /**
+   * Memory for weights that are only read; a device that lacks this has no better form for them than `work`. A row of a
+   * product with them has the same bits whatever the number of rows.
+   * @param length of the flat array
+   * @param matrices in the order of their offsets; what lies between them is f32
+   * @throws {MicrogptError} when memory is short
+   */
+  holdWeights?(label: string, length: number, matrices: readonly WeightMatrix[]): HeldWeights;
   /** Frees a tensor's memory now (its views die with it). Does nothing the second time, or after `destroy`. */
   free(tensor: Tensor): void;
   /** Copies `data` to the elements from `offset` on; f32 data for a `work` tensor is rounded to its type. */

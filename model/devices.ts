@@ -3,7 +3,7 @@ import { os } from "../platform/host.ts";
 import { checkVocabSize, type Tokenizer } from "../data/tokenizer.ts";
 import { checkOptions, type Options, type OptionValues } from "../device/options.ts";
 import { MicrogptError } from "../device/errors.ts";
-import type { Device, Dtype } from "../device/device.ts";
+import type { Device, Dtype, WeightType } from "../device/device.ts";
 import type { Group } from "../device/group.ts";
 import { ReferenceDevice } from "../device/reference_device.ts";
 
@@ -32,6 +32,17 @@ export const DEVICE_OPTIONS = {
   },
 } as const satisfies Options;
 
+/** The same for generating, where weights are only read: the CPU then holds them in any type, and computes in f32. */
+export const INFERENCE_DEVICE_OPTIONS = {
+  ...DEVICE_OPTIONS,
+  dtype: {
+    type: "choice",
+    choices: ["f32", "bf16", "f16", "q8"],
+    help: "type of weights (default on cpu: as the file has them, q8 for quantized ones; bf16 on metal, " +
+      "f32 otherwise)",
+  },
+} as const satisfies Options;
+
 /**
  * What the option `device` takes. `metal` is `webgpu` on a Mac, `reference` the plain TypeScript device; `auto`
  * measures a moment of the work to be done and takes the faster of GPU and CPU, but continues a run on the device that
@@ -41,6 +52,9 @@ export type DeviceName = OptionValues<typeof DEVICE_OPTIONS>["device"];
 
 /** Where to compute. */
 export type DeviceOptions = Partial<OptionValues<typeof DEVICE_OPTIONS>>;
+
+/** Where to generate, and in which type of weights. */
+export type InferenceDeviceOptions = Partial<OptionValues<typeof INFERENCE_DEVICE_OPTIONS>>;
 
 /**
  * Does a moment of the work that the device is for.
@@ -56,13 +70,22 @@ export interface AutoChoice {
   before?: { device?: string; dtype?: Dtype };
 }
 
+/** What the device is for. */
+export interface DeviceUse extends AutoChoice {
+  /** `dtype` is that of weights that are only read, see `Device.holdWeights` */
+  inference?: boolean;
+}
+
 /**
  * Opens a device.
- * @param choice what `auto` decides by
+ * @param choice what it is for, and what `auto` decides by
  * @throws {MicrogptError} for options out of range, when it is not there, or cannot compute in `dtype`
  */
-export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice = {}): Promise<Device> {
-  checkOptions(DEVICE_OPTIONS, options);
+export async function openDevice(
+  options: InferenceDeviceOptions = {},
+  choice: DeviceUse = {},
+): Promise<Device> {
+  checkOptions(choice.inference ? INFERENCE_DEVICE_OPTIONS : DEVICE_OPTIONS, options);
   const { device = defaultDevice(), dtype, threads, adapter } = options;
   if (adapter !== undefined && device !== "webgpu" && device !== "metal") {
     throw new MicrogptError(`\`adapter\` chooses a GPU, \`device\` is ${device}`, {
@@ -72,7 +95,7 @@ export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice
   }
   switch (device) {
     case "auto":
-      return await openBefore(options, choice) ?? await openFaster(options, choice.trial);
+      return await openBefore(options, choice) ?? await openFaster(options, choice);
     case "cpu": {
       if (os === "browser") {
         throw new MicrogptError("`device` cpu is a native library, which a browser cannot load", {
@@ -82,7 +105,8 @@ export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice
       }
       await ensureNativeLibrary();
       const { openCpuDevice } = await import("../native/device.ts");
-      return openCpuDevice({ dtype: dtype ?? "f32", ...(threads === undefined ? {} : { threads }) });
+      const computed = choice.inference ? "f32" : computedIn(device, dtype) ?? "f32";
+      return openCpuDevice({ dtype: computed, ...(threads === undefined ? {} : { threads }) });
     }
     case "metal":
       if (os !== "darwin") {
@@ -91,9 +115,9 @@ export async function openDevice(options: DeviceOptions = {}, choice: AutoChoice
           usage: true,
         });
       }
-      return await openGpu(dtype ?? "bf16", adapter);
+      return await openGpu(computedIn(device, dtype) ?? "bf16", adapter);
     case "webgpu":
-      return await openGpu(dtype ?? "f32", adapter);
+      return await openGpu(computedIn(device, dtype) ?? "f32", adapter);
     case "reference":
       if (dtype && dtype !== "f32") {
         throw new MicrogptError(`\`device\` reference computes in f32, not ${dtype}`, { usage: true });
@@ -107,13 +131,23 @@ function defaultDevice(): DeviceName {
   return os === "browser" ? "auto" : DEVICE_OPTIONS.device.default;
 }
 
+/** The type of activations, where they have that of the weights. @throws {MicrogptError} when nothing is computed in it */
+function computedIn(device: DeviceName, dtype: WeightType | undefined): Dtype | undefined {
+  if (dtype !== "q8") return dtype;
+  throw new MicrogptError(`\`device\` ${device} holds no weights in q8`, {
+    hint: "use `dtype` bf16 or f16, or `device` cpu",
+    usage: true,
+  });
+}
+
 /**
  * The devices that `auto` chooses from: the GPU where there is a real one, or where only it can compute in the dtype,
  * and the CPU. In a browser the GPU, and the reference device where there is none.
  */
-async function candidates(dtype: Dtype | undefined): Promise<DeviceName[]> {
+async function candidates(dtype: WeightType | undefined, inference = false): Promise<DeviceName[]> {
   const gpuName = os === "darwin" ? "metal" : "webgpu";
-  if (dtype && dtype !== "f32") return [gpuName];
+  if (dtype === "q8") return ["cpu"];
+  if (dtype && dtype !== "f32" && !inference) return [gpuName];
   const adapter = await navigator.gpu?.requestAdapter();
   if (os === "browser") return [adapter ? gpuName : "reference"];
   return adapter && !adapter.info.isFallbackAdapter ? [gpuName, "cpu"] : ["cpu"];
@@ -125,13 +159,14 @@ function hardware(name: string): string {
 }
 
 /** The device that the work was begun on, if it is one of those that `auto` chooses from. */
-async function openBefore(options: DeviceOptions, { before = {} }: AutoChoice): Promise<Device | undefined> {
+async function openBefore(options: InferenceDeviceOptions, use: DeviceUse): Promise<Device | undefined> {
+  const { before = {}, inference } = use;
   if (before.device === undefined) return undefined;
   const dtype = options.dtype ?? before.dtype;
-  for (const device of await candidates(dtype)) {
+  for (const device of await candidates(dtype, inference)) {
     let opened: Device;
     try {
-      opened = await openDevice({ ...options, device, ...(dtype ? { dtype } : {}) });
+      opened = await openDevice({ ...options, device, ...(dtype ? { dtype } : {}) }, use);
     } catch (error) {
       if (error instanceof MicrogptError) continue; // the measuring that follows says what is wrong with it
       throw error;
@@ -144,14 +179,16 @@ async function openBefore(options: DeviceOptions, { before = {} }: AutoChoice): 
 /**
  * The GPU where there is a real one and it is faster than the CPU at `trial`, else the CPU; where one fails, the other.
  */
-async function openFaster(options: DeviceOptions, trial: Trial | undefined): Promise<Device> {
-  const names = await candidates(options.dtype);
-  if (names.length === 1 || !trial) return await openDevice({ ...options, device: names[0]! });
+async function openFaster(options: InferenceDeviceOptions, use: DeviceUse): Promise<Device> {
+  const { trial, inference } = use;
+  const names = await candidates(options.dtype, inference);
+  if (names.length === 1 || !trial) return await openDevice({ ...options, device: names[0]! }, use);
   const times: { device: DeviceName; milliseconds: number }[] = [];
   const problems: MicrogptError[] = [];
   for (const device of names) {
     try {
-      times.push({ device, milliseconds: await timed({ ...options, device }, trial) });
+      const opened = await openDevice({ ...options, device }, use);
+      times.push({ device, milliseconds: await timed(opened, trial) });
     } catch (error) {
       if (!(error instanceof MicrogptError)) throw error;
       problems.push(error);
@@ -159,13 +196,12 @@ async function openFaster(options: DeviceOptions, trial: Trial | undefined): Pro
   }
   const fastest = times.sort((a, b) => a.milliseconds - b.milliseconds)[0];
   if (!fastest) throw problems.at(-1);
-  const opened = await openDevice({ ...options, device: fastest.device });
+  const opened = await openDevice({ ...options, device: fastest.device }, use);
   opened.warnings.push(...problems.map(({ message }) => `\`device\` auto had no choice: ${message}`));
   return opened;
 }
 
-async function timed(options: DeviceOptions, trial: Trial): Promise<number> {
-  const device = await openDevice(options);
+async function timed(device: Device, trial: Trial): Promise<number> {
   try {
     return await trial(device);
   } finally {

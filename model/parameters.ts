@@ -26,10 +26,19 @@ export interface ParameterEntry extends ParameterSpec {
   offset: number;
 }
 
+/** Parameters that are neighbours, and one matrix where they have rows of one length. */
+export interface ParameterBlock {
+  entries: ParameterEntry[];
+  /** elements `offset` … `end` of the flat array */
+  offset: number;
+  end: number;
+}
+
 /** The flat array that weights, gradients and moments share. */
 export interface ParameterLayout {
   /** in the order of their offsets */
   entries: ParameterEntry[];
+  blocks: ParameterBlock[];
   byName: Map<string, ParameterEntry>;
   /** elements, including the zeros between blocks */
   length: number;
@@ -44,20 +53,23 @@ const aligned = (offset: number) => Math.ceil(offset / ALIGNMENT) * ALIGNMENT;
 
 /** Lays blocks out one after the other. The parameters of a block are neighbours, so that they can be one matrix. */
 export function layOut(blocks: readonly (readonly ParameterSpec[])[]): ParameterLayout {
-  const entries: ParameterEntry[] = [];
+  const laidOut: ParameterBlock[] = [];
   let offset = 0;
   let count = 0;
-  for (const block of blocks) {
-    offset = aligned(offset);
-    for (const spec of block) {
+  for (const specs of blocks) {
+    const block: ParameterBlock = { entries: [], offset: aligned(offset), end: 0 };
+    offset = block.offset;
+    for (const spec of specs) {
       const [rows, cols] = spec.shape.length === 1 ? [1, spec.shape[0]] : spec.shape;
-      entries.push({ ...spec, rows, cols, offset });
+      block.entries.push({ ...spec, rows, cols, offset });
       offset += rows * cols;
       count += rows * cols;
     }
+    laidOut.push({ ...block, end: offset });
   }
+  const entries = laidOut.flatMap((block) => block.entries);
   const byName = new Map(entries.map((entry) => [entry.name, entry]));
-  return { entries, byName, length: aligned(offset), count };
+  return { entries, blocks: laidOut, byName, length: aligned(offset), count };
 }
 
 /** Elements `start` … `end` of the flat array. */

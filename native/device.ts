@@ -10,24 +10,27 @@ import {
   type Device,
   type Dtype,
   type ElementType,
+  type HeldWeights,
   LEAST_TEMPERATURE,
   type MatmulForm,
   type MatmulFusion,
   type PackedDocuments,
   type Sampling,
   type Tensor,
+  type WeightMatrix,
 } from "../device/device.ts";
 import type { NativeMemory } from "../device/group.ts";
 import { deviceClosed, MicrogptError } from "../device/errors.ts";
 import { check, openLibrary } from "./library.ts";
 import { DEVICE } from "./symbols.ts";
 import { CpuBatch, CpuTensor, type FiveTensors, metricsRow, qkvWidth, sameShape } from "./tensor.ts";
+import { PackedTensor, PackedWeights, weightKind } from "./weights.ts";
 
 /** What `openCpuDevice` accepts. */
 export interface CpuDeviceOptions {
   /** threads that compute, this one included, in the range model/devices.ts checks; 0 or absent: one for each core */
   threads?: number;
-  /** f32 is the only one */
+  /** of activations, and of weights in training: f32 is the only one */
   dtype?: Dtype;
 }
 
@@ -101,13 +104,42 @@ export class CpuDevice implements Device {
 
   tensor(label: string, rows: number, cols: number, type: ElementType = "f32"): Tensor {
     check(this.#native.mg_cpu_allocate(this.#device, rows * cols, this.#handle, 1));
-    if (this.#handle[0] === NO_MEMORY) {
-      const megabytes = Math.ceil(rows * cols * 4 / 1e6).toLocaleString("en-US");
-      throw new MicrogptError(`not enough memory for ${label}: ${megabytes} MB`, {
-        hint: "make the model or the batch smaller: `nEmbd`, `blockSize` or `batchSize`",
-      });
-    }
-    return new CpuTensor(type, rows, cols, { label, handle: this.#handle[0]!, freed: false }, 0);
+    return new CpuTensor(type, rows, cols, this.#allocated(label, rows * cols), 0);
+  }
+
+  /** What the library has just allocated. @throws {MicrogptError} when it could not */
+  #allocated(label: string, elements: number) {
+    const handle = this.#handle[0]!;
+    if (handle !== NO_MEMORY) return { label, handle, freed: false };
+    const megabytes = Math.ceil(elements * 4 / 1e6).toLocaleString("en-US");
+    throw new MicrogptError(`not enough memory for ${label}: ${megabytes} MB`, {
+      hint: "make the model or the batch smaller: `nEmbd`, `blockSize` or `batchSize`",
+    });
+  }
+
+  holdWeights(label: string, length: number, matrices: readonly WeightMatrix[]): HeldWeights {
+    const bad = new Uint32Array(2);
+    return new PackedWeights(
+      {
+        pack: (label, { rows, cols, type }) => {
+          const kind = weightKind(type);
+          check(this.#native.mg_cpu_allocate_weights(this.#device, kind, rows, cols, this.#handle, 1));
+          return new PackedTensor(rows, cols, this.#allocated(label, rows * cols), kind);
+        },
+        plain: (label, length) => this.tensor(label, 1, length) as CpuTensor,
+        writeRows: ({ packed, kind, capacity, cols }, first, source, bytes) => {
+          // deno-fmt-ignore
+          check(this.#native.mg_cpu_write_weights(
+            this.#device, packed, kind, capacity, cols, first, source, bytes, bytes.length, bad, 2,
+          ));
+          return bad[0] ? bad[1]! : -1;
+        },
+        writePlain: (tensor, values, offset) => this.write(tensor, values, offset),
+      },
+      label,
+      length,
+      matrices,
+    );
   }
 
   createBatch(maxTokens: number, maxDocuments: number): Batch {
@@ -117,6 +149,7 @@ export class CpuDevice implements Device {
 
   view(tensor: Tensor, offset: number, rows: number, cols: number): Tensor {
     if (this.#closed) throw deviceClosed();
+    if (tensor instanceof PackedWeights) return tensor.view(offset, rows, cols);
     const parent = tensor as CpuTensor;
     if (offset < 0 || offset + rows * cols > parent.capacity * parent.cols) {
       throw new RangeError("view reaches beyond its tensor");
@@ -125,6 +158,7 @@ export class CpuDevice implements Device {
   }
 
   free(tensor: Tensor): void {
+    if (tensor instanceof PackedWeights) return tensor.tensors.forEach((part) => this.free(part));
     const { memory } = tensor as CpuTensor;
     if (this.#closed || memory.freed) return;
     memory.freed = true;
@@ -246,6 +280,12 @@ export class CpuDevice implements Device {
   lookupRows(x: Tensor, rows: DecodeRows, table: Tensor): void {
     sameShape(x, rows.tokens.rows, table.cols);
     const [o, i, t] = [x as CpuTensor, rows.tokens as CpuTensor, table as CpuTensor];
+    if (t instanceof PackedTensor) {
+      // deno-fmt-ignore
+      return check(this.#native.mg_cpu_lookup_weights(
+        this.#device, o.handle, o.offset, i.handle, i.offset, t.packed, t.kind, o.rows, o.cols, t.rows,
+      ));
+    }
     // deno-fmt-ignore
     check(this.#native.mg_cpu_lookup_rows(
       this.#device, o.handle, o.offset, i.handle, i.offset, t.handle, t.offset, o.rows, o.cols, t.rows,
@@ -345,6 +385,13 @@ export class CpuDevice implements Device {
       ? ADD_OUT
       : ADD_MATRIX;
     const flags = adds | (relu ? RELU : 0) | (fusion.reluMask === undefined ? 0 : MASK);
+    if (r instanceof PackedTensor && form === "NT" && !(flags & MASK)) {
+      // deno-fmt-ignore
+      return check(this.#native.mg_cpu_matmul_weights(
+        this.#device, o.handle, o.offset, l.handle, l.offset, r.packed, r.kind, s.handle, s.offset,
+        flags, o.rows, o.cols, K,
+      ));
+    }
     // deno-fmt-ignore
     check(this.#native.mg_cpu_matmul(
       this.#device, o.handle, o.offset, l.handle, l.offset, r.handle, r.offset, s.handle, s.offset,
@@ -457,6 +504,13 @@ export class CpuDevice implements Device {
     sameShape(rows.positions, x.rows, 1);
     sameShape(wpe, wpe.rows, wte.cols);
     const [o, i, s, t, p] = [x, rows.tokens, rows.positions, wte, wpe] as CpuTensor[] as FiveTensors;
+    if (t instanceof PackedTensor && p instanceof PackedTensor) {
+      // deno-fmt-ignore
+      return check(this.#native.mg_cpu_embed_weights(
+        this.#device, o.handle, o.offset, i.handle, i.offset, s.handle, s.offset, t.packed, t.kind,
+        p.packed, p.kind, o.rows, o.cols, t.rows, p.rows,
+      ));
+    }
     // deno-fmt-ignore
     check(this.#native.mg_cpu_embed_rows(
       this.#device, o.handle, o.offset, i.handle, i.offset, s.handle, s.offset, t.handle, t.offset,

@@ -9,23 +9,25 @@ import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import type { ModelConfig } from "../config.ts";
 import type { ParameterLayout } from "../parameters.ts";
-import { readModel, readModelHeader } from "./checkpoint.ts";
+import { readModel, readModelHeader, sendModelWeights } from "./checkpoint.ts";
 import { fileError, ifThere, isOnnxExport } from "./directory.ts";
 import { fileSource } from "./gguf/file_source.ts";
 import { llamaOfGguf } from "./gguf/llama_config.ts";
-import { checkGgufTensors, readGgufWeights } from "./gguf/llama_tensors.ts";
+import { checkGgufTensors, ggufName, readGgufWeights, sendGgufWeights } from "./gguf/llama_tensors.ts";
 import { tokenizerOfGguf } from "./gguf/llama_tokenizer.ts";
 import { readGguf } from "./gguf/read.ts";
 import type { EndIds } from "./hf/config.ts";
 import { readHfDirectory } from "./hf/directory.ts";
-import { readHfWeights } from "./hf/weights.ts";
+import { llamaTensors } from "./hf/tensors.ts";
+import { readHfWeights, sendHfWeights } from "./hf/weights.ts";
 import { newParameters } from "./safetensors.ts";
+import type { WeightSource } from "./weight_source.ts";
 
 /** What a model is on disk. */
 export type ModelKind = "microgpt" | "huggingface" | "gguf";
 
 /** A model, described; its weights are not read yet. */
-export interface AnyModel {
+export interface AnyModel extends WeightSource {
   kind: ModelKind;
   path: string;
   /** what people call it: the name of its file or directory */
@@ -115,7 +117,8 @@ async function look(path: string): Promise<FileInfo | undefined> {
 }
 
 async function describeOwn(path: string): Promise<AnyModel> {
-  const { config, chat, tokenizerJson, fileDtype, weightsBytes } = await readModelHeader(path);
+  const header = await readModelHeader(path);
+  const { config, chat, tokenizerJson, fileDtype, weightsBytes, types } = header;
   const { ids, tokens } = parseTokenizerJson(tokenizerJson);
   const bos = ids.get(SPECIAL_TOKENS.bos)!;
   const eos = chat ? [ids.get(SPECIAL_TOKENS.endTurn)!, bos] : [bos];
@@ -131,7 +134,9 @@ async function describeOwn(path: string): Promise<AnyModel> {
     addBos: true,
     fileDtype,
     weightsBytes,
+    types,
     readParameters: async () => (await readModel(path)).params,
+    readWeights: (_, sink) => sendModelWeights(path, header, sink),
   };
 }
 
@@ -150,11 +155,13 @@ async function describeHf(path: string): Promise<AnyModel> {
     addBos,
     fileDtype: weights.dtype,
     weightsBytes: weights.bytes,
+    types: new Map([...weights.places].map(([name, { tensor }]) => [name, tensor.dtype])),
     readParameters: async (layout) => {
       const flat = newParameters(layout, path);
       await readHfWeights(weights, layout, flat);
       return flat;
     },
+    readWeights: (layout, sink) => sendHfWeights(weights, layout, sink),
   };
 }
 
@@ -178,11 +185,18 @@ async function describeGguf(path: string): Promise<AnyModel> {
     addBos,
     fileDtype: [...new Set(gguf.tensors.map(({ type }) => type))].join("+"),
     weightsBytes: gguf.tensors.reduce((sum, { bytes }) => sum + bytes, 0),
+    types: new Map(
+      [...llamaTensors(config).keys()].map((name) => [name, gguf.byName.get(ggufName(name))!.type]),
+    ),
     readParameters: async (layout) => {
       using again = await open(path);
       const flat = newParameters(layout, path);
       await readGgufWeights({ ...gguf, source: await fileSource(again, path) }, config, layout, flat);
       return flat;
+    },
+    readWeights: async (layout, sink) => {
+      using again = await open(path);
+      await sendGgufWeights({ ...gguf, source: await fileSource(again, path) }, config, layout, sink);
     },
   };
 }

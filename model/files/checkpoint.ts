@@ -2,6 +2,7 @@
 import { files, SEEK_START } from "../../platform/files.ts";
 import { join } from "../../platform/paths.ts";
 import { digestOf, type FileDigest, forEachChunk, HashedReader, writeHashed } from "./digest.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import type { MetricsSnapshot } from "./metrics_log.ts";
 import { metaJson, type ModelDescription, readMeta, readTokenizer } from "./description.ts";
 import {
@@ -24,11 +25,13 @@ import { publish } from "./publish.ts";
 import {
   checkTensors,
   dtypeOf,
+  type FileDtype,
   type FileParameters,
   readHeader,
   readParameters,
   writeParameters,
 } from "./safetensors.ts";
+import { sendRows } from "./safetensors_rows.ts";
 import {
   formatTrainState,
   parseTrainState,
@@ -36,6 +39,7 @@ import {
   STATE_MAX_BYTES,
   type TrainState,
 } from "./train_state.ts";
+import type { WeightSink } from "./weight_source.ts";
 
 /** A model read from files. */
 export interface LoadedModel extends ModelDescription {
@@ -56,6 +60,8 @@ export interface LoadedCheckpoint extends LoadedModel {
 export interface ModelHeader extends ModelDescription {
   parameters: number;
   fileDtype: string;
+  /** the same, by the parameter's name */
+  types: Map<string, FileDtype>;
   /** size of weights.safetensors */
   weightsBytes: number;
   /** undefined for an inference model */
@@ -145,9 +151,39 @@ export async function readModelHeader(dir: string): Promise<ModelHeader> {
       tokenizerJson,
       parameters: layout.count,
       fileDtype: dtypeOf(tensors),
+      types: new Map(tensors.map(({ name, dtype }) => [name, dtype])),
       weightsBytes: (await file.stat()).size,
       trainState: await readTrainState(dir),
     };
+  });
+}
+
+/**
+ * Hands a model's weights on, as they are in the file.
+ * @param expected what was read of the model before
+ * @throws {MicrogptError} when another model has taken its place, the file is malformed, or `sink` did not take a number
+ */
+export async function sendModelWeights(
+  dir: string,
+  expected: ModelDescription,
+  sink: WeightSink,
+): Promise<void> {
+  await readBetweenSaves(dir, async () => {
+    const description = await readMeta(dir);
+    const tokenizerJson = await readTokenizer(dir, description);
+    const same = tokenizerJson === expected.tokenizerJson &&
+      metaJson({ ...description, tokenizerJson }) === metaJson(expected);
+    if (!same) {
+      throw new MicrogptError(`${dir}: another model took its place while it was read`, {
+        hint: "try again",
+      });
+    }
+    const { layout } = networkOf(description.config);
+    const path = join(dir, "weights.safetensors");
+    using file = await openModelFile(dir, "weights.safetensors");
+    const tensors = await readHeader(file, path);
+    checkTensors(tensors, layout, path);
+    for (const tensor of tensors) await sendRows(file, path, tensor, layout.byName.get(tensor.name)!, sink);
   });
 }
 

@@ -4,13 +4,17 @@ import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
 import type { ModelConfig } from "../config.ts";
 import { checkConfig, networkOf } from "../networks.ts";
+import type { WeightType } from "../../device/device.ts";
 import { MicrogptError } from "../../device/errors.ts";
+import type { Network } from "../network.ts";
 import { type ModelKind, modelKind, readAnyModel } from "./any_model.ts";
 import { readModelHeader } from "./checkpoint.ts";
 import { localModel } from "./hub/download.ts";
 import { bestDirectory, keptBestStep } from "./kept_checkpoints.ts";
 import { keptIn } from "./output_directory.ts";
 import type { TrainState } from "./train_state.ts";
+import type { WeightSource } from "./weight_source.ts";
+import { heldBytes, weightMatrices } from "./weight_types.ts";
 
 /** A model, described. */
 export interface ModelSummary {
@@ -28,8 +32,8 @@ export interface ModelSummary {
   tokenizer: { tokens: number; merges: number; special: string[] };
   /** of the weights' file or files */
   file: { format: "safetensors" | "gguf"; dtype: string; bytes: number };
-  /** bytes that it takes to run it: weights as the CPU has them, and keys and values of a full context */
-  memory: { weights: number; context: number };
+  /** what it takes to run it on the CPU: bytes of the weights and their types, and bytes of the keys and values of a full context */
+  memory: { weights: number; dtype: string; context: number };
   /** why it can be looked at only; undefined where it generates */
   unusable: string | undefined;
   /** undefined for an inference-only model */
@@ -51,19 +55,37 @@ export interface TrainingSummary {
 /**
  * Describes a model without reading its weights, whose header alone is checked.
  * @param path of a model or a training checkpoint, a HuggingFace directory or a GGUF file, or either of the hub as `localModel` takes it
+ * @param options.dtype the type of matrices to count memory with; default: the one that it would run in
  * @returns the architecture, the tokenizer, the file, and the state of the run where there is one
  * @throws {MicrogptError} when a file is missing or malformed
  */
-export async function describeModel(path: string): Promise<ModelSummary> {
+export async function describeModel(
+  path: string,
+  { dtype }: { dtype?: WeightType } = {},
+): Promise<ModelSummary> {
   const local = await localModel(path);
-  return await modelKind(local) === "microgpt" ? await describeOwn(local) : await describeForeign(local);
+  const own = await modelKind(local) === "microgpt";
+  return own ? await describeOwn(local, dtype) : await describeForeign(local, dtype);
 }
 
 /** Bytes of a number as the CPU computes with it. */
 const F32_BYTES = 4;
 
-async function describeOwn(dir: string): Promise<ModelSummary> {
-  const { config, chat, parameters, fileDtype, weightsBytes, tokenizerJson, trainState } =
+function memoryOf(
+  { layout, cacheWidth, config }: Network,
+  types: WeightSource["types"],
+  dtype: WeightType | undefined,
+): ModelSummary["memory"] {
+  const matrices = weightMatrices(layout, types, dtype);
+  return {
+    weights: heldBytes(layout, matrices),
+    dtype: [...new Set(matrices.map(({ type }) => type))].join("+"),
+    context: F32_BYTES * cacheWidth * config.block_size,
+  };
+}
+
+async function describeOwn(dir: string, dtype: WeightType | undefined): Promise<ModelSummary> {
+  const { config, chat, parameters, fileDtype, types, weightsBytes, tokenizerJson, trainState } =
     await readModelHeader(dir);
   const listed: unknown = JSON.parse(tokenizerJson).model.merges;
   const merges = Array.isArray(listed) ? listed.length : 0;
@@ -77,17 +99,16 @@ async function describeOwn(dir: string): Promise<ModelSummary> {
     chat,
     tokenizer: { tokens: config.vocab_size, merges, special },
     file: { format: "safetensors", dtype: fileDtype, bytes: weightsBytes },
-    memory: {
-      weights: F32_BYTES * network.layout.length,
-      context: F32_BYTES * network.cacheWidth * config.block_size,
-    },
+    memory: memoryOf(network, types, dtype),
     unusable: undefined,
     training: trainState && await describeTraining(dir, trainState),
   };
 }
 
-async function describeForeign(path: string): Promise<ModelSummary> {
-  const { kind, config, tokenizerJson, tokens, chat, fileDtype, weightsBytes } = await readAnyModel(path);
+async function describeForeign(path: string, dtype: WeightType | undefined): Promise<ModelSummary> {
+  const { kind, config, tokenizerJson, tokens, chat, fileDtype, types, weightsBytes } = await readAnyModel(
+    path,
+  );
   const { merges, special } = parseTokenizerJson(tokenizerJson);
   const network = networkOf(config);
   return {
@@ -98,10 +119,7 @@ async function describeForeign(path: string): Promise<ModelSummary> {
     chat,
     tokenizer: { tokens, merges: merges.length, special: special.map(({ content }) => content) },
     file: { format: kind === "gguf" ? "gguf" : "safetensors", dtype: fileDtype, bytes: weightsBytes },
-    memory: {
-      weights: F32_BYTES * network.layout.length,
-      context: F32_BYTES * network.cacheWidth * config.block_size,
-    },
+    memory: memoryOf(network, types, dtype),
     unusable: reasonAgainst(config),
     training: undefined,
   };

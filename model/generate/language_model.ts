@@ -1,10 +1,10 @@
 /** A trained model, loaded and ready to generate or to chat: what `generate` and `chat` do, for programs. */
 import type { Tokenizer } from "../../data/tokenizer.ts";
-import { type DeviceOptions, openDevice, openTokenizer } from "../devices.ts";
+import { type InferenceDeviceOptions, openDevice, openTokenizer } from "../devices.ts";
 import { type ChatOptions, ChatSession } from "./chat.ts";
-import { readModel } from "../files/checkpoint.ts";
+import { readModelHeader, sendModelWeights } from "../files/checkpoint.ts";
 import type { ModelConfig } from "../config.ts";
-import type { Device } from "../../device/device.ts";
+import type { Device, Tensor } from "../../device/device.ts";
 import { type ForeignRules, foreignRules } from "./foreign.ts";
 import { localModel } from "../files/hub/download.ts";
 import { modelKind, readAnyModel } from "../files/any_model.ts";
@@ -12,8 +12,10 @@ import { type GenerateOptions, generateSamples, type SamplePiece, wholeSamples }
 import type { ModelDescription } from "../files/description.ts";
 import type { Weights } from "../network.ts";
 import { checkConfig, networkOf } from "../networks.ts";
-import { flatTensor, type ParameterLayout } from "../parameters.ts";
+import type { WeightSource } from "../files/weight_source.ts";
+import type { ParameterLayout } from "../parameters.ts";
 import { noChatTokens } from "./prompt.ts";
+import { loadWeights, placeWeights } from "./working_weights.ts";
 
 /**
  * Loads a model.
@@ -35,34 +37,41 @@ import { noChatTokens } from "./prompt.ts";
  * @returns the model, to be closed
  * @throws {MicrogptError} when it does not load or the device is not there
  */
-export async function loadModel(path: string, options: DeviceOptions = {}): Promise<LanguageModel> {
-  const { description, params, tokenizer, foreign } = await readForUse(
-    await localModel(path),
-    options.threads,
-  );
-  const on = (device: Device) => new LanguageModel(description, params, tokenizer, device, foreign);
-  const device = await openDevice(options, { trial: (candidate) => timeDecoding(on(candidate)) });
+export async function loadModel(
+  path: string,
+  options: InferenceDeviceOptions = {},
+): Promise<LanguageModel> {
+  const { source, tokenizer, foreign } = await describeForUse(await localModel(path), options.threads);
+  const { layout } = networkOf(source.config);
+  const on = async (device: Device) => {
+    const weights = await loadWeights(device, layout, source, options.dtype);
+    return new LanguageModel(source, weights, tokenizer, device, foreign);
+  };
+  const trial = async (candidate: Device) => await timeDecoding(await on(candidate));
+  const device = await openDevice(options, { trial, inference: true });
   try {
-    return on(device);
+    return await on(device);
   } catch (error) {
     device.destroy();
     throw error;
   }
 }
 
-/** A model of any kind, read whole. */
-async function readForUse(path: string, threads: number | undefined) {
+/** A model of any kind, and where its weights come from. */
+async function describeForUse(path: string, threads: number | undefined) {
   if (await modelKind(path) === "microgpt") {
-    const model = await readModel(path);
-    const tokenizer = await openTokenizer(model.tokenizerJson, threads);
-    return { description: model, params: model.params, tokenizer, foreign: undefined };
+    const header = await readModelHeader(path);
+    const tokenizer = await openTokenizer(header.tokenizerJson, threads);
+    const source: ModelDescription & WeightSource = {
+      ...header,
+      readWeights: (_, sink) => sendModelWeights(path, header, sink),
+    };
+    return { source, tokenizer, foreign: undefined };
   }
-  const model = await readAnyModel(path);
-  checkConfig(model.config, { name: (field) => `${path}: ${field}` });
-  const tokenizer = await openTokenizer(model.tokenizerJson, threads);
-  const foreign = await foreignRules(model, tokenizer);
-  const params = await model.readParameters(networkOf(model.config).layout);
-  return { description: model, params, tokenizer, foreign };
+  const source = await readAnyModel(path);
+  checkConfig(source.config, { name: (field) => `${path}: ${field}` });
+  const tokenizer = await openTokenizer(source.tokenizerJson, threads);
+  return { source, tokenizer, foreign: await foreignRules(source, tokenizer) };
 }
 
 /** Times a few tokens, for the device `auto`. */
@@ -96,13 +105,13 @@ export class LanguageModel implements Disposable {
   readonly #foreign: ForeignRules | undefined;
 
   /**
-   * @param params the weights, in the parameter layout
+   * @param weights in the parameter layout: on the device, or to be put there in f32
    * @param foreign of a model of others
    * @internal
    */
   constructor(
     description: ModelDescription,
-    params: Float32Array,
+    weights: Tensor | Float32Array,
     tokenizer: Tokenizer,
     device: Device,
     foreign?: ForeignRules,
@@ -114,8 +123,7 @@ export class LanguageModel implements Disposable {
     this.device = device;
     const network = networkOf(this.config);
     this.layout = network.layout;
-    const flat = flatTensor(device, "weights", this.layout, "work");
-    device.write(flat, params);
+    const flat = weights instanceof Float32Array ? placeWeights(device, this.layout, weights) : weights;
     this.#weights = network.views(device, flat);
   }
 

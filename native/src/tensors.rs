@@ -183,6 +183,18 @@ pub fn as_u32s_mut(values: &mut [f32]) -> &mut [u32] {
     unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
+/// The same memory as bytes.
+pub fn as_bytes(values: &[f32]) -> &[u8] {
+    // SAFETY: four bytes each, every bit pattern is valid.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// The same memory as bytes, to write.
+pub fn as_bytes_mut(values: &mut [f32]) -> &mut [u8] {
+    // SAFETY: four bytes each, every bit pattern is valid.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
 /// A whole number that JavaScript sent as a double; None when it is not whole, or too large.
 fn as_index(value: f64) -> Option<usize> {
     (value >= 0.0 && value <= 2f64.powi(53) && value.fract() == 0.0).then_some(value as usize)

@@ -1,11 +1,13 @@
 /** The weights of a HuggingFace directory, in one safetensors file or in shards with an index; read by range. */
-import { type FileHandle, files } from "../../../platform/files.ts";
+import { type FileHandle, files, SEEK_START } from "../../../platform/files.ts";
 import { join } from "../../../platform/paths.ts";
 import { MicrogptError } from "../../../device/errors.ts";
 import type { LlamaConfig } from "../../llama_config.ts";
-import type { ParameterLayout } from "../../parameters.ts";
+import type { ParameterEntry, ParameterLayout } from "../../parameters.ts";
 import { fileError, ifThere, parseObject, printable } from "../directory.ts";
 import { dtypeOf, readHeader, readTensorValues, type TensorInfo } from "../safetensors.ts";
+import { sendRows } from "../safetensors_rows.ts";
+import type { WeightSink } from "../weight_source.ts";
 import { isIgnored, llamaTensors } from "./tensors.ts";
 
 /** The weights, where they are in one file. */
@@ -150,9 +152,36 @@ function checkTensors(dir: string, places: Map<string, Place>, config: LlamaConf
  * @throws {MicrogptError} when a file changed since it was looked at, or holds a value that is not finite
  */
 export async function readHfWeights(
-  { places }: HfWeights,
+  weights: HfWeights,
   layout: ParameterLayout,
   flat: Float32Array<ArrayBuffer>,
+): Promise<void> {
+  await forEachTensor(weights, layout, (file, { path, tensor }, entry) => {
+    return readTensorValues(file, path, tensor, entry, flat);
+  });
+}
+
+/**
+ * Hands all weights on, as they are in the files.
+ * @param layout of the same names and shapes
+ * @throws {MicrogptError} when a file changed since it was looked at, or `sink` did not take a number
+ */
+export async function sendHfWeights(
+  weights: HfWeights,
+  layout: ParameterLayout,
+  sink: WeightSink,
+): Promise<void> {
+  await forEachTensor(weights, layout, async (file, { path, tensor }, entry) => {
+    await file.seek(tensor.offset, SEEK_START);
+    await sendRows(file, path, tensor, entry, sink);
+  });
+}
+
+/** Visits all parameters, file by file, each of which is opened once. */
+async function forEachTensor(
+  { places }: HfWeights,
+  layout: ParameterLayout,
+  visit: (file: FileHandle, place: Place, entry: ParameterEntry) => Promise<void>,
 ): Promise<void> {
   const byFile = Map.groupBy(layout.entries, ({ name }) => {
     const place = places.get(name);
@@ -161,9 +190,6 @@ export async function readHfWeights(
   });
   for (const [path, entries] of byFile) {
     using file = await openWeights(path);
-    for (const entry of entries) {
-      const { tensor } = places.get(entry.name)!;
-      await readTensorValues(file, path, tensor, entry, flat);
-    }
+    for (const entry of entries) await visit(file, places.get(entry.name)!, entry);
   }
 }

@@ -104,7 +104,7 @@ fn gather(pool: &mut Pool, table: &mut [f32], gather: &Gather, gradient: &[f32],
 }
 
 /// Refuses ids that the tables have no rows for.
-fn check(tokens: &[u32], vocabulary: u32, positions: &[u32], block: u32) -> Result<(), String> {
+pub fn check(tokens: &[u32], vocabulary: u32, positions: &[u32], block: u32) -> Result<(), String> {
     if let Some(token) = tokens.iter().find(|&&token| token >= vocabulary) {
         return Err(format!("token {token} is not in a vocabulary of {vocabulary}"));
     }

@@ -15,6 +15,9 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod matmul;
 pub mod norm;
+pub mod packed;
+pub mod packed_lookup;
+pub mod packed_product;
 pub mod rope;
 pub mod sample;
 pub mod scaled_norm;
@@ -24,6 +27,7 @@ pub mod small;
 pub mod swiglu;
 pub mod thin;
 pub mod tile;
+pub mod widen;
 
 use crate::pool::Pool;
 use crate::tensors::Span;

@@ -22,7 +22,7 @@ macro_rules! dispatched {
                     super::$kernel::<_ $(, $N)?>(simd, $($arg),*)
                 }
                 #[cfg(target_arch = "x86_64")]
-                #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt")]
+                #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt")]
                 fn v3 $(<const $N: $n>)? (simd: pulp::x86::V3, $($arg: $ty),*) $(-> $out)? {
                     super::$kernel::<_ $(, $N)?>(simd, $($arg),*)
                 }
@@ -48,7 +48,17 @@ pub(crate) use dispatched;
 #[cfg(not(test))]
 #[inline(always)]
 pub fn arch() -> pulp::Arch {
-    pulp::Arch::new()
+    best()
+}
+
+/// pulp does not ask for F16C, which every processor with AVX2 has.
+#[inline(always)]
+fn best() -> pulp::Arch {
+    match pulp::Arch::new() {
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V3(_) if !std::is_x86_feature_detected!("f16c") => pulp::Arch::Scalar,
+        best => best,
+    }
 }
 
 /// The same; the crate's own tests can be run with a lesser one: `TEST_SIMD=avx2 cargo test`, or `scalar`.
@@ -59,7 +69,7 @@ pub fn arch() -> pulp::Arch {
         Ok("avx2") => pulp::Arch::V3(pulp::x86::V3::try_new().expect("a processor with AVX2")),
         Ok("scalar") => pulp::Arch::Scalar,
         Ok(other) => panic!("TEST_SIMD is avx2 or scalar, not {other}"),
-        Err(_) => pulp::Arch::new(),
+        Err(_) => best(),
     }
 }
 

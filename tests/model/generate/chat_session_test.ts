@@ -4,6 +4,7 @@ import type { Message } from "../../../data/chat.ts";
 import { HfTokenizer } from "../../../data/hf_tokenizer.ts";
 import type { Tokenizer } from "../../../data/tokenizer.ts";
 import { type DeviceName, openDevice } from "../../../model/devices.ts";
+import { networkOf } from "../../../model/networks.ts";
 import { LanguageModel } from "../../../model/generate/language_model.ts";
 import type { ChatSession } from "../../../model/generate/chat.ts";
 import { buildPrompt } from "../../../model/generate/prompt.ts";
@@ -217,8 +218,8 @@ Deno.test("chat: one answer at a time; refusals say what to do", async () => {
     session.clear();
     assert.throws(() => model.startChat({ topP: 2 }), /`topP` must be a number from 0 to 1, got 2/);
     const short = { ...source, config: { ...source.config, block_size: 4 }, chat: true };
-    const { params } = tinyModel(true);
-    const tiny = new LanguageModel(short, params.slice(0, 1), tokenizer, model.device);
+    const { layout } = networkOf(short.config);
+    const tiny = new LanguageModel(short, new Float32Array(layout.length), tokenizer, model.device);
     assert.throws(() => tiny.startChat(), /a context of 4 tokens is too short/);
     const text = new LanguageModel({ ...source, chat: false }, source.params, tokenizer, model.device);
     assert.throws(() => text.startChat(), /no chat tokens/);
