@@ -15,6 +15,7 @@ import type { AdamState, Device, Dtype, PackedDocuments } from "../device/device
 import { type GptConfig, gptNetwork } from "../model/gpt.ts";
 import { flatTensor } from "../model/parameters.ts";
 import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
+import { lines } from "../tests/llama_cpp/lines.ts";
 import { median, readBatches } from "./documents_file.ts";
 import { printProfile, type Profile, profiled } from "./profile.ts";
 
@@ -127,7 +128,7 @@ class Trainer {
 class PyTorch {
   readonly #process: Deno.ChildProcess;
   readonly #input: WritableStreamDefaultWriter<Uint8Array>;
-  readonly #lines: AsyncIterator<string>;
+  readonly #lines: AsyncIterator<string, void>;
 
   constructor(readonly mode: "eager" | "compile", python: string, tokens: string) {
     const script = new URL("./pytorch_step.py", import.meta.url).pathname;
@@ -167,15 +168,6 @@ class PyTorch {
   async close(): Promise<void> {
     await this.#input.close();
     await this.#process.status;
-  }
-}
-
-async function* lines(stream: ReadableStream<Uint8Array<ArrayBuffer>>): AsyncGenerator<string> {
-  let rest = "";
-  for await (const text of stream.pipeThrough(new TextDecoderStream())) {
-    const parts = (rest + text).split("\n");
-    rest = parts.pop()!;
-    yield* parts;
   }
 }
 

@@ -1,7 +1,7 @@
 /** A random tiny Llama made by transformers: logits, greedy tokens, gradients and twenty training steps are the same here. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import type { DecodeRows, Device, PackedDocuments } from "../../device/device.ts";
+import type { Device, PackedDocuments } from "../../device/device.ts";
 import { ReferenceDevice } from "../../device/reference_device.ts";
 import { openDevice } from "../../model/devices.ts";
 import type { LlamaConfig } from "../../model/llama_config.ts";
@@ -12,6 +12,7 @@ import { learningRate, Trainer } from "../../model/train/trainer.ts";
 import { assertClose } from "../device/assert_close.ts";
 import { randomDocuments } from "../device/device_cases.ts";
 import { pythonTest, runPython } from "./python.ts";
+import { RunningModel } from "./running_model.ts";
 
 const GROUPED: LlamaConfig = {
   architecture: "llama",
@@ -136,37 +137,12 @@ function flatWeights({ layout }: LlamaNetwork, weights: Record<string, number[]>
   return flat;
 }
 
-function decodeRows(d: Device, tokens: number[], first: number): DecodeRows {
-  const column = (label: string, values: number[]) => {
-    const tensor = d.tensor(label, values.length, 1, "u32");
-    d.write(tensor, Uint32Array.from(values));
-    return tensor;
-  };
-  return {
-    tokens: column("tokens", tokens),
-    positions: column("positions", tokens.map((_, i) => first + i)),
-    sequences: column("sequences", tokens.map(() => 0)),
-  };
-}
-
 async function checkDecoding(d: Device, network: LlamaNetwork, expected: Expected): Promise<void> {
-  const flat = flatTensor(d, "weights", network.layout, "work");
-  d.write(flat, flatWeights(network, expected.weights));
-  const weights = network.views(d, flat);
+  const running = new RunningModel(d, network, flatWeights(network, expected.weights), 64);
   const document = chained(BATCHES[0]!)[0]!;
-  const memory = network.allocateDecodeMemory(d, document.length, document.length, 64);
-  const step = async (tokens: number[], first: number, logitRows: number) => {
-    network.decodeStep(d, weights, memory, decodeRows(d, tokens, first), 64, logitRows);
-    return await d.read(memory.logits);
-  };
-  assertClose(await step(document, 0, document.length), expected.logits, 1e-4, "logits");
-  const tokens: number[] = [];
-  let logits = await step(document.slice(0, 4), 0, 1);
-  while (tokens.length < expected.greedy.length) {
-    tokens.push(logits.indexOf(Math.max(...logits)));
-    logits = await step(tokens.slice(-1), 3 + tokens.length, 1);
-  }
-  assert.deepEqual(tokens, expected.greedy);
+  assertClose(await running.logits(document), expected.logits, 1e-4, "logits");
+  const greedy = await running.greedy(document.slice(0, 4), expected.greedy.length);
+  assert.deepEqual(greedy.map(({ token }) => token), expected.greedy);
 }
 
 async function checkGradients(d: Device, network: LlamaNetwork, expected: Expected): Promise<void> {
