@@ -17,9 +17,13 @@ async function python(args: string[]): Promise<Deno.CommandOutput | undefined> {
  * A test that needs Python modules; without them it is skipped, and its name says so. (What a test prints is not seen
  * under `deno test --quiet`.)
  * @param modules what must be importable
+ * @throws where MICROGPT_REQUIRE_PEERS=1 and one is not
  */
 export async function pythonTest(name: string, modules: string[], fn: () => Promise<void>): Promise<void> {
   const ignore = !(await python(["-c", `import ${modules.join(", ")}`]))?.success;
+  if (ignore && Deno.env.get("MICROGPT_REQUIRE_PEERS") === "1") {
+    throw new Error(`MICROGPT_REQUIRE_PEERS=1, and ${PYTHON} lacks ${modules.join(" or ")}`);
+  }
   const reason = ignore
     ? ` (skipped: ${PYTHON} lacks ${modules.join(" or ")}, see tests/requirements.txt)`
     : "";
