@@ -10,7 +10,7 @@
 import { parseArgs } from "node:util";
 import { BatchSampler } from "../data/batches.ts";
 import { documentsOf, encodeDataset, loadDataset, textsOf } from "../data/dataset.ts";
-import { fitDocuments } from "../data/documents.ts";
+import { fitDocuments, ownEncoder } from "../data/documents.ts";
 import { splitDocuments, splitHashes } from "../data/split.ts";
 import { trainTokenizer } from "../model/devices.ts";
 import { DEFAULTS, type PresetName, PRESETS, type Settings } from "../model/settings.ts";
@@ -37,7 +37,12 @@ const tokenizer = await trainTokenizer(textsOf(data), {
   vocabSize: settings.vocabSize,
   chat: data.mode === "chat",
 });
-const documents = fitDocuments(encodeDataset(data, tokenizer), settings.blockSize, flags.chat, data.mode);
+const documents = fitDocuments(
+  encodeDataset(data, ownEncoder(tokenizer)),
+  settings.blockSize,
+  flags.chat,
+  data.mode,
+);
 const hashes = splitHashes(documentsOf(data), settings.seed);
 const kept = Float64Array.from(documents.numbers, (d) => hashes[d]!);
 const split = splitDocuments(kept, settings.valFraction);

@@ -18,6 +18,7 @@ import type { Flag, FlagValues } from "./command.ts";
 const OTHER_OPTIONS = [
   "output",
   "resume",
+  "from",
   "preset",
   "chat",
   "prompt",

@@ -16,6 +16,7 @@ import {
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
+import { ANY_MODEL, localModelDir } from "./model_dir.ts";
 import { onInterrupt } from "./interrupt.ts";
 import { programName, resumeCommand, shellPath } from "./printed_command.ts";
 import {
@@ -42,6 +43,7 @@ export const command: Command = {
     { name: "--chat", help: "the input is conversations: JSONL of [{role, content}, …]" },
     { name: "--preset", value: "name", help: "settings to start from", choices: Object.keys(PRESETS) },
     { name: "--resume", value: "dir", help: "go on from this checkpoint" },
+    { name: "--from", value: "model", help: `start from the weights of ${ANY_MODEL}` },
     ...flagsOf(SETTINGS),
     ...flagsOf(DEVICE_OPTIONS),
     ...flagsOf(RUN_OPTIONS),
@@ -54,7 +56,9 @@ export const command: Command = {
 async function runTrain(values: FlagValues): Promise<number> {
   const interrupt = new AbortController();
   const finalSamples = 5;
-  const events = train({ ...values as TrainOptions, finalSamples, signal: interrupt.signal });
+  // downloaded with a bar, where it is on the hub
+  const from = values.from === undefined ? {} : { from: await localModelDir(values.from as string) };
+  const events = train({ ...values as TrainOptions, ...from, finalSamples, signal: interrupt.signal });
   const plan = (await events.next()).value as PlanEvent;
   if (plan.ranks && plan.ranks.rank > 0) return await joinIn(events, interrupt);
   describe(plan);

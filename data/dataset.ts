@@ -10,10 +10,9 @@ import {
   loadChat,
   type Message,
 } from "./chat.ts";
-import { encodeChat, encodeText, type TokenDocuments } from "./documents.ts";
+import type { DocumentEncoder, TokenDocuments } from "./documents.ts";
 import { loadText, type TextData, textInMemory } from "./text.ts";
 import { syntaxNotice } from "./text_syntax.ts";
-import type { Tokenizer } from "./tokenizer.ts";
 
 /** Documents or conversations, cleaned. */
 export type Dataset = TextData | ChatData;
@@ -102,10 +101,10 @@ export function unitOf({ mode }: Dataset): string {
  * The documents as tokens.
  * @param answersOnly only what the assistant says counts as a target
  */
-export function encodeDataset(data: Dataset, tokenizer: Tokenizer, answersOnly = false): TokenDocuments {
+export function encodeDataset(data: Dataset, encoder: DocumentEncoder, answersOnly = false): TokenDocuments {
   return data.mode === "chat"
-    ? encodeChat(data.conversations, tokenizer, answersOnly)
-    : encodeText(data.documents, tokenizer);
+    ? encoder.conversations(data.conversations, answersOnly)
+    : encoder.texts(data.documents);
 }
 
 /**

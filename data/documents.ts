@@ -13,6 +13,28 @@ export interface TokenDocuments {
   counted?: Uint8Array;
 }
 
+/** How documents become tokens, which depends on whose model it is. */
+export interface DocumentEncoder {
+  /** the token that ends a document, where one does; as a target it counts as a byte of text */
+  readonly end: number | undefined;
+  /** Texts as documents. */
+  texts(documents: string[]): TokenDocuments;
+  /**
+   * Conversations as documents.
+   * @param answersOnly what the assistant says counts as a target, and the end of its turns; nothing else does
+   */
+  conversations(conversations: Message[][], answersOnly: boolean): TokenDocuments;
+}
+
+/** This program's own way: documents stand between two `<bos>`. */
+export function ownEncoder(tokenizer: Tokenizer): DocumentEncoder {
+  return {
+    end: tokenizer.id(SPECIAL_TOKENS.bos),
+    texts: (documents) => encodeText(documents, tokenizer),
+    conversations: (conversations, answersOnly) => encodeChat(conversations, tokenizer, answersOnly),
+  };
+}
+
 /**
  * Text documents as tokens: `[<bos>, …tokens…, <bos>]`.
  * @param documents any text; special-token text in it stays text

@@ -59,9 +59,9 @@ function parameterLayout(
     return { name: `layer${layer}.${name}`, shape: [rows, cols], role: "matrix", layer };
   };
   return layOut([
-    [{ name: "wte", shape: [V, E], role: "embedding" }],
+    [{ name: "wte", shape: [V, E], role: "embedding", perToken: true }],
     [{ name: "wpe", shape: [B, E], role: "embedding" }],
-    [{ name: "lm_head", shape: [V, E], role: "head" }],
+    [{ name: "lm_head", shape: [V, E], role: "head", perToken: true }],
     ...Array.from({ length: L }, (_, i) => [
       ["q", "k", "v"].map((part) => matrix(i, `attn_w${part}`, E, E)),
       [matrix(i, "attn_wo", E, E)],

@@ -37,7 +37,12 @@ import {
 /** Names, shapes and order of the parameters: q, k, v of a layer are one matrix, gate and up are one, norms come last. */
 function parameterLayout(config: LlamaConfig): ParameterLayout {
   const { vocab_size: V, n_embd: E, n_head: H, n_kv_head: Hkv, head_dim: D, n_layer: L, ffn: F } = config;
-  const table = (name: string, role: "embedding" | "head"): ParameterSpec => ({ name, shape: [V, E], role });
+  const table = (name: string, role: "embedding" | "head"): ParameterSpec => ({
+    name,
+    shape: [V, E],
+    role,
+    perToken: true,
+  });
   const matrix = (layer: number, name: string, rows: number, cols: number): ParameterSpec => {
     return { name: `model.layers.${layer}.${name}.weight`, shape: [rows, cols], role: "matrix", layer };
   };

@@ -15,6 +15,8 @@ export interface ParameterSpec {
   role: ParameterRole;
   /** the layer that it belongs to, from 0 */
   layer?: number;
+  /** it has a row for each token of the vocabulary */
+  perToken?: true;
 }
 
 /** Where a named parameter lies in the flat array. A weight [rows, cols] acts as y = x · Wᵀ. */

@@ -11,7 +11,7 @@ export const SETTINGS = {
     min: 1,
     max: 1e9,
     default: 5000,
-    help: "steps to train; with `resume` this many more",
+    help: "steps to train; with `resume` this many more, with `from` 500",
   },
   learningRate: {
     type: "number",
@@ -19,7 +19,7 @@ export const SETTINGS = {
     exclusive: true,
     max: 1000,
     default: 0.01,
-    help: "peak learning rate",
+    help: "peak learning rate; with `from` 0.0002",
     flag: "--lr",
     saved: "learning_rate",
   },
@@ -28,7 +28,7 @@ export const SETTINGS = {
     min: 0,
     max: 1e9,
     default: 200,
-    help: "steps of linear warmup before the linear decay",
+    help: "steps of linear warmup before the linear decay; with `from` 20",
     saved: "warmup_steps",
   },
   seed: {
@@ -68,7 +68,7 @@ export const SETTINGS = {
     min: 1,
     max: LIMITS.block_size,
     default: 256,
-    help: "longest context in tokens",
+    help: "longest context in tokens; with `from` so much of the model's, 512 or all",
     config: "block_size",
   },
   nKvHead: {
@@ -209,6 +209,12 @@ export type FieldOf<Name extends SettingName, Key extends "saved" | "config"> =
 
 /** The settings that a checkpoint keeps, by their names in `train_state.json`. */
 export type SavedSettings = { [Name in SettingName as FieldOf<Name, "saved">]: Settings[Name] };
+
+/**
+ * What is another for a run that starts from a model: small steps, for what it has learned is to stay. Context: at most so
+ * long, for models of others have more than a batch has memory for.
+ */
+export const FROM_DEFAULTS = { learningRate: 2e-4, warmupSteps: 20, steps: 500, blockSize: 512 };
 
 /** Names of the settings that have a field of a kind, with that field. */
 export function fieldsOf(key: "saved" | "config"): [name: SettingName, field: string][] {

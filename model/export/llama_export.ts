@@ -41,7 +41,7 @@ export async function readLlama(path: string, format: string): Promise<LlamaSour
   }
   const llama = config as LlamaConfig;
   const layout = kind === "microgpt" ? networkOf(config).layout : layoutOf(llama);
-  const template = kind === "microgpt" && model.chat ? OWN_TEMPLATE : model.chatTemplate;
+  const template = model.ownWay && model.chat ? OWN_TEMPLATE : model.chatTemplate;
   return {
     name,
     config: llama,

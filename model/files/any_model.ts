@@ -10,6 +10,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import type { ModelConfig } from "../config.ts";
 import type { ParameterLayout } from "../parameters.ts";
 import { readModel, readModelHeader, sendModelWeights } from "./checkpoint.ts";
+import type { TextRules } from "./description.ts";
 import { fileError, ifThere, isOnnxExport } from "./directory.ts";
 import { fileSource } from "./gguf/file_source.ts";
 import { llamaOfGguf } from "./gguf/llama_config.ts";
@@ -27,7 +28,7 @@ import type { WeightSource } from "./weight_source.ts";
 export type ModelKind = "microgpt" | "huggingface" | "gguf";
 
 /** A model, described; its weights are not read yet. */
-export interface AnyModel extends WeightSource {
+export interface AnyModel extends TextRules, WeightSource {
   kind: ModelKind;
   path: string;
   /** what people call it: the name of its file or directory */
@@ -39,11 +40,8 @@ export interface AnyModel extends WeightSource {
   tokens: number;
   /** it was trained on conversations */
   chat: boolean;
-  /** how a conversation is written (Jinja); absent: as this program writes one, or not at all */
-  chatTemplate?: string;
-  ends: EndIds;
-  /** texts begin with the `bos` token */
-  addBos: boolean;
+  /** texts and conversations are written in this program's own way, without a template */
+  ownWay: boolean;
   /** element types in the file, several joined with "+" */
   fileDtype: string;
   /** bytes of the weights in the file */
@@ -118,10 +116,8 @@ async function look(path: string): Promise<FileInfo | undefined> {
 
 async function describeOwn(path: string): Promise<AnyModel> {
   const header = await readModelHeader(path);
-  const { config, chat, tokenizerJson, fileDtype, weightsBytes, types } = header;
+  const { config, chat, tokenizerJson, rules, fileDtype, weightsBytes, types } = header;
   const { ids, tokens } = parseTokenizerJson(tokenizerJson);
-  const bos = ids.get(SPECIAL_TOKENS.bos)!;
-  const eos = chat ? [ids.get(SPECIAL_TOKENS.endTurn)!, bos] : [bos];
   return {
     kind: "microgpt",
     path,
@@ -130,14 +126,20 @@ async function describeOwn(path: string): Promise<AnyModel> {
     tokenizerJson,
     tokens: tokens.length,
     chat,
-    ends: { bos, eos, pad: bos },
-    addBos: true,
+    ownWay: rules === undefined,
+    ...(rules ?? { ends: ownEnds(ids, chat), addBos: true }),
     fileDtype,
     weightsBytes,
     types,
     readParameters: async () => (await readModel(path)).params,
     readWeights: (_, sink) => sendModelWeights(path, header, sink),
   };
+}
+
+/** The tokens that end the texts of this program's own models. */
+function ownEnds(ids: Map<string, number>, chat: boolean): EndIds {
+  const bos = ids.get(SPECIAL_TOKENS.bos)!;
+  return { bos, eos: chat ? [ids.get(SPECIAL_TOKENS.endTurn)!, bos] : [bos], pad: bos };
 }
 
 async function describeHf(path: string): Promise<AnyModel> {
@@ -150,6 +152,7 @@ async function describeHf(path: string): Promise<AnyModel> {
     tokenizerJson,
     tokens: parseTokenizerJson(tokenizerJson).tokens.length,
     chat: chatTemplate !== undefined,
+    ownWay: false,
     ...(chatTemplate === undefined ? {} : { chatTemplate }),
     ends,
     addBos,
@@ -180,6 +183,7 @@ async function describeGguf(path: string): Promise<AnyModel> {
     tokenizerJson,
     tokens: tokens.length,
     chat: chatTemplate !== undefined,
+    ownWay: false,
     ...(chatTemplate === undefined ? {} : { chatTemplate }),
     ends,
     addBos,

@@ -113,7 +113,9 @@ async function readCheckpointFiles(dir: string): Promise<LoadedCheckpoint> {
   const metrics = digests?.["metrics.jsonl"];
   if (metrics) await checkMetrics(dir, metrics);
   const model = await readModelFiles(dir, digests);
-  if ((state.dataset_mode === "chat") !== model.chat) {
+  // a chat model that a run started from may have gone on with plain text
+  const mayDiffer = state.from !== undefined && model.chat;
+  if ((state.dataset_mode === "chat") !== model.chat && !mayDiffer) {
     const other = model.chat ? "a chat model" : "no chat model";
     throw wrongContent(
       `${statePath}: dataset_mode is ${state.dataset_mode}, but meta.json describes ${other}`,

@@ -3,17 +3,29 @@ import { join } from "../../platform/paths.ts";
 import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import type { ModelConfig } from "../config.ts";
 import { MicrogptError } from "../../device/errors.ts";
+import type { EndIds } from "./hf/config.ts";
 import type { FileDigest } from "./digest.ts";
 import { parseObject, printable, readText, wrongContent } from "./directory.ts";
 import { checkConfig, networkKind, networkOf } from "../networks.ts";
 
+/** How a model of others has texts and conversations written. */
+export interface TextRules {
+  ends: EndIds;
+  /** texts begin with the `bos` token */
+  addBos: boolean;
+  /** how a conversation is written (Jinja); absent: the model is of plain text */
+  chatTemplate?: string;
+}
+
 /** What `meta.json` and `tokenizer.json` say. */
 export interface ModelDescription {
   config: ModelConfig;
-  /** the model knows the turns of a chat (`special_tokens` in meta.json) */
+  /** the model knows the turns of a chat (`special_tokens` in meta.json, or a template) */
   chat: boolean;
   /** the text of `tokenizer.json` */
   tokenizerJson: string;
+  /** absent: texts are written in this program's own way, from `<bos>` to `<bos>` */
+  rules?: TextRules;
 }
 
 /** What meta.json calls the special tokens: theirs without the angle brackets. */
@@ -31,7 +43,7 @@ const tokenizerMaxBytes = (vocabulary: number) => Math.min((1 << 20) + 1024 * vo
 export async function readMeta(
   dir: string,
   expected?: FileDigest,
-): Promise<{ config: ModelConfig; chat: boolean }> {
+): Promise<Omit<ModelDescription, "tokenizerJson">> {
   const path = join(dir, "meta.json");
   const meta = parseObject(await readText(dir, "meta.json", META_MAX_BYTES, expected), path);
   const wrong = (what: string, cause?: unknown) => wrongContent(`${path}: ${what}`, cause);
@@ -43,6 +55,10 @@ export async function readMeta(
     if (!(error instanceof MicrogptError)) throw error;
     throw wrong(error.message, error);
   }
+  if (meta.text_rules !== undefined) {
+    const rules = readRules(meta.text_rules, config.vocab_size, wrong);
+    return { config, chat: rules.chatTemplate !== undefined, rules };
+  }
   const special = meta.special_tokens ?? [];
   if (!Array.isArray(special)) throw wrong("special_tokens is not a list");
   const chat = special.length > 0;
@@ -50,6 +66,30 @@ export async function readMeta(
     throw wrong(`special_tokens of a chat model are ${CHAT_TOKENS.join(", ")}`);
   }
   return { config, chat };
+}
+
+/** The rules as `meta.json` has them. @param wrong makes the error */
+function readRules(value: unknown, vocabulary: number, wrong: (what: string) => MicrogptError): TextRules {
+  const { bos, eos, pad, add_bos: addBos, chat_template: chatTemplate } = (value ?? {}) as Record<
+    string,
+    unknown
+  >;
+  const isId = (id: unknown) => Number.isInteger(id) && Number(id) >= 0 && Number(id) < vocabulary;
+  const ids = [bos, pad].filter((id) => id !== undefined);
+  if (!Array.isArray(eos) || ![...ids, ...eos].every(isId) || typeof addBos !== "boolean") {
+    throw wrong(
+      "text_rules are bos, eos, pad and add_bos: ids of tokens, a list of them, one more, and true or false",
+    );
+  }
+  if (chatTemplate !== undefined && typeof chatTemplate !== "string") {
+    throw wrong("chat_template of text_rules is not a text");
+  }
+  const ends = {
+    ...(bos === undefined ? {} : { bos: bos as number }),
+    eos: eos as number[],
+    ...(pad === undefined ? {} : { pad: pad as number }),
+  };
+  return { ends, addBos, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
 }
 
 /**
@@ -60,19 +100,20 @@ export async function readMeta(
  */
 export async function readTokenizer(
   dir: string,
-  { config, chat }: { config: ModelConfig; chat: boolean },
+  { config, chat, rules }: Omit<ModelDescription, "tokenizerJson">,
   expected?: FileDigest,
 ): Promise<string> {
   const path = join(dir, "tokenizer.json");
   const text = await readText(dir, "tokenizer.json", tokenizerMaxBytes(config.vocab_size), expected);
   const ids = vocabulary(parseObject(text, path), path);
   const size = new Set(ids.values()).size;
-  if (size !== config.vocab_size) {
+  // models of others may have rows without a token
+  if (rules ? size > config.vocab_size : size !== config.vocab_size) {
     throw new MicrogptError(`${path} has ${size} tokens, meta.json has vocab_size ${config.vocab_size}`, {
       hint: "the files come from different models; copy the whole directory",
     });
   }
-  for (const token of [BOS, ...(chat ? CHAT_TOKENS : [])]) {
+  for (const token of rules ? [] : [BOS, ...(chat ? CHAT_TOKENS : [])]) {
     if (!ids.has(`<${token}>`)) throw wrongContent(`${path} has no token <${token}>`);
   }
   for (const [token, id] of ids) {
@@ -99,7 +140,12 @@ function vocabulary(tokenizer: Record<string, unknown>, path: string): Map<strin
 }
 
 /** The text of `meta.json`. */
-export function metaJson({ config, chat }: ModelDescription): string {
+export function metaJson({ config, chat, rules }: ModelDescription): string {
   const meta = networkOf(config).toMeta();
-  return JSON.stringify(chat ? { ...meta, special_tokens: CHAT_TOKENS } : meta, null, 2) + "\n";
+  const ways = rules ? { text_rules: rulesJson(rules) } : chat ? { special_tokens: CHAT_TOKENS } : {};
+  return JSON.stringify({ ...meta, ...ways }, null, 2) + "\n";
+}
+
+function rulesJson({ ends: { bos, eos, pad }, addBos, chatTemplate }: TextRules): Record<string, unknown> {
+  return { bos, eos, pad, add_bos: addBos, chat_template: chatTemplate };
 }

@@ -85,11 +85,12 @@ function memoryOf(
 }
 
 async function describeOwn(dir: string, dtype: WeightType | undefined): Promise<ModelSummary> {
-  const { config, chat, parameters, fileDtype, types, weightsBytes, tokenizerJson, trainState } =
+  const { config, chat, parameters, fileDtype, types, weightsBytes, tokenizerJson, rules, trainState } =
     await readModelHeader(dir);
   const listed: unknown = JSON.parse(tokenizerJson).model.merges;
   const merges = Array.isArray(listed) ? listed.length : 0;
-  const special: string[] = chat ? Object.values(SPECIAL_TOKENS) : [SPECIAL_TOKENS.bos];
+  const own: string[] = chat ? Object.values(SPECIAL_TOKENS) : [SPECIAL_TOKENS.bos];
+  const special = rules ? parseTokenizerJson(tokenizerJson).special.map(({ content }) => content) : own;
   const network = networkOf(config);
   return {
     source: "microgpt",

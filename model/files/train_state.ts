@@ -37,6 +37,10 @@ export interface TrainState
   start_step?: number;
   /** S of the learning rate's schedule */
   steps_total?: number;
+  /** the model that the run started from, as it was named */
+  from?: string;
+  /** tokens that a document may have besides its last, where that is less than the model's context */
+  block_size?: number;
   /** hash of the data the run read */
   dataset_sha256?: string;
   /** documents held out */
@@ -110,6 +114,8 @@ const OPTIONAL = {
   threads: "count",
   start_step: "count",
   steps_total: "count",
+  from: "text",
+  block_size: "positive count",
   dataset_sha256: "text",
   val_documents: "count",
   val_threshold: "count",

@@ -40,12 +40,15 @@ export class ChatTemplate {
   readonly #names: { bos_token?: string; eos_token?: string };
   readonly #hidden: RegExp | undefined;
   readonly #special: AddedTokens;
+  /** end a turn */
+  readonly #ends: readonly number[];
 
   private constructor(
     source: string,
     render: Render,
     tokenizer: Tokenizer,
     names: { bos_token?: string; eos_token?: string },
+    ends: readonly number[],
   ) {
     const special = tokenizer.special;
     this.#source = source;
@@ -55,6 +58,7 @@ export class ChatTemplate {
     const plain = special.map((token) => ({ ...token, lstrip: false, rstrip: false, singleWord: false }));
     this.#hidden = special.length === 0 ? undefined : addedPattern(plain);
     this.#special = new AddedTokens(special);
+    this.#ends = ends;
   }
 
   /**
@@ -74,7 +78,7 @@ export class ChatTemplate {
       ...(bos === undefined ? {} : { bos_token: bos }),
       ...(eos === undefined ? {} : { eos_token: eos }),
     };
-    return new ChatTemplate(source, await renderer(source), tokenizer, names);
+    return new ChatTemplate(source, await renderer(source), tokenizer, names, ends.eos);
   }
 
   /**
@@ -84,13 +88,7 @@ export class ChatTemplate {
    */
   encode(messages: readonly TemplateMessage[]): number[] {
     const continued = messages.at(-1)?.role === "assistant";
-    const marks = unusedCharacters(3, [this.#source, ...messages.map(({ content }) => content)]);
-    const [open, close, end] = marks as [string, string, string];
-    const hidden: string[] = [];
-    const hide = (text: string) => {
-      if (!this.#hidden) return text;
-      return text.replace(this.#hidden, (found) => open + (hidden.push(found) - 1) + close);
-    };
+    const { hide, restore, marks: [end] } = this.#hiding(messages);
     const last = messages.length - 1;
     let text = this.#render({
       messages: messages.map(({ role, content }, i) => {
@@ -100,8 +98,6 @@ export class ChatTemplate {
       ...this.#names,
     });
     if (continued) text = upTo(text, end);
-    const restore = (part: string) =>
-      part.replace(new RegExp(`${open}(\\d+)${close}`, "gu"), (_, i) => hidden[i]!);
     const ids: number[] = [];
     for (const piece of this.#special.split(text)) {
       if (typeof piece === "number") ids.push(piece);
@@ -110,6 +106,103 @@ export class ChatTemplate {
     }
     return ids;
   }
+
+  /**
+   * A whole conversation to learn from.
+   * @param answersOnly find what the assistant says
+   * @returns its ids, and for each 1 where the assistant says it or it ends the assistant's turn
+   * @throws {MicrogptError} as `encode`, and when `answersOnly` and the template changes what the assistant says
+   */
+  encodeWhole(
+    messages: readonly TemplateMessage[],
+    answersOnly: boolean,
+  ): { ids: number[]; answers: number[] } {
+    const { hide, restore, marks: [begin, end] } = this.#hiding(messages);
+    const text = this.#render({
+      messages: messages.map(({ role, content }) => {
+        return {
+          role,
+          content: answersOnly && role === "assistant" ? marked(hide(content), begin, end) : hide(content),
+        };
+      }),
+      add_generation_prompt: false,
+      ...this.#names,
+    });
+    const spoken = messages.filter(({ role }) => role === "assistant").length;
+    const found = text.match(new RegExp(`[${begin}${end}]`, "gu"))?.join("") ?? "";
+    if (answersOnly && found !== (begin + end).repeat(spoken)) {
+      throw new MicrogptError("the model's chat template changes what the assistant says", {
+        hint: "train with `loss` all",
+      });
+    }
+    return this.#pieces(this.#special.split(text), begin, end, restore);
+  }
+
+  /** Hides special-token text, and has marks that neither the template nor a message has. */
+  #hiding(messages: readonly TemplateMessage[]) {
+    const taken = [this.#source, ...messages.map(({ content }) => content)];
+    const [open, close, ...marks] = unusedCharacters(4, taken) as [string, string, string, string];
+    const hidden: string[] = [];
+    const hide = (text: string) => {
+      if (!this.#hidden) return text;
+      return text.replace(this.#hidden, (found) => open + (hidden.push(found) - 1) + close);
+    };
+    const restore = (part: string) =>
+      part.replace(new RegExp(`${open}(\\d+)${close}`, "gu"), (_, i) => hidden[i]!);
+    return { hide, restore, marks };
+  }
+
+  /** Rendered text, cut at special tokens, as ids; what stands between two marks is the assistant's. */
+  #pieces(pieces: (string | number)[], begin: string, end: string, restore: (text: string) => string) {
+    const ids: number[] = [];
+    const answers: number[] = [];
+    let speaking = false;
+    /** where what may belong to the end of a turn begins: white space, then a token that ends it */
+    let ending: number | undefined;
+    const add = (id: number, answer: boolean) => {
+      ids.push(id);
+      answers.push(answer ? 1 : 0);
+    };
+    for (const piece of pieces) {
+      if (typeof piece === "number") {
+        const ends = ending !== undefined && this.#ends.includes(piece);
+        if (ends) answers.fill(1, ending);
+        add(piece, ends || speaking);
+        ending = undefined;
+        continue;
+      }
+      const text = restore(piece);
+      const whole = this.#tokenizer.encodeOne(text.replaceAll(begin, "").replaceAll(end, ""));
+      let [said, done] = ["", 0];
+      for (const part of text.split(new RegExp(`([${begin}${end}])`, "u"))) {
+        if (part === begin || part === end) {
+          speaking = part === begin;
+          ending = speaking ? undefined : ids.length;
+          continue;
+        }
+        said += part;
+        const until = commonLength(this.#tokenizer.encodeOne(said), whole);
+        for (; done < until; done++) add(whole[done]!, speaking);
+        if (!speaking && /\S/u.test(part)) ending = undefined;
+      }
+      for (; done < whole.length; done++) add(whole[done]!, speaking);
+    }
+    return { ids, answers };
+  }
+}
+
+/** How far two lists are the same from their start. */
+export function commonLength(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let n = 0;
+  while (n < a.length && n < b.length && a[n] === b[n]) n++;
+  return n;
+}
+
+/** A text with marks around it, inside the white space at its ends, which templates cut off. */
+function marked(text: string, begin: string, end: string): string {
+  const core = text.trim();
+  const at = text.length - text.trimStart().length;
+  return text.slice(0, at) + begin + core + end + text.slice(at + core.length);
 }
 
 /** The text before a mark. */

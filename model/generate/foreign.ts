@@ -1,6 +1,8 @@
 /** Models of others: how they begin and end texts, how a conversation is written for them, and what they must not draw. */
-import type { AnyModel } from "../files/any_model.ts";
+import type { ModelConfig } from "../config.ts";
+import type { TextRules } from "../files/description.ts";
 import { MicrogptError } from "../../device/errors.ts";
+import type { DocumentEncoder, TokenDocuments } from "../../data/documents.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import { ChatTemplate } from "./chat_template.ts";
 import { checkFits, noChatTokens, type Prompt, type PromptOptions } from "./prompt.ts";
@@ -27,8 +29,11 @@ const MAX_RUNS = 8;
  * @param tokenizer the model's own
  * @throws {MicrogptError} when its chat template is none
  */
-export async function foreignRules(model: AnyModel, tokenizer: Tokenizer): Promise<ForeignRules> {
-  const { ends, addBos, chatTemplate, config, tokens } = model;
+export async function foreignRules(
+  model: TextRules & { config: ModelConfig },
+  tokenizer: Tokenizer,
+): Promise<ForeignRules> {
+  const { ends, addBos, chatTemplate, config } = model;
   const special = tokenizer.special.map(({ id }) => id).filter((id) => !ends.eos.includes(id));
   return {
     ...(ends.bos === undefined ? {} : { bos: ends.bos }),
@@ -37,7 +42,7 @@ export async function foreignRules(model: AnyModel, tokenizer: Tokenizer): Promi
     ...(chatTemplate === undefined
       ? {}
       : { template: await ChatTemplate.read(chatTemplate, tokenizer, ends) }),
-    suppressed: suppressedIds(special, tokens, config.vocab_size),
+    suppressed: suppressedIds(special, tokenizer.vocabSize, config.vocab_size),
   };
 }
 
@@ -53,6 +58,43 @@ function suppressedIds(special: readonly number[], tokens: number, vocabulary: n
     else runs.push([id]);
   }
   return [beyond, ...runs.sort((a, b) => b.length - a.length)].slice(0, MAX_RUNS).flat();
+}
+
+/**
+ * Documents of a model of others: texts between its tokens for their beginning and end, conversations by its template.
+ * @throws {MicrogptError} from `texts` when the model has no token for either, from `conversations` when it has no
+ * template, or that refuses one
+ */
+export function foreignEncoder(tokenizer: Tokenizer, { bos, eos, template }: ForeignRules): DocumentEncoder {
+  const [begin, end] = [bos ?? eos[0], eos[0] ?? bos];
+  return {
+    end,
+    texts(documents) {
+      if (begin === undefined || end === undefined) {
+        throw new MicrogptError("the model has no token that begins or ends a text", {
+          hint: "start from another model",
+        });
+      }
+      const { ids, offsets } = tokenizer.encode(documents);
+      return joined(documents.map((_, d) => [begin, ...ids.subarray(offsets[d], offsets[d + 1]), end]));
+    },
+    conversations(conversations, answersOnly) {
+      if (!template) throw noChatTokens();
+      const encoded = conversations.map((messages) => template.encodeWhole(messages, answersOnly));
+      const documents = joined(encoded.map(({ ids }) => ids));
+      if (!answersOnly) return documents;
+      return { ...documents, counted: Uint8Array.from(encoded.flatMap(({ answers }) => answers)) };
+    },
+  };
+}
+
+/** Lists of ids end to end. */
+function joined(documents: readonly number[][]): TokenDocuments {
+  const offsets = new Uint32Array(documents.length + 1);
+  documents.forEach(({ length }, d) => offsets[d + 1] = offsets[d]! + length);
+  const ids = new Uint32Array(offsets.at(-1)!);
+  documents.forEach((document, d) => ids.set(document, offsets[d]));
+  return { ids, offsets };
 }
 
 /**

@@ -66,7 +66,8 @@ async function describeForUse(path: string, threads: number | undefined) {
       ...header,
       readWeights: (_, sink) => sendModelWeights(path, header, sink),
     };
-    return { source, tokenizer, foreign: undefined };
+    const { config, rules } = header;
+    return { source, tokenizer, foreign: rules && await foreignRules({ ...rules, config }, tokenizer) };
   }
   const source = await readAnyModel(path);
   checkConfig(source.config, { name: (field) => `${path}: ${field}` });

@@ -1,7 +1,7 @@
 /** How a conversation becomes tokens: as this program's own chat models learned it, or by a model's chat template. */
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import type { TemplateMessage } from "./chat_template.ts";
+import { commonLength, type TemplateMessage } from "./chat_template.ts";
 import type { ForeignRules } from "./foreign.ts";
 
 /** What a message came to. */
@@ -163,11 +163,4 @@ export class TemplateScript implements Script {
     this.#messages = [];
     this.#tokens = [];
   }
-}
-
-/** How far two lists are the same from their start. */
-function commonLength(a: readonly number[], b: readonly number[]): number {
-  let n = 0;
-  while (n < a.length && n < b.length && a[n] === b[n]) n++;
-  return n;
 }

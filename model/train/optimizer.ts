@@ -77,7 +77,8 @@ export interface UpdateState {
   adamStep: number;
   /** [layout.length] */
   params: Float32Array;
-  optimizer: OptimizerState;
+  /** absent: nothing is remembered yet */
+  optimizer?: OptimizerState;
   /** f16 only, see `CONTROL`; if left out, the scale starts over */
   lossScale?: number;
   goodSteps?: number;
@@ -92,7 +93,9 @@ export function writeUpdateState(device: Device, memory: OptimizerMemory, from: 
   device.write(params, from.params);
   if (work !== params) device.write(work, from.params);
   for (const [name, tensor] of Object.entries(state)) {
-    device.write(tensor, from.optimizer[name as StateName]);
+    const kept = from.optimizer?.[name as StateName];
+    if (kept) device.write(tensor, kept);
+    else device.zero(tensor);
   }
   const scaled = device.dtype === "f16";
   const values = new Float32Array(4);
@@ -106,7 +109,7 @@ export function writeUpdateState(device: Device, memory: OptimizerMemory, from: 
 export async function readUpdateState(
   device: Device,
   { params, state, control }: OptimizerMemory,
-): Promise<UpdateState> {
+): Promise<Required<Pick<UpdateState, "optimizer">> & UpdateState> {
   const names = Object.keys(state) as StateName[];
   // all are requested before the first is awaited, so that they share one wait
   const [values, weights, ...kept] = await Promise.all(

@@ -49,6 +49,11 @@ export interface TrainOptions extends Partial<Settings>, DeviceOptions {
   output?: string;
   /** goes on from this checkpoint */
   resume?: string;
+  /**
+   * starts a new run from the weights and the tokenizer of this model: a directory of this program or of HuggingFace, a
+   * GGUF file, or a name on the hub (`hf:OWNER/NAME`)
+   */
+  from?: string;
   /** settings to start from; a resumed run has its checkpoint's */
   preset?: PresetName;
   /** keep the last N checkpoints under DIR/checkpoints, where the best is in any case; 0 = none */
@@ -75,7 +80,19 @@ export function checkTrainOptions(options: TrainOptions): void {
   checkSettings(options);
   checkOptions(RUN_OPTIONS, options);
   checkOptions(DEVICE_OPTIONS, options);
-  const { preset, loss, chat, conversations, resume } = options;
+  const { preset, loss, chat, conversations, resume, from } = options;
+  if (from !== undefined && resume !== undefined) {
+    throw new MicrogptError("`from` and `resume` are both given", {
+      hint: "`resume` goes on with a run, `from` begins a new one from the weights of a model",
+      usage: true,
+    });
+  }
+  if (from !== undefined && preset !== undefined) {
+    throw new MicrogptError("`preset` is for new models, and `from` has a shape of its own", {
+      hint: "leave it out, and set `learningRate`, `steps` or `batchSize` where its values are wanted",
+      usage: true,
+    });
+  }
   if (loss === "answers" && !chat && !conversations && resume === undefined) {
     throw new MicrogptError("`loss` answers is for conversations: plain text has no answers", {
       hint: "train on conversations with `chat`, or leave `loss` out",

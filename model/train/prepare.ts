@@ -5,6 +5,7 @@ import { type LengthStatistics, lengthStatistics } from "../../data/lengths.ts";
 import type { Split } from "../../data/split.ts";
 import { type Dataset, documentsOf } from "../../data/dataset.ts";
 import { checkAgreement } from "../../device/group.ts";
+import { ownEncoder } from "../../data/documents.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import type { Device } from "../../device/device.ts";
 import type { ModelConfig } from "../config.ts";
@@ -13,15 +14,17 @@ import { type LoadedCheckpoint, readCheckpoint } from "../files/checkpoint.ts";
 import { checkDirectory, openModelFile, sameDirectory } from "../files/directory.ts";
 import { isLocked, RunLock } from "../files/lock.ts";
 import { checkTrainingOutput } from "../files/output_directory.ts";
+import { foreignEncoder, type ForeignRules, foreignRules } from "../generate/foreign.ts";
 import { checkConfig, networkKind, networkOf } from "../networks.ts";
 import { emptyState } from "../optimizer_state.ts";
 import { checkArchitecture, savedSettings, type Settings } from "../settings.ts";
+import { type BaseModel, readBase } from "./base_model.ts";
 import { type MemoryPlan, memoryPlan } from "./memory_plan.ts";
 import { checkMicroBatches } from "./gradient_sum.ts";
 import { checkTrainOptions, type TrainOptions } from "./options.ts";
 import { digestOfArrays, digestOfText, type Ranks, type RanksPlan } from "./ranks.ts";
 import { sharedBuffers } from "./shared_step.ts";
-import { outputOf, resolveRecipe, resolveSettings, settingOf } from "./resolve.ts";
+import { isChat, outputOf, resolveRecipe, resolveSettings, settingOf } from "./resolve.ts";
 import { type RunRecord, TrainingRun } from "./run.ts";
 import { type Recipe, Trainer, type TrainingData, type TrainingState } from "./trainer.ts";
 import { batches, loadData, splitData } from "./training_data.ts";
@@ -35,6 +38,10 @@ export interface PreparedRun {
   dataPath: string;
   device: Device;
   tokenizer: Tokenizer;
+  /** of a model of others */
+  foreign?: ForeignRules;
+  /** the model knows the turns of a conversation */
+  chat: boolean;
   parameters: number;
   /** of all documents, before any is truncated */
   lengths: LengthStatistics;
@@ -80,6 +87,7 @@ async function checkResumable(dir: string): Promise<void> {
 interface PreparedData {
   data: Dataset;
   tokenizer: Tokenizer;
+  foreign: ForeignRules | undefined;
   config: ModelConfig;
   lengths: LengthStatistics;
   split: Split;
@@ -90,20 +98,24 @@ async function prepareData(
   options: TrainOptions,
   settings: Settings,
   checkpoint: LoadedCheckpoint | undefined,
+  base: BaseModel | undefined,
   notices: string[],
   ranks: Ranks | undefined,
 ): Promise<PreparedData> {
   const data = await loadData(options, checkpoint, notices);
-  const tokenizer = checkpoint
-    ? await openTokenizer(checkpoint.tokenizerJson, options.threads)
+  const given = checkpoint ?? base;
+  const tokenizer = given
+    ? await openTokenizer(given.tokenizerJson, options.threads)
     : await newTokenizer(data, settings, options, ranks);
-  const config = checkpoint?.config ?? networkKind(settings.arch).configOf(settings, tokenizer.vocabSize);
-  const all = encodeDataset(data, tokenizer, settings.loss === "answers");
-  const fitted = fitDocuments(all, config.block_size, settings.skipLong, data.mode);
+  const config = given?.config ?? networkKind(settings.arch).configOf(settings, tokenizer.vocabSize);
+  const foreign = given?.rules && await foreignRules({ ...given.rules, config }, tokenizer);
+  const encoder = foreign ? foreignEncoder(tokenizer, foreign) : ownEncoder(tokenizer);
+  const all = encodeDataset(data, encoder, settings.loss === "answers");
+  const fitted = fitDocuments(all, settings.blockSize, settings.skipLong, data.mode);
   notices.push(...fitted.notices);
   const split = splitData(data, fitted, settings, checkpoint, notices);
-  const trainingData = batches(fitted, split, settings, tokenizer);
-  return { data, tokenizer, config, lengths: lengthStatistics(all), split, trainingData };
+  const trainingData = batches(fitted, split, settings, tokenizer, encoder.end);
+  return { data, tokenizer, foreign, config, lengths: lengthStatistics(all), split, trainingData };
 }
 
 /** Trained by the first rank, for all. */
@@ -137,7 +149,7 @@ function checkSameRun(
     "training data": data.hash ?? digestOfText(JSON.stringify(documentsOf(data))),
     tokenizer: digestOfText(tokenizer.toJSON()),
     settings: JSON.stringify({ ...settings, mode: data.mode, step, dtype, dryRun, reduceDtype }),
-    "starting weights": digestOfArrays([params, ...Object.values(optimizer)]),
+    "starting weights": digestOfArrays([params, ...Object.values(optimizer ?? {})]),
   });
 }
 
@@ -153,17 +165,25 @@ async function prepareLocked(
   const looksOn = options.dryRun && await isLocked(output);
   if (!looksOn && (ranks === undefined || ranks.isFirst)) await checkTrainingOutput(output, goesOn);
   const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
-  const settings = resolveSettings(options, checkpoint, notices);
-  if (!checkpoint) checkNewModel(settings);
+  const base = options.from === undefined ? undefined : await readBase(options.from, isChat(options));
+  notices.push(...base?.notices ?? []);
+  const settings = resolveSettings(options, checkpoint, notices, base);
+  if (!checkpoint && !base) checkNewModel(settings);
   if (ranks) checkMicroBatches(ranks.group, settings.gradAccum);
   const recipe = resolveRecipe(
     settings,
     checkpoint?.trainState.step ?? 0,
     checkpoint?.config.n_layer ?? settings.nLayer,
   );
-  const prepared = await prepareData(options, settings, checkpoint, notices, ranks);
-  const { data, tokenizer, config, lengths, split, trainingData } = prepared;
-  const initial = checkpoint ? resumedState(checkpoint) : freshState(config, settings.seed);
+  const prepared = await prepareData(options, settings, checkpoint, base, notices, ranks);
+  const { data, tokenizer, foreign, config, lengths, split, trainingData } = prepared;
+  const initial = checkpoint
+    ? resumedState(checkpoint)
+    : base
+    ? startedState(await base.readParameters())
+    : freshState(config, settings.seed);
+  const given = checkpoint ?? base;
+  const chat = given ? given.chat : data.mode === "chat";
   if (ranks) checkSameRun(ranks, options, settings, prepared, initial());
   const trial = (candidate: Device) => timeSteps(candidate, config, trainingData, recipe, initial());
   // a resumed run goes on with the same bits, whichever device happens to be faster today
@@ -180,12 +200,14 @@ async function prepareLocked(
   const run = new TrainingRun({
     device,
     config,
-    chat: data.mode === "chat",
+    chat,
     tokenizerJson: tokenizer.toJSON(),
+    rules: given?.rules,
     data: trainingData,
     recipe,
     startStep: checkpoint?.trainState.step ?? 0,
     initial,
+    initialAgain: base && rereading(base),
     output,
     lock,
     resumed: checkpoint && { dir: options.resume!, state: checkpoint.trainState },
@@ -206,6 +228,8 @@ async function prepareLocked(
     dataPath: data.path,
     device,
     tokenizer,
+    ...(foreign ? { foreign } : {}),
+    chat,
     parameters: layout.count,
     lengths,
     trainingDocuments: split.training.length,
@@ -251,9 +275,10 @@ function recordOf(
   options: TrainOptions,
   settings: Settings,
   checkpoint: LoadedCheckpoint | undefined,
-  { data, split }: PreparedData,
+  { data, split, config }: PreparedData,
   device: Device,
 ): RunRecord {
+  const from = checkpoint ? checkpoint.trainState.from : options.from;
   const preset = checkpoint ? checkpoint.trainState.preset : options.preset;
   return {
     ...savedSettings(settings),
@@ -261,6 +286,8 @@ function recordOf(
     dataset_mode: data.mode,
     dtype: device.dtype,
     ...(preset === undefined ? {} : { preset }),
+    ...(from === undefined ? {} : { from }),
+    ...(settings.blockSize < config.block_size ? { block_size: settings.blockSize } : {}),
     device: device.name,
     ...(options.threads ? { threads: options.threads } : {}),
     ...(data.hash === undefined ? {} : { dataset_sha256: data.hash }),
@@ -277,6 +304,16 @@ function freshState(config: ModelConfig, seed: number): () => TrainingState {
     params: network.initialParameters(seed),
     optimizer: emptyState(network.layout),
   });
+}
+
+/** The weights of a model, before the first step. */
+function startedState(params: Float32Array): () => TrainingState {
+  return () => ({ step: 0, adamStep: 0, params });
+}
+
+/** Reads them once more. A function of its own, so that what reads does not hold what was read before. */
+function rereading(base: BaseModel): () => Promise<TrainingState> {
+  return async () => startedState(await base.readParameters())();
 }
 
 function resumedState(checkpoint: LoadedCheckpoint): () => TrainingState {

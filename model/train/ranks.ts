@@ -67,12 +67,12 @@ export class Ranks {
 
   /** A state that only rank 0 can read, on all ranks. */
   shareState(own: TrainingState | undefined): TrainingState {
-    const names = own ? Object.keys(own.optimizer) : [];
+    const names = Object.keys(own?.optimizer ?? {});
     const head = JSON.parse(
       this.shareText(JSON.stringify({ step: own?.step, adamStep: own?.adamStep, names })),
     ) as Pick<TrainingState, "step" | "adamStep"> & { names: StateName[] };
     const params = this.#shareFloats(own?.params);
-    const optimizer = head.names.map((name) => [name, this.#shareFloats(own?.optimizer[name])]);
+    const optimizer = head.names.map((name) => [name, this.#shareFloats(own?.optimizer?.[name])]);
     const { step, adamStep } = head;
     return { step, adamStep, params, optimizer: Object.fromEntries(optimizer) as OptimizerState };
   }

@@ -4,7 +4,8 @@ import { holdsCheckpoint, type LoadedCheckpoint } from "../files/checkpoint.ts";
 import { keptIn } from "../files/output_directory.ts";
 import { readFreeze } from "../freeze.ts";
 import { networkOf } from "../networks.ts";
-import { DEFAULTS, fieldsOf, PRESETS, type SettingName, type Settings } from "../settings.ts";
+import { DEFAULTS, fieldsOf, FROM_DEFAULTS, PRESETS, type SettingName, type Settings } from "../settings.ts";
+import { type BaseModel, checkShape } from "./base_model.ts";
 import type { TrainOptions } from "./options.ts";
 import type { Recipe } from "./trainer.ts";
 
@@ -32,11 +33,13 @@ export function resolveSettings(
   options: TrainOptions,
   checkpoint: LoadedCheckpoint | undefined,
   notices: string[],
+  base?: BaseModel,
 ): Settings {
   const given = Object.fromEntries(
     Object.keys(DEFAULTS).filter((name) => options[name as keyof Settings] !== undefined)
       .map((name) => [name, options[name as keyof Settings]]),
   ) as Partial<Settings>;
+  if (base) return settingsFrom(base, given, isChat(options));
   if (!checkpoint) return { ...DEFAULTS, ...(options.preset ? PRESETS[options.preset] : {}), ...given };
 
   const saved = settingsOf(checkpoint);
@@ -63,6 +66,33 @@ export function resolveSettings(
   return { ...DEFAULTS, ...saved, ...remaining, ...given };
 }
 
+/** Whether options name conversations. */
+export function isChat({ chat, conversations }: TrainOptions): boolean {
+  return chat === true || conversations !== undefined;
+}
+
+/**
+ * The settings of a run that starts from a model.
+ * @throws {MicrogptError} when one of those given is another than the model's
+ */
+function settingsFrom({ path, config }: BaseModel, given: Partial<Settings>, chat: boolean): Settings {
+  const { blockSize: context, ...shape } = networkOf(config).toShape();
+  const fixed = { ...shape, vocabSize: config.vocab_size };
+  const { blockSize = Math.min(context, FROM_DEFAULTS.blockSize) } = given;
+  if (blockSize > context) {
+    throw new MicrogptError(
+      `\`blockSize\` is ${blockSize}, the model in ${path} has a context of ${context}`,
+      {
+        hint: "a run may use less of it, not more",
+        usage: true,
+      },
+    );
+  }
+  checkShape(path, fixed, given);
+  const loss = chat ? "answers" : "all";
+  return { ...DEFAULTS, ...FROM_DEFAULTS, loss, ...given, ...fixed, blockSize } as Settings;
+}
+
 /** The settings that a checkpoint holds. */
 function settingsOf({ config, trainState }: LoadedCheckpoint): Partial<Settings> {
   const held = trainState as unknown as Record<string, Settings[SettingName] | undefined>;
@@ -73,6 +103,7 @@ function settingsOf({ config, trainState }: LoadedCheckpoint): Partial<Settings>
     freeze: DEFAULTS.freeze,
     ...Object.fromEntries(saved.filter(([, value]) => value !== undefined)),
     ...networkOf(config).toShape(),
+    ...(trainState.block_size === undefined ? {} : { blockSize: trainState.block_size }),
     vocabSize: config.vocab_size,
   };
 }

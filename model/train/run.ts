@@ -10,6 +10,7 @@ import { oldModelPlace } from "../files/old_model.ts";
 import { prepareOutput } from "../files/output_directory.ts";
 import { type BestEvaluation, RunCheckpoints } from "./run_checkpoints.ts";
 import type { Ranks } from "./ranks.ts";
+import type { TextRules } from "../files/description.ts";
 import { LostDirectoryError, type RunLock } from "../files/lock.ts";
 import type { TrainState } from "../files/train_state.ts";
 import {
@@ -53,12 +54,16 @@ export interface RunOptions {
   config: ModelConfig;
   chat: boolean;
   tokenizerJson: string;
+  /** see `ModelDescription` */
+  rules?: TextRules | undefined;
   data: TrainingData;
   recipe: Recipe;
   /** step of the initial state */
   startStep: number;
   /** called when the run needs it; the same each time */
   initial: () => TrainingState;
+  /** reads the initial state anew, where it is a model that is too large to be kept for it */
+  initialAgain?: (() => Promise<TrainingState>) | undefined;
   /** directory of the checkpoints */
   output: string;
   /** held on `output`, and released by the run; none for a run that is only looked at */
@@ -87,7 +92,7 @@ const LONGEST_PAUSE_MS = 30_000;
 export class TrainingRun {
   readonly output: string;
   readonly #options: Omit<RunOptions, "initial">;
-  /** dropped once a checkpoint holds the state too: it is three times the model */
+  /** dropped once it can be read again: it is as large as the model, or three times that */
   #initial: (() => TrainingState) | undefined;
   #trainer: Trainer | undefined;
   #skipped: number;
@@ -121,7 +126,7 @@ export class TrainingRun {
     const { device, config, data, recipe, recovered, resumed, ranks } = this.#options;
     const trainer = new Trainer(device, config, data, recipe, recovered, ranks);
     trainer.load(this.#initial!());
-    if (resumed !== undefined) this.#initial = undefined;
+    if (resumed !== undefined || this.#options.initialAgain) this.#initial = undefined;
     return trainer;
   }
 
@@ -203,7 +208,7 @@ export class TrainingRun {
     signal: AbortSignal | undefined,
     pauseAt: (step: number) => boolean,
   ): AsyncGenerator<RunEvent, void, void> {
-    const { checkpointEvery, resumed, data, recipe } = this.#options;
+    const { checkpointEvery, resumed, data, recipe, record } = this.#options;
     const savesAt = (step: number) =>
       checkpointEvery > 0 && step % checkpointEvery === 0 && step < this.totalSteps;
     const evaluatesAt = (step: number) =>
@@ -225,6 +230,11 @@ export class TrainingRun {
       retryStep = step;
       return true;
     };
+    if (record.from !== undefined && this.startStep === 0 && data.validationBytes > 0) {
+      // what there is to lose and to gain; it is no evaluation of this run's own weights
+      const event = await this.trainer.evaluate(signal);
+      if (event) yield* this.#log(event, log);
+    }
     const options = {
       pauseAt: (step: number) => savesAt(step) || pauseAt(step) || retriesAt(step),
       lastGood: () => this.#lastGood(),
@@ -263,14 +273,17 @@ export class TrainingRun {
 
   /** Yields an event, and logs it. */
   *#record(event: TrainingEvent, log: MetricsLog | undefined): Generator<RunEvent, void, void> {
-    this.#isBest = false;
+    this.#isBest = event.type === "evaluation" && this.#checkpoints.note(event);
+    yield* this.#log(event, log);
+  }
+
+  *#log(event: TrainingEvent, log: MetricsLog | undefined): Generator<RunEvent, void, void> {
     if (event.type === "step") {
       const { step, loss, learningRate: lr, gradNorm: grad_norm, tokens, milliseconds, applied } = event;
       log?.append({ step, loss, lr, grad_norm, tokens, ms: Math.round(milliseconds * 1000) / 1000 });
       if (!applied) this.#skipped++;
     } else if (event.type === "evaluation") {
       log?.append({ step: event.step, val_loss: event.loss, val_bits_per_byte: event.bitsPerByte });
-      this.#isBest = this.#checkpoints.note(event);
     }
     yield event;
     for (const message of log?.takeNotices() ?? []) yield notice(message);
@@ -281,7 +294,7 @@ export class TrainingRun {
 
   /** The state now, with everything that is saved beside it. */
   async #checkpoint(log: MetricsLog): Promise<Checkpoint> {
-    const { config, chat, tokenizerJson, record, recipe } = this.#options;
+    const { config, chat, tokenizerJson, rules, record, recipe } = this.#options;
     const { best } = this.#checkpoints;
     const { step, adamStep, params, optimizer, lossScale, goodSteps } = await this.trainer.snapshot();
     const trainState: TrainState = {
@@ -303,7 +316,8 @@ export class TrainingRun {
       ...(goodSteps === undefined ? {} : { good_steps: goodSteps }),
       final: step >= recipe.totalSteps,
     };
-    return { config, chat, tokenizerJson, params, optimizer, trainState, metrics: log.snapshot() };
+    const description = { config, chat, tokenizerJson, ...(rules ? { rules } : {}) };
+    return { ...description, params, optimizer, trainState, metrics: log.snapshot() };
   }
 
   async #save(checkpoint: Checkpoint, best: boolean, kept: boolean): Promise<CheckpointEvent> {
@@ -389,7 +403,7 @@ export class TrainingRun {
   async #ownLastGood(): Promise<TrainingState> {
     await this.#saving;
     const saved = this.#checkpoints.saved ? this.output : this.#options.resumed?.dir;
-    if (saved === undefined) return this.#initial!();
+    if (saved === undefined) return await this.#options.initialAgain?.() ?? this.#initial!();
     const { params, optimizer, trainState } = await readCheckpoint(saved);
     return { step: trainState.step, adamStep: trainState.adam_step, params, optimizer };
   }

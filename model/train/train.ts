@@ -160,7 +160,7 @@ async function* runTraining(
 }
 
 function planOf(prepared: PreparedRun): PlanEvent {
-  const { run, config, device, tokenizer: _, notices: __, ...told } = prepared;
+  const { run, config, device, tokenizer: _, notices: __, foreign: ___, chat: ____, ...told } = prepared;
   return {
     type: "plan",
     ...told,
@@ -176,10 +176,11 @@ function planOf(prepared: PreparedRun): PlanEvent {
 }
 
 async function samplesOf(
-  { run, device, config, tokenizer, mode }: PreparedRun,
+  { run, device, config, tokenizer, chat, foreign }: PreparedRun,
   numSamples: number,
 ): Promise<SamplesEvent> {
-  const model = { device, config, tokenizer, chat: mode === "chat", weights: run.trainer.weights };
+  const { weights } = run.trainer;
+  const model = { device, config, tokenizer, chat, weights, ...(foreign ? { foreign } : {}) };
   const pieces = generateSamples(model, { numSamples, maxTokens: SAMPLE_TOKENS });
   return { type: "samples", step: run.trainer.step, texts: await Array.fromAsync(wholeSamples(pieces)) };
 }

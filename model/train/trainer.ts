@@ -13,6 +13,7 @@ import { countedTargets } from "../../data/batches.ts";
 import { Breather, nextWindowSteps } from "../../device/pacing.ts";
 import type { Frozen } from "../freeze.ts";
 import type { Activations, Network, Weights } from "../network.ts";
+import type { OptimizerState } from "../optimizer_state.ts";
 import { networkOf } from "../networks.ts";
 import { adam } from "./adam.ts";
 import {
@@ -247,7 +248,7 @@ export class Trainer {
   }
 
   /** A copy of the state after the last step that was queued. */
-  async snapshot(): Promise<TrainingState> {
+  async snapshot(): Promise<TrainingState & { optimizer: OptimizerState }> {
     const step = this.#step; // later ones may be queued while this waits
     return { step, ...await readUpdateState(this.#device, this.#memory.optimizer) };
   }
@@ -472,8 +473,8 @@ export class Trainer {
     this.#skippedInARow = 0;
     this.#recipe.learningRate /= 2;
     // the loss scale of that time may be what failed: it starts over
-    const { step, adamStep, params, optimizer } = state;
-    this.load({ step, adamStep, params, optimizer });
-    return { type: "recovery", step, learningRate: this.#recipe.learningRate };
+    const { lossScale: _, goodSteps: __, ...rest } = state;
+    this.load(rest);
+    return { type: "recovery", step: state.step, learningRate: this.#recipe.learningRate };
   }
 }

@@ -148,12 +148,16 @@ function earlierSplit(
 /** Most tokens of an evaluation's batch, unless one document has more. */
 const EVALUATION_TOKENS = 1024;
 
-/** Token documents as the trainer takes them. */
+/**
+ * Token documents as the trainer takes them.
+ * @param end the token that ends a document
+ */
 export function batches(
   documents: TokenDocuments,
   split: { training: Uint32Array; validation: Uint32Array },
   settings: Settings,
   tokenizer: Tokenizer,
+  end?: number,
 ): TrainingData {
   const sampler = new BatchSampler(documents, split.training, settings.batchSize, settings.seed);
   const held = split.validation;
@@ -163,7 +167,7 @@ export function batches(
   const heldTokens = Math.max(longestHeld, Math.min(maxTokens, EVALUATION_TOKENS));
   const maxDocuments = Math.max(settings.batchSize, Math.min(held.length, 64));
   const validation = () => batchesInOrder(documents, held, heldTokens, maxDocuments);
-  const tokenBytes = bytesOfTokens(tokenizer);
+  const tokenBytes = bytesOfTokens(tokenizer, end);
   let validationBytes = 0;
   for (const batch of validation()) validationBytes += targetBytes(batch, tokenBytes);
   return { maxTokens, maxDocuments, batch: (number) => sampler.batch(number), validation, validationBytes };

@@ -143,3 +143,58 @@ for (const [name, source, expected] of HOSTILE) {
     );
   });
 }
+
+/** Ids as text, with brackets around what the assistant says. */
+function marked(tokenizer: NativeTokenizer, { ids, answers }: { ids: number[]; answers: number[] }): string {
+  const parts: number[][] = [[]];
+  ids.forEach((id, i) => {
+    if (i > 0 && answers[i] !== answers[i - 1]) parts.push([]);
+    parts.at(-1)!.push(id);
+  });
+  return parts.map((part) => shown(tokenizer, part)).join("|");
+}
+
+Deno.test("a whole conversation: its ids are those of its text, and the answers are found in it", async () => {
+  using tokenizer = chatMl();
+  const end = tokenizer.id("<|im_end|>")!;
+  const template = await ChatTemplate.read(CHATML, tokenizer, { eos: [end] });
+  const messages: TemplateMessage[] = [
+    { role: "user", content: "hello" },
+    { role: "assistant", content: " user <|im_end|>hello  " },
+    { role: "user", content: "assistant" },
+    { role: "assistant", content: "" },
+  ];
+  const whole = template.encodeWhole(messages, true);
+  assert.equal(
+    marked(tokenizer, whole),
+    "[<|im_start|>]user\nhello[<|im_end|>]\n[<|im_start|>]assistant\n|user <|im_end|>hello[<|im_end|>]|" +
+      "\n[<|im_start|>]user\nassistant[<|im_end|>]\n[<|im_start|>]assistant\n|[<|im_end|>]|\n",
+  );
+  assert.deepEqual(whole.ids, template.encodeWhole(messages, false).ids);
+  // as far as the second answer it is what the model is asked with
+  const asked = template.encode(messages.slice(0, 3));
+  assert.deepEqual(whole.ids.slice(0, asked.length), asked);
+});
+
+Deno.test("whole conversations by other templates: ours, one without end tokens, one that changes answers", async () => {
+  using tokenizer = chatMl();
+  const [start, end] = [tokenizer.id("<|im_start|>")!, tokenizer.id("<|im_end|>")!];
+  const messages: TemplateMessage[] = [
+    { role: "user", content: "hello" },
+    { role: "assistant", content: "user" },
+  ];
+  const read = (source: string) => ChatTemplate.read(source, tokenizer, { bos: start, eos: [end] });
+  const marks = OWN_TEMPLATE.replaceAll("<end_turn>", "<|im_end|>");
+  assert.equal(
+    marked(tokenizer, (await read(marks)).encodeWhole(messages, true)),
+    "[<|im_start|>]<user>hello[<|im_end|>]<assistant>|user[<|im_end|>]",
+  );
+  const plain = await read("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}");
+  assert.equal(
+    marked(tokenizer, plain.encodeWhole([...messages, ...messages], true)),
+    "user: hello\nassistant: |user|\nuser: hello\nassistant: |user|\n",
+  );
+  const changed = await read("{% for m in messages %}{{ m['content'][1:] }}{% endfor %}");
+  assert.throws(() => changed.encodeWhole(messages, true), /template changes what the assistant says$/);
+  assert.equal(shown(tokenizer, changed.encodeWhole(messages, false).ids), "elloser");
+});

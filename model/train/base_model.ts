@@ -1,0 +1,125 @@
+/** What a run with `from` starts from: the weights of a model, its tokenizer, and how it writes texts. */
+import { withChatTokens } from "../../data/chat_tokens.ts";
+import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
+import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
+import { MicrogptError } from "../../device/errors.ts";
+import type { ModelConfig } from "../config.ts";
+import { type AnyModel, readAnyModel } from "../files/any_model.ts";
+import { localModel } from "../files/hub/download.ts";
+import type { ModelDescription } from "../files/description.ts";
+import { OWN_TEMPLATE } from "../generate/chat_template.ts";
+import { checkConfig, networkOf } from "../networks.ts";
+import type { ParameterLayout } from "../parameters.ts";
+
+/** A model to start from, described. */
+export interface BaseModel extends ModelDescription {
+  /** as it was named */
+  path: string;
+  /** what was done to it */
+  notices: string[];
+  /**
+   * Reads the weights, with rows for the tokens that were added.
+   * @returns [length of the config's layout]
+   * @throws {MicrogptError} when the files changed, or a value is not finite
+   */
+  readParameters(): Promise<Float32Array<ArrayBuffer>>;
+}
+
+/**
+ * Describes a model to start from; its weights are read later.
+ * @param path of it, or its name on the hub as `localModel` takes it
+ * @param chat it is to be trained on conversations: a model of plain text gets chat tokens
+ * @throws {MicrogptError} when there is none, or it cannot be trained
+ */
+export async function readBase(path: string, chat: boolean): Promise<BaseModel> {
+  const model = await readAnyModel(await localModel(path));
+  checkConfig(model.config, { name: (field) => `${path}: ${field}` });
+  return chat && !model.chat ? withTurns(model) : {
+    ...described(model),
+    path,
+    notices: [],
+    readParameters: () => model.readParameters(networkOf(model.config).layout),
+  };
+}
+
+function described(model: AnyModel): ModelDescription {
+  const { config, chat, tokenizerJson, ownWay, ends, addBos, chatTemplate } = model;
+  if (ownWay) return { config, chat, tokenizerJson };
+  const rules = { ends, addBos, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
+  return { config, chat, tokenizerJson, rules };
+}
+
+/** A model of plain text, with tokens and rows for the turns of a conversation. */
+function withTurns(model: AnyModel): BaseModel {
+  const { config: old, path, tokens, ends } = model;
+  const { json: tokenizerJson, added } = withChatTokens(model.tokenizerJson);
+  const config: ModelConfig = { ...old, vocab_size: Math.max(old.vocab_size, tokens + added.length) };
+  const endTurn = parseTokenizerJson(tokenizerJson).ids.get(SPECIAL_TOKENS.endTurn)!;
+  const rules = {
+    addBos: model.addBos,
+    ends: { ...ends, eos: [endTurn, ...ends.eos] },
+    chatTemplate: OWN_TEMPLATE,
+  };
+  const notice = `${path} is a model of plain text: its tokenizer gets ${added.join(", ")}, ` +
+    "each with the mean of all tokens as its row of the embedding and the head";
+  return {
+    config,
+    chat: true,
+    tokenizerJson,
+    ...(model.ownWay ? {} : { rules }),
+    path,
+    notices: added.length === 0 ? [] : [notice],
+    readParameters: async () => {
+      const [from, to] = [networkOf(old).layout, networkOf(config).layout];
+      return withRows(await model.readParameters(from), from, to, { first: tokens, count: added.length });
+    },
+  };
+}
+
+/**
+ * Weights with rows for more tokens, in the embedding and the head: each is the mean of those of the tokens before.
+ * @param from the layout of `params`
+ * @param to the layout with the rows
+ * @param rows which of them are new; there may have been some already, without a token
+ * @returns [to.length]
+ */
+function withRows(
+  params: Float32Array<ArrayBuffer>,
+  from: ParameterLayout,
+  to: ParameterLayout,
+  { first, count }: { first: number; count: number },
+): Float32Array<ArrayBuffer> {
+  const grown = from.length === to.length ? params : new Float32Array(to.length);
+  for (const entry of to.entries) {
+    const before = from.byName.get(entry.name)!;
+    const { offset, cols } = entry;
+    if (grown !== params) {
+      grown.set(params.subarray(before.offset, before.offset + before.rows * cols), offset);
+    }
+    if (!entry.perToken) continue;
+    const mean = meanRow(grown.subarray(offset, offset + first * cols), cols);
+    for (let row = first; row < first + count; row++) grown.set(mean, offset + row * cols);
+  }
+  return grown;
+}
+
+function meanRow(table: Float32Array, cols: number): Float32Array {
+  const sum = new Float64Array(cols);
+  table.forEach((value, i) => sum[i % cols]! += value);
+  return Float32Array.from(sum, (value) => value * cols / table.length);
+}
+
+/**
+ * Checks that a setting says nothing else than the model.
+ * @throws {MicrogptError} naming the first that does
+ */
+export function checkShape(path: string, shape: object, given: object): void {
+  for (const [name, value] of Object.entries(shape)) {
+    const asked = (given as Record<string, unknown>)[name];
+    if (asked === undefined || asked === value) continue;
+    throw new MicrogptError(`\`${name}\` is ${asked}, the model in ${path} has ${value}`, {
+      hint: "leave it out: a run keeps the shape of the model that it starts from",
+      usage: true,
+    });
+  }
+}
