@@ -149,6 +149,23 @@ export interface AdamHyper {
   weightDecay: number;
 }
 
+/** What an update made elsewhere changes: arrays of one shape. `work` is `params` itself where the device's dtype is f32. */
+export interface UpdateTarget {
+  params: Tensor;
+  work: Tensor;
+  /** f32 [1, 4], see `CONTROL`; only read */
+  control: Tensor;
+}
+
+/** How large an update is that was made elsewhere. */
+export interface UpdateHyper {
+  learningRate: number;
+  /** decoupled, as Adam's; 0 = off */
+  weightDecay: number;
+  /** decay only weights that the update makes smaller too (Chen et al. 2025) */
+  cautious: boolean;
+}
+
 /**
  * What memory is for: the memory plan groups by it, and errors know from it what would make it smaller. `moments` are
  * what an optimizer remembers of earlier gradients.
@@ -324,6 +341,25 @@ export interface Device extends Allocator {
   decideStep(metrics: Tensor, slot: number, control: Tensor, gradClip: number): void;
   /** One Adam update (Kingma & Ba 2015) of params and their working copy, if the step counts. */
   adam(state: AdamState, hyper: AdamHyper): void;
+  /**
+   * Nesterov momentum of arrays of one shape, all f32, with g the gradients times the factor in `control`: m = beta·m +
+   * (1 − beta)·g, out = beta·m + (1 − beta)·g. Where the step does not count, m stays and out is 0.
+   */
+  momentum(out: Tensor, m: Tensor, gradients: Tensor, control: Tensor, beta: number): void;
+  /**
+   * out = s · (c₀·I + c₁·s²·a + c₂·s⁴·a²), a polynomial of a symmetric matrix; all f32 [n, n].
+   * @param square a²
+   * @param normalize s = 1 / (sqrt(trace(a)) + 1e-7), else s = 1: with a = U·Uᵀ, out · U is the polynomial of U / ‖U‖
+   */
+  matrixPolynomial(
+    out: Tensor,
+    a: Tensor,
+    square: Tensor,
+    coefficients: readonly [number, number, number],
+    normalize: boolean,
+  ): void;
+  /** params −= learningRate · (update + weightDecay · params) and their working copy, if the step counts. */
+  applyUpdate(target: UpdateTarget, update: Tensor, hyper: UpdateHyper): void;
 
   /** `embed` for decoding: x [N, E] from rows' tokens and positions. */
   embedRows(x: Tensor, rows: DecodeRows, wte: Tensor, wpe: Tensor): void;

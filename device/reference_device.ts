@@ -17,6 +17,8 @@ import {
   type PackedDocuments,
   type Sampling,
   type Tensor,
+  type UpdateHyper,
+  type UpdateTarget,
 } from "./device.ts";
 import { deviceClosed } from "./errors.ts";
 import { uniform } from "./random.ts";
@@ -442,6 +444,48 @@ export class ReferenceDevice implements Device {
       p[i]! -= learningRate * (mHat / (Math.sqrt(vHat) + epsilon) + weightDecay * p[i]!);
     }
     if (state.work !== state.params) floats(state.work).set(p);
+  }
+
+  momentum(out: Tensor, m: Tensor, gradients: Tensor, control: Tensor, beta: number): void {
+    const factor = floats(control)[CONTROL.gradientFactor]!;
+    const [o, kept, g] = [floats(out), floats(m), floats(gradients)];
+    for (let i = 0; i < o.length; i++) {
+      if (factor < 0) o[i] = 0;
+      else {
+        const gradient = (1 - beta) * factor * g[i]!;
+        kept[i] = beta * kept[i]! + gradient;
+        o[i] = beta * kept[i]! + gradient;
+      }
+    }
+  }
+
+  matrixPolynomial(
+    out: Tensor,
+    a: Tensor,
+    square: Tensor,
+    [c0, c1, c2]: readonly [number, number, number],
+    normalize: boolean,
+  ): void {
+    const [o, x, x2] = [floats(out), floats(a), floats(square)];
+    const n = a.cols;
+    let trace = 0;
+    for (let i = 0; i < n; i++) trace += x[i * n + i]!;
+    const s = normalize ? 1 / (Math.sqrt(trace) + 1e-7) : 1;
+    for (let i = 0; i < n * n; i++) {
+      const identity = i % (n + 1) === 0 ? c0 : 0;
+      o[i] = s * (identity + s * s * (c1 * x[i]! + s * s * (c2 * x2[i]!)));
+    }
+  }
+
+  applyUpdate({ params, work, control }: UpdateTarget, update: Tensor, hyper: UpdateHyper): void {
+    const { learningRate, weightDecay, cautious } = hyper;
+    if (floats(control)[CONTROL.gradientFactor]! < 0) return;
+    const [p, u] = [floats(params), floats(update)];
+    for (let i = 0; i < p.length; i++) {
+      const decay = cautious && p[i]! * u[i]! <= 0 ? 0 : weightDecay;
+      p[i]! -= learningRate * (u[i]! + decay * p[i]!);
+    }
+    if (work !== params) floats(work).set(p);
   }
 
   attentionCached(

@@ -15,6 +15,8 @@ import type {
   Purpose,
   Sampling,
   Tensor,
+  UpdateHyper,
+  UpdateTarget,
 } from "../device/device.ts";
 import { deviceClosed, MicrogptError } from "../device/errors.ts";
 import { add } from "./add.ts";
@@ -26,6 +28,7 @@ import { KernelRunner } from "./kernel_runner.ts";
 import { matmul, rmsNormMatmul } from "./matmul.ts";
 import { fromHalves, toHalves } from "./number_formats.ts";
 import * as llama from "./llama_rows.ts";
+import * as muon from "./muon.ts";
 import * as optimizer from "./optimizer.ts";
 import * as rowKernels from "./row_kernels.ts";
 import { selfTest } from "./self_test.ts";
@@ -407,6 +410,24 @@ export class GpuDevice implements Device {
 
   adam(state: AdamState, hyper: AdamHyper): void {
     optimizer.adam(this, state as unknown as optimizer.GpuAdamState, hyper);
+  }
+
+  momentum(out: Tensor, m: Tensor, gradients: Tensor, control: Tensor, beta: number): void {
+    muon.momentum(this, g(out), g(m), g(gradients), g(control), beta);
+  }
+
+  matrixPolynomial(
+    out: Tensor,
+    a: Tensor,
+    square: Tensor,
+    coefficients: readonly [number, number, number],
+    normalize: boolean,
+  ): void {
+    muon.matrixPolynomial(this, g(out), g(a), g(square), coefficients, normalize);
+  }
+
+  applyUpdate(target: UpdateTarget, update: Tensor, hyper: UpdateHyper): void {
+    muon.applyUpdate(this, target as unknown as muon.GpuUpdateTarget, g(update), hyper);
   }
 
   embedRows(x: Tensor, decodeRows: DecodeRows, wte: Tensor, wpe: Tensor): void {

@@ -5,7 +5,7 @@
 import type { ParameterLayout } from "./parameters.ts";
 
 /** The optimizers by name: `model/train/` has them. */
-export type OptimizerName = "adam";
+export type OptimizerName = "adam" | "muon";
 
 /** Names of state tensors, after which their files are named. */
 export type StateName = "m" | "v";
@@ -22,6 +22,8 @@ export type OptimizerState = Record<StateName, Float32Array>;
 
 const STATE: Record<OptimizerName, (layout: ParameterLayout) => StateTensor[]> = {
   adam: (layout) => [{ name: "m", layout }, { name: "v", layout }],
+  // v is Adam's, of what is no matrix; it has the whole layout so that a run can change its optimizer
+  muon: (layout) => [{ name: "m", layout }, { name: "v", layout }],
 };
 
 /**

@@ -17,13 +17,23 @@ import {
   type PackedDocuments,
   type Sampling,
   type Tensor,
+  type UpdateHyper,
+  type UpdateTarget,
   type WeightMatrix,
 } from "../device/device.ts";
 import type { NativeMemory } from "../device/group.ts";
 import { deviceClosed, MicrogptError } from "../device/errors.ts";
 import { check, openLibrary } from "./library.ts";
 import { DEVICE } from "./symbols.ts";
-import { CpuBatch, CpuTensor, type FiveTensors, metricsRow, qkvWidth, sameShape } from "./tensor.ts";
+import {
+  CpuBatch,
+  CpuTensor,
+  type FiveTensors,
+  type FourTensors,
+  metricsRow,
+  qkvWidth,
+  sameShape,
+} from "./tensor.ts";
 import { PackedTensor, PackedWeights, weightKind } from "./weights.ts";
 
 /** What `openCpuDevice` accepts. */
@@ -496,6 +506,44 @@ export class CpuDevice implements Device {
       this.#device, p.handle, p.offset, m.handle, m.offset, v.handle, v.offset, g.handle, g.offset,
       p.rows * p.cols, c.handle, c.offset, hyper.learningRate, hyper.beta1, hyper.beta2, hyper.epsilon,
       hyper.weightDecay,
+    ));
+  }
+
+  momentum(out: Tensor, m: Tensor, gradients: Tensor, control: Tensor, beta: number): void {
+    for (const tensor of [m, gradients]) sameShape(tensor, out.rows, out.cols);
+    sameShape(control, 1, 4);
+    const [o, k, g, c] = [out, m, gradients, control] as CpuTensor[] as FourTensors;
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_momentum(
+      this.#device, o.handle, o.offset, k.handle, k.offset, g.handle, g.offset, o.rows * o.cols,
+      c.handle, c.offset, beta,
+    ));
+  }
+
+  matrixPolynomial(
+    out: Tensor,
+    a: Tensor,
+    square: Tensor,
+    [c0, c1, c2]: readonly [number, number, number],
+    normalize: boolean,
+  ): void {
+    for (const tensor of [out, a, square]) sameShape(tensor, a.cols, a.cols);
+    const [o, x, s] = [out, a, square] as [CpuTensor, CpuTensor, CpuTensor];
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_matrix_polynomial(
+      this.#device, o.handle, o.offset, x.handle, x.offset, s.handle, s.offset, x.cols, c0, c1, c2,
+      normalize ? 1 : 0,
+    ));
+  }
+
+  applyUpdate({ params, control }: UpdateTarget, update: Tensor, hyper: UpdateHyper): void {
+    sameShape(update, params.rows, params.cols);
+    sameShape(control, 1, 4);
+    const [p, u, c] = [params, update, control] as [CpuTensor, CpuTensor, CpuTensor];
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_apply_update(
+      this.#device, p.handle, p.offset, u.handle, u.offset, p.rows * p.cols, c.handle, c.offset,
+      hyper.learningRate, hyper.weightDecay, hyper.cautious ? 1 : 0,
     ));
   }
 

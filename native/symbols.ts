@@ -75,6 +75,12 @@ export const DEVICE = {
   mg_cpu_adam:
     `device: u32, params: tensor, m: tensor, v: tensor, gradients: tensor, len: f64, control: tensor,
     learning_rate: f64, beta1: f64, beta2: f64, epsilon: f64, weight_decay: f64`,
+  mg_cpu_momentum:
+    "device: u32, out: tensor, m: tensor, gradients: tensor, len: f64, control: tensor, beta: f64",
+  mg_cpu_matrix_polynomial:
+    `device: u32, out: tensor, a: tensor, square: tensor, n: u32, c0: f64, c1: f64, c2: f64, normalize: u32`,
+  mg_cpu_apply_update: `device: u32, params: tensor, update: tensor, len: f64, control: tensor,
+    learning_rate: f64, weight_decay: f64, cautious: u32`,
   mg_cpu_attention_cached:
     `device: u32, out: tensor, qkv: tensor, cache: tensor, positions: tensor, sequences: tensor,
     rows: u32, cols: u32, lines: u32, block_size: u32, heads: u32, kv_heads: u32`,

@@ -37,6 +37,7 @@ export class CpuBatch implements Batch {
 }
 
 /** Tensors of one call, taken apart by name. */
+export type FourTensors = [CpuTensor, CpuTensor, CpuTensor, CpuTensor];
 export type FiveTensors = [CpuTensor, CpuTensor, CpuTensor, CpuTensor, CpuTensor];
 
 /** @throws {RangeError} when a matrix is not [rows, cols] */

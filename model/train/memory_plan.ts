@@ -1,6 +1,7 @@
 import type { ModelConfig } from "../config.ts";
 import type { Allocator, Batch, Device, Dtype, ElementType, Purpose, Tensor } from "../../device/device.ts";
 import { networkOf } from "../networks.ts";
+import type { OptimizerName } from "../optimizer_state.ts";
 import { allocateTraining, type TrainingData } from "./trainer.ts";
 
 /** Bytes that training takes on the device, by purpose. What a device takes for its own work is not included. */
@@ -52,9 +53,10 @@ export function memoryPlan(
   device: Pick<Device, "dtype" | "stepsInFlight">,
   config: ModelConfig,
   data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
+  optimizer: OptimizerName = "adam",
   sharedBuffers: readonly number[] = [],
 ): MemoryPlan {
   const allocator = new CountingAllocator(device.dtype, device.stepsInFlight);
-  allocateTraining(allocator, networkOf(config), data, sharedBuffers);
+  allocateTraining(allocator, networkOf(config), data, optimizer, sharedBuffers);
   return allocator.plan;
 }

@@ -20,6 +20,10 @@ export interface UpdateSize {
   learningRate: number;
   /** decoupled; 0 = off. Factors of norms do not decay */
   weightDecay: number;
+  /** of matrices, where the optimizer has a rate of their own */
+  muonLearningRate: number;
+  /** decay only what the update makes smaller too, where the optimizer can */
+  cautious: boolean;
 }
 
 /** A rule by which gradients change weights. */
@@ -37,6 +41,8 @@ export interface Optimizer {
     memory: OptimizerMemory,
     frozen?: Frozen,
   ): (size: UpdateSize) => void;
+  /** Memory that an update works in and nobody else reads. */
+  allocateScratch?(allocator: Allocator, layout: ParameterLayout): Record<string, Tensor>;
 }
 
 /** What an optimizer works on; all but `control` f32 [1, length of a layout]. */
@@ -50,12 +56,14 @@ export interface OptimizerMemory {
   state: Record<StateName, Tensor>;
   /** [1, 4], see `CONTROL` */
   control: Tensor;
+  /** what the optimizer works in, by its own names */
+  scratch: Record<string, Tensor>;
 }
 
 /** Allocates for parameters of a layout; `shared` is memory for gradients that is there. */
 export function allocateOptimizer(
   allocator: Allocator & Pick<Device, "dtype">,
-  { name }: Optimizer,
+  { name, allocateScratch }: Optimizer,
   layout: ParameterLayout,
   shared?: Tensor,
 ): OptimizerMemory {
@@ -68,6 +76,7 @@ export function allocateOptimizer(
       return flatTensor(allocator, `moments ${tensor.name}`, tensor.layout, "f32", "moments");
     }),
     control: allocator.tensor("control", 1, 4),
+    scratch: allocateScratch?.(allocator, layout) ?? {},
   };
 }
 

@@ -234,7 +234,7 @@ async function prepareLocked(
     lengths,
     trainingDocuments: split.training.length,
     validationDocuments: split.validation.length,
-    memory: memoryPlan(device, config, trainingData, buffers),
+    memory: memoryPlan(device, config, trainingData, recipe.optimizer, buffers),
     ...(ranks ? { ranks: ranks.measure(layout.length, options.reduceDtype === "bf16") } : {}),
     notices,
   };

@@ -302,6 +302,7 @@ export class TrainingRun {
       step,
       adam_step: adamStep,
       learning_rate: this.trainer.learningRate,
+      muon_learning_rate: this.trainer.muonLearningRate,
       start_step: this.startStep,
       steps_total: recipe.totalSteps,
       warmup_steps: recipe.warmupSteps,

@@ -15,7 +15,10 @@ import type { Frozen } from "../freeze.ts";
 import type { Activations, Network, Weights } from "../network.ts";
 import type { OptimizerState } from "../optimizer_state.ts";
 import { networkOf } from "../networks.ts";
+import type { OptimizerName } from "../optimizer_state.ts";
+import type { Settings } from "../settings.ts";
 import { adam } from "./adam.ts";
+import { muon } from "./muon.ts";
 import {
   allocateOptimizer,
   bindUpdates,
@@ -47,7 +50,16 @@ export interface Recipe {
   totalSteps: number;
   learningRate: number;
   warmupSteps: number;
+  /** how the rate falls after the warmup */
+  schedule: Settings["schedule"];
+  /** share of the steps in which a trapezoid falls */
+  decayFraction: number;
+  optimizer: OptimizerName;
+  /** peak rate of what Muon updates */
+  muonLearningRate: number;
   weightDecay: number;
+  /** see `UpdateHyper.cautious` */
+  cautiousDecay: boolean;
   /** 0 = off */
   gradClip: number;
   /** batches a step */
@@ -109,8 +121,8 @@ export interface RecoveryEvent {
 /** What happens while steps are done. */
 export type TrainingEvent = StepEvent | EvaluationEvent | RecoveryEvent;
 
-/** By which rule gradients change weights. */
-const OPTIMIZER: Optimizer = adam;
+/** The rules by which gradients change weights. */
+const OPTIMIZERS: Record<OptimizerName, Optimizer> = { adam, muon };
 
 /** This many skipped steps in a row are no accident. */
 const MAX_SKIPPED = 10;
@@ -121,10 +133,23 @@ const COMPARE_EVERY = 100;
 /** The event loop is given a moment at least this often, for signals and the terminal. */
 const BREATHE_MS = 25;
 
-/** Learning rate of step s, from 0, of S: linear warmup over w steps, then linear decay to 0. */
-export function learningRate(s: number, { learningRate: lr, totalSteps: S, warmupSteps }: Recipe): number {
+/** What `learningRate` needs to know. */
+export type Schedule = Pick<
+  Recipe,
+  "learningRate" | "totalSteps" | "warmupSteps" | "schedule" | "decayFraction"
+>;
+
+/**
+ * Learning rate of step s, from 0, of S: linear warmup over w steps, then to 0 at S along a line, half a cosine, or a
+ * plateau and a line over the last `decayFraction` of the steps.
+ */
+export function learningRate(s: number, recipe: Schedule): number {
+  const { learningRate: lr, totalSteps: S, warmupSteps, schedule, decayFraction } = recipe;
   const w = Math.min(warmupSteps, S);
-  return s < w ? lr * (s + 1) / w : lr * (1 - (s - w) / (S - w));
+  if (s < w) return lr * (s + 1) / w;
+  if (schedule === "cosine") return lr * (1 + Math.cos(Math.PI * (s - w) / (S - w))) / 2;
+  const start = schedule === "trapezoid" ? Math.max(w, S - decayFraction * S) : w;
+  return s < start ? lr : lr * (1 - (s - start) / (S - start));
 }
 
 /** All memory that training takes on a device. */
@@ -142,18 +167,20 @@ interface TrainingMemory {
 
 /**
  * Allocates everything, or counts it when `allocator` is a counter.
+ * @param optimizer the rule of the updates
  * @param sharedBuffers lengths of the buffers that gradients are added up in, where ranks share steps
  */
 export function allocateTraining(
   allocator: Allocator & Pick<Device, "dtype" | "stepsInFlight">,
   network: Network,
   data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
+  optimizer: OptimizerName,
   sharedBuffers: readonly number[] = [],
 ): TrainingMemory {
   const shared = sharedBuffers.map((length) => allocator.tensor("gradients", 1, length, "f32", "gradients"));
   return {
     shared,
-    optimizer: allocateOptimizer(allocator, OPTIMIZER, network.layout, shared[0]),
+    optimizer: allocateOptimizer(allocator, OPTIMIZERS[optimizer], network.layout, shared[0]),
     activations: network.allocateActivations(allocator, data.maxTokens),
     batch: allocator.createBatch(data.maxTokens, data.maxDocuments),
     metrics: allocator.tensor("metrics", 2 * allocator.stepsInFlight, 4),
@@ -210,7 +237,7 @@ export class Trainer {
     this.#recipe = { ...recipe };
     this.#recovered = recovered;
     const lengths = ranks ? sharedBuffers(ranks, recipe.gradAccum, this.#network.layout.length) : [];
-    this.#memory = allocateTraining(device, this.#network, data, lengths);
+    this.#memory = allocateTraining(device, this.#network, data, recipe.optimizer, lengths);
     if (ranks) {
       this.#shared = new SharedStep(device, this.#network, ranks, this.#memory.shared, recipe.frozen);
       this.#memory.optimizer.gradients = this.#shared.gradients;
@@ -219,7 +246,7 @@ export class Trainer {
     this.#gradients = this.#network.views(device, this.#memory.optimizer.gradients);
     this.#update = bindUpdates(
       device,
-      OPTIMIZER,
+      OPTIMIZERS[recipe.optimizer],
       this.#network.layout,
       this.#memory.optimizer,
       recipe.frozen,
@@ -234,6 +261,11 @@ export class Trainer {
   /** The base rate, halved when the run went back. */
   get learningRate(): number {
     return this.#recipe.learningRate;
+  }
+
+  /** Muon's base rate, halved likewise. */
+  get muonLearningRate(): number {
+    return this.#recipe.muonLearningRate;
   }
 
   /** Whether the run went back to an earlier state with half the learning rate. */
@@ -431,9 +463,14 @@ export class Trainer {
 
   /** The end of a step whose gradients are there. */
   #queueUpdate(slot: number, tokens: number): Window["steps"][number] {
-    const { weightDecay, gradClip } = this.#recipe;
-    const rate = learningRate(this.#step, this.#recipe);
-    this.#update(this.#memory.metrics, slot, gradClip, { learningRate: rate, weightDecay });
+    const recipe = this.#recipe;
+    const rate = learningRate(this.#step, recipe);
+    this.#update(this.#memory.metrics, slot, recipe.gradClip, {
+      learningRate: rate,
+      muonLearningRate: learningRate(this.#step, { ...recipe, learningRate: recipe.muonLearningRate }),
+      weightDecay: recipe.weightDecay,
+      cautious: recipe.cautiousDecay,
+    });
     this.#device.submit();
     this.#step++;
     return { step: this.#step, learningRate: rate, tokens };
@@ -472,6 +509,7 @@ export class Trainer {
     this.#recovered = true;
     this.#skippedInARow = 0;
     this.#recipe.learningRate /= 2;
+    this.#recipe.muonLearningRate /= 2;
     // the loss scale of that time may be what failed: it starts over
     const { lossScale: _, goodSteps: __, ...rest } = state;
     this.load(rest);

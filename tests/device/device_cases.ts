@@ -343,6 +343,59 @@ function weightedCrossEntropyCases(): DeviceCase[] {
   }));
 }
 
+/** What Muon does element by element: shapes of [rows, cols], and of n × n matrices. */
+function muonCases(): DeviceCase[] {
+  const stepped = (d: Device, counts: boolean) => {
+    const tensor = d.tensor("control", 1, 4);
+    d.write(tensor, new Float32Array([3, 1, 0, counts ? 0.5 : -1]));
+    return tensor;
+  };
+  const shapes = [[1, 1], [3, 5], [48, 16], [130, 96]] as const;
+  const rows = shapes.flatMap(([rows, cols]) => [true, false].map((counts) => ({ rows, cols, counts })));
+  return [
+    ...rows.map(({ rows, cols, counts }): DeviceCase => ({
+      name: `momentum and applyUpdate, [${rows}, ${cols}]${counts ? "" : ", of a step that does not count"}`,
+      tolerance: 2e-5,
+      async run(d) {
+        const [out, m, gradients] = [
+          filled(d, rows, cols, 1),
+          filled(d, rows, cols, 2),
+          filled(d, rows, cols, 3),
+        ];
+        const control = stepped(d, counts);
+        d.momentum(out, m, gradients, control, 0.9);
+        const results: Record<string, Float32Array | Uint32Array> = {
+          out: await d.read(out),
+          m: await d.read(m),
+        };
+        for (const cautious of [false, true]) {
+          const params = filled(d, rows, cols, 4);
+          const work = d.dtype === "f32" ? params : d.tensor("work", rows, cols, "work");
+          const hyper = { learningRate: 0.1, weightDecay: 0.3, cautious };
+          d.applyUpdate({ params, work, control }, out, hyper);
+          results[`params ${cautious}`] = await d.read(params);
+          results[`work ${cautious}`] = await d.read(work);
+        }
+        return results;
+      },
+    })),
+    ...[1, 3, 16, 50, 96].flatMap((n) =>
+      [true, false].map((normalize): DeviceCase => ({
+        name: `matrixPolynomial, ${n} × ${n}${normalize ? ", normalized" : ""}`,
+        tolerance: 2e-5,
+        async run(d) {
+          const x = filled(d, n, 2 * n, 5, "f32", 1 / (2 * n));
+          const [a, square, out] = [d.tensor("a", n, n), d.tensor("square", n, n), d.tensor("out", n, n)];
+          d.matmul(a, x, x, "NT");
+          d.matmul(square, a, a, "NN");
+          d.matrixPolynomial(out, a, square, [3.4445, -4.775, 2.0315], normalize);
+          return { out: await d.read(out) };
+        },
+      }))
+    ),
+  ];
+}
+
 /** Largest norm of the gradients. */
 const GRAD_CLIP = 1;
 
@@ -699,6 +752,7 @@ export const DEVICE_CASES: DeviceCase[] = [
   ...crossEntropyCases(),
   ...weightedCrossEntropyCases(),
   ...adamCases(),
+  ...muonCases(),
   ...rmsNormMatmulCases(),
   ...attentionCachedCases(),
   ...groupedCachedCases(),

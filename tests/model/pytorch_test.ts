@@ -10,6 +10,7 @@ import { ReferenceDevice } from "../../device/reference_device.ts";
 import { type StepEvent, Trainer, type TrainingData } from "../../model/train/trainer.ts";
 import { type GoldenCase, goldenCases, initialWeights } from "../golden/golden.ts";
 import { openTestGpu } from "../device/test_gpu.ts";
+import { PLAIN } from "./train/plain_recipe.ts";
 
 /** Largest difference in loss over the 20 steps, in nats. */
 const LOSS_TOLERANCE = 1e-4;
@@ -54,6 +55,7 @@ async function trajectory(device: Device, golden: GoldenCase): Promise<StepEvent
   };
   const { lr, warmup_steps, steps, grad_clip } = golden.training;
   const recipe = {
+    ...PLAIN,
     totalSteps: steps,
     learningRate: lr,
     warmupSteps: warmup_steps,

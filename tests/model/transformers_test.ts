@@ -13,6 +13,7 @@ import { assertClose } from "../device/assert_close.ts";
 import { randomDocuments } from "../device/device_cases.ts";
 import { pythonTest, runPython } from "./python.ts";
 import { RunningModel } from "./running_model.ts";
+import { PLAIN } from "./train/plain_recipe.ts";
 
 const GROUPED: LlamaConfig = {
   architecture: "llama",
@@ -65,6 +66,7 @@ function huggingFaceConfig(config: LlamaConfig): Record<string, unknown> {
 
 const STEPS = 20;
 const RECIPE = {
+  ...PLAIN,
   totalSteps: STEPS,
   learningRate: 0.01,
   warmupSteps: 5,

@@ -14,6 +14,7 @@ pub mod batch;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod matmul;
+pub mod muon;
 pub mod norm;
 pub mod packed;
 pub mod packed_lookup;

@@ -12,9 +12,11 @@ import type { TrainOptions } from "../../../model/train/options.ts";
 import { train, type TrainEvent } from "../../../model/train/train.ts";
 import { type Recipe, Trainer } from "../../../model/train/trainer.ts";
 import { randomDocuments } from "../../device/device_cases.ts";
+import { PLAIN } from "./plain_recipe.ts";
 
 const CONFIG = { vocab_size: 20, n_embd: 8, n_head: 2, n_layer: 1, block_size: 16 };
 const RECIPE: Recipe = {
+  ...PLAIN,
   totalSteps: 4,
   learningRate: 0.01,
   warmupSteps: 0,

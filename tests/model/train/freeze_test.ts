@@ -12,6 +12,7 @@ import { ReferenceDevice } from "../../../device/reference_device.ts";
 import { train } from "../../../model/train/train.ts";
 import { type Recipe, Trainer } from "../../../model/train/trainer.ts";
 import { randomDocuments } from "../../device/device_cases.ts";
+import { PLAIN } from "./plain_recipe.ts";
 
 const GPT: ModelConfig = { vocab_size: 13, n_embd: 8, n_head: 2, n_layer: 3, block_size: 9 };
 const LLAMA: LlamaConfig = {
@@ -29,6 +30,7 @@ const LLAMA: LlamaConfig = {
   tie: false,
 };
 const RECIPE: Recipe = {
+  ...PLAIN,
   totalSteps: 4,
   learningRate: 0.01,
   warmupSteps: 0,

@@ -29,7 +29,12 @@ async function updated(gradients: Float32Array, loss: number, gradClip: number, 
   d.write(memory.gradients, gradients);
   const metrics = d.tensor("metrics", 1, 4);
   d.write(metrics, new Float32Array([loss]));
-  update(metrics, 0, gradClip, { learningRate: 0.1, weightDecay });
+  update(metrics, 0, gradClip, {
+    learningRate: 0.1,
+    muonLearningRate: 0.1,
+    weightDecay,
+    cautious: false,
+  });
   const [control, metric] = [await d.read(memory.control), await d.read(metrics)];
   return { state: await readUpdateState(d, memory), control, metric };
 }

@@ -21,6 +21,7 @@ import type { PresetName } from "../../../model/settings.ts";
 import { programArgs } from "../../cli/program.ts";
 import { randomDocuments } from "../../device/device_cases.ts";
 import { openTestGpu } from "../../device/test_gpu.ts";
+import { PLAIN } from "./plain_recipe.ts";
 
 const NAMES = fileURLToPath(new URL("../../../data/samples/names.txt", import.meta.url));
 
@@ -108,6 +109,7 @@ for (const device of ["cpu", "webgpu"] as const) {
 
 Deno.test("the learning rate warms up, then falls to zero", () => {
   const recipe: Recipe = {
+    ...PLAIN,
     totalSteps: 1000,
     learningRate: 0.01,
     warmupSteps: 200,
@@ -121,6 +123,14 @@ Deno.test("the learning rate warms up, then falls to zero", () => {
   assert.equal(learningRate(200, recipe), 0.01);
   assert.equal(learningRate(600, recipe), 0.005);
   assert.equal(learningRate(0, { ...recipe, totalSteps: 2 }), 0.005);
+  const cosine = (step: number) => learningRate(step, { ...recipe, schedule: "cosine" });
+  assert.equal(cosine(199), 0.01);
+  assert(Math.abs(cosine(600) - 0.005) < 1e-9 && cosine(400) > 0.0085 && cosine(999) < 1e-7);
+  const trapezoid = (step: number, decayFraction = 0.4) =>
+    learningRate(step, { ...recipe, schedule: "trapezoid", decayFraction });
+  assert.deepEqual([199, 600, 800].map((step) => trapezoid(step)), [0.01, 0.01, 0.005]);
+  assert.equal(trapezoid(999, 0), 0.01);
+  assert.equal(trapezoid(600, 1), learningRate(600, recipe));
 });
 
 /** A reference device whose loss is not a number at chosen steps of its life, counted from 1. */
@@ -142,6 +152,7 @@ function deviceWithBadSteps(isBad: (step: number) => boolean, stepsInFlight = 1)
 
 const CONFIG = { vocab_size: 20, n_embd: 8, n_head: 2, n_layer: 1, block_size: 8 };
 const RECIPE: Recipe = {
+  ...PLAIN,
   totalSteps: 60,
   learningRate: 0.01,
   warmupSteps: 5,
