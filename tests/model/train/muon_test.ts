@@ -2,6 +2,10 @@
 import assert from "node:assert/strict";
 import { normal } from "../../../device/random.ts";
 import { ReferenceDevice } from "../../../device/reference_device.ts";
+import type { TrainOptions } from "../../../model/train/options.ts";
+import { train } from "../../../model/train/train.ts";
+import { openTestGpu } from "../../device/test_gpu.ts";
+import { join } from "node:path";
 import { CONTROL } from "../../../device/device.ts";
 import { emptyState } from "../../../model/optimizer_state.ts";
 import { layOut, type ParameterEntry } from "../../../model/parameters.ts";
@@ -117,4 +121,60 @@ Deno.test("a gradient of zeros, or one that is not finite, is harmless", async (
   const infinite = await updated({}, 0.5, Infinity);
   assert(infinite.control[CONTROL.gradientFactor]! < 0);
   assert(infinite.params.every((value) => value === 0.5));
+});
+
+const RUN: TrainOptions & { documents: string[] } = {
+  documents: Array.from(
+    { length: 60 },
+    (_, i) => `name ${i * 7919 % 100} of ${i} is ann${"a".repeat(i % 5)}`,
+  ),
+  nEmbd: 16,
+  nHead: 2,
+  nLayer: 1,
+  blockSize: 32,
+  vocabSize: 300,
+  batchSize: 4,
+  steps: 12,
+  evalEvery: 0,
+  optimizer: "muon",
+  schedule: "trapezoid",
+  weightDecay: 0.1,
+  cautiousDecay: true,
+  warmupSteps: 3,
+};
+
+/** Losses of the steps of a run, which stops after `stopAt`. */
+async function losses(options: TrainOptions, stopAt?: number): Promise<number[]> {
+  const stop = new AbortController();
+  const found: number[] = [];
+  for await (const event of train({ ...options, signal: stop.signal })) {
+    if (event.type === "step") found.push(event.loss);
+    if (event.type === "step" && event.step === stopAt) stop.abort();
+  }
+  return found;
+}
+
+Deno.test("a run with Muon, interrupted and resumed, has the same losses and the same files; a GPU has the same losses", async () => {
+  const dir = await Deno.makeTempDir();
+  try {
+    const [whole, broken] = [join(dir, "whole"), join(dir, "broken")];
+    const expected = await losses({ ...RUN, device: "cpu", output: whole });
+    const first = await losses({ ...RUN, device: "cpu", output: broken }, 5);
+    assert(first.length < 12);
+    const rest = await losses({ documents: RUN.documents, device: "cpu", resume: broken });
+    assert.deepEqual([...first, ...rest], expected);
+    for (const name of ["weights", "optimizer_m", "optimizer_v"]) {
+      const [a, b] = [whole, broken].map((path) => Deno.readFileSync(join(path, `${name}.safetensors`)));
+      assert.deepEqual(a, b, name);
+    }
+    const gpu = await openTestGpu({ dtype: "f32" });
+    if (gpu === undefined) return;
+    gpu.destroy();
+    const there = await losses({ ...RUN, device: "webgpu", output: join(dir, "webgpu") });
+    there.forEach((loss, i) =>
+      assert(Math.abs(loss - expected[i]!) < 1e-3, `step ${i + 1}: ${loss} ${expected[i]}`)
+    );
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
 });
