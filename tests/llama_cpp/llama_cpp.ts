@@ -1,19 +1,20 @@
 /** llama.cpp for tests and benchmarks: starts tests/llama_cpp/peer.ts and talks with it. */
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { peerTest } from "../peers.ts";
 import { lines } from "./lines.ts";
 import type { Answers, Request } from "./peer.ts";
 
 /** Where tests/llama_cpp/package.json was installed: MICROGPT_LLAMA_CPP, or beside it. */
 const FOLDER = Deno.env.get("MICROGPT_LLAMA_CPP") || fileURLToPath(new URL(".", import.meta.url));
 
-/** Whether llama.cpp is at hand. */
-export async function hasLlamaCpp(): Promise<boolean> {
+/** What is missing; absent: nothing. */
+export async function missingLlamaCpp(): Promise<string | undefined> {
   try {
     await Deno.stat(join(FOLDER, "node_modules", "node-llama-cpp"));
-    return true;
+    return undefined;
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
+    if (error instanceof Deno.errors.NotFound) return `node-llama-cpp in ${FOLDER}, see CONTRIBUTING.md`;
     throw error;
   }
 }
@@ -62,21 +63,14 @@ export class LlamaCpp implements AsyncDisposable {
   }
 }
 
-/**
- * A test that needs llama.cpp; without it, it is skipped, and its name says so.
- * @throws where MICROGPT_REQUIRE_PEERS=1 and llama.cpp is not there
- */
-export async function llamaCppTest(name: string, fn: (llamaCpp: LlamaCpp) => Promise<void>): Promise<void> {
-  const ignore = !await hasLlamaCpp();
-  if (ignore && Deno.env.get("MICROGPT_REQUIRE_PEERS") === "1") {
-    throw new Error(`MICROGPT_REQUIRE_PEERS=1, and node-llama-cpp is not installed in ${FOLDER}`);
-  }
-  Deno.test({
-    name: ignore ? `${name} (skipped: tests/llama_cpp is not installed, see CONTRIBUTING.md)` : name,
-    ignore,
-    async fn() {
-      await using llamaCpp = new LlamaCpp();
-      await fn(llamaCpp);
-    },
+/** A test that needs llama.cpp, see `peerTest`. @param missing what else it needs and is not there */
+export async function llamaCppTest(
+  name: string,
+  fn: (llamaCpp: LlamaCpp) => Promise<void>,
+  missing?: string,
+): Promise<void> {
+  peerTest(name, await missingLlamaCpp() ?? missing, async () => {
+    await using llamaCpp = new LlamaCpp();
+    await fn(llamaCpp);
   });
 }

@@ -17,8 +17,10 @@ export type Request =
   | { do: "detokenize"; tokens: number[][] }
   /** all logits after each token */
   | { do: "logits"; tokens: number[] }
-  /** tokens of highest logit, with the `top` highest logits at each */
-  | { do: "greedy"; tokens: number[]; count: number; top: number }
+  /** the token of highest logit after the tokens, after that, and so on */
+  | { do: "greedy"; tokens: number[]; count: number }
+  /** the `top` highest logits after each of the tokens from number `first` on */
+  | { do: "best"; tokens: number[]; first: number; top: number }
   /** natural logarithm of the probability of each token but the first */
   | { do: "likelihood"; tokens: number[] }
   /** seconds to take in all but the last of the tokens, and then to generate `count` from it, the text's end among them */
@@ -31,7 +33,8 @@ export interface Answers {
   detokenize: string[];
   /** [T][V] */
   logits: number[][];
-  greedy: { token: number; top: [token: number, logit: number][] }[];
+  greedy: number[];
+  best: [token: number, logit: number][][];
   likelihood: number[];
   time: { prompt: number; generated: number };
 }
@@ -101,21 +104,28 @@ async function logits(tokens: number[]): Promise<number[][]> {
   });
 }
 
-async function greedy(prompt: number[], count: number, top: number): Promise<Answers["greedy"]> {
-  const answer: Answers["greedy"] = [];
+async function greedy(prompt: number[], count: number): Promise<number[]> {
+  const answer: number[] = [];
   let tokens = prompt;
   while (answer.length < count) {
-    const filter = { filter: { tokens: [], includeTop: top } };
-    const [output] = await feed(tokens, (i) => i === tokens.length - 1 ? filter : undefined);
-    const best = [...output!.next.logits!].toSorted((a, b) => b[1] - a[1]).slice(0, top);
-    answer.push({ token: best[0]![0], top: best });
-    tokens = [best[0]![0]];
+    const [after] = await best(tokens, tokens.length - 1, 1);
+    tokens = [after![0]![0]];
+    answer.push(...tokens);
   }
   return answer;
 }
 
+async function best(tokens: number[], first: number, top: number): Promise<Answers["best"]> {
+  const outputs = await feed(
+    tokens,
+    (i) => i < first ? undefined : { filter: { tokens: [], includeTop: top } },
+  );
+  return outputs.map(({ next }) => [...next.logits!].toSorted((a, b) => b[1] - a[1]).slice(0, top));
+}
+
 async function likelihood(tokens: number[]): Promise<number[]> {
-  const filter = (i: number) => ({ filter: { tokens: [tokens[i + 1]!], includeMax: true } });
+  // not includeMax: in 3.22.1 that adds the largest only where it is there already
+  const filter = (i: number) => ({ filter: { tokens: [tokens[i + 1]!], includeTop: 1 } });
   const outputs = await feed(tokens.slice(0, -1), filter);
   return outputs.map(({ next }, i) => {
     const all = next.logits!;
@@ -146,7 +156,9 @@ async function answer(request: Request): Promise<unknown> {
     case "logits":
       return await logits(request.tokens);
     case "greedy":
-      return await greedy(request.tokens, request.count, request.top);
+      return await greedy(request.tokens, request.count);
+    case "best":
+      return await best(request.tokens, request.first, request.top);
     case "likelihood":
       return await likelihood(request.tokens);
     case "time":

@@ -1,5 +1,6 @@
 /** Python programs that tests compare with. */
 import { fileURLToPath } from "node:url";
+import { peerTest } from "../peers.ts";
 
 /** The Python that has the packages of tests/requirements.txt; MICROGPT_PYTHON names another than the system's. */
 const PYTHON = Deno.env.get("MICROGPT_PYTHON") || "python3";
@@ -14,20 +15,19 @@ async function python(args: string[]): Promise<Deno.CommandOutput | undefined> {
 }
 
 /**
- * A test that needs Python modules; without them it is skipped, and its name says so. (What a test prints is not seen
- * under `deno test --quiet`.)
+ * A test that needs Python modules, see `peerTest`.
  * @param modules what must be importable
- * @throws where MICROGPT_REQUIRE_PEERS=1 and one is not
  */
 export async function pythonTest(name: string, modules: string[], fn: () => Promise<void>): Promise<void> {
-  const ignore = !(await python(["-c", `import ${modules.join(", ")}`]))?.success;
-  if (ignore && Deno.env.get("MICROGPT_REQUIRE_PEERS") === "1") {
-    throw new Error(`MICROGPT_REQUIRE_PEERS=1, and ${PYTHON} lacks ${modules.join(" or ")}`);
-  }
-  const reason = ignore
-    ? ` (skipped: ${PYTHON} lacks ${modules.join(" or ")}, see tests/requirements.txt)`
-    : "";
-  Deno.test({ name: name + reason, ignore, fn });
+  const there = (await python(["-c", `import ${modules.join(", ")}`]))?.success;
+  peerTest(name, there ? undefined : `${modules.join(" or ")} in ${PYTHON}, see tests/requirements.txt`, fn);
+}
+
+/** The folder of a package, which need not be importable; absent: it is not installed. */
+export async function packageFolder(name: string): Promise<string | undefined> {
+  const find = `import importlib.util as u; print(u.find_spec("${name}").submodule_search_locations[0])`;
+  const output = await python(["-c", find]);
+  return output?.success ? new TextDecoder().decode(output.stdout).trim() : undefined;
 }
 
 /**
