@@ -51,6 +51,14 @@ export {
 export { SAMPLING, type SamplingOptions } from "./model/generate/sampling.ts";
 export type { PromptOptions } from "./model/generate/prompt.ts";
 export { type ChatOptions, ChatSession, type SendOptions } from "./model/generate/chat.ts";
+export { handler, type HandlerOptions, type ServeHandler } from "./model/serve/serve.ts";
+export {
+  DEFAULTED_SAMPLING,
+  type SamplingDefaults,
+  SERVE_OPTIONS,
+  type ServeOptions,
+} from "./model/serve/options.ts";
+export type { LogEntry as RequestLog } from "./model/serve/log_entry.ts";
 export { describeModel, type ModelSummary, type TrainingSummary } from "./model/files/summary.ts";
 export { type DownloadOptions, type DownloadProgress, localModel } from "./model/files/hub/download.ts";
 export type { ModelKind } from "./model/files/any_model.ts";

@@ -5,6 +5,7 @@ export const COMMANDS: Record<string, { summary: string; load: () => Promise<{ c
   train: { summary: "train a model on your text or conversations", load: () => import("./train.ts") },
   generate: { summary: "print samples of a model", load: () => import("./generate.ts") },
   chat: { summary: "talk with a model that was trained on conversations", load: () => import("./chat.ts") },
+  serve: { summary: "serve a model over HTTP: OpenAI's API", load: () => import("./serve.ts") },
   info: { summary: "describe a model, or measure a data file", load: () => import("./info.ts") },
   export: {
     summary: "write an inference-only model: safetensors or ONNX",

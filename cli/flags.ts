@@ -10,6 +10,7 @@ import {
   type OptionValues,
   RUN_OPTIONS,
   SAMPLING,
+  SERVE_OPTIONS,
   SETTINGS,
 } from "../mod.ts";
 import type { Flag, FlagValues } from "./command.ts";
@@ -33,6 +34,7 @@ const ALL: Options = {
   ...DEVICE_OPTIONS,
   ...EXPORT_OPTIONS,
   ...CORPUS_OPTIONS,
+  ...SERVE_OPTIONS,
 };
 
 const FLAGS = new Map<string, string>([

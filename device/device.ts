@@ -97,9 +97,24 @@ export interface Sampling {
   topK: number;
   /** then keep the most probable tokens that together reach this mass, and all equal to the last of them; 1 = all */
   topP: number;
+  /** then keep tokens at least this share as probable as the most probable one (Nguyen et al. 2024); 0, the default = all */
+  minP?: number;
   /** ids that are never drawn: at most 8 runs of neighbours */
   suppressed: number[];
 }
+
+/** How what was said counts against being said again. */
+export interface Penalties {
+  /** positive logits of ids in prompt or answer are divided by it, others multiplied (Keskar et al. 2019); 1 = off */
+  repetition: number;
+  /** taken off a logit for each time that its id was drawn; 0 = off */
+  frequency: number;
+  /** taken off a logit whose id was drawn at all; 0 = off */
+  presence: number;
+}
+
+/** Set in an id's count of draws where the prompt has the id. */
+export const IN_PROMPT = 0x8000_0000;
 
 /** Everything Adam touches: arrays of one length, [1, n]. `work` is `params` itself where the device's dtype is f32. */
 export interface AdamState {

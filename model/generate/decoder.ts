@@ -18,6 +18,14 @@ export interface Start {
   seed: number;
 }
 
+/** A token and where it goes: a row of a step. */
+export interface Place {
+  /** cache line */
+  sequence: number;
+  token: number;
+  position: number;
+}
+
 export interface DecodeOptions extends Sampling {
   /** any of them ends a sequence; it is neither fed nor reported as one of its tokens */
   stopTokens: readonly number[];
@@ -165,6 +173,28 @@ export class Decoder {
   }
 
   /**
+   * One step of rows that the caller keeps: feeds each row's token.
+   * @param rows at most `sequences`; those of one sequence are neighbours at consecutive positions
+   * @returns the logits of what follows each, [rows, V]
+   * @throws {MicrogptError} once the decoder or its device is closed
+   */
+  async step(rows: readonly Place[]): Promise<Float32Array> {
+    this.#checkOpen();
+    const device = this.#device;
+    this.#writeRows(rows);
+    this.#network.decodeStep(
+      device,
+      this.#weights,
+      this.#memory,
+      this.#rows,
+      this.contextLength,
+      rows.length,
+    );
+    device.submit();
+    return await device.read(this.#memory.logits) as Float32Array;
+  }
+
+  /**
    * Generates until every sequence is done, and reports what each got, step by step. Where reading from the device is
    * slow, several steps are read together, after the next ones are queued. What a sequence gets depends on its seed
    * and its tokens; on a GPU, where a batch of another size may use another kernel, up to rounding.
@@ -253,7 +283,7 @@ export class Decoder {
     if (this.#closed) throw new MicrogptError("the generation was closed");
   }
 
-  #writeRows(active: ActiveRow[]): void {
+  #writeRows(active: readonly Place[]): void {
     setRows(this.#rows, active.length);
     this.#device.write(this.#rows.tokens, Uint32Array.from(active, (row) => row.token));
     this.#device.write(this.#rows.positions, Uint32Array.from(active, (row) => row.position));

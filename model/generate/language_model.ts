@@ -8,7 +8,13 @@ import type { Device, Tensor } from "../../device/device.ts";
 import { type ForeignRules, foreignRules } from "./foreign.ts";
 import { localModel } from "../files/hub/download.ts";
 import { modelKind, readAnyModel } from "../files/any_model.ts";
-import { type GenerateOptions, generateSamples, type SamplePiece, wholeSamples } from "./generation.ts";
+import {
+  type GenerateOptions,
+  generateSamples,
+  type GenerationModel,
+  type SamplePiece,
+  wholeSamples,
+} from "./generation.ts";
 import type { ModelDescription } from "../files/description.ts";
 import type { Weights } from "../network.ts";
 import { checkConfig, networkOf } from "../networks.ts";
@@ -148,7 +154,7 @@ export class LanguageModel implements Disposable {
    * @throws {MicrogptError} for options out of range
    */
   generate(options: GenerateOptions = {}): AsyncGenerator<SamplePiece, void, void> {
-    return generateSamples(this.#generationModel(), options);
+    return generateSamples(this.generationModel(), options);
   }
 
   /** Generates whole samples, in order. */
@@ -176,7 +182,7 @@ export class LanguageModel implements Disposable {
    */
   startChat(options: ChatOptions = {}): ChatSession {
     if (!this.chat) throw noChatTokens();
-    return new ChatSession(this.#generationModel(), options);
+    return new ChatSession(this.generationModel(), options);
   }
 
   /** Frees the device; does nothing the second time. A generation under way ends with an error. */
@@ -189,7 +195,11 @@ export class LanguageModel implements Disposable {
     this.close();
   }
 
-  #generationModel() {
+  /**
+   * What generation works on.
+   * @internal
+   */
+  generationModel(): GenerationModel {
     const { device, config, tokenizer, chat } = this;
     const foreign = this.#foreign;
     return { device, config, weights: this.#weights, tokenizer, chat, ...(foreign ? { foreign } : {}) };

@@ -1,0 +1,76 @@
+/** Server-sent events: a response whose body grows, and which knows whether its reader keeps up. */
+
+/** Bytes that may wait for a reader before nothing more is made for it. */
+const MOST_WAITING = 64 << 10;
+
+/** A comment is sent when nothing else was for so long, so that nobody on the way thinks the connection dead. */
+const KEEP_ALIVE_MS = 10_000;
+
+const encoder = new TextEncoder();
+
+/** A stream of `data:` lines. */
+export class EventStream {
+  readonly response: Response;
+  #controller!: ReadableStreamDefaultController<Uint8Array>;
+  #over = false;
+  #sent = performance.now();
+  readonly #timer: ReturnType<typeof setInterval>;
+
+  /** @param left called when the reader leaves before the end */
+  constructor(left: () => void) {
+    const body = new ReadableStream<Uint8Array>({
+      start: (controller) => {
+        this.#controller = controller;
+      },
+      cancel: () => {
+        if (this.#over) return;
+        this.#end();
+        left();
+      },
+    }, new ByteLengthQueuingStrategy({ highWaterMark: MOST_WAITING }));
+    this.response = new Response(body, {
+      headers: {
+        "content-type": "text/event-stream",
+        "cache-control": "no-cache",
+        "x-accel-buffering": "no",
+      },
+    });
+    this.#timer = setInterval(() => {
+      if (performance.now() - this.#sent > KEEP_ALIVE_MS) this.#write(": waiting\n\n");
+    }, KEEP_ALIVE_MS / 2);
+  }
+
+  /** Whether the reader does not keep up. */
+  get behind(): boolean {
+    return !this.#over && this.#controller.desiredSize! <= 0;
+  }
+
+  /** Sends a value as JSON. */
+  send(value: unknown): void {
+    this.#write(`data: ${JSON.stringify(value)}\n\n`);
+  }
+
+  /** Ends the stream, as OpenAI does with a line of its own. */
+  done(): void {
+    this.#write("data: [DONE]\n\n");
+    this.end();
+  }
+
+  /** Ends the stream. */
+  end(): void {
+    if (this.#over) return;
+    this.#end();
+    this.#controller.close();
+  }
+
+  #end(): void {
+    this.#over = true;
+    clearInterval(this.#timer);
+  }
+
+  #write(text: string): void {
+    if (this.#over) return;
+    this.#sent = performance.now();
+    this.#controller.enqueue(encoder.encode(text));
+  }
+}

@@ -1,0 +1,32 @@
+/** The model as `/v1/models` describes it. */
+import { contextOf } from "../generate/generation.ts";
+import type { Service } from "./service.ts";
+
+/** The one model, as OpenAI describes one; `meta` as llama.cpp's server has it. */
+function describe({ name, created, model, loaded }: Service) {
+  return {
+    id: name,
+    object: "model",
+    created,
+    owned_by: "microgpt",
+    max_model_len: contextOf(model),
+    meta: {
+      n_vocab: model.config.vocab_size,
+      n_ctx_train: model.config.block_size,
+      n_params: loaded.parameters,
+      chat: loaded.chat || loaded.hasTemplate,
+      device: loaded.deviceName,
+    },
+  };
+}
+
+/** `GET /v1/models`. */
+export function modelList(service: Service) {
+  return { object: "list", data: [describe(service)] };
+}
+
+/** `GET /v1/models/{id}`. @throws {ApiError} 404 for another model */
+export function modelObject(service: Service, id: string) {
+  service.checkModel(id);
+  return describe(service);
+}

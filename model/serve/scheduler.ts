@@ -1,0 +1,355 @@
+/**
+ * Continuous batching: answers are drawn together, a row each, and come and go between steps. A prompt is fed in chunks
+ * between other answers' steps. What an answer says depends on its request alone: see `cache_lines.ts` for prompts;
+ * a row of a step does not depend on how many others there are.
+ */
+import type { Penalties, Sampling } from "../../device/device.ts";
+import { Breather } from "../../device/pacing.ts";
+import { mixSeed, uniform } from "../../device/random.ts";
+import { drawToken, penalize } from "../../device/sampling.ts";
+import { IN_PROMPT } from "../../device/device.ts";
+import { Decoder } from "../generate/decoder.ts";
+import { contextOf, type GenerationModel } from "../generate/generation.ts";
+import { networkOf } from "../networks.ts";
+import { CacheLines, CHUNK, type Line } from "./cache_lines.ts";
+import { scoreOf, type TokenScore } from "./logprobs.ts";
+
+/** An answer to draw. */
+export interface AnswerRequest {
+  /** at least one, at most as many as the context holds */
+  ids: readonly number[];
+  /** most tokens to draw; 0 only scores the prompt */
+  maxTokens: number;
+  /** no stop token is drawn before so many tokens */
+  minTokens: number;
+  stopTokens: readonly number[];
+  sampling: Sampling;
+  penalties: Penalties;
+  /** added to logits, by id */
+  bias: ReadonlyMap<number, number>;
+  seed: number;
+  /** score each token, with so many alternatives; undefined: no scores */
+  alternatives: number | undefined;
+  /** score the prompt's tokens too, from the second on */
+  scorePrompt: boolean;
+  /** when it must be done, in `performance.now()` */
+  deadline: number;
+}
+
+/** Why an answer ended. */
+export type Ending = "stop" | "length";
+
+/** What is told about an answer, in this order. */
+export interface AnswerListener {
+  /** its turn has come: so many tokens of its prompt were found in the cache */
+  started(cached: number): void;
+  /** the prompt's tokens from the second on, where that was asked for */
+  prompt(scores: TokenScore[]): void;
+  /** @returns true when no more is wanted */
+  drawn(id: number, score: TokenScore | undefined): boolean;
+  /** whether it cannot keep up: no more is drawn until it can */
+  behind(): boolean;
+  ended(ending: Ending): void;
+  /** it will not be finished */
+  failed(error: unknown): void;
+}
+
+/** The queue is full. */
+export class QueueFull extends Error {
+  /** @param seconds after which it may be worth another try */
+  constructor(readonly seconds: number) {
+    super("too many requests are waiting");
+  }
+}
+
+/** A request took longer than it may. */
+export class TookTooLong extends Error {}
+
+/** The server is about to end. */
+export class ShuttingDown extends Error {}
+
+interface Answer {
+  readonly request: AnswerRequest;
+  readonly listener: AnswerListener;
+  state: "waiting" | "feeding" | "drawing" | "over";
+  line?: Line;
+  /** tokens of the prompt that are in the line */
+  fed: number;
+  token: number;
+  position: number;
+  made: number;
+  said?: Uint32Array;
+  scores: TokenScore[];
+}
+
+/** The event loop is given a moment at least this often. */
+const BREATHE_MS = 4;
+
+/** How often it is looked whether those who cannot keep up can again. */
+const BEHIND_MS = 5;
+
+/** What is going on, and what has been. */
+export interface SchedulerCounts {
+  waiting: number;
+  active: number;
+  steps: number;
+  /** rows of all steps */
+  rows: number;
+  promptTokens: number;
+  cachedTokens: number;
+  drawnTokens: number;
+}
+
+/** Draws many answers together. */
+export class Scheduler {
+  readonly contextLength: number;
+  readonly parallel: number;
+  readonly counts: SchedulerCounts = {
+    waiting: 0,
+    active: 0,
+    steps: 0,
+    rows: 0,
+    promptTokens: 0,
+    cachedTokens: 0,
+    drawnTokens: 0,
+  };
+  readonly #decoder: Decoder;
+  readonly #lines: CacheLines;
+  readonly #queueLimit: number;
+  readonly #vocabulary: number;
+  #waiting: Answer[] = [];
+  #feeding: Answer | undefined;
+  #drawing: Answer[] = [];
+  #wake: (() => void) | undefined;
+  #closing = false;
+  readonly #done: Promise<void>;
+
+  /**
+   * @param options.cacheMb bounds the cache lines, and so how many answers are drawn together
+   * @throws {MicrogptError} when the device's memory is short
+   */
+  constructor(model: GenerationModel, options: { parallel: number; queue: number; cacheMb: number }) {
+    this.contextLength = contextOf(model);
+    this.#vocabulary = model.config.vocab_size;
+    const lineBytes = this.contextLength * networkOf(model.config).cacheWidth * 4;
+    const lines = Math.max(1, Math.floor(options.cacheMb * 2 ** 20 / lineBytes));
+    this.parallel = Math.min(options.parallel, lines);
+    // beyond one for each answer, lines only keep prompts
+    const count = Math.min(lines, 2 * this.parallel);
+    this.#decoder = new Decoder(model.device, model.config, model.weights, count, this.contextLength);
+    this.#lines = new CacheLines(count, (from, length, to) => this.#decoder.copy(from, length, [to]));
+    this.#queueLimit = options.queue;
+    this.#done = this.#run();
+  }
+
+  /**
+   * Queues answers, all or none of them.
+   * @returns a function for each that ends it, which then hears nothing more
+   * @throws {QueueFull} when so many more may not wait
+   * @throws {ShuttingDown} once it is closing
+   */
+  submit(requests: readonly [AnswerRequest, AnswerListener][]): (() => void)[] {
+    if (this.#closing) throw new ShuttingDown("the server is shutting down");
+    const idle = Math.max(0, this.parallel - this.counts.active - this.#waiting.length);
+    if (this.#waiting.length + requests.length > this.#queueLimit + idle) throw new QueueFull(1);
+    const answers = requests.map(([request, listener]): Answer => {
+      const position = request.ids.length - 1;
+      const token = request.ids[position]!;
+      return { request, listener, state: "waiting", fed: 0, token, position, made: 0, scores: [] };
+    });
+    this.#waiting.push(...answers);
+    this.#count();
+    this.#wake?.();
+    return answers.map((answer) => () => this.#drop(answer));
+  }
+
+  /** Ends when every answer has ended; nothing new is taken. */
+  async drain(): Promise<void> {
+    this.#closing = true;
+    this.#wake?.();
+    await this.#done;
+  }
+
+  /** Ends now: answers under way fail. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#failAll(new ShuttingDown("the server was stopped"));
+    this.#wake?.();
+    await this.#done;
+  }
+
+  async #run(): Promise<void> {
+    const breather = new Breather(BREATHE_MS);
+    try {
+      for (;;) {
+        this.#expire();
+        this.#admit();
+        if (!this.#feeding && this.#drawing.length === 0) {
+          if (this.#closing && this.#waiting.length === 0) break;
+          await new Promise<void>((resolve) => this.#wake = resolve);
+          this.#wake = undefined;
+          continue;
+        }
+        if (this.#feeding) await this.#feed(this.#feeding);
+        const rows = this.#drawing.filter(({ listener }) => !listener.behind());
+        if (rows.length > 0) await this.#step(rows);
+        else if (!this.#feeding) await new Promise((resolve) => setTimeout(resolve, BEHIND_MS));
+        if (breather.due) await breather.take();
+      }
+    } catch (error) {
+      this.#closing = true;
+      this.#failAll(error);
+    } finally {
+      this.#decoder.close();
+    }
+  }
+
+  /** Gives a line to the answer that waits longest. One prompt is fed at a time, so that the next can find it. */
+  #admit(): void {
+    if (this.#feeding || this.#drawing.length >= this.parallel) return;
+    const answer = this.#waiting[0];
+    if (!answer) return;
+    const { ids, scorePrompt } = answer.request;
+    const taken = this.#lines.take(ids, !scorePrompt);
+    if (!taken) return;
+    this.#waiting.shift();
+    answer.line = taken.line;
+    answer.fed = taken.kept;
+    answer.state = "feeding";
+    this.#feeding = answer;
+    this.counts.promptTokens += ids.length;
+    this.counts.cachedTokens += taken.kept;
+    this.#count();
+    answer.listener.started(taken.kept);
+  }
+
+  /** Feeds a chunk of a prompt; after the last one its answer is drawn from the next step on. */
+  async #feed(answer: Answer): Promise<void> {
+    const { ids, scorePrompt } = answer.request;
+    const last = ids.length - 1;
+    if (scorePrompt) await this.#score(answer, last);
+    else if (answer.fed < last) {
+      const end = Math.min(last, answer.fed + CHUNK);
+      this.#decoder.feed(answer.line!.index, ids.slice(answer.fed, end), answer.fed);
+      answer.fed = end;
+      this.#lines.fed(answer.line!, end);
+    }
+    if (answer.state !== "feeding" || answer.fed < last) return;
+    this.#feeding = undefined;
+    if (scorePrompt) answer.listener.prompt(answer.scores);
+    if (answer.request.maxTokens === 0) return this.#end(answer, "length");
+    if (hasPenalties(answer.request)) answer.said = saidIn(ids, this.#vocabulary);
+    answer.state = "drawing";
+    this.#drawing.push(answer);
+  }
+
+  /** Feeds some of a prompt and scores what follows each token. */
+  async #score(answer: Answer, last: number): Promise<void> {
+    const { ids, alternatives = 0 } = answer.request;
+    const end = Math.min(last, answer.fed + Math.min(CHUNK, this.#decoder.sequences));
+    const places = ids.slice(answer.fed, end).map((token, i) => {
+      return { sequence: answer.line!.index, token, position: answer.fed + i };
+    });
+    if (places.length === 0) return;
+    const logits = await this.#decoder.step(places);
+    const V = this.#vocabulary;
+    places.forEach(({ position }, i) => {
+      answer.scores.push(scoreOf(logits.subarray(i * V, (i + 1) * V), ids[position + 1]!, alternatives));
+    });
+    answer.fed = end;
+  }
+
+  /** Draws a token of each answer. */
+  async #step(rows: Answer[]): Promise<void> {
+    const logits = await this.#decoder.step(rows.map(({ line, token, position }) => {
+      return { sequence: line!.index, token, position };
+    }));
+    this.counts.steps++;
+    this.counts.rows += rows.length;
+    const V = this.#vocabulary;
+    rows.forEach((answer, r) => {
+      if (answer.state !== "drawing") return; // it was dropped meanwhile
+      const row = logits.subarray(r * V, (r + 1) * V);
+      this.#take(answer, drawFor(answer, row), row);
+    });
+  }
+
+  /** Takes a token that was drawn for an answer. */
+  #take(answer: Answer, id: number, logits: Float32Array): void {
+    const { stopTokens, alternatives, maxTokens } = answer.request;
+    answer.made++;
+    answer.position++;
+    answer.token = id;
+    if (answer.said) answer.said[id]!++;
+    this.counts.drawnTokens++;
+    if (stopTokens.includes(id)) return this.#end(answer, "stop");
+    const score = alternatives === undefined ? undefined : scoreOf(logits, id, alternatives);
+    if (answer.listener.drawn(id, score)) return this.#end(answer, "stop");
+    if (answer.made >= maxTokens || answer.position >= this.contextLength) this.#end(answer, "length");
+  }
+
+  #end(answer: Answer, ending: Ending): void {
+    this.#drop(answer);
+    answer.listener.ended(ending);
+  }
+
+  /** Ends an answer wherever it is; its line is free from now on. */
+  #drop(answer: Answer): void {
+    if (answer.state === "over") return;
+    if (answer.state === "waiting") this.#waiting = this.#waiting.filter((other) => other !== answer);
+    if (answer.state === "drawing") this.#drawing = this.#drawing.filter((other) => other !== answer);
+    if (this.#feeding === answer) this.#feeding = undefined;
+    answer.state = "over";
+    if (answer.line) this.#lines.release(answer.line);
+    this.#count();
+  }
+
+  /** Fails what took too long. */
+  #expire(): void {
+    const now = performance.now();
+    for (const answer of this.#all()) {
+      if (answer.request.deadline > now) continue;
+      this.#drop(answer);
+      answer.listener.failed(new TookTooLong("the request took longer than it may"));
+    }
+  }
+
+  #failAll(error: unknown): void {
+    for (const answer of this.#all()) {
+      this.#drop(answer);
+      answer.listener.failed(error);
+    }
+  }
+
+  #all(): Answer[] {
+    return [...this.#waiting, ...(this.#feeding ? [this.#feeding] : []), ...this.#drawing];
+  }
+
+  #count(): void {
+    this.counts.waiting = this.#waiting.length;
+    this.counts.active = this.#drawing.length + (this.#feeding ? 1 : 0);
+  }
+}
+
+function hasPenalties({ penalties: { repetition, frequency, presence } }: AnswerRequest): boolean {
+  return repetition !== 1 || frequency !== 0 || presence !== 0;
+}
+
+/** Which ids a prompt has, see `IN_PROMPT`. */
+function saidIn(ids: readonly number[], vocabulary: number): Uint32Array {
+  const said = new Uint32Array(vocabulary);
+  for (const id of ids) said[id] = IN_PROMPT;
+  return said;
+}
+
+/** Draws an answer's next token from its logits. */
+function drawFor({ request, position, made, said }: Answer, logits: Float32Array): number {
+  const row = Float64Array.from(logits);
+  if (said) penalize(row, said, request.penalties);
+  for (const [id, bias] of request.bias) row[id]! += bias;
+  const { suppressed } = request.sampling;
+  const sampling = made < request.minTokens
+    ? { ...request.sampling, suppressed: [...suppressed, ...request.stopTokens] }
+    : request.sampling;
+  return drawToken(row, uniform(mixSeed(request.seed), position), sampling);
+}
