@@ -18,13 +18,14 @@ import {
   wrongContent,
 } from "./directory.ts";
 import { networkOf } from "../networks.ts";
-import { type OptimizerState, stateTensors } from "../optimizer_state.ts";
+import { type OptimizerState, type StateName, stateTensors } from "../optimizer_state.ts";
 import { checkModelOutput } from "./output_directory.ts";
 import type { ParameterLayout } from "../parameters.ts";
 import { publish } from "./publish.ts";
 import {
   checkTensors,
   dtypeOf,
+  type EntryReader,
   type FileDtype,
   type FileParameters,
   readHeader,
@@ -68,10 +69,13 @@ export interface ModelHeader extends ModelDescription {
   trainState: TrainState | undefined;
 }
 
-/** A training checkpoint to save. The arrays must not change while it is saved. */
+/**
+ * A training checkpoint to save: arrays, or for a large model what reads each parameter as it is written. Neither must
+ * change while it is saved.
+ */
 export interface Checkpoint extends ModelDescription {
-  params: Float32Array;
-  optimizer: OptimizerState;
+  params: Float32Array | EntryReader;
+  optimizer: Record<StateName, Float32Array | EntryReader>;
   trainState: TrainState;
   metrics: MetricsSnapshot;
 }
@@ -254,6 +258,28 @@ export async function saveCheckpoint(
     digests["metrics.jsonl"] = await copyMetrics(checkpoint.metrics, at("metrics.jsonl"));
     await writeText(at("train_state.json"), formatTrainState(checkpoint.trainState, digests));
   }, options.keepOld);
+}
+
+/** Whether a checkpoint is read while it is saved, so that training waits for that. */
+export function isReadWhileSaved({ params }: Checkpoint): boolean {
+  return typeof params === "function";
+}
+
+/** A checkpoint with all that is read of it in memory, so that training may go on. */
+export async function heldCheckpoint(checkpoint: Checkpoint): Promise<Checkpoint> {
+  const { layout } = networkOf(checkpoint.config);
+  const hold = async (source: Float32Array | EntryReader, { length, entries }: ParameterLayout) => {
+    if (typeof source !== "function") return source;
+    const flat = new Float32Array(length);
+    for (const entry of entries) flat.set(await source(entry), entry.offset);
+    return flat;
+  };
+  const optimizer: Partial<Checkpoint["optimizer"]> = {};
+  for (const tensor of stateTensors(layout)) {
+    optimizer[tensor.name] = await hold(checkpoint.optimizer[tensor.name], tensor.layout);
+  }
+  const params = await hold(checkpoint.params, layout);
+  return { ...checkpoint, params, optimizer: optimizer as Checkpoint["optimizer"] };
 }
 
 /**

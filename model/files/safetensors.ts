@@ -339,17 +339,20 @@ function checkFinite(values: Float32Array, entry: ParameterEntry, path: string):
   });
 }
 
+/** Reads one parameter (or what is kept of it) when its turn comes. @returns [rows · cols] */
+export type EntryReader = (entry: ParameterEntry) => Promise<Float32Array>;
+
 /**
  * Writes a flat array as a new safetensors file, tensors in the order of their names as the Rust library has them, and
  * flushes it to disk. Works in chunks and gives way between them.
- * @param flat [layout.length]; must not change until the promise resolves
+ * @param flat [layout.length], or what reads it; must not change until the promise resolves
  * @param metadata the file's `__metadata__`; default: it has none
  * @throws {MicrogptError} when a value is not finite or does not fit the type
  */
 export async function writeParameters(
   path: string,
   layout: ParameterLayout,
-  flat: Float32Array,
+  flat: Float32Array | EntryReader,
   dtype: FileDtype,
   metadata?: Record<string, string>,
 ): Promise<FileDigest> {
@@ -360,9 +363,11 @@ export async function writeParameters(
     let used = 0;
     const capacity = CHUNK_BYTES / ITEM_BYTES[dtype];
     for (const entry of entries) {
-      const end = entry.offset + entry.rows * entry.cols;
-      for (let start = entry.offset; start < end;) {
-        const values = flat.subarray(start, Math.min(end, start + capacity - used));
+      const all = typeof flat === "function"
+        ? await flat(entry)
+        : flat.subarray(entry.offset, entry.offset + entry.rows * entry.cols);
+      for (let start = 0; start < all.length;) {
+        const values = all.subarray(start, Math.min(all.length, start + capacity - used));
         encode(chunk, used, values, dtype, entry.name);
         used += values.length;
         start += values.length;

@@ -5,6 +5,7 @@
  */
 import { type Allocator, CONTROL, type Device, type Tensor } from "../../device/device.ts";
 import type { Frozen } from "../freeze.ts";
+import type { EntryReader } from "../files/safetensors.ts";
 import {
   mapState,
   type OptimizerName,
@@ -114,6 +115,36 @@ export function writeUpdateState(device: Device, memory: OptimizerMemory, from: 
   device.write(control, values);
 }
 
+/** An `UpdateState` whose arrays are read one parameter at a time. */
+export type CurrentState = Omit<UpdateState, "params" | "optimizer"> & {
+  params: EntryReader;
+  optimizer: Record<StateName, EntryReader>;
+};
+
+/** The state after everything that was queued, to be read for as long as no more is. */
+export async function currentState(device: Device, memory: OptimizerMemory): Promise<CurrentState> {
+  const reader = (tensor: Tensor): EntryReader => async ({ offset, rows, cols }) => {
+    return await device.read(device.view(tensor, offset, 1, rows * cols)) as Float32Array;
+  };
+  const { params, state, control } = memory;
+  const kept = Object.entries(state).map(([name, tensor]) => [name, reader(tensor)]);
+  return {
+    ...counted(device, await device.read(control)),
+    params: reader(params),
+    optimizer: Object.fromEntries(kept) as Record<StateName, EntryReader>,
+  };
+}
+
+/** What `control` says of earlier steps. */
+function counted(device: Device, control: Float32Array | Uint32Array): Omit<UpdateState, "params"> {
+  return {
+    adamStep: control[CONTROL.adamStep]!,
+    ...(device.dtype === "f16"
+      ? { lossScale: control[CONTROL.lossScale]!, goodSteps: control[CONTROL.goodSteps]! }
+      : {}),
+  };
+}
+
 /** A copy of the state after everything that was queued. */
 export async function readUpdateState(
   device: Device,
@@ -125,12 +156,9 @@ export async function readUpdateState(
     [control, params, ...names.map((name) => state[name])].map((tensor) => device.read(tensor)),
   ) as Float32Array[];
   return {
-    adamStep: values![CONTROL.adamStep]!,
+    ...counted(device, values!),
     params: weights!,
     optimizer: Object.fromEntries(names.map((name, i) => [name, kept[i]!])) as OptimizerState,
-    ...(device.dtype === "f16"
-      ? { lossScale: values![CONTROL.lossScale]!, goodSteps: values![CONTROL.goodSteps]! }
-      : {}),
   };
 }
 

@@ -1,5 +1,5 @@
 /** A training run and its files: the trainer's events, logged and saved as checkpoints on the way. */
-import { type Checkpoint, readCheckpoint } from "../files/checkpoint.ts";
+import { type Checkpoint, isReadWhileSaved, readCheckpoint } from "../files/checkpoint.ts";
 import type { ModelConfig } from "../config.ts";
 import type { Device } from "../../device/device.ts";
 import { MicrogptError } from "../../device/errors.ts";
@@ -8,6 +8,7 @@ import { MetricsLog } from "../files/metrics_log.ts";
 import { isSystemError, sameDirectory } from "../files/directory.ts";
 import { oldModelPlace } from "../files/old_model.ts";
 import { prepareOutput } from "../files/output_directory.ts";
+import { networkOf } from "../networks.ts";
 import { type BestEvaluation, RunCheckpoints } from "./run_checkpoints.ts";
 import type { Ranks } from "./ranks.ts";
 import type { TextRules } from "../files/description.ts";
@@ -84,6 +85,9 @@ export interface RunOptions {
 /** A save on the way that failed is tried again after this time, or at the next that is due. */
 const RETRY_MS = 30_000;
 
+/** A state of more bytes is not copied for a save: that reads it piece by piece, and steps wait. */
+const HELD_BYTES = 512e6;
+
 /** How long the last save is tried again, and the pauses between: at first, and as they grow at most. */
 const SAVE_PATIENCE_MS = 10 * 60_000;
 const FIRST_PAUSE_MS = 1000;
@@ -125,8 +129,11 @@ export class TrainingRun {
   #createTrainer(): Trainer {
     const { device, config, data, recipe, recovered, resumed, ranks } = this.#options;
     const trainer = new Trainer(device, config, data, recipe, recovered, ranks);
-    trainer.load(this.#initial!());
+    const initial = this.#initial!();
+    trainer.load(initial);
     if (resumed !== undefined || this.#options.initialAgain) this.#initial = undefined;
+    // at once, not when the collector finds time
+    if (this.#options.initialAgain) (initial.params.buffer as ArrayBuffer).transfer(0);
     return trainer;
   }
 
@@ -258,6 +265,11 @@ export class TrainingRun {
     yield* this.#takeSaveEnded();
   }
 
+  /** Weights and two moments. */
+  get #stateBytes(): number {
+    return 12 * networkOf(this.#options.config).layout.length;
+  }
+
   /** Frees the device, and the directory for others. */
   close(): void {
     this.#options.device.destroy();
@@ -296,7 +308,9 @@ export class TrainingRun {
   async #checkpoint(log: MetricsLog): Promise<Checkpoint> {
     const { config, chat, tokenizerJson, rules, record, recipe } = this.#options;
     const { best } = this.#checkpoints;
-    const { step, adamStep, params, optimizer, lossScale, goodSteps } = await this.trainer.snapshot();
+    const { step, adamStep, params, optimizer, lossScale, goodSteps } = this.#stateBytes > HELD_BYTES
+      ? await this.trainer.current()
+      : await this.trainer.snapshot();
     const trainState: TrainState = {
       ...record,
       step,
@@ -336,7 +350,9 @@ export class TrainingRun {
     if (!log) return; // the first rank saves
     await this.#saving;
     yield* this.#takeSaveEnded();
-    this.#saving = this.#trySave(await this.#checkpoint(log), this.#isBest, kept);
+    const checkpoint = await this.#checkpoint(log);
+    this.#saving = this.#trySave(checkpoint, this.#isBest, kept);
+    if (isReadWhileSaved(checkpoint)) await this.#saving;
   }
 
   /**
@@ -376,7 +392,7 @@ export class TrainingRun {
         const givesUp = performance.now() > deadline || signal?.aborted && !stopped;
         if (!(error instanceof MicrogptError) || !mayPass(error) || givesUp) throw error;
         if (pause === FIRST_PAUSE_MS) {
-          const megabytes = Math.ceil(12 * checkpoint.params.length / 1e6);
+          const megabytes = Math.ceil(this.#stateBytes / 1e6);
           yield notice(
             `warning: ${error.message}${
               error instanceof LostDirectoryError ? `: ${error.hint}` : ""

@@ -1,7 +1,7 @@
 /**
  * The checkpoints that a run leaves: its last state in DIR, the best evaluation's and the kept ones in DIR/checkpoints.
  */
-import { type Checkpoint, saveCheckpoint } from "../files/checkpoint.ts";
+import { type Checkpoint, heldCheckpoint, saveCheckpoint } from "../files/checkpoint.ts";
 import {
   bestDirectory,
   keepBest,
@@ -118,7 +118,13 @@ export class RunCheckpoints {
    */
   async save(checkpoint: Checkpoint, { best, kept }: { best: boolean; kept: boolean }): Promise<void> {
     if (best) this.#unsaved = checkpoint;
-    if (this.#unsaved) await this.#saveBest(this.#unsaved);
+    try {
+      if (this.#unsaved) await this.#saveBest(this.#unsaved);
+    } catch (error) {
+      // training goes on, and changes what would be read at the next try
+      if (this.#unsaved) this.#unsaved = await heldCheckpoint(this.#unsaved);
+      throw error;
+    }
     if (!best) await this.#saveTo(checkpoint);
     if (kept && this.#keep > 0) await keepCheckpoint(this.#output, checkpoint.trainState.step, this.#keep);
   }

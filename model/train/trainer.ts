@@ -22,6 +22,8 @@ import { muon } from "./muon.ts";
 import {
   allocateOptimizer,
   bindUpdates,
+  type CurrentState,
+  currentState,
   type Optimizer,
   type OptimizerMemory,
   readUpdateState,
@@ -283,6 +285,11 @@ export class Trainer {
   async snapshot(): Promise<TrainingState & { optimizer: OptimizerState }> {
     const step = this.#step; // later ones may be queued while this waits
     return { step, ...await readUpdateState(this.#device, this.#memory.optimizer) };
+  }
+
+  /** The same, to be read one parameter at a time for as long as no step is queued. */
+  async current(): Promise<CurrentState & { step: number }> {
+    return { step: this.#step, ...await currentState(this.#device, this.#memory.optimizer) };
   }
 
   /**

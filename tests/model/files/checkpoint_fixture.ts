@@ -38,7 +38,7 @@ export async function checkpointAt(
   step: number,
   metricsPath: string,
   config: ModelConfig = CONFIG,
-): Promise<Checkpoint> {
+): Promise<Checkpoint & { params: Float32Array }> {
   const { length } = networkOf(config).layout;
   const lines = Array.from({ length: step }, (_, i) => JSON.stringify({ step: i + 1, loss: 1 }) + "\n").join(
     "",

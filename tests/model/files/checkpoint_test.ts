@@ -3,6 +3,9 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import {
+  type Checkpoint,
+  heldCheckpoint,
+  isReadWhileSaved,
   readCheckpoint,
   readModel,
   readModelHeader,
@@ -16,6 +19,7 @@ import { keepBest, keepCheckpoint, keptSteps } from "../../../model/files/kept_c
 import { MetricsLog } from "../../../model/files/metrics_log.ts";
 import { CHECKPOINT_FILES, MODEL_FILES } from "../../../model/files/directory.ts";
 import { prepareOutput } from "../../../model/files/output_directory.ts";
+import type { ParameterEntry } from "../../../model/parameters.ts";
 import {
   checkpointAt,
   CONFIG,
@@ -437,3 +441,28 @@ Deno.test(
     assert.equal(await Deno.readTextFile(dir), "a file");
   }),
 );
+
+Deno.test("a checkpoint that is read a parameter at a time is saved as one in memory is", () =>
+  withDirectory(async (dir) => {
+    const held = await checkpointAt(3, `${dir}-metrics`);
+    held.params = held.params.map((_, i) => i);
+    const reader = (flat: Float32Array) => ({ offset, rows, cols }: ParameterEntry) =>
+      Promise.resolve(flat.slice(offset, offset + rows * cols));
+    const read: Checkpoint = {
+      ...held,
+      params: reader(held.params),
+      optimizer: {
+        m: reader(held.optimizer.m as Float32Array),
+        v: reader(held.optimizer.v as Float32Array),
+      },
+    };
+    assert.deepEqual([isReadWhileSaved(held), isReadWhileSaved(read)], [false, true]);
+    const states = []; // each has the digests of the other files
+    for (const [i, checkpoint] of [held, read, await heldCheckpoint(read)].entries()) {
+      await saveCheckpoint(`${dir}/${i}`, checkpoint);
+      states.push(await Deno.readTextFile(`${dir}/${i}/train_state.json`));
+    }
+    assert.equal(states[1], states[0]);
+    assert.equal(states[2], states[0]);
+    assert.equal(isReadWhileSaved(await heldCheckpoint(read)), false);
+  }));

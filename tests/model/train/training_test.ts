@@ -206,6 +206,19 @@ Deno.test("a step that is not finite is skipped, said and counted, and changes n
   assert.equal(previous.adamStep, 58);
 });
 
+Deno.test("a state that is read one parameter at a time is the one that is copied", async () => {
+  const { trainer, run } = trainerOn(new ReferenceDevice("f32"));
+  await Array.fromAsync(run());
+  const [whole, current] = [await trainer.snapshot(), await trainer.current()];
+  assert.deepEqual([current.step, current.adamStep], [60, 60]);
+  for (const entry of gptNetwork(CONFIG).layout.entries) {
+    const range = [entry.offset, entry.offset + entry.rows * entry.cols] as const;
+    assert.deepEqual(await current.params(entry), whole.params.subarray(...range));
+    assert.deepEqual(await current.optimizer.m(entry), whole.optimizer.m.subarray(...range));
+    assert.deepEqual(await current.optimizer.v(entry), whole.optimizer.v.subarray(...range));
+  }
+});
+
 Deno.test("ten such steps in a row send the run back once, with half the learning rate", async () => {
   const { trainer, run } = trainerOn(deviceWithBadSteps((step) => step >= 30 && step < 40));
   const events = await Array.fromAsync(run());
