@@ -1,5 +1,6 @@
 import { basename, resolve } from "node:path";
 import {
+  DEFAULTS,
   DEVICE_OPTIONS,
   type EndEvent,
   type EvaluationEvent,
@@ -43,7 +44,7 @@ export const command: Command = {
     { name: "--chat", help: "the input is conversations: JSONL of [{role, content}, …]" },
     { name: "--preset", value: "name", help: "settings to start from", choices: Object.keys(PRESETS) },
     { name: "--resume", value: "dir", help: "go on from this checkpoint" },
-    { name: "--from", value: "model", help: `start from the weights of ${ANY_MODEL}` },
+    { name: "--from", value: "dir", help: `start from the weights of ${ANY_MODEL}` },
     ...flagsOf(SETTINGS),
     ...flagsOf(DEVICE_OPTIONS),
     ...flagsOf(RUN_OPTIONS),
@@ -105,6 +106,7 @@ function describe(plan: PlanEvent): void {
     `${plan.network}, context ${plan.config.block_size}, ` +
       `vocabulary ${plan.config.vocab_size}: ${plan.parameters.toLocaleString("en")} parameters`,
   );
+  if (plan.from !== undefined) entry("from", harmlessLine(plan.from));
   entry(
     "data",
     `${
@@ -114,7 +116,9 @@ function describe(plan: PlanEvent): void {
   entry(
     "training",
     `steps ${plan.startStep} … ${plan.totalSteps}, batch ${batch}, lr ${settings.learningRate}, ` +
-      `warmup ${settings.warmupSteps}, ${clip}, seed ${settings.seed}`,
+      `warmup ${settings.warmupSteps}, ${clip}, seed ${settings.seed}` +
+      (settings.loss === "answers" ? "; only answers count in the loss" : "") +
+      (settings.freeze === DEFAULTS.freeze ? "" : `; frozen: ${harmlessLine(settings.freeze)}`),
   );
   entry("device", `${plan.device}, ${plan.dtype}`);
   entry(

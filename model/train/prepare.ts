@@ -36,6 +36,8 @@ export interface PreparedRun {
   settings: Settings;
   mode: "text" | "chat";
   dataPath: string;
+  /** the model that the run started from */
+  from?: string;
   device: Device;
   tokenizer: Tokenizer;
   /** of a model of others */
@@ -197,6 +199,7 @@ async function prepareLocked(
     const share = `${ranks.group.localSize} processes of this machine share one GPU`;
     notices.push(`warning: ${share}; docs/distributed.md says how each gets its own`);
   }
+  const record = recordOf(options, settings, checkpoint, prepared, device);
   const run = new TrainingRun({
     device,
     config,
@@ -215,7 +218,7 @@ async function prepareLocked(
     keep: options.keep ?? 0,
     skippedSteps: checkpoint?.trainState.skipped_steps ?? 0,
     recovered: checkpoint?.trainState.lr_halved ?? false,
-    record: recordOf(options, settings, checkpoint, prepared, device),
+    record,
     ranks,
   });
   const { layout } = networkOf(config);
@@ -226,6 +229,7 @@ async function prepareLocked(
     settings,
     mode: data.mode,
     dataPath: data.path,
+    ...(record.from === undefined ? {} : { from: record.from }),
     device,
     tokenizer,
     ...(foreign ? { foreign } : {}),

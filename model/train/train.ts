@@ -22,6 +22,8 @@ export interface PlanEvent {
   mode: "text" | "chat";
   /** where they come from, as it was named */
   dataPath: string;
+  /** the model that the run started from, as it was named */
+  from?: string;
   /** they lie in files, which can be read again to go on with the run */
   rereadable: boolean;
   /** documents to train on */
