@@ -295,6 +295,29 @@ export interface Device extends Allocator {
     epsilon: number,
   ): void;
   /**
+   * out = qkv with each head of queries and keys made weight ∘ x / sqrt(mean(x²) + epsilon) over its D numbers; values are
+   * copied (Dehghani et al. 2023).  out, qkv: [T, (H + 2 Hkv)·D]   weights: [2, D] work, of queries, then of keys
+   */
+  headNorm(
+    out: Tensor,
+    qkv: Tensor,
+    weights: Tensor,
+    nHead: number,
+    nKvHead: number,
+    epsilon: number,
+  ): void;
+  /** dQkv, of qkv's shape, = the gradient of `headNorm` at qkv for dOut; dWeights [2, D] += theirs. */
+  headNormBackward(
+    dQkv: Tensor,
+    dWeights: Tensor,
+    dOut: Tensor,
+    qkv: Tensor,
+    weights: Tensor,
+    nHead: number,
+    nKvHead: number,
+    epsilon: number,
+  ): void;
+  /**
    * Turns, in place, each pair (j, j + D/2) of the first `heads` heads of a row by its position's angles: (a, b) becomes
    * (a·cos − b·sin, b·cos + a·sin). Su et al. 2021.
    * @param x [T, at least heads · D]

@@ -29,6 +29,21 @@ type FiveFloats = [Floats, Floats, Floats, Floats, Floats];
 
 const EPSILON = 1e-5;
 
+/** Calls `visit` with the first element of each head of a [rows, (H + 2 Hkv)·D] matrix, and of its weights in [2, D]; of values without. */
+function forEachHead(
+  rows: number,
+  nHead: number,
+  nKvHead: number,
+  D: number,
+  visit: (start: number, weight: number | undefined) => void,
+): void {
+  const heads = nHead + 2 * nKvHead;
+  for (let at = 0; at < rows * heads; at++) {
+    const head = at % heads;
+    visit(at * D, head < nHead ? 0 : head < nHead + nKvHead ? D : undefined);
+  }
+}
+
 /** 1 / sqrt(mean(x²) + ε) of x[from … from + n). */
 function reciprocalRms(x: Floats, from: number, n: number, epsilon = EPSILON): number {
   let squares = 0;
@@ -240,6 +255,50 @@ export class ReferenceDevice implements Device {
         dIn[row * E + i]! += r * (w[i]! * dOut[row * E + i]! - normed * dot / E);
       }
     }
+  }
+
+  headNorm(
+    out: Tensor,
+    qkv: Tensor,
+    weights: Tensor,
+    nHead: number,
+    nKvHead: number,
+    epsilon: number,
+  ): void {
+    const D = weights.cols;
+    const [y, x, w] = [floats(out), floats(qkv), floats(weights)];
+    forEachHead(qkv.rows, nHead, nKvHead, D, (start, line) => {
+      const r = line === undefined ? 1 : reciprocalRms(x, start, D, epsilon);
+      for (let i = 0; i < D; i++) y[start + i] = x[start + i]! * r * (line === undefined ? 1 : w[line + i]!);
+    });
+  }
+
+  headNormBackward(
+    dQkv: Tensor,
+    dWeights: Tensor,
+    dOut: Tensor,
+    qkv: Tensor,
+    weights: Tensor,
+    nHead: number,
+    nKvHead: number,
+    epsilon: number,
+  ): void {
+    const D = weights.cols;
+    const [dx, dw, dy, x, w] = [dQkv, dWeights, dOut, qkv, weights].map(floats) as FiveFloats;
+    forEachHead(qkv.rows, nHead, nKvHead, D, (start, line) => {
+      if (line === undefined) {
+        for (let i = start; i < start + D; i++) dx[i] = dy[i]!;
+        return;
+      }
+      const r = reciprocalRms(x, start, D, epsilon);
+      let dot = 0;
+      for (let i = 0; i < D; i++) dot += w[line + i]! * dy[start + i]! * x[start + i]! * r;
+      for (let i = 0; i < D; i++) {
+        const normed = x[start + i]! * r;
+        dw[line + i]! += dy[start + i]! * normed;
+        dx[start + i] = r * (w[line + i]! * dy[start + i]! - normed * dot / D);
+      }
+    });
   }
 
   rope(x: Tensor, angles: Tensor, batch: Batch, heads: number, back = false): void {

@@ -27,6 +27,7 @@ import { bindingBytes, BufferPool, elementBytes, GpuTensor, type Memory, storage
 import { KernelRunner } from "./kernel_runner.ts";
 import { matmul, rmsNormMatmul } from "./matmul.ts";
 import { fromHalves, toHalves } from "./number_formats.ts";
+import { headNorm, headNormBackward } from "./head_norm.ts";
 import * as llama from "./llama_rows.ts";
 import * as muon from "./muon.ts";
 import * as optimizer from "./optimizer.ts";
@@ -340,6 +341,31 @@ export class GpuDevice implements Device {
     epsilon: number,
   ): void {
     llama.scaledRmsNormBackward(this, g(dx), g(dWeight), g(dy), g(x), g(weight), epsilon);
+  }
+
+  headNorm(
+    out: Tensor,
+    qkv: Tensor,
+    weights: Tensor,
+    nHead: number,
+    nKvHead: number,
+    epsilon: number,
+  ): void {
+    headNorm(this, g(out), g(qkv), g(weights), { queries: nHead, keys: nKvHead }, epsilon);
+  }
+
+  headNormBackward(
+    dQkv: Tensor,
+    dWeights: Tensor,
+    dOut: Tensor,
+    qkv: Tensor,
+    weights: Tensor,
+    nHead: number,
+    nKvHead: number,
+    epsilon: number,
+  ): void {
+    const heads = { queries: nHead, keys: nKvHead };
+    headNormBackward(this, g(dQkv), g(dWeights), g(dOut), g(qkv), g(weights), heads, epsilon);
   }
 
   rope(x: Tensor, angles: Tensor, batch: Batch, heads: number, back = false): void {

@@ -11,21 +11,25 @@
  *     logits = norm(x) · lm_headᵀ                    lm_head is embed_tokens where the two are tied
  *
  * norm is w ∘ x / sqrt(mean(x²) + ε), each with its own w. rope turns numbers j and j + D/2 of a head by the angle
- * position · theta^(−2j/D). Nothing has a bias.
+ * position · theta^(−2j/D). Nothing has a bias. Qwen 2 and 3 are the same but for a flag: `qkv_bias` adds a bias to q, k
+ * and v; `qk_norm` norms each head of q and k before rope.
  */
-import type { Allocator, Batch, DecodeRows, Device, Tensor } from "../device/device.ts";
-import {
-  checkConfig,
-  configOf,
-  type LlamaConfig,
-  metaOf,
-  readConfig,
-  ropeAngles,
-  shapeOf,
-} from "./llama_config.ts";
+import type { Batch, DecodeRows, Device, Tensor } from "../device/device.ts";
+import { checkConfig, configOf, type LlamaConfig, metaOf, readConfig, shapeOf } from "./llama_config.ts";
 import { firstTrained, type Frozen } from "./freeze.ts";
-import { forEachChunk, logitRows } from "./logit_chunks.ts";
-import type { Activations, DecodeMemory, Network, NetworkKind } from "./network.ts";
+import {
+  allocateActivations,
+  allocateDecodeMemory,
+  type Constants,
+  filled,
+  type Gradients,
+  type LayerActivations,
+  type LlamaActivations,
+  type LlamaDecodeMemory,
+  setTokenCount,
+} from "./llama_memory.ts";
+import { forEachChunk } from "./logit_chunks.ts";
+import type { Network, NetworkKind } from "./network.ts";
 import {
   initialParameters,
   layOut,
@@ -46,8 +50,11 @@ function parameterLayout(config: LlamaConfig): ParameterLayout {
   const matrix = (layer: number, name: string, rows: number, cols: number): ParameterSpec => {
     return { name: `model.layers.${layer}.${name}.weight`, shape: [rows, cols], role: "matrix", layer };
   };
-  const norm = (layer: number, name: string): ParameterSpec[] => {
-    return [{ name: `model.layers.${layer}.${name}.weight`, shape: [E], role: "norm", layer }];
+  const norm = (layer: number, name: string, size = E): ParameterSpec => {
+    return { name: `model.layers.${layer}.${name}.weight`, shape: [size], role: "norm", layer };
+  };
+  const bias = (layer: number, name: string, size: number): ParameterSpec => {
+    return { name: `model.layers.${layer}.${name}.bias`, shape: [size], role: "bias", layer };
   };
   const layers = Array.from({ length: L }, (_, i) => i);
   return layOut([
@@ -62,8 +69,19 @@ function parameterLayout(config: LlamaConfig): ParameterLayout {
       [matrix(layer, "self_attn.o_proj", E, H * D)],
       [matrix(layer, "mlp.gate_proj", F, E), matrix(layer, "mlp.up_proj", F, E)],
       [matrix(layer, "mlp.down_proj", E, F)],
+      ...(config.qkv_bias
+        ? [[
+          bias(layer, "self_attn.q_proj", H * D),
+          bias(layer, "self_attn.k_proj", Hkv * D),
+          bias(layer, "self_attn.v_proj", Hkv * D),
+        ]]
+        : []),
     ]),
-    ...layers.flatMap((layer) => [norm(layer, "input_layernorm"), norm(layer, "post_attention_layernorm")]),
+    ...layers.flatMap((layer) => [
+      [norm(layer, "input_layernorm")],
+      ...(config.qk_norm ? [[norm(layer, "self_attn.q_norm", D), norm(layer, "self_attn.k_norm", D)]] : []),
+      [norm(layer, "post_attention_layernorm")],
+    ]),
     [{ name: "model.norm.weight", shape: [E], role: "norm" }],
   ]);
 }
@@ -77,6 +95,10 @@ interface LayerWeights {
   norm1: Tensor;
   /** [(H + 2 Hkv)·D, E] */
   qkv: Tensor;
+  /** [1, (H + 2 Hkv)·D] */
+  qkvBias: Tensor | undefined;
+  /** [2, D] of queries, then of keys */
+  headNorms: Tensor | undefined;
   /** [E, H·D] */
   attnO: Tensor;
   /** [1, E] */
@@ -103,6 +125,8 @@ export interface LlamaWeights {
 function weightViews(d: Device, flat: Tensor, layout: ParameterLayout, config: LlamaConfig): LlamaWeights {
   const { n_head: H, n_kv_head: Hkv, head_dim: D, n_layer: L, ffn: F } = config;
   const view = (name: string, rows?: number) => parameterView(d, flat, layout, `${name}.weight`, rows);
+  const bias = (name: string) =>
+    d.view(flat, layout.byName.get(`${name}.bias`)!.offset, 1, (H + 2 * Hkv) * D);
   const embedding = view("model.embed_tokens");
   const firstNorm = layout.byName.get("model.layers.0.input_layernorm.weight")!.offset;
   return {
@@ -111,6 +135,8 @@ function weightViews(d: Device, flat: Tensor, layout: ParameterLayout, config: L
     layers: Array.from({ length: L }, (_, i) => ({
       norm1: view(`model.layers.${i}.input_layernorm`),
       qkv: view(`model.layers.${i}.self_attn.q_proj`, (H + 2 * Hkv) * D),
+      qkvBias: config.qkv_bias ? bias(`model.layers.${i}.self_attn.q_proj`) : undefined,
+      headNorms: config.qk_norm ? view(`model.layers.${i}.self_attn.q_norm`, 2) : undefined,
       attnO: view(`model.layers.${i}.self_attn.o_proj`),
       norm2: view(`model.layers.${i}.post_attention_layernorm`),
       gateUp: view(`model.layers.${i}.mlp.gate_proj`, 2 * F),
@@ -121,125 +147,36 @@ function weightViews(d: Device, flat: Tensor, layout: ParameterLayout, config: L
   };
 }
 
-/** Angles by position, [positions, D] f32; filled when first used, since who counts memory cannot write to it. */
-interface Angles {
-  table: Tensor;
-  filled: boolean;
-}
-
-function filled(d: Device, angles: Angles, config: LlamaConfig): Tensor {
-  if (!angles.filled) d.write(angles.table, ropeAngles(config, angles.table.capacity));
-  angles.filled = true;
-  return angles.table;
-}
-
-/** What forward leaves of a layer for backward. */
-interface LayerActivations {
-  /** [T, E] the residual stream before attention */
-  xIn: Tensor;
-  /** [T, E] norm(xIn) */
-  norm1: Tensor;
-  /** [T, (H + 2 Hkv)·D] queries and keys turned */
-  qkv: Tensor;
-  /** [T, H·D] the heads' outputs side by side */
-  heads: Tensor;
-  /** [T, H] log-sum-exp of each row of scores */
-  lse: Tensor;
-  /** [T, E] the residual stream before the MLP */
-  xMid: Tensor;
-  /** [T, E] norm(xMid) */
-  norm2: Tensor;
-  /** [T, 2F] gates, then ups */
-  gateUp: Tensor;
-  /** [T, F] silu(gate) ∘ up */
-  hidden: Tensor;
-}
-
-/** What backward works in, a row a token. */
-interface Gradients {
-  /** [T, E] of the residual stream */
-  dx: Tensor;
-  /** [T, E] */
-  dNorm: Tensor;
-  /** [T, H·D] */
-  dHeads: Tensor;
-  /** [T, (H + 2 Hkv)·D] */
-  dQkv: Tensor;
-  /** [T, F] */
-  dHidden: Tensor;
-  /** [T, 2F] */
-  dGateUp: Tensor;
-}
-
-/** All memory of a training step except weights and their like. */
-export interface LlamaActivations extends Activations {
-  layers: LayerActivations[];
-  /** [T, E] the residual stream after the last layer */
-  xOut: Tensor;
-  /** [T, E] norm(xOut) */
-  normOut: Tensor;
-  /** [chunk, V] logits of some rows, then their gradient */
-  logits: Tensor;
-  /** [T, 1] */
-  losses: Tensor;
-  gradients: Gradients;
-  angles: Angles;
-}
-
-function allocateActivations(allocator: Allocator, config: LlamaConfig, maxTokens: number): LlamaActivations {
-  const { n_embd: E, n_head: H, n_kv_head: Hkv, head_dim: D, n_layer: L, ffn: F, vocab_size: V } = config;
-  const tensor = (name: string, rows: number, cols: number, type: "f32" | "work") =>
-    allocator.tensor(`activations ${name}`, rows, cols, type, "activations");
-  const matrix = (name: string, cols: number, type: "f32" | "work") => tensor(name, maxTokens, cols, type);
-  return {
-    layers: Array.from({ length: L }, (_, i) => ({
-      xIn: matrix(`layer${i}.xIn`, E, "f32"),
-      norm1: matrix(`layer${i}.norm1`, E, "work"),
-      qkv: matrix(`layer${i}.qkv`, (H + 2 * Hkv) * D, "work"),
-      heads: matrix(`layer${i}.heads`, H * D, "work"),
-      lse: matrix(`layer${i}.lse`, H, "f32"),
-      xMid: matrix(`layer${i}.xMid`, E, "f32"),
-      norm2: matrix(`layer${i}.norm2`, E, "work"),
-      gateUp: matrix(`layer${i}.gateUp`, 2 * F, "work"),
-      hidden: matrix(`layer${i}.hidden`, F, "work"),
-    })),
-    xOut: matrix("xOut", E, "f32"),
-    normOut: matrix("normOut", E, "work"),
-    logits: tensor("logits", logitRows(maxTokens, V), V, "f32"),
-    losses: matrix("losses", 1, "f32"),
-    gradients: {
-      dx: matrix("dx", E, "f32"),
-      dNorm: matrix("dNorm", E, "work"),
-      dHeads: matrix("dHeads", H * D, "work"),
-      dQkv: matrix("dQkv", (H + 2 * Hkv) * D, "work"),
-      dHidden: matrix("dHidden", F, "work"),
-      dGateUp: matrix("dGateUp", 2 * F, "work"),
-    },
-    angles: { table: tensor("angles", Math.min(config.block_size, maxTokens), D, "f32"), filled: false },
-  };
-}
-
-/** Says how many tokens the coming batch has. */
-function setTokenCount(a: LlamaActivations, tokens: number): void {
-  for (const group of [...a.layers, a.gradients]) {
-    for (const tensor of Object.values(group) as Tensor[]) tensor.rows = tokens;
-  }
-  for (const tensor of [a.xOut, a.normOut, a.losses]) tensor.rows = tokens;
+/** out = x · qkvᵀ and its bias, both [T, any].  `raw` is memory of out's shape, where the norm of heads finds its input. */
+function projectQkv(
+  d: Device,
+  { n_head: H, n_kv_head: Hkv, norm_eps: epsilon }: LlamaConfig,
+  out: Tensor,
+  raw: Tensor | undefined,
+  x: Tensor,
+  { qkv, qkvBias, headNorms }: LayerWeights,
+  { ones }: Constants,
+): void {
+  const product = raw ?? out;
+  if (qkvBias) d.matmul(product, ones!, qkvBias, "NN");
+  d.matmul(product, x, qkv, "NT", qkvBias ? { add: product } : {});
+  if (headNorms) d.headNorm(out, product, headNorms, H, Hkv, epsilon);
 }
 
 /** One layer, forward: from a.xIn to xNext, both [T, E]. */
 function layerForward(
   d: Device,
-  { n_head: H, n_kv_head: Hkv, norm_eps: epsilon }: LlamaConfig,
+  config: LlamaConfig,
   xNext: Tensor,
   w: LayerWeights,
   a: LayerActivations,
   batch: Batch,
-  angles: Tensor,
+  constants: Constants,
 ): void {
+  const { n_head: H, n_kv_head: Hkv, norm_eps: epsilon } = config;
   d.scaledRmsNorm(a.norm1, a.xIn, w.norm1, epsilon); //          [T, E]
-  d.matmul(a.qkv, a.norm1, w.qkv, "NT"); //                      [T, (H + 2 Hkv)·D]
-  d.rope(a.qkv, angles, batch, H + Hkv); //                      queries and keys
+  projectQkv(d, config, a.qkv, a.rawQkv, a.norm1, w, constants); // [T, (H + 2 Hkv)·D]
+  d.rope(a.qkv, constants.angles, batch, H + Hkv); //            queries and keys
   d.attention(a.heads, a.lse, a.qkv, batch, H, Hkv); //          [T, H·D], [T, H]
   d.matmul(a.xMid, a.heads, w.attnO, "NT", { add: a.xIn }); //   [T, E] = xIn + heads · Woᵀ
   d.scaledRmsNorm(a.norm2, a.xMid, w.norm2, epsilon); //         [T, E]
@@ -260,7 +197,7 @@ function layerBackward(
   g: LayerWeights,
   a: LayerActivations,
   batch: Batch,
-  angles: Tensor,
+  { angles, ones }: Constants,
   accumulate: boolean,
   frozen: boolean,
 ): void {
@@ -275,10 +212,15 @@ function layerBackward(
   d.matmul(s.dHeads, s.dx, w.attnO, "NN"); //                            [T, H·D]
   d.attentionBackward(s.dQkv, s.dHeads, a.heads, a.lse, a.qkv, batch, H, Hkv); // [T, (H + 2 Hkv)·D]
   d.rope(s.dQkv, angles, batch, H + Hkv, true); //                       turned back
-  if (!frozen) d.matmul(g.qkv, s.dQkv, a.norm1, "TN", into(g.qkv)); //   dWqkv = dQkvᵀ · norm1
-  d.matmul(s.dNorm, s.dQkv, w.qkv, "NN"); //                             [T, E]
+  const dQkv = s.dRawQkv ?? s.dQkv;
+  if (w.headNorms) {
+    d.headNormBackward(dQkv, g.headNorms!, s.dQkv, a.rawQkv!, w.headNorms, H, Hkv, epsilon); // dHeadNorms += …
+  }
+  if (g.qkvBias && !frozen) d.matmul(g.qkvBias, ones!, dQkv, "TN", into(g.qkvBias)); // the sum over the rows
+  if (!frozen) d.matmul(g.qkv, dQkv, a.norm1, "TN", into(g.qkv)); //     dWqkv = dQkvᵀ · norm1
+  d.matmul(s.dNorm, dQkv, w.qkv, "NN"); //                               [T, E]
   d.scaledRmsNormBackward(s.dx, g.norm1, s.dNorm, a.xIn, w.norm1, epsilon); // dx += …
-  if (frozen) { for (const norm of [g.norm1, g.norm2]) d.zero(norm); }
+  if (frozen) { for (const norm of [g.norm1, g.norm2, ...(g.headNorms ? [g.headNorms] : [])]) d.zero(norm); }
 }
 
 /** From tokens to a.normOut [T, E]. */
@@ -290,10 +232,10 @@ function trunkForward(
   batch: Batch,
 ): void {
   setTokenCount(a, batch.tokenCount);
-  const angles = filled(d, a.angles, config);
+  const constants = filled(d, a.constants, config, batch.tokenCount);
   d.lookup(a.layers[0]!.xIn, batch, w.embedding);
   a.layers.forEach((layer, i) => {
-    layerForward(d, config, a.layers[i + 1]?.xIn ?? a.xOut, w.layers[i]!, layer, batch, angles);
+    layerForward(d, config, a.layers[i + 1]?.xIn ?? a.xOut, w.layers[i]!, layer, batch, constants);
   });
   d.scaledRmsNorm(a.normOut, a.xOut, w.norm, config.norm_eps);
 }
@@ -345,7 +287,7 @@ function forwardBackward(
   });
   d.zero(s.dx);
   d.scaledRmsNormBackward(s.dx, g.norm, s.dNorm, a.xOut, w.norm, config.norm_eps);
-  const angles = filled(d, a.angles, config);
+  const constants = filled(d, a.constants, config, batch.tokenCount);
   for (let i = config.n_layer - 1; i >= firstTrained(frozen, config.n_layer); i--) {
     const isFrozen = frozen?.layers.has(i) ?? false;
     layerBackward(
@@ -356,7 +298,7 @@ function forwardBackward(
       g.layers[i]!,
       a.layers[i]!,
       batch,
-      angles,
+      constants,
       accumulate,
       isFrozen,
     );
@@ -366,76 +308,26 @@ function forwardBackward(
   d.lookupBackward(g.embedding, s.dx, batch);
 }
 
-/** All memory of decoding except weights; a row of a cache is key, then value: [sequences · B, 2 Hkv·D], a layer each. */
-export interface LlamaDecodeMemory extends DecodeMemory {
-  scratch: {
-    /** [N, E] the residual stream */
-    x: Tensor;
-    /** [N, E] */
-    norm: Tensor;
-    /** [N, (H + 2 Hkv)·D] */
-    qkv: Tensor;
-    /** [N, H·D] */
-    heads: Tensor;
-    /** [N, 2F] */
-    gateUp: Tensor;
-    /** [N, F] */
-    hidden: Tensor;
-    /** [positions, D] */
-    angles: Tensor;
-  };
-  angles: Angles;
-}
-
-function allocateDecodeMemory(
-  allocator: Allocator,
-  config: LlamaConfig,
-  maxRows: number,
-  sequences: number,
-  contextLength: number,
-): LlamaDecodeMemory {
-  const { n_embd: E, n_head: H, n_kv_head: Hkv, head_dim: D, n_layer: L, ffn: F, vocab_size: V } = config;
-  const tensor = (label: string, rows: number, cols: number, type: "f32" | "work") =>
-    allocator.tensor(label, rows, cols, type, "decoding");
-  const table = tensor("decoding angles", contextLength, D, "f32");
-  return {
-    scratch: {
-      x: tensor("decoding x", maxRows, E, "f32"),
-      norm: tensor("decoding norm", maxRows, E, "work"),
-      qkv: tensor("decoding qkv", maxRows, (H + 2 * Hkv) * D, "work"),
-      heads: tensor("decoding heads", maxRows, H * D, "work"),
-      gateUp: tensor("decoding gateUp", maxRows, 2 * F, "work"),
-      hidden: tensor("decoding hidden", maxRows, F, "work"),
-      angles: table,
-    },
-    logits: tensor("decoding logits", sequences, V, "f32"),
-    caches: Array.from({ length: L }, (_, i) => {
-      return tensor(`key-value cache of layer ${i}`, sequences * contextLength, 2 * Hkv * D, "work");
-    }),
-    angles: { table, filled: false },
-  };
-}
-
 /** See `Network.decodeStep`. */
 function decodeStep(
   d: Device,
   config: LlamaConfig,
   w: LlamaWeights,
-  { logits, caches, scratch, angles }: LlamaDecodeMemory,
+  { logits, caches, scratch, constants }: LlamaDecodeMemory,
   rows: DecodeRows,
   contextLength: number,
   logitRows: number,
 ): void {
-  const { x, norm, qkv, heads, gateUp, hidden } = scratch;
+  const { x, norm, qkv, rawQkv, heads, gateUp, hidden } = scratch;
   const { n_embd: E, n_head: H, n_kv_head: Hkv, norm_eps: epsilon } = config;
   const n = rows.tokens.rows;
-  for (const tensor of [x, norm, qkv, heads, gateUp, hidden]) tensor.rows = n;
-  const table = filled(d, angles, config);
+  for (const tensor of [x, norm, qkv, heads, gateUp, hidden, ...(rawQkv ? [rawQkv] : [])]) tensor.rows = n;
+  filled(d, constants, config, n);
   d.lookupRows(x, rows, w.embedding);
   w.layers.forEach((layer, i) => {
     d.scaledRmsNorm(norm, x, layer.norm1, epsilon);
-    d.matmul(qkv, norm, layer.qkv, "NT");
-    d.ropeRows(qkv, table, rows, H + Hkv);
+    projectQkv(d, config, qkv, rawQkv, norm, layer, constants);
+    d.ropeRows(qkv, constants.angles, rows, H + Hkv);
     d.attentionCached(heads, qkv, caches[i]!, rows, contextLength, H, Hkv);
     d.matmul(x, heads, layer.attnO, "NT", { add: x });
     d.scaledRmsNorm(norm, x, layer.norm2, epsilon);
@@ -466,7 +358,8 @@ export function llamaNetwork(config: LlamaConfig): LlamaNetwork {
     toShape: () => shapeOf(config),
     describe: () => {
       const shared = Hkv === H ? "" : ` (${Hkv} of keys and values)`;
-      return `Llama, ${L} layers, ${H} heads${shared} of ${D}, width ${config.n_embd}, MLP ${config.ffn}`;
+      const family = config.qk_norm ? "Qwen 3" : config.qkv_bias ? "Qwen 2" : "Llama";
+      return `${family}, ${L} layers, ${H} heads${shared} of ${D}, width ${config.n_embd}, MLP ${config.ffn}`;
     },
     initialParameters: (seed, std) => initialParameters(layout, L, addsToResidual, seed, std),
     views: (d, flat) => weightViews(d, flat, layout, config),

@@ -37,7 +37,7 @@ export interface LlamaConfig extends ModelConfig {
   norm_eps: number;
   /** the embedding is the head, too (tie_word_embeddings) */
   tie: boolean;
-  /** a norm of each head of queries and keys, with one weight of [D] for all heads of a layer: Qwen 3 */
+  /** a norm of each head of queries and of keys, with one weight of [D] for all heads of a layer: Qwen 3 */
   qk_norm?: boolean;
   /** q, k and v have a bias: Qwen 2 */
   qkv_bias?: boolean;
@@ -166,12 +166,9 @@ export function checkConfig(config: LlamaConfig, naming: ConfigNaming = {}): voi
     );
   }
   const { rope_theta: theta, norm_eps: epsilon, rope_scaling: scaling } = config;
-  if (!(theta >= 1 && theta <= 1e9)) fail(`${name("rope_theta")} must be from 1 to 1e9, got ${theta}`);
+  if (!(theta >= 1 && theta <= 1e12)) fail(`${name("rope_theta")} must be from 1 to 1e12, got ${theta}`);
   if (!(epsilon > 0 && epsilon < 1)) fail(`${name("norm_eps")} must be above 0 and below 1, got ${epsilon}`);
   if (scaling && !isUsable(scaling)) fail(`rope_scaling is not usable: ${JSON.stringify(scaling)}`);
-  for (const variant of ["qk_norm", "qkv_bias"] as const) {
-    if (config[variant]) fail(`${name(variant)} is not supported yet`, "this is a Qwen; take a Llama");
-  }
 }
 
 function isUsable(

@@ -4,9 +4,10 @@ import { mixSeed, normal } from "../device/random.ts";
 
 /**
  * What a parameter is to an optimizer: a row a token or position (`embedding`), a row a token on the way out (`head`),
- * a matrix between hidden vectors (`matrix`), or the factors of a norm, which decay to nowhere (`norm`).
+ * a matrix between hidden vectors (`matrix`), or what decays to nowhere: the factors of a norm (`norm`) and what a product
+ * adds (`bias`).
  */
-export type ParameterRole = "embedding" | "head" | "matrix" | "norm";
+export type ParameterRole = "embedding" | "head" | "matrix" | "norm" | "bias";
 
 /** A parameter as a network declares it: [rows, cols], or [cols] where it is one row of factors. */
 export interface ParameterSpec {
@@ -128,7 +129,7 @@ export function flatTensor(
 const INITIAL_STD = 0.02;
 
 /**
- * Draws initial weights: 1 for the factors of norms, else normal with standard deviation `std`, and std / sqrt(2L) for
+ * Draws initial weights: 1 for the factors of norms, 0 for biases, else normal with standard deviation `std`, and std / sqrt(2L) for
  * projections that add to the residual stream (Radford et al. 2019).
  * @param nLayer L
  * @param addsToResidual which parameters those projections are
@@ -146,6 +147,7 @@ export function initialParameters(
   for (const { name, role, rows, cols, offset } of layout.entries) {
     const end = offset + rows * cols;
     const scale = addsToResidual(name) ? std / Math.sqrt(2 * nLayer) : std;
+    if (role === "bias") continue;
     if (role === "norm") flat.fill(1, offset, end);
     else for (let i = offset; i < end; i++) flat[i] = scale * normal(mixed, i);
   }

@@ -346,6 +346,45 @@ export class CpuDevice implements Device {
     ));
   }
 
+  headNorm(
+    out: Tensor,
+    qkv: Tensor,
+    weights: Tensor,
+    nHead: number,
+    nKvHead: number,
+    epsilon: number,
+  ): void {
+    sameShape(weights, 2, weights.cols);
+    for (const tensor of [out, qkv]) sameShape(tensor, qkv.rows, (nHead + 2 * nKvHead) * weights.cols);
+    const [o, x, w] = [out as CpuTensor, qkv as CpuTensor, weights as CpuTensor];
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_head_norm(
+      this.#device, o.handle, o.offset, x.handle, x.offset, w.handle, w.offset,
+      x.rows, nHead, nKvHead, w.cols, epsilon,
+    ));
+  }
+
+  headNormBackward(
+    dQkv: Tensor,
+    dWeights: Tensor,
+    dOut: Tensor,
+    qkv: Tensor,
+    weights: Tensor,
+    nHead: number,
+    nKvHead: number,
+    epsilon: number,
+  ): void {
+    for (const tensor of [dWeights, weights]) sameShape(tensor, 2, weights.cols);
+    const width = (nHead + 2 * nKvHead) * weights.cols;
+    for (const tensor of [dQkv, dOut, qkv]) sameShape(tensor, qkv.rows, width);
+    const [o, dw, y, x, w] = [dQkv, dWeights, dOut, qkv, weights] as CpuTensor[] as FiveTensors;
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_head_norm_backward(
+      this.#device, o.handle, o.offset, dw.handle, dw.offset, y.handle, y.offset, x.handle, x.offset,
+      w.handle, w.offset, x.rows, nHead, nKvHead, w.cols, epsilon,
+    ));
+  }
+
   rope(x: Tensor, angles: Tensor, batch: Batch, heads: number, back = false): void {
     sameShape(x, batch.tokenCount, x.cols);
     const [o, a, { handle }] = [x as CpuTensor, angles as CpuTensor, batch as CpuBatch];

@@ -8,13 +8,11 @@ import { writeHashed } from "../files/digest.ts";
 import { exportGguf, modelfile } from "../files/gguf/llama_export.ts";
 import type { WrittenType } from "../files/gguf/quantize.ts";
 import { HF_FILES, type HfExport, writeHfDirectory } from "../files/hf/directory.ts";
-import { llamaTensors } from "../files/hf/tensors.ts";
 import { namesOf } from "../files/own_files.ts";
 import { publish } from "../files/publish.ts";
 import { OWN_TEMPLATE } from "../generate/chat_template.ts";
 import type { LlamaConfig } from "../llama_config.ts";
 import { networkOf } from "../networks.ts";
-import { layOut, type ParameterLayout } from "../parameters.ts";
 import { checkGgufOutput, checkHfOutput, MODELFILE_KEY, textDigest } from "./llama_output.ts";
 
 /** Element types of an export's matrices. */
@@ -32,7 +30,7 @@ export interface LlamaSource extends HfExport {
  */
 export async function readLlama(path: string, format: string): Promise<LlamaSource> {
   const model = await readAnyModel(path);
-  const { kind, config, name, tokenizerJson, ends, addBos } = model;
+  const { config, name, tokenizerJson, ends, addBos } = model;
   if (config.architecture !== "llama") {
     throw new MicrogptError(`\`format\` ${format} is for the architecture llama, and ${path} is a gpt`, {
       hint: "export it with `format` onnx, or train with `arch` llama",
@@ -40,7 +38,7 @@ export async function readLlama(path: string, format: string): Promise<LlamaSour
     });
   }
   const llama = config as LlamaConfig;
-  const layout = kind === "microgpt" ? networkOf(config).layout : layoutOf(llama);
+  const { layout } = networkOf(config);
   const template = model.ownWay && model.chat ? OWN_TEMPLATE : model.chatTemplate;
   return {
     name,
@@ -52,13 +50,6 @@ export async function readLlama(path: string, format: string): Promise<LlamaSour
     addBos,
     ...(template === undefined ? {} : { chatTemplate: template }),
   };
-}
-
-/** All tensors, also of networks that this program does not compute. */
-function layoutOf(config: LlamaConfig): ParameterLayout {
-  return layOut([...llamaTensors(config)].map(([name, shape]) => {
-    return [{ name, shape: shape as [number, number], role: "matrix" as const }];
-  }));
 }
 
 /**

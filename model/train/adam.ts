@@ -20,7 +20,7 @@ export function adamOf(
   includes: (entry: ParameterEntry) => boolean,
 ): (size: UpdateSize) => void {
   const kindOf = (entry: ParameterEntry) =>
-    includes(entry) ? (entry.role === "norm" ? "kept" : "decays") : "left out";
+    includes(entry) ? (["norm", "bias"].includes(entry.role) ? "kept" : "decays") : "left out";
   const ranges = rangesOf(layout, kindOf).filter(({ key }) => key !== "left out");
   const parts = ranges.map(({ start, end, key }) => {
     const part = (flat: Tensor) => device.view(flat, start, 1, end - start);

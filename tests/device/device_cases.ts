@@ -141,6 +141,44 @@ function scaledRmsNormCases(): DeviceCase[] {
   }));
 }
 
+function headNormCases(): DeviceCase[] {
+  return [[1, 1, 1, 2], [33, 4, 2, 6], [7, 2, 1, 64], [40, 6, 3, 128], [3, 2, 2, 300]].map((
+    [T, H, Hkv, D],
+  ): DeviceCase => ({
+    name: `headNorm and its backward, ${T} rows of ${H} and ${Hkv} heads of ${D}`,
+    tolerance: 4e-5,
+    async run(d) {
+      const width = (H! + 2 * Hkv!) * D!;
+      const [qkv, weights] = [filled(d, T!, width, 1, "work"), filled(d, 2, D!, 2, "work")];
+      const out = d.tensor("out", T!, width, "work");
+      d.headNorm(out, qkv, weights, H!, Hkv!, 1e-3);
+      const [dQkv, dWeights] = [filled(d, T!, width, 3, "work"), filled(d, 2, D!, 4)];
+      d.headNormBackward(dQkv, dWeights, filled(d, T!, width, 5, "work"), qkv, weights, H!, Hkv!, 1e-3);
+      return { out: await d.read(out), dQkv: await d.read(dQkv), dWeights: await d.read(dWeights) };
+    },
+  }));
+}
+
+/** The products of `llama.ts` with a column of ones: a bias for each row, and its gradient. */
+function biasCases(): DeviceCase[] {
+  return [[1, 24], [5, 7], [130, 96]].map(([T, N]): DeviceCase => ({
+    name: `a bias of ${N} for each of ${T} rows, and its gradient`,
+    tolerance: 4e-5,
+    async run(d) {
+      const ones = d.tensor("ones", T!, 1, "work");
+      d.write(ones, new Float32Array(T!).fill(1));
+      const bias = filled(d, 1, N!, 1, "work");
+      const out = d.tensor("out", T!, N!, "work");
+      d.matmul(out, ones, bias, "NN");
+      const dOut = filled(d, T!, N!, 2, "work");
+      const [fresh, added] = [filled(d, 1, N!, 3), filled(d, 1, N!, 3)];
+      d.matmul(fresh, ones, dOut, "TN");
+      d.matmul(added, ones, dOut, "TN", { add: added });
+      return { out: await d.read(out), fresh: await d.read(fresh), added: await d.read(added) };
+    },
+  }));
+}
+
 function ropeCases(): DeviceCase[] {
   return [[2, 6, 12], [3, 4, 17], [4, 64, 320], [2, 20, 40]].map(([heads, D, cols]): DeviceCase => ({
     name: `rope there and back, ${heads} heads of ${D} in rows of ${cols}`,
@@ -666,7 +704,11 @@ function tinyModel(d: Device, config: ModelConfig) {
   const network = networkOf(config);
   const { layout } = network;
   const params = flatTensor(d, "weights", layout, "work");
-  d.write(params, network.initialParameters(7, 0.3));
+  const initial = network.initialParameters(7, 0.3);
+  for (const { role, offset, cols } of layout.entries) {
+    if (role === "bias") initial.set(gaussian(cols, offset, 0.3), offset); // a new model's are 0
+  }
+  d.write(params, initial);
   return { network, layout, weights: network.views(d, params) };
 }
 
@@ -686,11 +728,21 @@ const TINY_LLAMA: LlamaConfig = {
 };
 
 function modelCases(): DeviceCase[] {
-  return [TINY, TINY_LLAMA, { ...TINY_LLAMA, tie: true }].flatMap(casesOfModel);
+  const llamas = {
+    llama: {},
+    "tied llama": { tie: true },
+    Qwen2: { qkv_bias: true },
+    Qwen3: { qk_norm: true },
+  };
+  return [
+    ...casesOfModel(TINY, ""),
+    ...Object.entries(llamas).flatMap(([name, change]) =>
+      casesOfModel({ ...TINY_LLAMA, ...change } as LlamaConfig, ` of a ${name}`)
+    ),
+  ];
 }
 
-function casesOfModel(config: ModelConfig & { tie?: boolean }): DeviceCase[] {
-  const model = config.architecture ? ` of a ${config.tie ? "tied " : ""}${config.architecture}` : "";
+function casesOfModel(config: ModelConfig, model: string): DeviceCase[] {
   return [
     {
       name: `forwardBackward${model} of two micro-batches that accumulate`,
@@ -744,6 +796,8 @@ export const DEVICE_CASES: DeviceCase[] = [
   ...lookupCases(),
   ...rmsNormCases(),
   ...scaledRmsNormCases(),
+  ...headNormCases(),
+  ...biasCases(),
   ...ropeCases(),
   ...swigluCases(),
   ...matmulCases(),

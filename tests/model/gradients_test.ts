@@ -30,6 +30,9 @@ const CONFIGS: ModelConfig[] = [
     n_kv_head: 1,
     rope_scaling: { factor: 4, low_freq_factor: 1, high_freq_factor: 4, original_max_position: 64 },
   },
+  { ...LLAMA, qkv_bias: true, tie: true },
+  { ...LLAMA, qk_norm: true },
+  { ...LLAMA, qk_norm: true, qkv_bias: true, n_layer: 1 },
   { vocab_size: 11, n_embd: 6, n_head: 1, n_layer: 1, block_size: 9 },
   { vocab_size: 13, n_embd: 12, n_head: 3, n_layer: 2, block_size: 9 },
 ];
@@ -44,6 +47,10 @@ for (const { config, weighted } of CASES) {
     const { layout } = network;
     const flat = flatTensor(d, "weights", layout, "f32");
     const initial = network.initialParameters(1, 0.4);
+    for (const { role, offset, cols } of layout.entries) {
+      if (role === "bias") { for (let i = 0; i < cols; i++) initial[offset + i] = Math.sin(i); // a new model's are 0
+       }
+    }
     d.write(flat, initial);
     const weights = network.views(d, flat);
     const gradients = flatTensor(d, "gradients", layout, "f32");

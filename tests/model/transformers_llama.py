@@ -1,6 +1,6 @@
-"""A random tiny Llama of transformers: its weights, logits, greedy tokens, and twenty steps of training, as JSON on standard output.
+"""A random tiny Llama, Qwen 2 or Qwen 3 of transformers: its weights, logits, greedy tokens, and twenty steps of training, as JSON on standard output.
 
-The argument is a file as tests/model/transformers_test.ts writes it: the fields of config.json, documents, batches of their
+The argument is a file as tests/model/transformers_test.ts writes it: the fields of each config.json, documents, batches of their
 numbers, a learning rate a step, and Adam's constants. Documents are processed one by one, so there is no padding to mask.
 """
 
@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 
-def random_model(config: dict[str, Any]) -> LlamaForCausalLM:
+def random_model(config: dict[str, Any]) -> PreTrainedModel:
     """Weights of moderate size; those of norms are not all 1."""
     torch.manual_seed(1)
-    model = LlamaForCausalLM(LlamaConfig(**config, attn_implementation="eager"))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager")
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.normal_(1.0 if "norm" in name else 0.0, 0.2)
@@ -31,7 +31,7 @@ def flat(tensor: torch.Tensor) -> list[float]:
     return tensor.detach().double().flatten().tolist()
 
 
-def batch_loss(model: LlamaForCausalLM, documents: list[list[int]]) -> torch.Tensor:
+def batch_loss(model: PreTrainedModel, documents: list[list[int]]) -> torch.Tensor:
     """Mean negative log-likelihood over all target tokens of the batch."""
     total, count = torch.zeros(()), 0
     for document in documents:
@@ -41,7 +41,7 @@ def batch_loss(model: LlamaForCausalLM, documents: list[list[int]]) -> torch.Ten
     return total / count
 
 
-def train(model: LlamaForCausalLM, job: dict[str, Any]) -> dict[str, Any]:
+def train(model: PreTrainedModel, job: dict[str, Any]) -> dict[str, Any]:
     parameters = dict(model.named_parameters())
     adam = torch.optim.Adam(parameters.values(), betas=tuple(job["betas"]), eps=job["epsilon"], foreach=False)
     losses, norms, first = [], [], {}
@@ -63,7 +63,7 @@ def train(model: LlamaForCausalLM, job: dict[str, Any]) -> dict[str, Any]:
     return {"losses": losses, "grad_norms": norms, "first_gradients": first}
 
 
-def greedy(model: LlamaForCausalLM, prompt: list[int], count: int) -> list[int]:
+def greedy(model: PreTrainedModel, prompt: list[int], count: int) -> list[int]:
     ids = list(prompt)
     for _ in range(count):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
@@ -72,15 +72,17 @@ def greedy(model: LlamaForCausalLM, prompt: list[int], count: int) -> list[int]:
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
-    model = random_model(job["config"])
     document = job["documents"][0]
-    result = {
-        "weights": {name: flat(weight) for name, weight in model.named_parameters()},
-        "logits": flat(model(torch.tensor([document])).logits),
-        "greedy": greedy(model, document[:4], job["greedy"]),
-        **train(model, job),
-    }
-    json.dump(result, sys.stdout)
+    results = {}
+    for name, config in job["configs"].items():
+        model = random_model(config)
+        results[name] = {
+            "weights": {name: flat(weight) for name, weight in model.named_parameters()},
+            "logits": flat(model(torch.tensor([document])).logits),
+            "greedy": greedy(model, document[:4], job["greedy"]),
+            **train(model, job),
+        }
+    json.dump(results, sys.stdout)
 
 
 if __name__ == "__main__":

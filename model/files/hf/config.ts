@@ -199,6 +199,9 @@ export function endIds(config: Json, generation: Json, vocabulary: number, path:
 
 /** `config.json` of a Llama, complete for transformers 4 and 5, MLX, vLLM and converters to GGUF. */
 export function hfConfig(config: LlamaConfig, { bos, eos, pad }: EndIds, dtype: string): Json {
+  if (config.qk_norm && config.qkv_bias) {
+    throw new MicrogptError("no model of transformers has both norms and biases of q and k");
+  }
   const [type, name] = config.qk_norm
     ? ["qwen3", "Qwen3ForCausalLM"]
     : config.qkv_bias

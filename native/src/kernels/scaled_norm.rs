@@ -4,6 +4,8 @@
 //! dw is a second pass: threads share out columns, each adds up its own in the order of the rows, so its bits do not depend on their
 //! number. The first pass leaves r of each row for it. Moves 6 · T · E elements.
 
+pub mod head_norm;
+
 use super::attention::with_scratch;
 use super::shared::{Shared, part_of};
 use super::simd::{Simd, dispatched, dot, map_vectors};
