@@ -31,6 +31,13 @@ export interface Group {
    * whose values are themselves the sum of its share in such a tree gets what one process would compute.
    */
   sum(values: Float32Array | NativeMemory): void;
+  /**
+   * Begins such a sum and returns at once; all ranks begin the same ones in the same order. Nobody may use the numbers, and the
+   * tensor may not be freed, until `finishSums` has returned.
+   */
+  beginSum(values: NativeMemory): void;
+  /** Waits for all sums that were begun. */
+  finishSums(): void;
   /** The sums of a few numbers; whole ones below 2⁵³ are exact. */
   total(values: readonly number[]): number[];
   /** The largest of each of a few numbers. */
@@ -57,6 +64,8 @@ export const ALONE: Group = {
   size: 1,
   localSize: 1,
   sum() {},
+  beginSum() {},
+  finishSums() {},
   total: (values) => [...values],
   max: (values) => [...values],
   broadcast: (bytes) => bytes,

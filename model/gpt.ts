@@ -22,7 +22,7 @@ import type { Allocator, Batch, DecodeRows, Device, Tensor } from "../device/dev
 import { MicrogptError } from "../device/errors.ts";
 import { firstTrained, type Frozen } from "./freeze.ts";
 import { forEachChunk, logitRows } from "./logit_chunks.ts";
-import type { Activations, DecodeMemory, Network, NetworkKind } from "./network.ts";
+import type { Activations, DecodeMemory, GradientsReady, Network, NetworkKind } from "./network.ts";
 import {
   initialParameters,
   layOut,
@@ -269,6 +269,7 @@ function forwardBackward(
   control: Tensor,
   accumulate: boolean,
   frozen?: Frozen,
+  ready: GradientsReady = () => {},
 ): void {
   const E = config.n_embd;
   trunkForward(d, config, w, a, batch);
@@ -279,10 +280,12 @@ function forwardBackward(
     d.matmul(d.view(a.dx, firstRow * E, rows, E), a.logits, w.lmHead, "NN");
     d.matmul(g.lmHead, a.logits, x, "TN", accumulate || firstRow > 0 ? { add: g.lmHead } : {});
   });
+  ready([g.lmHead]);
   const first = firstTrained(frozen, config.n_layer);
   for (let i = config.n_layer - 1; i >= first; i--) {
     const gradients = frozen?.layers.has(i) ? undefined : g.layers[i]!;
     layerBackward(d, a, w.layers[i]!, gradients, a.layers[i]!, batch, config.n_head, accumulate);
+    if (gradients) ready(Object.values(gradients));
   }
   if (frozen?.embeddings) return;
   if (!accumulate) {

@@ -29,7 +29,7 @@ import {
   setTokenCount,
 } from "./llama_memory.ts";
 import { forEachChunk } from "./logit_chunks.ts";
-import type { Network, NetworkKind } from "./network.ts";
+import type { GradientsReady, Network, NetworkKind } from "./network.ts";
 import {
   initialParameters,
   layOut,
@@ -270,6 +270,7 @@ function forwardBackward(
   control: Tensor,
   accumulate: boolean,
   frozen?: Frozen,
+  ready: GradientsReady = () => {},
 ): void {
   const E = config.n_embd;
   const s = a.gradients;
@@ -288,6 +289,7 @@ function forwardBackward(
   d.zero(s.dx);
   d.scaledRmsNormBackward(s.dx, g.norm, s.dNorm, a.xOut, w.norm, config.norm_eps);
   const constants = filled(d, a.constants, config, batch.tokenCount);
+  if (!config.tie) ready([g.lmHead]);
   for (let i = config.n_layer - 1; i >= firstTrained(frozen, config.n_layer); i--) {
     const isFrozen = frozen?.layers.has(i) ?? false;
     layerBackward(
@@ -302,6 +304,8 @@ function forwardBackward(
       accumulate,
       isFrozen,
     );
+    const { qkv, attnO, gateUp, down, qkvBias } = g.layers[i]!;
+    if (!isFrozen) ready([qkv, attnO, gateUp, down, ...qkvBias ? [qkvBias] : []]);
   }
   if (frozen?.embeddings) return;
   if (!accumulate && !config.tie) d.zero(g.embedding);

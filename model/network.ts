@@ -11,6 +11,12 @@ import type { ParameterLayout } from "./parameters.ts";
 /** The parameters of a model (or their gradients) as a network's own views of the flat array. */
 export type Weights = object;
 
+/**
+ * Told during backward that the gradients of some weights are complete: views as `Network.views` gives them. It is told of the
+ * upper layers' first; of those that are complete only at the end it is not told.
+ */
+export type GradientsReady = (gradients: readonly Tensor[]) => void;
+
 /** All memory of a training step except weights and their like; what else is in it is the network's own affair. */
 export interface Activations {
   /** [T, 1] scale · −log p(target) of each token */
@@ -84,6 +90,7 @@ export interface Network<
    * Forward and backward: a.losses as `forward` leaves them, and the gradient of their sum in `g`.
    * @param accumulate add to the gradients of `g` instead of replacing them
    * @param frozen parameters whose gradients are 0 in `g` and stay so
+   * @param ready called as soon as calls that complete some gradients are queued
    */
   forwardBackward(
     d: Device,
@@ -95,6 +102,7 @@ export interface Network<
     control: Tensor,
     accumulate: boolean,
     frozen?: Frozen,
+    ready?: GradientsReady,
   ): void;
 
   /**

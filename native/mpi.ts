@@ -87,6 +87,14 @@ export class MpiGroup implements Group {
     }
   }
 
+  beginSum({ device, tensor, offset, length }: NativeMemory): void {
+    check(symbols!.mg_mpi_begin_sum(device, tensor, offset, length, Number(this.reduceDtype === "bf16")));
+  }
+
+  finishSums(): void {
+    check(symbols!.mg_mpi_finish());
+  }
+
   /** What `sum` would be by the library's own algorithm, in an order of its own; to compare speeds. */
   librarySum(values: Float32Array<ArrayBuffer>): void {
     check(symbols!.mg_mpi_all_reduce(values, values.length));

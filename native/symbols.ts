@@ -118,6 +118,8 @@ export const MPI = {
   mg_mpi_start: "place: u32[]",
   mg_mpi_sum: "values: f32[], bf16: u32",
   mg_mpi_sum_tensor: "device: u32, values: tensor, len: f64, bf16: u32",
+  mg_mpi_begin_sum: "device: u32, values: tensor, len: f64, bf16: u32",
+  mg_mpi_finish: "",
   mg_mpi_all_reduce: "values: f32[]",
   mg_mpi_combine: "values: f64[], largest: u32",
   mg_mpi_broadcast: "bytes: u8[]",

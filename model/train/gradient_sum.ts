@@ -32,11 +32,37 @@ export class GradientSum {
 
   /** Takes what buffer `next` holds as the gradients of the next micro-batch. */
   take(): void {
-    // Subtrees of one size, two at a time: the number of ones that end the count so far.
-    for (let top = this.next, rest = this.#done; rest % 2 === 1; rest = (rest - 1) / 2, top--) {
-      this.device.add(this.buffers[top - 1]!, this.buffers[top]!);
-    }
+    for (const [sum, part] of this.#additions()) this.device.add(sum, part);
     this.#done++;
+  }
+
+  /**
+   * Does for some of the gradients what the coming `take` would, while the rest is still being computed; that `take` is
+   * then to be left out, see `taken`.
+   * @param part of a buffer
+   * @returns where their sum over the micro-batches so far is
+   */
+  takePart(part: (buffer: Tensor) => Tensor): Tensor {
+    let at = this.buffers[this.next]!;
+    for (const [sum, added] of this.#additions()) {
+      this.device.add(part(sum), part(added));
+      at = sum;
+    }
+    return part(at);
+  }
+
+  /** Says that all parts of the next micro-batch were taken. */
+  taken(): void {
+    this.#done++;
+  }
+
+  /** Subtrees of one size are added, two at a time: the number of ones that end the count so far. */
+  #additions(): [sum: Tensor, part: Tensor][] {
+    const additions: [Tensor, Tensor][] = [];
+    for (let top = this.next, rest = this.#done; rest % 2 === 1; rest = (rest - 1) / 2, top--) {
+      additions.push([this.buffers[top - 1]!, this.buffers[top]!]);
+    }
+    return additions;
   }
 
   /** Leaves the sum of all micro-batches in buffer 0, and starts anew. */

@@ -1,22 +1,23 @@
 /** The part of a step that ranks share: gradients of this rank's micro-batches, added up in a tree and over all ranks. */
 import { countedTargets } from "../../data/batches.ts";
-import type { Batch, Device, Tensor } from "../../device/device.ts";
-import type { Activations, Network, Weights } from "../network.ts";
+import type { Batch, Device, PackedDocuments, Tensor } from "../../device/device.ts";
+import type { Activations, GradientsReady, Network, Weights } from "../network.ts";
 import type { Frozen } from "../freeze.ts";
 import { dealtBatches } from "./dealing.ts";
 import { gradientBuffers, GradientSum, ownMicroBatches, sumOverRanks } from "./gradient_sum.ts";
+import { canOverlap, OverlappedSum } from "./overlapped_sum.ts";
 import type { Ranks } from "./ranks.ts";
 import type { TrainingData } from "./trainer.ts";
 
-/** Elements behind the gradients; the first is their loss, which is added up with them. Keeps the alignment of blocks. */
-const TAIL = 128;
+/** Elements before the gradients; the first is their loss, which is added up with them. Keeps the alignment of blocks. */
+const HEAD = 128;
 
 /** A document of so many widths of the network costs as much in attention as in everything else, about. */
 const ATTENTION_WIDTHS = 6;
 
 /** Lengths of the buffers of gradients that a rank needs. */
 export function sharedBuffers({ group }: Ranks, gradAccum: number, length: number): number[] {
-  return Array(gradientBuffers(ownMicroBatches(group, gradAccum).count)).fill(length + TAIL);
+  return Array(gradientBuffers(ownMicroBatches(group, gradAccum).count)).fill(HEAD + length);
 }
 
 /** What a micro-batch is computed in. */
@@ -32,7 +33,7 @@ export class SharedStep {
   /** of all micro-batches of all ranks, f32 [1, length of the layout] */
   readonly gradients: Tensor;
   readonly #sum: GradientSum;
-  /** of each buffer: the gradients by name, and its tail as a row of metrics */
+  /** of each buffer: the gradients by name, and its head as a row of metrics */
   readonly #views: { gradients: Weights; loss: Tensor }[];
   readonly #total: Tensor;
 
@@ -46,11 +47,11 @@ export class SharedStep {
     const { length } = network.layout;
     this.#sum = new GradientSum(device, buffers);
     this.#views = buffers.map((buffer) => ({
-      gradients: network.views(device, device.view(buffer, 0, 1, length)),
-      loss: device.view(buffer, length, 1, 4),
+      gradients: network.views(device, device.view(buffer, HEAD, 1, length)),
+      loss: device.view(buffer, 0, 1, 4),
     }));
-    this.gradients = device.view(buffers[0]!, 0, 1, length);
-    this.#total = device.view(buffers[0]!, length, 1, 1);
+    this.gradients = device.view(buffers[0]!, HEAD, 1, length);
+    this.#total = device.view(buffers[0]!, 0, 1, 1);
   }
 
   /**
@@ -75,7 +76,7 @@ export class SharedStep {
       own.reduce((sum, { targets }) => sum + targets.length, 0),
       own.reduce((sum, documents) => sum + countedTargets(documents), 0),
     ]);
-    for (const documents of own) {
+    const backward = (documents: PackedDocuments, ready?: GradientsReady) => {
       device.loadBatch(batch, documents);
       const { gradients, loss } = this.#views[this.#sum.next]!;
       network.forwardBackward(
@@ -88,14 +89,29 @@ export class SharedStep {
         control,
         false,
         this.frozen,
+        ready,
       );
       device.sumLoss(loss, 0, activations.losses, false);
+    };
+    for (const documents of own.slice(0, -1)) {
+      backward(documents);
       this.#sum.take();
     }
-    const sum = this.#sum.finish();
-    await device.read(this.#total); // a GPU has computed only then: what follows is waiting for others
-    const waits = performance.now();
-    await sumOverRanks(group, device, sum);
+    const last = own.at(-1)!;
+    let waits: number;
+    if (canOverlap(device, group)) {
+      const overlapped = new OverlappedSum(device, group, this.#sum, HEAD + network.layout.length);
+      backward(last, (gradients) => overlapped.ready(gradients));
+      waits = performance.now();
+      overlapped.finish();
+    } else {
+      backward(last);
+      this.#sum.take();
+      const sum = this.#sum.finish();
+      await device.read(this.#total); // a GPU has computed only then: what follows is waiting for others
+      waits = performance.now();
+      await sumOverRanks(group, device, sum);
+    }
     const ended = performance.now();
     this.ranks.noteStep(ended - started, ended - waits);
     device.sumLoss(metrics, slot, this.#total, false);

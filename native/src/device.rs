@@ -56,6 +56,7 @@ pub unsafe extern "C" fn mg_cpu_open(threads: u32, handle: *mut u32, handle_len:
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_close(device: u32) -> i32 {
     guard(|| {
+        crate::mpi::settle();
         DEVICES.remove(device);
         Ok(())
     })
@@ -118,6 +119,7 @@ pub unsafe extern "C" fn mg_cpu_allocate(device: u32, len: f64, handle: *mut u32
 pub extern "C" fn mg_cpu_free(device: u32, tensor: u32) -> i32 {
     guard(|| {
         if let Ok(device) = DEVICES.get(device) {
+            crate::mpi::settle();
             lock(&device).tensors.free(tensor);
         }
         Ok(())

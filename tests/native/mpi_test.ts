@@ -15,6 +15,16 @@ mpiTest(
   },
 );
 
+mpiTest("sums that travel while other gradients are computed leave the same bits", async (launcher) => {
+  const digests = [];
+  for (const ranks of [1, 2, 4]) {
+    const { code, text, errors } = await launch(launcher, ranks, "trains");
+    assert.equal(code, 0, `${text}\n${errors}`);
+    digests.push(text);
+  }
+  assert.deepEqual(digests, Array(3).fill(digests[0]));
+});
+
 mpiTest("totals, maxima and bytes", async (launcher) => {
   const { text, errors } = await launch(launcher, 2, "small");
   assert.equal(text, JSON.stringify([[1, 2 ** 41], [1, -1], "from rank 0", 0]), errors);

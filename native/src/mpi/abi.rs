@@ -9,6 +9,9 @@ use super::reduce::{IN_FLIGHT, PART};
 use libloading::Library;
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 /// The interfaces that differ in their constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,8 +51,8 @@ pub trait Mpi: Send {
     /// The library's own sum, in whatever order it likes.
     fn all_reduce(&self, values: &mut [f32]) -> Result<(), String>;
     fn barrier(&self) -> Result<(), String>;
-    /// Ends all processes; does not return where MPI works.
-    fn abort(&self, code: i32);
+    /// Ends all processes with an exit code; does not return where MPI works. May be called by any thread.
+    fn aborter(&self) -> Box<dyn Fn(i32) + Send>;
     fn finalize(&self) -> Result<(), String>;
 }
 
@@ -60,6 +63,9 @@ const STATUS_WORDS: usize = 8;
 const ERROR_TEXT: usize = 2048;
 /// MPICH's texts of a version may have so many bytes.
 const VERSION_TEXT: usize = 8192;
+
+/// Between two questions of a patient `wait`: at 10 Gbit/s 60 kB arrive meanwhile, less than a socket holds.
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// Declares the functions that are called; H is the type of handles. It decides where arguments lie: Apple's 64-bit ARM
 /// packs those that do not fit into registers.
@@ -92,12 +98,10 @@ functions! {
     error_string b"MPI_Error_string" (c_int, *mut c_char, *mut c_int);
     rank b"MPI_Comm_rank" (H, *mut c_int);
     size b"MPI_Comm_size" (H, *mut c_int);
-    sendrecv b"MPI_Sendrecv" (
-        *const u8, c_int, H, c_int, c_int, *mut u8, c_int, H, c_int, c_int, H, *mut [usize; STATUS_WORDS]
-    );
     isend b"MPI_Isend" (*const u8, c_int, H, c_int, c_int, H, *mut H);
     irecv b"MPI_Irecv" (*mut u8, c_int, H, c_int, c_int, H, *mut H);
     wait b"MPI_Wait" (*mut H, *mut [usize; STATUS_WORDS]);
+    test b"MPI_Test" (*mut H, *mut c_int, *mut [usize; STATUS_WORDS]);
     bcast b"MPI_Bcast" (*mut u8, c_int, H, c_int, H);
     allreduce b"MPI_Allreduce" (*const c_void, *mut f32, c_int, H, H, H);
     barrier b"MPI_Barrier" (H);
@@ -116,7 +120,7 @@ struct Constants<H> {
     errors_return: H,
     /// a pointer that is none: what is summed lies where the result goes
     in_place: usize,
-    /// only one thread at a time calls MPI, the one that started it
+    /// only the thread that started MPI calls it
     funneled: c_int,
 }
 
@@ -170,19 +174,27 @@ pub struct Opened {
 }
 
 /// Opens a library by its path, or by its name where the system's loader knows it.
-pub fn open(path: &str) -> Result<Opened, String> {
+///
+/// `patient` says from now on whether the process computes while messages travel.
+pub fn open(path: &str, patient: &Arc<AtomicBool>) -> Result<Opened, String> {
     let library = load(path).map_err(|error| reason(path, &error))?;
     let version = version(&library)?;
     let abi = abi(&library, &version)?;
-    let mpi: Box<dyn Mpi> = match abi {
-        Abi::Standard => Box::new(Api { functions: Functions::load(&library)?, constants: STANDARD }),
-        Abi::Mpich => Box::new(Api { functions: Functions::load(&library)?, constants: MPICH }),
-        Abi::OpenMpi => {
-            Box::new(Api { functions: Functions::load(&library)?, constants: open_mpi(&library)? })
-        }
+    let mpi = match abi {
+        Abi::Standard => api(&library, STANDARD, patient)?,
+        Abi::Mpich => api(&library, MPICH, patient)?,
+        Abi::OpenMpi => api(&library, open_mpi(&library)?, patient)?,
     };
     std::mem::forget(library);
     Ok(Opened { mpi, abi, version: one_line(&version) })
+}
+
+fn api<H: Copy + 'static>(
+    library: &Library,
+    constants: Constants<H>,
+    patient: &Arc<AtomicBool>,
+) -> Result<Box<dyn Mpi>, String> {
+    Ok(Box::new(Api { functions: Functions::load(library)?, constants, patient: patient.clone() }))
 }
 
 /// Open MPI's plug-ins look for its symbols among all that are visible.
@@ -257,11 +269,16 @@ fn one_line(text: &str) -> String {
 struct Api<H> {
     functions: Functions<H>,
     constants: Constants<H>,
+    /// the process computes while messages travel: see `wait`
+    patient: Arc<AtomicBool>,
 }
 
-// SAFETY: Open MPI's handles are addresses of objects that belong to the process, not to a thread; `mod.rs` lets one
-// thread in at a time.
+// SAFETY: Open MPI's handles are addresses of objects that belong to the process, not to a thread.
 unsafe impl<H> Send for Api<H> {}
+
+struct Shared<H>(H);
+// SAFETY: as above.
+unsafe impl<H> Send for Shared<H> {}
 
 impl<H: Copy> Api<H> {
     /// What MPI says of a status that is not 0.
@@ -300,14 +317,25 @@ impl<H: Copy> Api<H> {
         self.check("MPI_Irecv", status).map(|()| request)
     }
 
+    /// MPI_Wait takes a whole processor. While this process computes, too, it is asked now and then instead.
     fn wait(&self, mut request: H) -> Result<(), String> {
         let mut ignored = [0; STATUS_WORDS];
-        // SAFETY: the request is one of the two above, waited for once.
+        while self.patient.load(Relaxed) {
+            let mut done = 0;
+            // SAFETY: the request is one of the two above, and not asked for again once it is done.
+            let status = unsafe { (self.functions.test)(&mut request, &mut done, &mut ignored) };
+            self.check("MPI_Test", status)?;
+            if done != 0 {
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        // SAFETY: as above.
         self.check("MPI_Wait", unsafe { (self.functions.wait)(&mut request, &mut ignored) })
     }
 }
 
-impl<H: Copy> Mpi for Api<H> {
+impl<H: Copy + 'static> Mpi for Api<H> {
     fn init(&self) -> Result<(usize, usize), String> {
         let (f, c) = (&self.functions, &self.constants);
         let (mut started, mut ended, mut provided) = (0, 0, 0);
@@ -335,32 +363,15 @@ impl<H: Copy> Mpi for Api<H> {
     }
 
     fn exchange(&self, partner: usize, send: &[u8], receive: &mut [u8]) -> Result<(), String> {
-        let (f, c) = (&self.functions, &self.constants);
         let messages = send.len().max(receive.len()).div_ceil(MESSAGE).max(1);
         for i in 0..messages {
             let part = |len: usize| (i * MESSAGE).min(len)..((i + 1) * MESSAGE).min(len);
             let (of_send, of_receive) = (part(send.len()), part(receive.len()));
-            let (send, receive) = (&send[of_send], &mut receive[of_receive]);
-            let mut ignored = [0; STATUS_WORDS];
-            let (to, tag) = (partner as c_int, 0);
-            // SAFETY: both buffers are as long as said, and apart, as Rust's references are.
-            let status = unsafe {
-                (f.sendrecv)(
-                    send.as_ptr(),
-                    send.len() as c_int,
-                    c.byte,
-                    to,
-                    tag,
-                    receive.as_mut_ptr(),
-                    receive.len() as c_int,
-                    c.byte,
-                    to,
-                    tag,
-                    c.world,
-                    &mut ignored,
-                )
-            };
-            self.check("MPI_Sendrecv", status)?;
+            let receive = &mut receive[of_receive];
+            let receiving = self.receive_part(partner, receive.as_mut_ptr(), receive.len())?;
+            let sending = self.send_part(partner, &send[of_send])?;
+            self.wait(receiving)?;
+            self.wait(sending)?;
         }
         Ok(())
     }
@@ -434,9 +445,14 @@ impl<H: Copy> Mpi for Api<H> {
         self.check("MPI_Barrier", unsafe { (self.functions.barrier)(self.constants.world) })
     }
 
-    fn abort(&self, code: i32) {
-        // SAFETY: the world is always there.
-        unsafe { (self.functions.abort)(self.constants.world, code) };
+    fn aborter(&self) -> Box<dyn Fn(i32) + Send> {
+        let (abort, world) = (self.functions.abort, Shared(self.constants.world));
+        Box::new(move |code| {
+            let Shared(world) = &world;
+            // SAFETY: the world is always there. The thread that calls MPI may be in the middle of a call that will not end: no
+            // other one comes after this.
+            unsafe { abort(*world, code) };
+        })
     }
 
     fn finalize(&self) -> Result<(), String> {
@@ -451,7 +467,7 @@ mod tests {
 
     #[test]
     fn what_is_no_mpi_is_refused_with_the_reason() {
-        let why = |path: &str| open(path).err().unwrap();
+        let why = |path: &str| open(path, &Arc::default()).err().unwrap();
         assert_eq!(why("libmpi-of-nobody.so.1"), "not found");
         if cfg!(target_os = "linux") {
             assert_eq!(why("libm.so.6"), "no MPI: MPI_Get_library_version is missing");

@@ -4,6 +4,7 @@
 
 mod abi;
 pub mod reduce;
+mod thread;
 
 use crate::device::with_device;
 use crate::pool::Pool;
@@ -11,29 +12,54 @@ use crate::status::{guard, input, output};
 use crate::tensors::Span;
 use abi::Opened;
 use reduce::{Link, Scratch, Wire};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use thread::MpiThread;
 
-/// MPI in this process.
+/// MPI in this process, as its thread has it.
 struct World {
     opened: Opened,
     path: String,
     /// number of this process and number of processes, once MPI was started
     place: Option<(usize, usize)>,
-    closed: bool,
     scratch: Scratch,
 }
 
-static WORLD: Mutex<Option<World>> = Mutex::new(None);
+/// What the exports know of it.
+struct Mpi {
+    thread: MpiThread,
+    /// path, version and interface of the library, one a line
+    description: String,
+    place: Option<(usize, usize)>,
+    closed: bool,
+    aborter: Box<dyn Fn(i32) + Send>,
+}
 
-fn lock() -> MutexGuard<'static, Option<World>> {
-    WORLD.lock().unwrap_or_else(PoisonError::into_inner)
+static MPI: Mutex<Option<Mpi>> = Mutex::new(None);
+
+fn lock() -> MutexGuard<'static, Option<Mpi>> {
+    MPI.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs the body of what needs all ranks.
-fn with_world<T>(body: impl FnOnce(&mut World) -> Result<T, String>) -> Result<T, String> {
+fn with_mpi<T>(body: impl FnOnce(&mut Mpi) -> Result<T, String>) -> Result<T, String> {
     match &mut *lock() {
-        Some(world) if world.place.is_some() && !world.closed => body(world),
+        Some(mpi) if mpi.place.is_some() && !mpi.closed => body(mpi),
         _ => Err("MPI is not started, or has ended".into()),
+    }
+}
+
+/// The same on the thread that calls MPI.
+fn with_world<T: Send>(body: impl FnOnce(&mut World) -> Result<T, String> + Send) -> Result<T, String> {
+    with_mpi(|mpi| mpi.thread.call(body))
+}
+
+/// Waits until no sum works in memory of this library; its result, good or bad, is told by `mg_mpi_finish`. To be called before
+/// such memory is freed.
+pub fn settle() {
+    if let Some(mpi) = lock().as_mut() {
+        mpi.thread.settle();
     }
 }
 
@@ -68,6 +94,22 @@ impl World {
     fn ranks(&mut self) -> (Ranks<'_>, &mut Scratch) {
         let place = self.place.unwrap_or((0, 1));
         (Ranks { opened: &self.opened, place }, &mut self.scratch)
+    }
+
+    /// Number of this process and number of processes.
+    fn start(&mut self) -> Result<(usize, usize), String> {
+        let place = self.opened.mpi.init()?;
+        self.place = Some(place);
+        Ok(place)
+    }
+
+    /// values = their sum over all ranks.
+    fn sum(&mut self, pool: &mut Pool, values: &mut [f32], wire: Wire) -> Result<(), String> {
+        let (mut ranks, scratch) = self.ranks();
+        if !ranks.size().is_power_of_two() {
+            return Err(format!("{} ranks are not a power of two", ranks.size()));
+        }
+        reduce::sum(&mut ranks, pool, values, wire, scratch)
     }
 
     /// A sum and an exchange whose results are known: a library that takes a handle for another one may do nothing, and say
@@ -107,16 +149,20 @@ pub unsafe extern "C" fn mg_mpi_load(paths: *const u8, paths_len: u32) -> i32 {
     guard(|| {
         // SAFETY: as promised by the caller.
         let paths = text(unsafe { input(paths, paths_len as usize, "paths") }?)?;
-        let mut world = lock();
-        if world.is_some() {
+        let mut mpi = lock();
+        if mpi.is_some() {
             return Ok(());
         }
+        let patient = Arc::new(AtomicBool::new(false));
         let mut tried = Vec::new();
         for path in paths.lines() {
-            match abi::open(path) {
+            match abi::open(path, &patient) {
                 Ok(opened) => {
-                    let (path, scratch) = (path.to_owned(), Scratch::default());
-                    *world = Some(World { opened, path, place: None, closed: false, scratch });
+                    let description = [path, &opened.version, opened.abi.name()].join("\n");
+                    let aborter = opened.mpi.aborter();
+                    let world = World { opened, path: path.into(), place: None, scratch: Scratch::default() };
+                    let thread = MpiThread::start(world, patient)?;
+                    *mpi = Some(Mpi { thread, description, place: None, closed: false, aborter });
                     return Ok(());
                 }
                 Err(why) => tried.push(format!("{path} ({why})")),
@@ -136,10 +182,9 @@ pub unsafe extern "C" fn mg_mpi_describe(description: *mut u8, description_len: 
     let status = guard(|| {
         // SAFETY: as promised by the caller.
         let out = unsafe { output(description, description_len as usize, "description") }?;
-        let world = lock();
-        let World { opened, path, .. } = world.as_ref().ok_or("no MPI library is open")?;
-        let lines = [path, &opened.version, opened.abi.name()].join("\n");
-        let lines = lines.get(..out.len()).unwrap_or(&lines);
+        let mpi = lock();
+        let Mpi { description, .. } = mpi.as_ref().ok_or("no MPI library is open")?;
+        let lines = &description[..description.floor_char_boundary(out.len())];
         out[..lines.len()].copy_from_slice(lines.as_bytes());
         written = lines.len() as i32;
         Ok(())
@@ -158,13 +203,13 @@ pub unsafe extern "C" fn mg_mpi_start(place: *mut u32, place_len: u32) -> i32 {
         let [rank, size] = (unsafe { output(place, place_len as usize, "place") })? else {
             return Err("place must have two elements".into());
         };
-        let mut world = lock();
-        let world = world.as_mut().ok_or("no MPI library is open")?;
-        if world.place.is_none() {
-            world.place = Some(world.opened.mpi.init()?);
-            world.prove()?;
+        let mut mpi = lock();
+        let mpi = mpi.as_mut().ok_or("no MPI library is open")?;
+        if mpi.place.is_none() {
+            mpi.place = Some(mpi.thread.call(|world| world.start())?);
+            mpi.thread.call(|world| world.prove())?;
         }
-        let (own, all) = world.place.unwrap_or((0, 1));
+        let (own, all) = mpi.place.unwrap_or((0, 1));
         (*rank, *size) = (own as u32, all as u32);
         Ok(())
     })
@@ -183,10 +228,18 @@ pub unsafe extern "C" fn mg_mpi_sum(values: *mut f32, values_len: u32, bf16: u32
     guard(|| {
         // SAFETY: as promised by the caller.
         let values = unsafe { output(values, values_len as usize, "values") }?;
-        let mut pool = Pool::new(1).map_err(|error| error.to_string())?;
-        sum(&mut pool, values, bf16)
+        let mut pool = one_thread()?;
+        with_world(|world| world.sum(&mut pool, values, wire(bf16)))
     })
 }
+
+/// Part of a tensor, for another thread.
+struct Lent {
+    values: NonNull<f32>,
+    len: usize,
+}
+// SAFETY: whoever makes one sees to it that nobody else touches the values meanwhile.
+unsafe impl Send for Lent {}
 
 /// The same for `len` elements of a tensor, without a copy.
 #[unsafe(no_mangle)]
@@ -194,18 +247,41 @@ pub extern "C" fn mg_mpi_sum_tensor(device: u32, values: u32, values_at: f64, le
     with_device(device, |d| {
         let span = Span { handle: values, offset: values_at, len: len as usize };
         let ([values], []) = d.tensors.operands([span], [])?;
-        sum(&mut d.pool, values, bf16)
+        let pool = &mut d.pool;
+        with_world(|world| world.sum(pool, values, wire(bf16)))
     })
 }
 
-fn sum(pool: &mut Pool, values: &mut [f32], bf16: u32) -> Result<(), String> {
-    with_world(|world| {
-        let (mut ranks, scratch) = world.ranks();
-        if !ranks.size().is_power_of_two() {
-            return Err(format!("{} ranks are not a power of two", ranks.size()));
-        }
-        reduce::sum(&mut ranks, pool, values, wire(bf16), scratch)
+/// Begins such a sum, which goes on while the caller computes elsewhere. The elements are not to be used until
+/// `mg_mpi_finish` has returned. All ranks begin the same sums in the same order.
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_mpi_begin_sum(device: u32, values: u32, values_at: f64, len: f64, bf16: u32) -> i32 {
+    with_device(device, |d| {
+        let span = Span { handle: values, offset: values_at, len: len as usize };
+        let ([values], []) = d.tensors.operands([span], [])?;
+        let lent = Lent { len: values.len(), values: NonNull::from(values).cast() };
+        let mut pool = one_thread()?;
+        with_mpi(|mpi| {
+            mpi.thread.begin(move |world| {
+                let Lent { values, len } = { lent };
+                // SAFETY: within a tensor, which is freed after `settle` only; the caller keeps off it until `mg_mpi_finish`.
+                let values = unsafe { std::slice::from_raw_parts_mut(values.as_ptr(), len) };
+                world.sum(&mut pool, values, wire(bf16))
+            });
+            Ok(())
+        })
     })
+}
+
+/// Waits for all sums that were begun.
+#[unsafe(no_mangle)]
+pub extern "C" fn mg_mpi_finish() -> i32 {
+    guard(|| with_mpi(|mpi| mpi.thread.finish()))
+}
+
+/// For additions beside a device whose threads compute.
+fn one_thread() -> Result<Pool, String> {
+    Pool::new(1).map_err(|error| error.to_string())
 }
 
 /// values = their sum over all ranks by the library's own algorithm, to compare with.
@@ -258,8 +334,8 @@ pub extern "C" fn mg_mpi_barrier() -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_mpi_abort(code: u32) -> i32 {
     guard(|| {
-        if let Some(world) = lock().as_ref().filter(|world| world.place.is_some() && !world.closed) {
-            world.opened.mpi.abort(code as i32);
+        if let Some(mpi) = lock().as_ref().filter(|mpi| mpi.place.is_some() && !mpi.closed) {
+            (mpi.aborter)(code as i32);
         }
         Ok(())
     })
@@ -269,9 +345,9 @@ pub extern "C" fn mg_mpi_abort(code: u32) -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_mpi_close() -> i32 {
     guard(|| match &mut *lock() {
-        Some(world) if world.place.is_some() && !world.closed => {
-            world.closed = true;
-            world.opened.mpi.finalize()
+        Some(mpi) if mpi.place.is_some() && !mpi.closed => {
+            mpi.closed = true;
+            mpi.thread.call(|world| world.opened.mpi.finalize())
         }
         _ => Ok(()),
     })
