@@ -1,9 +1,9 @@
 /** Training over MPI with the real program, under every launcher that is installed; without one the tests are skipped. */
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { NAMES, programArgs, TINY } from "../../cli/program.ts";
-import { ENVIRONMENT, type Launcher, mpiTest } from "../../native/mpi_launch.ts";
+import { NAMES, TINY } from "../../cli/program.ts";
+import { type Launcher, mpiTest } from "../../native/mpi_launch.ts";
+import { digests, ended, LONG, ranksOf, resumed, SHARED, start, until } from "./distributed_run.ts";
 import { withDirectory } from "../files/checkpoint_fixture.ts";
 
 /** {@link mpiTest} with a directory that holds `names.txt`. */
@@ -13,57 +13,6 @@ function trainingTest(name: string, fn: (launcher: Launcher, dir: string) => Pro
       await Deno.writeTextFile(join(dir, "names.txt"), NAMES);
       await fn(launcher, dir);
     }));
-}
-
-const SHARED = "--distributed mpi --threads 1 --grad-accum 4 --eval-every 3 --lr 0.01".split(" ");
-
-/** Starts `microgpt train`; a `$RANK` in its words is the number of the process. */
-function start({ program }: Launcher, ranks: number, args: string[]): Deno.ChildProcess {
-  const script = "RANK=${OMPI_COMM_WORLD_RANK:-$PMI_RANK}; for a; do shift; case $a in *@RANK*) " +
-    'a="${a%@RANK*}$RANK${a#*@RANK}";; esac; set -- "$@" "$a"; done; exec "$@"';
-  return new Deno.Command(program, {
-    args: ["-n", String(ranks), "sh", "-c", script, "sh", ...programArgs(["train", ...args])],
-    env: { ...ENVIRONMENT, MICROGPT_DEBUG: "" },
-    stdin: "null",
-    stdout: "piped",
-    stderr: "piped",
-    signal: AbortSignal.timeout(120_000), // mpirun ends its ranks when it is told to end
-  }).spawn();
-}
-
-async function ended(process: Deno.ChildProcess): Promise<{ code: number; text: string }> {
-  const { code, stdout, stderr } = await process.output();
-  return { code, text: new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr) };
-}
-
-/** Digests of weights and moments. */
-async function digests(dir: string): Promise<string[]> {
-  const files = ["weights", "optimizer_m", "optimizer_v"].map((name) => join(dir, `${name}.safetensors`));
-  return await Promise.all(files.map(async (path) => {
-    return createHash("sha256").update(await Deno.readFile(path)).digest("hex");
-  }));
-}
-
-/** The processes that a launcher started with `--output dir`, by Linux's /proc. */
-function ranksOf(dir: string): number[] {
-  return [...Deno.readDirSync("/proc")].map(({ name }) => Number(name)).filter((pid) => {
-    if (!Number.isInteger(pid)) return false;
-    try {
-      const words = Deno.readTextFileSync(`/proc/${pid}/cmdline`).split("\0");
-      return words[0] === Deno.execPath() && words[words.indexOf("--output") + 1] === dir;
-    } catch {
-      return false; // it ended meanwhile
-    }
-  });
-}
-
-/** Waits until a run has written something. */
-async function until(path: string): Promise<void> {
-  for (let i = 0; i < 600; i++) {
-    if (await Deno.stat(path).then(() => true, () => false)) return;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  throw new Error(`${path} does not appear`);
 }
 
 trainingTest("1, 2 and 4 ranks train the same weights and moments, bit for bit", async (launcher, dir) => {
@@ -96,8 +45,6 @@ trainingTest("processes that would each train alone are refused", async (launche
   assert.match(text, /2 processes were started .* train the whole model alone/);
 });
 
-const LONG = [...TINY, ...SHARED, "--checkpoint-every", "10", "--steps"];
-
 for (const [signal, whole] of [["SIGINT", true], ["SIGKILL", false]] as const) {
   const name = whole
     ? "Ctrl-C on one rank ends all with a checkpoint, which one process goes on from to the same bits"
@@ -122,8 +69,7 @@ for (const [signal, whole] of [["SIGINT", true], ["SIGKILL", false]] as const) {
       const { code, text } = await running;
       if (whole) assert.match(text, /resume with: /);
       if (whole || (victim !== undefined && !text.includes("model in "))) assert.notEqual(code, 0, text);
-      args = ["--resume", output, "--output", output, "--checkpoint-every", "10"];
-      args.push("--distributed", "mpi", "--threads", "1");
+      args = resumed(output);
     }
     const after = await ended(start(launcher, whole ? 1 : 2, args));
     if (!/is complete/.test(after.text)) assert.equal(after.code, 0, after.text);
