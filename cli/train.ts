@@ -128,16 +128,20 @@ function describe(plan: PlanEvent): void {
         mb(memory.batch)
       }`,
   );
-  if (plan.ranks) {
-    const { size, trafficBytes, sumSeconds } = plan.ranks;
-    const rate = `${(trafficBytes / sumSeconds / 1e9).toPrecision(2)} GB/s`;
-    entry(
-      "ranks",
-      size === 1 ? "1 process" : `${size} processes, each sends and receives ${mb(trafficBytes)} a step: ` +
-        `measured ${(1000 * sumSeconds).toPrecision(3)} ms, ${rate}`,
-    );
-  }
+  if (plan.ranks) entry("ranks", ranksLine(plan.ranks));
   for (const line of renderLengths(plan.lengths, unit)) say(line);
+}
+
+/** What sharing a step costs. */
+function ranksLine(ranks: NonNullable<PlanEvent["ranks"]>): string {
+  const { size, trafficBytes, sumSeconds, waitingShare, fittingGradAccum } = ranks;
+  if (size === 1) return "1 process";
+  const share = (part: number) => `${Math.round(100 * part)} %`;
+  return `${size} processes, each sends and receives ${(trafficBytes / 1e6).toFixed(1)} MB a step: ` +
+    `measured ${(1000 * sumSeconds).toPrecision(3)} ms, ${
+      (trafficBytes / sumSeconds / 1e9).toPrecision(2)
+    } GB/s; waiting takes about ${share(waitingShare)} of the time` +
+    (fittingGradAccum ? `, under 10 % with --grad-accum ${fittingGradAccum}` : "");
 }
 
 /** What is remembered of a run for its end. */

@@ -239,11 +239,23 @@ async function prepareLocked(
     trainingDocuments: split.training.length,
     validationDocuments: split.validation.length,
     memory: memoryPlan(device, config, trainingData, recipe.optimizer, buffers),
-    ...(ranks ? { ranks: ranks.measure(layout.length, options.reduceDtype === "bf16") } : {}),
+    ...(ranks ? { ranks: await planOfRanks(ranks, run, layout.length, recipe.gradAccum, options) } : {}),
     notices,
   };
   opened.move();
   return ready;
+}
+
+/** Measures, with the memory of training. @throws {MicrogptError} when that is short on this rank */
+async function planOfRanks(
+  ranks: Ranks,
+  run: TrainingRun,
+  parameters: number,
+  gradAccum: number,
+  { reduceDtype }: TrainOptions,
+): Promise<RanksPlan> {
+  const seconds = await run.trainer.timeMicroBatch();
+  return ranks.plan(parameters, reduceDtype === "bf16", gradAccum, seconds);
 }
 
 /** @throws {MicrogptError} when the settings of a new model do not go together */

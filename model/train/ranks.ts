@@ -8,7 +8,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import { openGroup } from "../devices.ts";
 import type { OptimizerState, StateName } from "../optimizer_state.ts";
 import { checkTrainOptions, type TrainOptions } from "./options.ts";
-import { trafficBytes } from "./scaling.ts";
+import { expectedStep, measuredNetwork, microBatchesFor, trafficBytes, type Work } from "./scaling.ts";
 import type { TrainingState } from "./trainer.ts";
 
 /** The processes of a run, and what adding up gradients costs them. */
@@ -21,12 +21,21 @@ export interface RanksPlan {
   trafficBytes: number;
   /** measured: adding up as many numbers as there are parameters */
   sumSeconds: number;
+  /** measured: gradients of one micro-batch, on the slowest rank */
+  microBatchSeconds: number;
+  /** part of a step in which ranks are expected to wait for each other */
+  waitingShare: number;
+  /** the `gradAccum` with which that would be less than a tenth, should it be more */
+  fittingGradAccum?: number;
 }
 
 /** Steps after which `Ranks.waiting` knows enough. */
 const OBSERVED_STEPS = 20;
 /** The share of time spent waiting that is worth a word. */
 const MUCH_WAITING = 0.1;
+
+/** By how much micro-batches differ in time once documents are dealt out: see dealing.ts. */
+const DEALT_VARIATION = 0.02;
 
 /** A rank's view of all. Every call is made by all ranks, at the same place. */
 export class Ranks {
@@ -82,23 +91,37 @@ export class Ranks {
     return new Float32Array(this.group.broadcast(bytes).slice().buffer);
   }
 
-  /** Traffic of a step and how long its sum takes, the best of three. */
-  measure(parameters: number, bf16: boolean): RanksPlan {
-    const { group } = this;
-    const values = new Float32Array(parameters);
-    const times = Array.from({ length: 3 }, () => {
-      group.barrier();
-      const started = performance.now();
-      group.sum(values);
-      return group.max([(performance.now() - started) / 1000])[0]!;
-    });
-    const { rank, size } = group;
-    return {
-      rank,
-      size,
-      trafficBytes: trafficBytes(parameters, size, bf16 ? 2 : 4),
-      sumSeconds: Math.min(...times),
+  /**
+   * What a step will cost. Its sum is measured, the best of three.
+   * @param ownMicroBatchSeconds measured on this rank
+   */
+  plan(parameters: number, bf16: boolean, gradAccum: number, ownMicroBatchSeconds: number): RanksPlan {
+    const { group, group: { rank, size } } = this;
+    const best = (values: Float32Array) =>
+      Math.min(...Array.from({ length: 3 }, () => {
+        group.barrier();
+        const started = performance.now();
+        group.sum(values);
+        return group.max([(performance.now() - started) / 1000])[0]!;
+      }));
+    const sumSeconds = best(new Float32Array(parameters));
+    const [microBatchSeconds] = group.max([ownMicroBatchSeconds]) as [number];
+    const traffic = trafficBytes(parameters, size, bf16 ? 2 : 4);
+    const plan = { rank, size, trafficBytes: traffic, sumSeconds, microBatchSeconds, waitingShare: 0 };
+    if (size === 1) return plan;
+    const work: Work = {
+      parameters,
+      microBatchSeconds,
+      variation: DEALT_VARIATION,
+      updateSeconds: 0,
+      bytesPerValue: bf16 ? 2 : 4,
+      addSecondsPerValue: 0, // is part of the measured sum
     };
+    const few = { seconds: best(new Float32Array(1)) };
+    const network = measuredNetwork(work, size, few, { values: parameters, seconds: sumSeconds });
+    const { waitingShare } = expectedStep(work, network, size, gradAccum);
+    const fitting = microBatchesFor(work, network, size, MUCH_WAITING);
+    return { ...plan, waitingShare, ...(fitting > gradAccum ? { fittingGradAccum: fitting } : {}) };
   }
 
   /** Notes the time of a step, and the part of it in which this rank waited for others. Leaves out the first, which warms up. */

@@ -102,7 +102,7 @@ export function microBatchesFor(work: Work, network: Network, ranks: number, sha
 
 /** A network from what a launch measured itself: a sum of few values, and one of many. */
 export function measuredNetwork(
-  work: Pick<Work, "addSecondsPerValue">,
+  work: Pick<Work, "addSecondsPerValue" | "bytesPerValue">,
   ranks: number,
   few: { seconds: number },
   many: { values: number; seconds: number },
@@ -110,7 +110,7 @@ export function measuredNetwork(
   const added = (1 - 1 / ranks) * many.values * work.addSecondsPerValue;
   const moving = Math.max(1e-9, many.seconds - 2 * few.seconds - added);
   return {
-    bytesPerSecond: trafficBytes(many.values, ranks) / moving,
+    bytesPerSecond: trafficBytes(many.values, ranks, work.bytesPerValue) / moving,
     latencySeconds: few.seconds / Math.log2(ranks),
     hostSecondsPerByte: 0,
   };

@@ -2,6 +2,7 @@
 import { isDataFile } from "../../data/dataset.ts";
 import type { LengthStatistics } from "../../data/lengths.ts";
 import type { Dtype } from "../../device/device.ts";
+import { MicrogptError } from "../../device/errors.ts";
 import { AgreedError } from "../../device/group.ts";
 import type { ModelConfig } from "../config.ts";
 import { endTraining } from "../devices.ts";
@@ -122,8 +123,19 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   } catch (error) {
     // any other error leaves ranks behind that wait for this one: they end with this program
     if (error instanceof AgreedError) endTraining();
-    throw error;
+    throw ofRank(ranks, error);
   }
+}
+
+/** An error of one rank names it, since all of them write to one terminal. */
+function ofRank({ group: { rank, size } }: Ranks, error: unknown): unknown {
+  if (size === 1 || !(error instanceof MicrogptError) || error instanceof AgreedError) return error;
+  const { message, hint, usage } = error;
+  return new MicrogptError(`rank ${rank} of ${size}: ${message}`, {
+    usage,
+    cause: error,
+    ...(hint === undefined ? {} : { hint }),
+  });
 }
 
 async function* runTraining(

@@ -23,13 +23,10 @@ export const ENVIRONMENT = {
   PRTE_MCA_rmaps_default_mapping_policy: ":oversubscribe",
 };
 
-/** The launchers that MICROGPT_MPIRUN names, with a colon between two; without it those of Debian, or mpirun. */
-async function launchers(): Promise<Launcher[]> {
-  const chosen = Deno.env.get("MICROGPT_MPIRUN");
-  const programs = chosen ? chosen.split(":") : ["mpirun.openmpi", "mpirun.mpich", "mpirun"];
+/** Those of some programs that are there. */
+async function working(programs: string[]): Promise<Launcher[]> {
   const found: Launcher[] = [];
   for (const program of programs) {
-    if (program === "mpirun" && found.length > 0) continue; // one of those before
     const version = await output(program, ["--version"]);
     if (version === undefined) continue;
     found.push({ program, family: /open ?mpi|open-?rte|prte/i.test(version) ? "Open MPI" : "MPICH" });
@@ -37,21 +34,35 @@ async function launchers(): Promise<Launcher[]> {
   return found;
 }
 
-/** The launchers of this machine. */
-export const LAUNCHERS = await launchers();
+const named = (variable: string) => Deno.env.get(variable)?.split(":").filter((one) => one !== "") ?? [];
+
+/** The launchers of this machine: those that MICROGPT_MPIRUN names, with a colon between two; else Debian's, else mpirun. */
+export const LAUNCHERS = await working(named("MICROGPT_MPIRUN"));
+if (LAUNCHERS.length === 0) LAUNCHERS.push(...await working(["mpirun.openmpi", "mpirun.mpich"]));
+if (LAUNCHERS.length === 0) LAUNCHERS.push(...await working(["mpirun"]));
+
+/** Other versions, which MICROGPT_MORE_MPIRUN names; they take part in what depends on the library most. */
+const MORE = await working(named("MICROGPT_MORE_MPIRUN"));
 
 /**
  * A test under each launcher; without one it is skipped, and its name says so.
+ * @param options.everywhere under other versions of MPI, too
  * @throws where MICROGPT_REQUIRE_MPI=1 and there is none
  */
-export function mpiTest(name: string, fn: (launcher: Launcher) => Promise<void>): void {
+export function mpiTest(
+  name: string,
+  fn: (launcher: Launcher) => Promise<void>,
+  { everywhere = false } = {},
+): void {
   if (LAUNCHERS.length === 0) {
     if (Deno.env.get("MICROGPT_REQUIRE_MPI") === "1") {
       throw new Error("MICROGPT_REQUIRE_MPI=1, and no mpirun");
     }
     Deno.test({ name: `${name} (skipped: no mpirun)`, ignore: true, fn() {} });
   }
-  for (const launcher of LAUNCHERS) Deno.test(`${name}, ${launcher.program}`, () => fn(launcher));
+  for (const launcher of [...LAUNCHERS, ...everywhere ? MORE : []]) {
+    Deno.test(`${name}, ${launcher.program}`, () => fn(launcher));
+  }
 }
 
 async function output(program: string, args: string[]): Promise<string | undefined> {

@@ -1,7 +1,7 @@
 /** One rank of what mpi_test.ts starts under mpirun: `deno run -A mpi_rank.ts WHAT`. Rank 0 prints. */
 import { createHash } from "node:crypto";
 import { openDevice } from "../../model/devices.ts";
-import { checkAgreement, leaveAfter } from "../../device/group.ts";
+import { ALONE, checkAgreement, leaveAfter } from "../../device/group.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import type { Device } from "../../device/device.ts";
 import {
@@ -10,10 +10,11 @@ import {
   ownMicroBatches,
   sumOverRanks,
 } from "../../model/train/gradient_sum.ts";
+import type { ModelConfig } from "../../model/config.ts";
 import { networkOf } from "../../model/networks.ts";
 import { emptyState } from "../../model/optimizer_state.ts";
 import { digestOfArrays, Ranks } from "../../model/train/ranks.ts";
-import { Trainer, type TrainingData } from "../../model/train/trainer.ts";
+import { type Recipe, Trainer, type TrainingData } from "../../model/train/trainer.ts";
 import { type MpiGroup, openMpiGroup } from "../../native/mpi.ts";
 import { gaussian } from "../device/device_cases.ts";
 
@@ -45,40 +46,54 @@ async function treeDigests(group: MpiGroup, device: Device): Promise<string[]> {
   return digests;
 }
 
-/** The weights after two steps of a network whose gradients travel in several parts: a head of 4 MB, layers of 3 MB. */
-async function trainedDigest(group: MpiGroup): Promise<string> {
+/** A trainer whose batches are short; how many it loads is counted. */
+async function trainerOf(
+  ranks: Ranks,
+  config: ModelConfig,
+  recipe: Pick<Recipe, "totalSteps" | "gradAccum">,
+  seed = 1,
+) {
   const device = await openDevice({ device: "cpu", threads: 1 });
-  const config = { vocab_size: 4096, n_embd: 256, n_head: 4, n_layer: 3, block_size: 16 };
   const { layout, initialParameters } = networkOf(config);
+  const vocabulary = config.vocab_size;
+  const batch = (number: number) => {
+    const length = 8 + number % 8;
+    const tokens = Uint32Array.from({ length }, (_, i) => (i * 37 + number * 101) % vocabulary);
+    return {
+      tokens,
+      targets: tokens.map((id) => (id + 1) % vocabulary),
+      starts: Uint32Array.of(0, 5, length),
+    };
+  };
   const data: TrainingData = {
     maxTokens: 24,
     maxDocuments: 2,
-    batch: (number) => {
-      const tokens = Uint32Array.from({ length: 8 + number % 8 }, (_, i) => (i * 37 + number * 101) % 4096);
-      return {
-        tokens,
-        targets: tokens.map((id) => (id + 1) % 4096),
-        starts: Uint32Array.of(0, 5, tokens.length),
-      };
-    },
-    validation: () => [],
-    validationBytes: 0,
+    batch,
+    validation: () => [20, 21, 22, 23, 24].map(batch),
+    validationBytes: 50,
   };
-  const recipe = {
-    totalSteps: 2,
-    learningRate: 0.01,
-    warmupSteps: 0,
-    weightDecay: 0,
-    gradClip: 1,
-    gradAccum: 8,
-  };
-  const ranks = new Ranks(group, "test", {});
-  const trainer = new Trainer(device, config, data, { ...recipe, evalEvery: 0 }, false, ranks);
-  const state = { step: 0, adamStep: 0, params: initialParameters(1), optimizer: emptyState(layout) };
+  const rest = { learningRate: 0.01, warmupSteps: 0, weightDecay: 0, gradClip: 1, evalEvery: 0 };
+  const trainer = new Trainer(device, config, data, { ...rest, ...recipe }, false, ranks);
+  const state = { step: 0, adamStep: 0, params: initialParameters(seed), optimizer: emptyState(layout) };
   trainer.load(state);
-  for await (const event of trainer.run(2, { lastGood: () => Promise.resolve(state) })) {
-    if (event.type !== "step" || !event.applied) throw new Error(JSON.stringify(event));
-  }
+  const run = async () => {
+    for await (
+      const event of trainer.run(recipe.totalSteps, { lastGood: () => Promise.resolve(state) })
+    ) {
+      if (event.type !== "step" || !event.applied) throw new Error(JSON.stringify(event));
+    }
+  };
+  return { device, trainer, run };
+}
+
+const TINY = { vocab_size: 50, n_embd: 8, n_head: 2, n_layer: 1, block_size: 16 };
+
+/** The weights after two steps of a network whose gradients travel in several parts: a head of 4 MB, layers of 3 MB. */
+async function trainedDigest(group: MpiGroup): Promise<string> {
+  const config = { vocab_size: 4096, n_embd: 256, n_head: 4, n_layer: 3, block_size: 16 };
+  const recipe = { totalSteps: 2, gradAccum: 8 };
+  const { device, trainer, run } = await trainerOf(new Ranks(group, "test", {}), config, recipe);
+  await run();
   const { params, optimizer } = await trainer.snapshot();
   device.destroy();
   return digestOfArrays([params, ...Object.values(optimizer)]);
@@ -95,6 +110,25 @@ const programs: Record<string, (group: MpiGroup) => unknown> = {
     return digests;
   },
   trains: trainedDigest,
+  async diverges(group) {
+    const recipe = { totalSteps: 120, gradAccum: 2 };
+    const { run } = await trainerOf(new Ranks(group, "test", {}), TINY, recipe, group.rank + 1);
+    await run();
+    return "nobody noticed";
+  },
+  async evaluates(group) {
+    const shared = await trainerOf(new Ranks(group, "test", {}), TINY, { totalSteps: 1, gradAccum: 2 });
+    let own = 0;
+    const load = shared.device.loadBatch.bind(shared.device);
+    shared.device.loadBatch = (...batch) => {
+      own++;
+      load(...batch);
+    };
+    const { loss } = (await shared.trainer.evaluate())!;
+    const alone = await trainerOf(new Ranks(ALONE, "test", {}), TINY, { totalSteps: 1, gradAccum: 2 });
+    const [all] = group.total([own]);
+    return [own, all, loss, (await alone.trainer.evaluate())!.loss];
+  },
   bf16(group) {
     const values = Float32Array.from({ length: 700_000 }, (_, i) => (group.rank + 1) * (i % 128));
     group.sum(values);

@@ -15,6 +15,29 @@ mpiTest(
   },
 );
 
+mpiTest("another version of MPI sums to the same bits, and ends when a rank dies", async (launcher) => {
+  const [one, two] = [await launch(launcher, 1, "trains"), await launch(launcher, 2, "trains")];
+  assert.equal(two.code, 0, `${two.text}\n${two.errors}`);
+  assert.equal(two.text, one.text);
+  assert.notEqual((await launch(launcher, 2, "killed")).code, 0);
+}, { everywhere: true });
+
+mpiTest("weights that differ are noticed, and the rank is named", async (launcher) => {
+  const { code, text } = await launch(launcher, 2, "diverges");
+  assert.notEqual(code, 0);
+  assert.match(
+    text,
+    /error: rank 1 differs from rank 0 in its weights after step 100 \| its processor or memory/,
+  );
+});
+
+mpiTest("evaluations are shared", async (launcher) => {
+  const { text, errors } = await launch(launcher, 2, "evaluates");
+  const [own, all, loss, alone] = JSON.parse(text);
+  assert.deepEqual([own, all], [3, 5], errors); // of five batches rank 0 measures three
+  assert.equal(loss, alone);
+});
+
 mpiTest("sums that travel while other gradients are computed leave the same bits", async (launcher) => {
   const digests = [];
   for (const ranks of [1, 2, 4]) {

@@ -5,6 +5,8 @@
  */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
+import { ended, start } from "../model/train/distributed_run.ts";
+import { LAUNCHERS } from "../native/mpi_launch.ts";
 import { compile } from "../../scripts/compile.ts";
 
 const made = Deno.env.get("MICROGPT_PROGRAM") ?? "";
@@ -163,6 +165,19 @@ async function checkProgram(t: Deno.TestContext, program: Program, data: string)
     });
     assert.notEqual(stdout.trim(), "");
   });
+  for (const launcher of LAUNCHERS) {
+    await t.step(`two ranks under ${launcher.program}`, async () => {
+      const shared = ["--steps", "3", "--distributed", "mpi", "--threads", "1", "--grad-accum", "2"];
+      const output = `${program.folder}/shared`;
+      const words = ["train", ...names, ...shared, "--output", output];
+      const { code, text } = await ended(
+        start(launcher, 2, [], [`${program.folder}/microgpt${suffix}`, ...words]),
+      );
+      assert.equal(code, 0, text);
+      assert.equal(text.split("model in ").length, 2, text); // only rank 0 speaks
+      await Deno.remove(output, { recursive: true });
+    });
+  }
   await t.step("errors are one line", async () => {
     await program.fails(1, ["generate", "--model-dir", "nowhere"], /^error: .*nowhere/m);
     await program.fails(2, ["train", "--stpes", "3"], /^error: unknown option '--stpes'/m);

@@ -1,7 +1,7 @@
 /** Training over MPI with the real program, under every launcher that is installed; without one the tests are skipped. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { NAMES, TINY } from "../../cli/program.ts";
+import { NAMES, programArgs, TINY } from "../../cli/program.ts";
 import { type Launcher, mpiTest } from "../../native/mpi_launch.ts";
 import { digests, ended, LONG, ranksOf, resumed, SHARED, start, until } from "./distributed_run.ts";
 import { withDirectory } from "../files/checkpoint_fixture.ts";
@@ -36,6 +36,22 @@ trainingTest("a rank with other data is named, and nothing is trained", async (l
   const { code, text } = await ended(start(launcher, 2, args));
   assert.notEqual(code, 0);
   assert.match(text, /rank 1 differs from rank 0 in its training data/);
+});
+
+trainingTest("a rank without memory says so, and ends the others", async (launcher, dir) => {
+  if (Deno.build.os !== "linux") return;
+  // a document of 16,000 tokens, and room for 64 of them; memory that is not touched costs rank 0 nothing
+  await Deno.writeTextFile(join(dir, "long.txt"), `${NAMES}\n${"many words ".repeat(3000)}`);
+  const output = join(dir, "model");
+  const sizes = "--block-size 16384 --batch-size 64 --n-embd 64 --val-fraction 0".split(" ");
+  const args = ["--input", join(dir, "long.txt"), "--output", output, ...TINY, ...SHARED, ...sizes];
+  const limited = ["sh", "-c", 'if [ @RANK = 1 ]; then ulimit -d 1500000; fi; exec "$@"', "sh"];
+  const { code, text } = await ended(
+    start(launcher, 2, args, [...limited, ...programArgs(["train", ...args])]),
+  );
+  assert.notEqual(code, 0);
+  assert.match(text, /error: rank 1 of 2: not enough memory for .*: [\d,]+ MB/);
+  await assert.rejects(Deno.stat(join(output, "weights.safetensors")), Deno.errors.NotFound);
 });
 
 trainingTest("processes that would each train alone are refused", async (launcher, dir) => {
