@@ -13,6 +13,7 @@ import {
 import type { ModelConfig } from "../../model/config.ts";
 import { networkOf } from "../../model/networks.ts";
 import { emptyState } from "../../model/optimizer_state.ts";
+import { DEFAULTS } from "../../model/settings.ts";
 import { digestOfArrays, Ranks } from "../../model/train/ranks.ts";
 import { type Recipe, Trainer, type TrainingData } from "../../model/train/trainer.ts";
 import { type MpiGroup, openMpiGroup } from "../../native/mpi.ts";
@@ -72,7 +73,7 @@ async function trainerOf(
     validation: () => [20, 21, 22, 23, 24].map(batch),
     validationBytes: 50,
   };
-  const rest = { learningRate: 0.01, warmupSteps: 0, weightDecay: 0, gradClip: 1, evalEvery: 0 };
+  const rest = { ...DEFAULTS, warmupSteps: 0, evalEvery: 0 };
   const trainer = new Trainer(device, config, data, { ...rest, ...recipe }, false, ranks);
   const state = { step: 0, adamStep: 0, params: initialParameters(seed), optimizer: emptyState(layout) };
   trainer.load(state);
