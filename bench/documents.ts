@@ -9,11 +9,13 @@
  */
 import { parseArgs } from "node:util";
 import { BatchSampler } from "../data/batches.ts";
-import { documentsOf, encodeDataset, loadDataset, textsOf } from "../data/dataset.ts";
-import { fitDocuments, ownEncoder } from "../data/documents.ts";
-import { splitDocuments, splitHashes } from "../data/split.ts";
-import { trainTokenizer } from "../model/devices.ts";
+import { openCorpus } from "../data/corpus.ts";
+import { ownEncoder } from "../data/documents.ts";
+import { fitDocuments, piecesOf } from "../data/tokens/pieces.ts";
+import { prepareTokens } from "../data/tokens/prepare_tokens.ts";
+import { openTokenizer, openWordCounter } from "../model/devices.ts";
 import { DEFAULTS, type PresetName, PRESETS, type Settings } from "../model/settings.ts";
+import { countLengths, splitData } from "../model/train/training_data.ts";
 
 const { values: flags } = parseArgs({
   options: {
@@ -32,21 +34,27 @@ const settings: Settings = {
   ...(flags.preset === "defaults" ? {} : PRESETS[flags.preset as PresetName]),
 };
 
-const data = await loadDataset(flags.input, flags.chat ? "chat" : "text");
-const tokenizer = await trainTokenizer(textsOf(data), {
-  vocabSize: settings.vocabSize,
-  chat: data.mode === "chat",
+const corpus = await openCorpus({ input: flags.input, chat: flags.chat });
+const { vocabSize, blockSize, seed } = settings;
+const tokens = await prepareTokens(corpus, {
+  newTokenizer: {
+    key: `${vocabSize}`,
+    sample: 0,
+    openCounter: () => openWordCounter({ vocabSize, chat: flags.chat }),
+    load: (json) => openTokenizer(json),
+  },
+  encoderOf: ownEncoder,
+  answersOnly: false,
+  seed,
+  cacheDir: undefined,
+  cacheBytes: 0,
 });
-const documents = fitDocuments(
-  encodeDataset(data, ownEncoder(tokenizer)),
-  settings.blockSize,
-  flags.chat,
-  data.mode,
-);
-const hashes = splitHashes(documentsOf(data), settings.seed);
-const kept = Float64Array.from(documents.numbers, (d) => hashes[d]!);
-const split = splitDocuments(kept, settings.valFraction);
-const sampler = new BatchSampler(documents, split.training, settings.batchSize, settings.seed);
+const counts = countLengths(tokens.store);
+const long = flags.chat ? "skip" : "truncate";
+const { kept } = fitDocuments(tokens.store, counts, blockSize, long, false, corpus.mode);
+const parts = splitData(tokens, kept, corpus.mode, settings, undefined, []);
+const pieces = piecesOf(tokens.store, parts.training, blockSize, long);
+const sampler = new BatchSampler(pieces, settings.batchSize, seed);
 
 const ids: number[] = [];
 const offsets = [0];

@@ -1,5 +1,6 @@
 import { basename, resolve } from "node:path";
 import {
+  CORPUS_OPTIONS,
   DEFAULTS,
   DEVICE_OPTIONS,
   type EndEvent,
@@ -35,13 +36,9 @@ import { LineProgress, LiveProgress } from "./progress.ts";
 
 export const command: Command = {
   flags: [
-    {
-      name: "--input",
-      value: "file",
-      help: "text, one document a line, or JSONL with --chat; - is standard input",
-    },
+    ...flagsOf(CORPUS_OPTIONS),
     { name: "--output", value: "dir", help: "where the model goes", default: "output" },
-    { name: "--chat", help: "the input is conversations: JSONL of [{role, content}, …]" },
+    { name: "--chat", help: "the input is conversations, such as JSONL of [{role, content}, …]" },
     { name: "--preset", value: "name", help: "settings to start from", choices: Object.keys(PRESETS) },
     { name: "--resume", value: "dir", help: "go on from this checkpoint" },
     { name: "--from", value: "dir", help: `start from the weights of ${ANY_MODEL}` },

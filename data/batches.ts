@@ -1,13 +1,13 @@
 /** Batches: which documents a step sees, and how they are packed for the device. */
 
 import type { PackedDocuments } from "../device/device.ts";
-import { mixSeed, permutation } from "../device/random.ts";
-import type { TokenDocuments } from "./documents.ts";
+import { mixSeed, shuffled } from "../device/random.ts";
+import type { Pieces } from "./tokens/pieces.ts";
 
-/** Packs documents end to end into the arrays that the device loads, without allocating for each batch. */
+/** Packs pieces of documents end to end into the arrays that the device loads, without allocating for each batch. */
 class DocumentPacker {
   readonly maxTokens: number;
-  readonly #documents: TokenDocuments;
+  readonly #pieces: Pieces;
   readonly #tokens: Uint32Array;
   readonly #targets: Uint32Array;
   readonly #starts: Uint32Array;
@@ -17,13 +17,13 @@ class DocumentPacker {
   #count = 0;
   #used = 0;
 
-  constructor(documents: TokenDocuments, maxTokens: number, maxDocuments: number) {
-    this.#documents = documents;
+  constructor(pieces: Pieces, maxTokens: number, maxDocuments: number) {
+    this.#pieces = pieces;
     this.maxTokens = maxTokens;
     this.#tokens = new Uint32Array(maxTokens);
     this.#targets = new Uint32Array(maxTokens);
     this.#starts = new Uint32Array(maxDocuments + 1);
-    this.#weights = documents.counted && new Float32Array(maxTokens);
+    this.#weights = pieces.answersOnly ? new Float32Array(maxTokens) : undefined;
   }
 
   get count(): number {
@@ -36,18 +36,18 @@ class DocumentPacker {
   }
 
   /**
-   * Adds a document if it fits, and returns whether it did. Inputs are all ids but the last, targets all but the first.
+   * Adds a piece if it fits, and returns whether it did. Inputs are all ids but the last, targets all but the first.
    */
-  add(document: number): boolean {
-    const { ids, offsets, counted } = this.#documents;
-    const start = offsets[document]!;
-    const length = offsets[document + 1]! - start - 1;
+  add(piece: number): boolean {
+    const length = this.#pieces.inputs(piece);
     if (this.#used + length > this.maxTokens || this.#count + 1 >= this.#starts.length) return false;
+    const ids = this.#pieces.ids(piece);
+    const counted = this.#pieces.counted(piece);
     // A loop, because documents may be a few tokens long, and `set` would need a new view for each.
     for (let i = 0; i < length; i++) {
-      this.#tokens[this.#used + i] = ids[start + i]!;
-      this.#targets[this.#used + i] = ids[start + i + 1]!;
-      if (this.#weights) this.#weights[this.#used + i] = counted![start + i + 1]!;
+      this.#tokens[this.#used + i] = ids[i]!;
+      this.#targets[this.#used + i] = ids[i + 1]!;
+      if (this.#weights) this.#weights[this.#used + i] = counted![i + 1]!;
     }
     this.#used += length;
     this.#starts[++this.#count] = this.#used;
@@ -71,33 +71,30 @@ export function countedTargets({ targets, weights }: PackedDocuments): number {
 }
 
 /**
- * Draws training batches. Epoch e visits all documents in an order that depends on the seed and e alone, and batch b
+ * Draws training batches. Epoch e visits all pieces in an order that depends on the seed and e alone, and batch b
  * takes positions b · batchSize … of the endless series of epochs: there is no state but the batch's number, so a
- * resumed run sees what an uninterrupted one would. A batch may span epochs, and holds a document several times if
+ * resumed run sees what an uninterrupted one would. A batch may span epochs, and holds a piece several times if
  * there are fewer than batchSize.
  */
 export class BatchSampler {
-  /** Most inputs a batch can hold: batchSize times the longest document. */
+  /** Most inputs a batch can hold: batchSize times the longest piece. */
   readonly maxTokens: number;
   readonly batchSize: number;
-  readonly #indices: Uint32Array;
+  readonly #count: number;
   readonly #seed: number;
   readonly #packer: DocumentPacker;
   /** The epoch whose order is cached. */
   #epoch = -1;
-  #order: Uint32Array = new Uint32Array(0);
+  #order: (position: number) => number = () => 0;
 
-  /**
-   * @param documents each of at least two ids
-   * @param indices the documents to train on, at least one
-   */
-  constructor(documents: TokenDocuments, indices: Uint32Array, batchSize: number, seed: number) {
-    if (indices.length === 0) throw new RangeError("no document to draw from");
+  /** @param pieces at least one */
+  constructor(pieces: Pieces, batchSize: number, seed: number) {
+    if (pieces.count === 0) throw new RangeError("no document to draw from");
     this.batchSize = batchSize;
-    this.#indices = indices;
+    this.#count = pieces.count;
     this.#seed = mixSeed(seed);
-    this.maxTokens = batchSize * longestInput(documents, indices);
-    this.#packer = new DocumentPacker(documents, this.maxTokens, batchSize);
+    this.maxTokens = batchSize * pieces.longest;
+    this.#packer = new DocumentPacker(pieces, this.maxTokens, batchSize);
   }
 
   /**
@@ -106,47 +103,38 @@ export class BatchSampler {
    */
   batch(number: number): PackedDocuments {
     this.#packer.clear();
-    for (let i = 0; i < this.batchSize; i++) this.#packer.add(this.#document(number * this.batchSize + i));
+    for (let i = 0; i < this.batchSize; i++) this.#packer.add(this.#piece(number * this.batchSize + i));
     return this.#packer.packed();
   }
 
-  /** The document at a position of the endless series of epochs. */
-  #document(position: number): number {
-    const n = this.#indices.length;
-    const epoch = Math.floor(position / n);
+  /** The piece at a position of the endless series of epochs. */
+  #piece(position: number): number {
+    const epoch = Math.floor(position / this.#count);
     if (epoch !== this.#epoch) {
-      this.#order = permutation(mixSeed(this.#seed + epoch * 0x1_0000_0000), n);
+      this.#order = shuffled(mixSeed(this.#seed + epoch * 0x1_0000_0000), this.#count);
       this.#epoch = epoch;
     }
-    return this.#indices[this.#order[position - epoch * n]!]!;
+    return this.#order(position - epoch * this.#count);
   }
 }
 
 /**
- * Packs documents, in order, into as few batches as possible, to evaluate them.
- * @param maxTokens inputs a batch may hold; at least the longest document's
- * @param maxDocuments documents a batch may hold
+ * Packs pieces, in order, into as few batches as possible, to evaluate them.
+ * @param maxTokens inputs a batch may hold; at least the longest piece's
+ * @param maxDocuments pieces a batch may hold
  * @returns batches whose arrays the next one overwrites
  */
 export function* batchesInOrder(
-  documents: TokenDocuments,
-  indices: Uint32Array,
+  pieces: Pieces,
   maxTokens: number,
   maxDocuments: number,
 ): Generator<PackedDocuments> {
-  const packer = new DocumentPacker(documents, maxTokens, maxDocuments);
-  for (const document of indices) {
-    if (packer.add(document)) continue;
+  const packer = new DocumentPacker(pieces, maxTokens, maxDocuments);
+  for (let piece = 0; piece < pieces.count; piece++) {
+    if (packer.add(piece)) continue;
     yield packer.packed();
     packer.clear();
-    if (!packer.add(document)) throw new RangeError(`document ${document} alone exceeds ${maxTokens} tokens`);
+    if (!packer.add(piece)) throw new RangeError(`document ${piece} alone exceeds ${maxTokens} tokens`);
   }
   if (packer.count > 0) yield packer.packed();
-}
-
-/** The largest number of inputs (ids less one) in any of the documents. */
-export function longestInput(documents: TokenDocuments, indices: Uint32Array): number {
-  let longest = 0;
-  for (const d of indices) longest = Math.max(longest, documents.offsets[d + 1]! - documents.offsets[d]! - 1);
-  return longest;
 }

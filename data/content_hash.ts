@@ -42,7 +42,10 @@ export function contentHash(text: string, seed: number): number {
  * @param seed 32 bits
  * @returns [documents]
  */
-export function contentHashes(documents: readonly (string | Message[])[], seed: number): Float64Array {
+export function contentHashes(
+  documents: readonly (string | Message[])[],
+  seed: number,
+): Float64Array<ArrayBuffer> {
   const hashes = new Float64Array(documents.length);
   documents.forEach((document, d) => {
     const text = typeof document === "string"

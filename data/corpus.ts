@@ -8,7 +8,6 @@ import { checkOptions } from "../device/options.ts";
 import { MicrogptError } from "../device/errors.ts";
 import { cleanupNotice, describe, emptyMessagesNotice, type Message } from "./chat.ts";
 import { CORPUS_OPTIONS, type CorpusSettings } from "./corpus_options.ts";
-import { IN_MEMORY } from "./dataset.ts";
 import { readConversation } from "./reading/conversation.ts";
 import { type FileSummary, readFile } from "./reading/file_reader.ts";
 import { findInputFiles, type InputFile } from "./reading/input_files.ts";
@@ -34,6 +33,8 @@ export interface Corpus {
   files: { path: string; bytes: number; modified: number }[];
   /** bytes of all files; undefined where they are not known before reading */
   totalBytes: number | undefined;
+  /** what the documents depend on besides the files: how they are read */
+  settings: Record<string, unknown>;
   /** whether `blocks` may be called again: files and arrays yes, standard input, pipes and generators no */
   rereadable: boolean;
   /**
@@ -75,6 +76,14 @@ export interface CorpusOptions extends Partial<Omit<CorpusSettings, "input">> {
   chat?: boolean;
   /** the model has a token for system text: such messages are kept with the role "system" */
   keepSystem?: boolean;
+}
+
+/** The path given to data that a program passed in. */
+export const IN_MEMORY = "(memory)";
+
+/** Whether a `dataset_path` names files, which can be read again; "-" is standard input. */
+export function isDataFile(datasetPath: string): boolean {
+  return datasetPath !== "-" && datasetPath !== IN_MEMORY;
 }
 
 /** Most files that are described one by one; if there are more, those read alike are described together. */
@@ -152,6 +161,7 @@ abstract class CountedCorpus implements Corpus {
   abstract readonly files: InputFile[];
   abstract readonly totalBytes: number | undefined;
   abstract readonly rereadable: boolean;
+  abstract readonly settings: Record<string, unknown>;
   protected reading: Reading | undefined;
 
   abstract blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock>;
@@ -225,6 +235,7 @@ class FileCorpus extends CountedCorpus {
   readonly path: string;
   readonly totalBytes: number | undefined;
   readonly rereadable: boolean;
+  readonly settings: Record<string, unknown>;
   readonly #options: CorpusOptions;
   readonly #notices: string[];
 
@@ -239,6 +250,8 @@ class FileCorpus extends CountedCorpus {
     this.path = inputs.join(", ");
     this.#options = options;
     this.#notices = notices;
+    const { keepSystem = false, strict = false, format, document, field } = options;
+    this.settings = { mode: this.mode, keepSystem, strict, format, document, field };
     this.rereadable = files.length > 0 && files.every(({ regular }) => regular);
     this.totalBytes = this.rereadable ? files.reduce((sum, { bytes }) => sum + bytes, 0) : undefined;
   }
@@ -347,6 +360,7 @@ class MemoryCorpus extends CountedCorpus {
   readonly inputs = [];
   readonly files = [];
   readonly totalBytes = undefined;
+  readonly settings = {};
   readonly rereadable: boolean;
   readonly #items: Items<unknown>;
   readonly #options: Pick<CorpusOptions, "strict" | "keepSystem">;

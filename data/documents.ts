@@ -9,31 +9,49 @@ export interface TokenDocuments {
   ids: Uint32Array;
   /** [documents + 1] */
   offsets: Uint32Array;
-  /** [ids] 1 where an id counts as a target, 0 where it does not; absent: all count */
-  counted?: Uint8Array;
+  /** [ids] of conversations, what is known of each id: a sum of {@link MARKS} */
+  marks?: Uint8Array;
 }
 
 /** How documents become tokens, which depends on whose model it is. */
 export interface DocumentEncoder {
+  /** tells it from others that the same tokenizer may have */
+  readonly key: string;
   /** the token that ends a document, where one does; as a target it counts as a byte of text */
   readonly end: number | undefined;
   /** Texts as documents. */
-  texts(documents: string[]): TokenDocuments;
+  texts(documents: string[]): Promise<TokenDocuments>;
   /**
    * Conversations as documents.
-   * @param answersOnly what the assistant says counts as a target, and the end of its turns; nothing else does
+   * @param answersOnly what the assistant says will count as a target, and the end of its turns, and nothing else: it
+   * must be marked
    */
-  conversations(conversations: Message[][], answersOnly: boolean): TokenDocuments;
+  conversations(conversations: Message[][], answersOnly: boolean): Promise<TokenDocuments>;
 }
 
 /** This program's own way: documents stand between two `<bos>`. */
 export function ownEncoder(tokenizer: Tokenizer): DocumentEncoder {
   return {
+    key: "",
     end: tokenizer.id(SPECIAL_TOKENS.bos),
-    texts: (documents) => encodeText(documents, tokenizer),
-    conversations: (conversations, answersOnly) => encodeChat(conversations, tokenizer, answersOnly),
+    texts: async (documents) =>
+      encodeText(documents, tokenizer, await tokenizer.encodeInBackground(documents)),
+    conversations: async (conversations) => {
+      const texts = conversations.flat().map(({ content }) => content);
+      return encodeChat(conversations, tokenizer, await tokenizer.encodeInBackground(texts));
+    },
   };
 }
+
+/** What is known of the ids of a conversation. */
+export const MARKS = {
+  /** it is part of what the assistant says, or the end of its turn: a target that counts where only answers do */
+  answer: 1,
+  /** a message begins with it */
+  message: 2,
+  /** a message of the user begins with it */
+  question: 4,
+} as const;
 
 /**
  * Text documents as tokens: `[<bos>, …tokens…, <bos>]`.
@@ -61,14 +79,12 @@ export function encodeText(
 
 /**
  * Conversations as tokens: `[<bos>, (<user>|<assistant>), …tokens…, <end_turn>, …, <bos>]`.
- * @param answersOnly what the assistant says counts as a target, and the end of its turns; nothing else does
  * @param encoded their messages in order, where they are encoded already
  * @throws {MicrogptError} when the tokenizer has no chat tokens
  */
 export function encodeChat(
   conversations: Message[][],
   tokenizer: Tokenizer,
-  answersOnly = false,
   encoded: EncodedDocuments = tokenizer.encode(
     conversations.flatMap((messages) => messages.map(({ content }) => content)),
   ),
@@ -84,24 +100,25 @@ export function encodeChat(
   };
   const messages = encoded.offsets.length - 1;
   const ids = new Uint32Array(encoded.ids.length + 2 * messages + 2 * conversations.length);
-  const counted = answersOnly ? new Uint8Array(ids.length) : undefined;
+  const marks = new Uint8Array(ids.length);
   const offsets = new Uint32Array(conversations.length + 1);
   let at = 0;
   let turn = 0;
   conversations.forEach((messages, d) => {
     ids[at++] = bos;
     for (const message of messages) {
+      marks[at] = MARKS.message + (message.role === "user" ? MARKS.question : 0);
       ids[at++] = role[message.role];
       const start = at;
       at = copyIds(encoded, turn, ids, at);
       ids[at++] = endTurn;
-      if (message.role === "assistant") counted?.fill(1, start, at);
+      if (message.role === "assistant") marks.fill(MARKS.answer, start, at);
       turn++;
     }
     ids[at++] = bos;
     offsets[d + 1] = at;
   });
-  return { ids, offsets, ...(counted ? { counted } : {}) };
+  return { ids, offsets, marks };
 }
 
 /** Copies the ids of text `t` to `ids` from `at` on. @returns where they end */
@@ -110,116 +127,6 @@ function copyIds(encoded: EncodedDocuments, t: number, ids: Uint32Array, at: num
   if (end - start > 64) ids.set(encoded.ids.subarray(start, end), at);
   else for (let i = start; i < end; i++) ids[at + i - start] = encoded.ids[i]!;
   return at + end - start;
-}
-
-/** Documents that all fit, and what it took to make them fit. */
-export interface FittedDocuments extends TokenDocuments {
-  /** the number each of them had before some were dropped */
-  numbers: Uint32Array;
-  /** what to print when some were too long */
-  notices: string[];
-}
-
-/**
- * Makes every document fit a sequence: `blockSize` inputs and the targets that follow them, so at most blockSize + 1
- * ids, special tokens included. A document with more is long: it loses its end, or is dropped. One without a target that
- * counts is dropped, too.
- * @param skipLong drop instead of truncating
- * @param mode names the documents in messages
- * @throws {MicrogptError} when none is left
- */
-export function fitDocuments(
-  documents: TokenDocuments,
-  blockSize: number,
-  skipLong: boolean,
-  mode: "text" | "chat",
-): FittedDocuments {
-  const { offsets } = documents;
-  const count = offsets.length - 1;
-  const limit = blockSize + 1;
-  const kept = new Uint32Array(count);
-  let long = 0;
-  let total = 0;
-  let silent = 0;
-  for (let d = 0; d < count; d++) {
-    const length = offsets[d + 1]! - offsets[d]!;
-    if (length > limit) long++;
-    kept[d] = length <= limit ? length : skipLong ? 0 : limit;
-    if (kept[d]! > 0 && !hasTarget(documents, offsets[d]!, kept[d]!)) {
-      kept[d] = 0;
-      silent++;
-    }
-    total += kept[d]!;
-  }
-  if (long + silent === 0) return { ...documents, numbers: Uint32Array.from(kept.keys()), notices: [] };
-  const unit = mode === "chat" ? "conversations" : "documents";
-  if (total === 0 && silent > 0) {
-    throw new MicrogptError(
-      `none of the ${count} ${unit} has an answer within block_size (${blockSize}), nothing is left to train on`,
-      { hint: "raise `blockSize`, or train with `loss` all" },
-    );
-  }
-  if (total === 0) {
-    throw new MicrogptError(
-      `\`skipLong\`: all ${count} ${unit} exceed block_size (${blockSize}), nothing is left to train on`,
-      { hint: "raise `blockSize`, or train without `skipLong`" },
-    );
-  }
-  const notices = long === 0 ? [] : [
-    skipLong
-      ? `\`skipLong\`: dropped ${long} ${unit} exceeding block_size (${blockSize})`
-      : `warning: ${long} / ${count} docs are longer than block_size (${blockSize}) and will be truncated`,
-  ];
-  if (silent > 0) {
-    notices.push(`${silent} ${unit} are left out: they have no answer within block_size (${blockSize})`);
-  }
-  const all = offsets[count]! - offsets[0]!;
-  if (total < all / 2) notices.push(lossNotice(total, all));
-  return { ...pickPrefixes(documents, kept, total), notices };
-}
-
-/** Whether any of the first `length` ids of a document counts as a target; the first id is none. */
-function hasTarget({ counted }: TokenDocuments, start: number, length: number): boolean {
-  if (!counted) return true;
-  const first = counted.indexOf(1, start + 1);
-  return first >= 0 && first < start + length;
-}
-
-/** Most of the data is not trained on, which is hardly what was meant. */
-function lossNotice(left: number, all: number): string {
-  // rounded down, so that it never says 100 %
-  const percent = Math.floor((1 - left / all) * 1000) / 10;
-  return `warning: ${percent} % of the data is not trained on, ${left} of ${all} tokens are left: ` +
-    "raise `blockSize`, or split long documents";
-}
-
-/** The first kept[d] ids of each document, without the documents that keep none. */
-function pickPrefixes(
-  documents: TokenDocuments,
-  kept: Uint32Array,
-  total: number,
-): TokenDocuments & { numbers: Uint32Array } {
-  const ids = new Uint32Array(total);
-  const counted = documents.counted && new Uint8Array(total);
-  const offsets = new Uint32Array(kept.length + 1);
-  const numbers = new Uint32Array(kept.length);
-  let at = 0;
-  let count = 0;
-  kept.forEach((length, d) => {
-    if (length === 0) return;
-    const start = documents.offsets[d]!;
-    ids.set(documents.ids.subarray(start, start + length), at);
-    counted?.set(documents.counted!.subarray(start, start + length), at);
-    at += length;
-    numbers[count] = d;
-    offsets[++count] = at;
-  });
-  return {
-    ids,
-    offsets: offsets.slice(0, count + 1),
-    numbers: numbers.slice(0, count),
-    ...(counted ? { counted } : {}),
-  };
 }
 
 function specialId(tokenizer: Tokenizer, token: string): number {

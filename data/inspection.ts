@@ -73,7 +73,7 @@ export async function inspectCorpus(
     const encoded = chat
       ? encodeChat(documents as Message[][], tokenizer)
       : encodeText(documents as string[], tokenizer);
-    lengths.add(encoded);
+    lengths.add(lengthsOf(encoded));
     contentHashes(documents, 0).forEach((hash, d) => {
       distinct.add(hash);
       examples.offer(hash, encoded, d);
@@ -96,6 +96,10 @@ export async function inspectCorpus(
     examples: examples.shown(tokenizer),
     data,
   };
+}
+
+function* lengthsOf({ offsets }: TokenDocuments): Generator<number> {
+  for (let d = 0; d + 1 < offsets.length; d++) yield offsets[d + 1]! - offsets[d]!;
 }
 
 /** How often each character occurs. */

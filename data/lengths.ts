@@ -1,7 +1,5 @@
 /** How long the documents are in real tokens, which is what to choose a block size by. */
 
-import type { TokenDocuments } from "./documents.ts";
-
 /** One row of the histogram: documents of `from` … `to` tokens. */
 export interface LengthBucket {
   /** shortest length */
@@ -35,36 +33,47 @@ export interface LengthStatistics {
 const MAX_BUCKETS = 10;
 const BAR_WIDTH = 40;
 
-/**
- * Measures documents before any is truncated.
- * @param documents at least one
- */
-export function lengthStatistics(documents: TokenDocuments): LengthStatistics {
-  const counts = new LengthCounts();
-  counts.add(documents);
-  return counts.statistics();
-}
+/** Lengths that are counted in a table; longer ones are few. */
+const TABLE = 1 << 16;
 
 /** Lengths of any number of documents. Memory grows only with the number of different lengths. */
 export class LengthCounts {
-  readonly #counts = new Map<number, number>();
+  readonly #short = new Float64Array(TABLE);
+  readonly #long = new Map<number, number>();
   #documents = 0;
   #tokens = 0;
 
-  /** Counts some more documents. */
-  add({ offsets }: Pick<TokenDocuments, "offsets">): void {
-    for (let d = 0; d + 1 < offsets.length; d++) {
-      const length = offsets[d + 1]! - offsets[d]!;
-      this.#counts.set(length, (this.#counts.get(length) ?? 0) + 1);
+  /** Counts some more documents. @param lengths in tokens */
+  add(lengths: Iterable<number>): void {
+    for (const length of lengths) {
+      if (length < TABLE) this.#short[length]!++;
+      else this.#long.set(length, (this.#long.get(length) ?? 0) + 1);
       this.#documents++;
       this.#tokens += length;
     }
   }
 
+  /** How many documents there are. */
+  get documents(): number {
+    return this.#documents;
+  }
+
+  /** Tokens of all of them. */
+  get tokens(): number {
+    return this.#tokens;
+  }
+
+  /** Lengths that occur, ascending, and how many documents have each. */
+  #sorted(): [length: number, count: number][] {
+    const found: [number, number][] = [];
+    this.#short.forEach((count, length) => count > 0 && found.push([length, count]));
+    return [...found, ...[...this.#long].sort(([a], [b]) => a - b)];
+  }
+
   /** Tokens of documents with more than `limit` of them, and how many documents those are. */
   above(limit: number): { documents: number; tokens: number } {
     const above = { documents: 0, tokens: 0 };
-    for (const [length, count] of this.#counts) {
+    for (const [length, count] of this.#sorted()) {
       if (length <= limit) continue;
       above.documents += count;
       above.tokens += count * length;
@@ -74,7 +83,7 @@ export class LengthCounts {
 
   /** The statistics of the documents counted, of which there must be at least one. */
   statistics(): LengthStatistics {
-    const sorted = [...this.#counts].sort(([a], [b]) => a - b);
+    const sorted = this.#sorted();
     const quantile = (q: number) => {
       const rank = Math.max(Math.ceil(q * this.#documents), 1);
       let below = 0;

@@ -11,12 +11,14 @@ const MAX_VALIDATION_DOCUMENTS = 512;
 /** Keeps the split's draws apart from those of the batches, which use the same seed. */
 const SPLIT_STREAM = 0x5b1173ad;
 
-/** Document numbers of both parts, ascending. */
+/** Which documents are held out; all others are trained on. */
 export interface Split {
-  training: Uint32Array;
+  /** their numbers, ascending */
   validation: Uint32Array;
-  /** copies of documents in `validation`, which are in neither part */
-  leftOut: number;
+  /** copies of documents in `validation`, which are in neither part, ascending */
+  leftOut: Uint32Array;
+  /** how many are left to train on */
+  training: number;
   /** documents with a hash below it are held out; undefined where the split goes by {@link splitByCount} */
   threshold?: number;
   /** why nothing is held out although that was asked for */
@@ -24,53 +26,106 @@ export interface Split {
 }
 
 /** The hashes that {@link splitDocuments} goes by. @returns [documents] */
-export function splitHashes(documents: readonly (string | Message[])[], seed: number): Float64Array {
+export function splitHashes(
+  documents: readonly (string | Message[])[],
+  seed: number,
+): Float64Array<ArrayBuffer> {
   return contentHashes(documents, mixSeed(seed) ^ SPLIT_STREAM);
+}
+
+/** What a split needs to know of the hashes of all documents. */
+export interface HashSummary {
+  /** how many documents there are */
+  documents: number;
+  /** how many different hashes they have */
+  distinct: number;
+  /** the documents with the lowest hashes, by hash, of equal ones by number: enough for any split of a fresh run */
+  low: { hashes: Float64Array; documents: Uint32Array };
+  /** `low` has all documents */
+  complete: boolean;
+  /** the hashes of all documents, [documents] */
+  all(): Float64Array;
+}
+
+/** Looks at the hashes of all documents. */
+export function summaryOf(hashes: Float64Array): HashSummary {
+  const sorted = hashes.slice().sort();
+  let distinct = 0;
+  let bound = Infinity;
+  for (let i = 0; i < sorted.length; i++) {
+    if (i > 0 && sorted[i] === sorted[i - 1]) continue;
+    if (distinct++ === MAX_VALIDATION_DOCUMENTS) bound = sorted[i]!;
+  }
+  const low = lowest(hashes, bound);
+  return { documents: hashes.length, distinct, low, complete: bound === Infinity, all: () => hashes };
+}
+
+/** Documents whose hash is no larger than `bound`. */
+function lowest(hashes: Float64Array, bound: number): HashSummary["low"] {
+  const documents: number[] = [];
+  for (let d = 0; d < hashes.length; d++) if (hashes[d]! <= bound) documents.push(d);
+  documents.sort((a, b) => hashes[a]! - hashes[b]! || a - b);
+  return {
+    hashes: Float64Array.from(documents, (d) => hashes[d]!),
+    documents: Uint32Array.from(documents),
+  };
 }
 
 /**
  * Chooses the validation documents by content: those whose hash is below a threshold. So a document keeps its
  * side whatever is added, dropped or repeated, and its copies are never on the other side: of a held-out document, one
  * copy is held out and the others are left out.
- * @param hashes of the documents, from {@link splitHashes}
+ * @param summary of the hashes of the documents, from {@link splitHashes}
  * @param fraction held out, below 1; 0 holds out none
  * @param threshold the one the run began with. Without it, one is chosen that holds out `fraction` of the distinct
  * documents: at least one, at most 512, never all
  * @returns with a notice when nothing is held out although `fraction` asks for it
  * @throws {MicrogptError} when no document is left to train on
  */
-export function splitDocuments(hashes: Float64Array, fraction: number, threshold?: number): Split {
-  const limit = threshold ?? chooseThreshold(hashes, fraction);
-  const training: number[] = [];
+export function splitDocuments(summary: HashSummary, fraction: number, threshold?: number): Split {
+  const limit = threshold ?? chooseThreshold(summary, fraction);
+  const known = summary.complete || limit <= (summary.low.hashes.at(-1) ?? 0);
+  const { hashes, documents } = known ? summary.low : lowest(summary.all(), limit);
   const validation: number[] = [];
-  const seen = new Set<number>();
-  hashes.forEach((hash, d) => {
-    if (hash >= limit) training.push(d);
-    else if (!seen.has(hash)) {
-      seen.add(hash);
-      validation.push(d);
-    }
-  });
-  if (training.length === 0) {
-    throw new MicrogptError(`all ${hashes.length} documents are held out, nothing is left to train on`, {
+  const leftOut: number[] = [];
+  for (let i = 0; i < hashes.length && hashes[i]! < limit; i++) {
+    (i > 0 && hashes[i] === hashes[i - 1] ? leftOut : validation).push(documents[i]!);
+  }
+  const training = summary.documents - validation.length - leftOut.length;
+  if (training === 0) {
+    throw new MicrogptError(`all ${summary.documents} documents are held out, nothing is left to train on`, {
       hint: "the run holds out documents by their content: give it more of them, or begin a new run",
     });
   }
   const split: Split = {
-    training: Uint32Array.from(training),
-    validation: Uint32Array.from(validation),
-    leftOut: hashes.length - training.length - validation.length,
+    validation: Uint32Array.from(validation).sort(),
+    leftOut: Uint32Array.from(leftOut).sort(),
+    training,
     threshold: limit,
   };
-  if (fraction > 0 && validation.length === 0) split.notice = offNotice(hashes.length, threshold);
+  if (fraction > 0 && validation.length === 0) split.notice = offNotice(summary.documents, threshold);
   return split;
 }
 
+/** The numbers of the documents to train on, ascending. @param count of all documents */
+export function trainingDocuments({ validation, leftOut, training }: Split, count: number): Uint32Array {
+  const numbers = new Uint32Array(training);
+  const out = Uint32Array.from([...validation, ...leftOut]).sort();
+  for (let d = 0, n = 0, next = 0; d < count; d++) {
+    if (out[next] === d) next++;
+    else numbers[n++] = d;
+  }
+  return numbers;
+}
+
 /** Half-open: the smallest hash that is trained on; 0 holds out nothing. */
-function chooseThreshold(hashes: Float64Array, fraction: number): number {
-  const distinct = hashes.slice().sort().filter((hash, i, all) => i === 0 || hash !== all[i - 1]);
-  if (fraction === 0 || distinct.length < 2) return 0;
-  return distinct[heldOut(distinct.length, fraction)]!;
+function chooseThreshold(summary: HashSummary, fraction: number): number {
+  const held = heldOut(summary.distinct, fraction);
+  if (held === 0) return 0;
+  const { low } = summary.low.hashes.length > 0 ? summary : summaryOf(summary.all());
+  let before = 0;
+  const at = low.hashes.findIndex((hash, i) => (i === 0 || hash !== low.hashes[i - 1]) && before++ === held);
+  return low.hashes[at]!;
 }
 
 function heldOut(count: number, fraction: number): number {
@@ -93,28 +148,25 @@ export function splitByCount(count: number, fraction: number, seed: number): Spl
   const order = permutation(mixSeed(seed) ^ SPLIT_STREAM, count);
   const split: Split = {
     validation: order.slice(0, held).sort(),
-    training: order.slice(held).sort(),
-    leftOut: 0,
+    leftOut: new Uint32Array(),
+    training: count - held,
   };
   if (fraction > 0 && held === 0) split.notice = offNotice(count, undefined);
   return split;
 }
 
-/** How many documents repeat an earlier one word for word. */
-function countCopies(hashes: Float64Array): number {
-  const sorted = hashes.slice().sort();
-  let copies = 0;
-  for (let i = 1; i < sorted.length; i++) if (sorted[i] === sorted[i - 1]) copies++;
-  return copies;
-}
-
 /**
- * The notice about documents that repeat others; undefined where none does.
+ * The notice about documents that repeat others word for word; undefined where none does.
  * @param split if there is one
  */
-export function copiesNotice(hashes: Float64Array, unit: string, split?: Split): string | undefined {
-  const copies = countCopies(hashes);
+export function copiesNotice(
+  { documents, distinct }: Pick<HashSummary, "documents" | "distinct">,
+  unit: string,
+  split?: Split,
+): string | undefined {
+  const copies = documents - distinct;
   if (copies === 0) return undefined;
-  const leftOut = split?.leftOut ? `; ${split.leftOut} that repeat a held-out one are left out` : "";
-  return `${copies} of ${hashes.length} ${unit} repeat others word for word${leftOut}`;
+  const left = split?.leftOut.length ?? 0;
+  const leftOut = left > 0 ? `; ${left} that repeat a held-out one are left out` : "";
+  return `${copies} of ${documents} ${unit} repeat others word for word${leftOut}`;
 }

@@ -68,7 +68,7 @@ export interface WordCounter {
    * Trains on what was counted. The same documents give the same `tokenizer.json`, byte for byte, whatever parts they
    * came in. Call it once.
    */
-  train(): Tokenizer;
+  train(): Promise<Tokenizer>;
   /** frees the counts */
   close(): void;
 }

@@ -47,3 +47,40 @@ export function permutation(mixedSeed: number, n: number): Uint32Array {
   }
   return order;
 }
+
+/** Most numbers that are shuffled by a table of all of them, which takes 16 MB. */
+const MAX_TABLE = 1 << 22;
+
+/**
+ * A permutation of 0 … n−1 as a function, without a table where that would be large.
+ * @param maxTable most numbers in a table
+ */
+export function shuffled(mixedSeed: number, n: number, maxTable = MAX_TABLE): (position: number) => number {
+  if (n > maxTable) return cycleWalk(mixedSeed, n);
+  const order = permutation(mixedSeed, n);
+  return (position) => order[position]!;
+}
+
+const ROUNDS = 6;
+
+/**
+ * A Feistel network of six rounds permutes the numbers of an even number of bits (Luby and Rackoff 1988); what falls
+ * outside 0 … n−1 is permuted again until it does not (Black and Rogaway 2002), on average less than four times.
+ */
+function cycleWalk(mixedSeed: number, n: number): (position: number) => number {
+  const bits = Math.max(Math.ceil(Math.log2(n) / 2), 1);
+  const half = 2 ** bits;
+  const keys = Uint32Array.from(
+    { length: ROUNDS },
+    (_, round) => hash32(mixedSeed ^ hash32(round ^ 0xa5a5a5a5)),
+  );
+  return (position) => {
+    let x = position;
+    do {
+      let [left, right] = [Math.floor(x / half), x % half];
+      for (const key of keys) [left, right] = [right, left ^ (hash32(right ^ key) >>> (32 - bits))];
+      x = left * half + right;
+    } while (x >= n);
+    return x;
+  };
+}

@@ -1,6 +1,6 @@
 /** Opens devices and tokenizers: the one place that knows the implementations behind the interfaces. */
 import { os } from "../platform/host.ts";
-import { checkVocabSize, type Tokenizer } from "../data/tokenizer.ts";
+import { checkVocabSize, type Tokenizer, type WordCounter } from "../data/tokenizer.ts";
 import { checkOptions, type Options, type OptionValues } from "../device/options.ts";
 import { MicrogptError } from "../device/errors.ts";
 import type { Device, Dtype, WeightType } from "../device/device.ts";
@@ -215,25 +215,47 @@ async function openGpu(dtype: Dtype, adapter = 0): Promise<Device> {
 }
 
 /**
- * Trains a tokenizer on documents: natively, or in JavaScript where the native library may not be loaded or is missing.
+ * Begins to make a tokenizer: natively, or in JavaScript where the native library may not be loaded or is missing; that
+ * one keeps all texts until it trains.
  * @param options.vocabSize most tokens it may have
  * @param options.chat with the special tokens of a chat
  * @param options.threads as in `DeviceOptions`
  * @throws {MicrogptError} when the vocabulary is smaller than the alphabet
  */
-export async function trainTokenizer(
-  documents: string[],
+export async function openWordCounter(
   options: { vocabSize: number; chat: boolean; threads?: number | undefined },
-): Promise<Tokenizer> {
+): Promise<WordCounter> {
   checkVocabSize(options.vocabSize, options.chat);
   checkOptions(DEVICE_OPTIONS, { threads: options.threads });
-  if (!await ensureNativeLibrary()) {
-    const { trainTokenizerJson } = await import("../data/bpe_trainer.ts");
-    return await openTokenizer(trainTokenizerJson(documents, options));
+  if (await ensureNativeLibrary()) {
+    const { NativeWordCounter, setTokenizerThreads } = await import("../native/tokenizer.ts");
+    if (options.threads !== undefined) setTokenizerThreads(options.threads);
+    return new NativeWordCounter(options);
   }
-  const { NativeTokenizer, setTokenizerThreads } = await import("../native/tokenizer.ts");
-  if (options.threads !== undefined) setTokenizerThreads(options.threads);
-  return NativeTokenizer.train(documents, options);
+  const { trainTokenizerJson } = await import("../data/bpe_trainer.ts");
+  const texts: string[] = [];
+  return {
+    add(documents) {
+      for (const document of documents) texts.push(document);
+      return Promise.resolve();
+    },
+    train: async () => await openTokenizer(trainTokenizerJson(texts, options)),
+    close: () => texts.length = 0,
+  };
+}
+
+/** Trains a tokenizer on documents, see {@link openWordCounter}. */
+export async function trainTokenizer(
+  documents: readonly string[],
+  options: { vocabSize: number; chat: boolean; threads?: number | undefined },
+): Promise<Tokenizer> {
+  const counter = await openWordCounter(options);
+  try {
+    await counter.add(documents);
+    return await counter.train();
+  } finally {
+    counter.close();
+  }
 }
 
 /**

@@ -72,7 +72,7 @@ export class NativeTokenizer implements Tokenizer, Disposable {
     checkVocabSize(vocabSize, chat);
     using words = new NativeWordCounter(training);
     words.addAtOnce(documents);
-    return words.train();
+    return words.trainAtOnce();
   }
 
   /**
@@ -213,7 +213,13 @@ export class NativeWordCounter implements WordCounter, Disposable {
     return job[0]!;
   }
 
-  train(): NativeTokenizer {
+  // deno-lint-ignore require-await
+  async train(): Promise<NativeTokenizer> {
+    return this.trainAtOnce();
+  }
+
+  /** The same, in one call. */
+  trainAtOnce(): NativeTokenizer {
     const { vocabSize, chat = false } = this.#training;
     const lib = native();
     const result = new Uint32Array(2);

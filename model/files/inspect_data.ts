@@ -85,8 +85,8 @@ async function withTokenizer(
     while (read.length > 0) yield read.shift()!;
     yield* rest;
   }
-  const { mode, path, inputs, files, totalBytes } = corpus;
-  const again = { mode, path, inputs, files, totalBytes, rereadable: false, blocks };
+  const { mode, path, inputs, files, totalBytes, settings } = corpus;
+  const again = { mode, path, inputs, files, totalBytes, settings, rereadable: false, blocks };
   return [{ ...again, report: () => corpus.report() }, tokenizer];
 }
 

@@ -1,5 +1,5 @@
 /** What can be said about a model without its weights: what `microgpt info` shows. */
-import { isDataFile } from "../../data/dataset.ts";
+import { isDataFile } from "../../data/corpus.ts";
 import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
 import type { ModelConfig } from "../config.ts";

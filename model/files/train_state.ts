@@ -22,6 +22,10 @@ export interface TrainState
   adam_step: number;
   /** where the documents came from: a file, "-", or "(memory)" */
   dataset_path: string;
+  /** the same, where it was more than one input */
+  dataset_inputs?: string[];
+  /** how they were read: `format`, `document`, `field`, `strict`, as far as they were given */
+  dataset_reading?: { format?: string; document?: string; field?: string; strict?: boolean };
   /** what they are */
   dataset_mode: "text" | "chat";
   /** type of working weights and activations */
@@ -71,8 +75,28 @@ function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && isNumber(value);
 }
 
+function isTexts(value: unknown): boolean {
+  return Array.isArray(value) && value.length > 0 && value.every((text) => typeof text === "string");
+}
+
+/** Names that are not known are for other versions; the values are checked where data is opened. */
+function isReading(value: unknown): boolean {
+  return typeof value === "object" && value !== null && !Array.isArray(value) &&
+    Object.values(value).every((option) => typeof option === "string" || typeof option === "boolean");
+}
+
 /** What a value of `train_state.json` must be. */
-type Kind = "count" | "positive count" | "number" | "positive number" | "text" | "flag" | "mode" | "dtype";
+type Kind =
+  | "count"
+  | "positive count"
+  | "number"
+  | "positive number"
+  | "text"
+  | "texts"
+  | "reading"
+  | "flag"
+  | "mode"
+  | "dtype";
 
 const KINDS: Record<Kind, { expected: string; accepts: (value: unknown) => boolean }> = {
   count: { expected: "a whole number from 0", accepts: isCount },
@@ -80,6 +104,8 @@ const KINDS: Record<Kind, { expected: string; accepts: (value: unknown) => boole
   number: { expected: "a number from 0", accepts: isNumber },
   "positive number": { expected: "a number above 0", accepts: (v) => isNumber(v) && v > 0 },
   text: { expected: "text", accepts: (v) => typeof v === "string" },
+  texts: { expected: "a list of texts", accepts: isTexts },
+  reading: { expected: "options of reading", accepts: isReading },
   flag: { expected: "true or false", accepts: (v) => typeof v === "boolean" },
   mode: { expected: '"text" or "chat"', accepts: (v) => v === "text" || v === "chat" },
   dtype: { expected: '"f32", "bf16" or "f16"', accepts: (v) => v === "f32" || v === "bf16" || v === "f16" },
@@ -109,6 +135,8 @@ const REQUIRED = {
 
 const OPTIONAL = {
   ...SETTING_FIELDS,
+  dataset_inputs: "texts",
+  dataset_reading: "reading",
   preset: "text",
   device: "text",
   threads: "count",

@@ -65,25 +65,31 @@ function suppressedIds(special: readonly number[], tokens: number, vocabulary: n
  * @throws {MicrogptError} from `texts` when the model has no token for either, from `conversations` when it has no
  * template, or that refuses one
  */
-export function foreignEncoder(tokenizer: Tokenizer, { bos, eos, template }: ForeignRules): DocumentEncoder {
+export function foreignEncoder(
+  tokenizer: Tokenizer,
+  { bos, eos, template }: ForeignRules,
+  rules: TextRules,
+): DocumentEncoder {
   const [begin, end] = [bos ?? eos[0], eos[0] ?? bos];
   return {
+    key: JSON.stringify(rules),
     end,
-    texts(documents) {
+    async texts(documents) {
       if (begin === undefined || end === undefined) {
         throw new MicrogptError("the model has no token that begins or ends a text", {
           hint: "start from another model",
         });
       }
-      const { ids, offsets } = tokenizer.encode(documents);
+      const { ids, offsets } = await tokenizer.encodeInBackground(documents);
       return joined(documents.map((_, d) => [begin, ...ids.subarray(offsets[d], offsets[d + 1]), end]));
     },
-    conversations(conversations, answersOnly) {
+    // deno-lint-ignore require-await
+    async conversations(conversations, answersOnly) {
       if (!template) throw noChatTokens();
       const encoded = conversations.map((messages) => template.encodeWhole(messages, answersOnly));
       const documents = joined(encoded.map(({ ids }) => ids));
       if (!answersOnly) return documents;
-      return { ...documents, counted: Uint8Array.from(encoded.flatMap(({ answers }) => answers)) };
+      return { ...documents, marks: Uint8Array.from(encoded.flatMap(({ answers }) => answers)) };
     },
   };
 }

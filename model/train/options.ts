@@ -1,5 +1,8 @@
 /** The options of a training run. */
 import type { Message } from "../../data/chat.ts";
+import type { Items } from "../../data/corpus.ts";
+import type { CorpusSettings } from "../../data/corpus_options.ts";
+import type { PreparationProgress } from "../../data/tokens/prepare_tokens.ts";
 import { checkOptions, type Options } from "../../device/options.ts";
 import { DEVICE_OPTIONS, type DeviceOptions } from "../devices.ts";
 import { MicrogptError } from "../../device/errors.ts";
@@ -33,17 +36,39 @@ export const RUN_OPTIONS = {
     default: "f32",
     help: "how gradients travel between processes; bf16 halves the traffic and changes the bits",
   },
+  tokenizerSample: {
+    type: "whole",
+    min: 0,
+    max: 1e6,
+    default: 0,
+    help: "megabytes of text that a new tokenizer is made of; 0 = all",
+  },
+  cacheDir: {
+    type: "text",
+    value: "dir",
+    help: "where large data is kept as tokens, for the next run (default: in your cache directory)",
+  },
+  cacheSize: {
+    type: "whole",
+    min: 0,
+    max: 1e6,
+    default: 20,
+    help: "most gigabytes there; what was not used for longest goes first",
+  },
 } as const satisfies Options;
 
 /** Options of a training run; every setting that is not given comes from the checkpoint, the preset or the defaults. */
-export interface TrainOptions extends Partial<Settings>, DeviceOptions {
-  /** a file; "-" is standard input. One of `input`, `documents`, `conversations` unless resuming */
-  input?: string;
-  /** texts to train on, in place of a file */
-  documents?: string[];
-  /** conversations to train a chat model on, in place of a file */
-  conversations?: Message[][];
-  /** `input` is JSONL of conversations */
+export interface TrainOptions
+  extends Partial<Settings>, DeviceOptions, Partial<Omit<CorpusSettings, "input">> {
+  /**
+   * files, directories and patterns; "-" is standard input. One of `input`, `documents`, `conversations` unless resuming
+   */
+  input?: string | readonly string[];
+  /** texts to train on, of any number, in place of files */
+  documents?: Items<string>;
+  /** conversations to train a chat model on, of any number, in place of files */
+  conversations?: Items<Message[]>;
+  /** `input` is conversations */
   chat?: boolean;
   /** directory of the checkpoint; default: the resumed one, or "output" */
   output?: string;
@@ -68,6 +93,14 @@ export interface TrainOptions extends Partial<Settings>, DeviceOptions {
   finalSamples?: number;
   /** ends after the plan: takes no lock and writes nothing */
   dryRun?: boolean;
+  /** megabytes of text that a new tokenizer is made of; 0 = all */
+  tokenizerSample?: number;
+  /** where large data is kept as tokens, for the next run; default: in the user's cache directory */
+  cacheDir?: string;
+  /** most gigabytes there; what was not used for longest goes first */
+  cacheSize?: number;
+  /** told how far the preparation of large data is */
+  onPreparing?: (progress: PreparationProgress) => void;
   /** ends the run after the current step, with a checkpoint */
   signal?: AbortSignal;
 }

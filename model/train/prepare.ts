@@ -1,15 +1,15 @@
 /** Everything up to the first step of a run: output, checkpoint, data, tokenizer, device. */
-import { checkDataSource, encodeDataset, textsOf } from "../../data/dataset.ts";
-import { fitDocuments } from "../../data/documents.ts";
-import { type LengthStatistics, lengthStatistics } from "../../data/lengths.ts";
-import type { Split } from "../../data/split.ts";
-import { type Dataset, documentsOf } from "../../data/dataset.ts";
+import { type Corpus, isDataFile } from "../../data/corpus.ts";
+import type { LengthStatistics } from "../../data/lengths.ts";
+import { defaultCacheDir } from "../../data/tokens/cache.ts";
+import { fitDocuments } from "../../data/tokens/pieces.ts";
+import { type PreparedTokens, prepareTokens } from "../../data/tokens/prepare_tokens.ts";
 import { checkAgreement } from "../../device/group.ts";
-import { ownEncoder } from "../../data/documents.ts";
+import { type DocumentEncoder, ownEncoder } from "../../data/documents.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import type { Device } from "../../device/device.ts";
 import type { ModelConfig } from "../config.ts";
-import { type DeviceOptions, openDevice, openTokenizer, trainTokenizer } from "../devices.ts";
+import { type DeviceOptions, openDevice, openTokenizer, openWordCounter } from "../devices.ts";
 import { type LoadedCheckpoint, readCheckpoint } from "../files/checkpoint.ts";
 import { checkDirectory, openModelFile, sameDirectory } from "../files/directory.ts";
 import { isLocked, RunLock } from "../files/lock.ts";
@@ -21,13 +21,22 @@ import { checkArchitecture, savedSettings, type Settings } from "../settings.ts"
 import { type BaseModel, readBase } from "./base_model.ts";
 import { type MemoryPlan, memoryPlan } from "./memory_plan.ts";
 import { checkMicroBatches } from "./gradient_sum.ts";
-import { checkTrainOptions, type TrainOptions } from "./options.ts";
+import { checkTrainOptions, RUN_OPTIONS, type TrainOptions } from "./options.ts";
 import { digestOfArrays, digestOfText, type Ranks, type RanksPlan } from "./ranks.ts";
 import { sharedBuffers } from "./shared_step.ts";
 import { isChat, outputOf, resolveRecipe, resolveSettings, settingOf } from "./resolve.ts";
 import { type RunRecord, TrainingRun } from "./run.ts";
 import { type Recipe, Trainer, type TrainingData, type TrainingState } from "./trainer.ts";
-import { batches, loadData, splitData } from "./training_data.ts";
+import {
+  batches,
+  checkDataSource,
+  countLengths,
+  dataNotices,
+  openData,
+  type Parts,
+  savedReading,
+  splitData,
+} from "./training_data.ts";
 
 /** A run that is ready to start. */
 export interface PreparedRun {
@@ -36,6 +45,8 @@ export interface PreparedRun {
   settings: Settings;
   mode: "text" | "chat";
   dataPath: string;
+  /** they lie in files, which can be read again to go on with the run */
+  rereadable: boolean;
   /** the model that the run started from */
   from?: string;
   device: Device;
@@ -87,12 +98,14 @@ async function checkResumable(dir: string): Promise<void> {
 
 /** The data of a run as the trainer takes them, and what is known of them. */
 interface PreparedData {
-  data: Dataset;
+  corpus: Corpus;
+  /** SHA-256 of the data */
+  digest: string;
   tokenizer: Tokenizer;
   foreign: ForeignRules | undefined;
   config: ModelConfig;
   lengths: LengthStatistics;
-  split: Split;
+  parts: Parts;
   trainingData: TrainingData;
 }
 
@@ -104,34 +117,60 @@ async function prepareData(
   notices: string[],
   ranks: Ranks | undefined,
 ): Promise<PreparedData> {
-  const data = await loadData(options, checkpoint, notices);
+  const corpus = await openData(options, checkpoint);
   const given = checkpoint ?? base;
-  const tokenizer = given
-    ? await openTokenizer(given.tokenizerJson, options.threads)
-    : await newTokenizer(data, settings, options, ranks);
-  const config = given?.config ?? networkKind(settings.arch).configOf(settings, tokenizer.vocabSize);
-  const foreign = given?.rules && await foreignRules({ ...given.rules, config }, tokenizer);
-  const encoder = foreign ? foreignEncoder(tokenizer, foreign) : ownEncoder(tokenizer);
-  const all = encodeDataset(data, encoder, settings.loss === "answers");
-  const fitted = fitDocuments(all, settings.blockSize, settings.skipLong, data.mode);
-  notices.push(...fitted.notices);
-  const split = splitData(data, fitted, settings, checkpoint, notices);
-  const trainingData = batches(fitted, split, settings, tokenizer, encoder.end);
-  return { data, tokenizer, foreign, config, lengths: lengthStatistics(all), split, trainingData };
+  const known = given && await openTokenizer(given.tokenizerJson, options.threads);
+  const foreign = given?.rules && await foreignRules({ ...given.rules, config: given.config }, known!);
+  const encoderOf = (tokenizer: Tokenizer) =>
+    foreign ? foreignEncoder(tokenizer, foreign, given!.rules!) : ownEncoder(tokenizer);
+  const tokens = await tokensOf(corpus, options, settings, known, encoderOf, ranks);
+  try {
+    const { store, tokenizer, report: { sha256: digest } } = tokens;
+    const config = given?.config ?? networkKind(settings.arch).configOf(settings, tokenizer.vocabSize);
+    notices.push(...dataNotices(corpus, tokens, checkpoint));
+    const counts = countLengths(store);
+    const { blockSize, loss } = settings;
+    const long = settings.skipLong ? "skip" : "truncate";
+    const fitted = fitDocuments(store, counts, blockSize, long, loss === "answers", corpus.mode);
+    notices.push(...fitted.notices);
+    const parts = splitData(tokens, fitted.kept, corpus.mode, settings, checkpoint, notices);
+    const trainingData = batches(store, parts, long, settings, tokenizer, encoderOf(tokenizer).end);
+    return { corpus, digest, tokenizer, foreign, config, lengths: counts.statistics(), parts, trainingData };
+  } catch (error) {
+    tokens.store.close();
+    throw error;
+  }
 }
 
-/** Trained by the first rank, for all. */
-async function newTokenizer(
-  data: Dataset,
-  { vocabSize }: Settings,
-  { threads }: TrainOptions,
+/** Tokens of the data, and the tokenizer: of a new model the first rank makes it, for all. */
+async function tokensOf(
+  corpus: Corpus,
+  options: TrainOptions,
+  { vocabSize, seed, loss }: Settings,
+  tokenizer: Tokenizer | undefined,
+  encoderOf: (tokenizer: Tokenizer) => DocumentEncoder,
   ranks: Ranks | undefined,
-): Promise<Tokenizer> {
-  const train = () => trainTokenizer(textsOf(data), { vocabSize, chat: data.mode === "chat", threads });
-  if (!ranks) return await train();
-  const own = ranks.isFirst ? await train() : undefined;
-  const json = ranks.shareText(own?.toJSON() ?? "");
-  return own ?? await openTokenizer(json, threads);
+): Promise<PreparedTokens> {
+  const { threads, cacheDir, cacheSize = RUN_OPTIONS.cacheSize.default, onPreparing } = options;
+  const { tokenizerSample = RUN_OPTIONS.tokenizerSample.default } = options;
+  const chat = corpus.mode === "chat";
+  return await prepareTokens(corpus, {
+    tokenizer,
+    encoderOf,
+    answersOnly: loss === "answers",
+    newTokenizer: {
+      key: JSON.stringify({ vocabSize, chat, tokenizerSample }),
+      sample: tokenizerSample * 1e6,
+      openCounter: () => openWordCounter({ vocabSize, chat, threads }),
+      load: (json) => openTokenizer(json, threads),
+      share: ranks && { isFirst: ranks.isFirst, text: (json) => ranks.shareText(json) },
+    },
+    seed,
+    cacheDir: cacheDir ?? defaultCacheDir(),
+    cacheBytes: cacheSize * 1e9,
+    onProgress: onPreparing,
+    signal: options.signal,
+  });
 }
 
 /**
@@ -142,15 +181,15 @@ function checkSameRun(
   { group, version }: Ranks,
   options: TrainOptions,
   settings: Settings,
-  { data, tokenizer }: PreparedData,
+  { corpus, digest, tokenizer }: PreparedData,
   { params, optimizer, step }: TrainingState,
 ): void {
   const { dtype, dryRun, reduceDtype } = options;
   checkAgreement(group, {
     version,
-    "training data": data.hash ?? digestOfText(JSON.stringify(documentsOf(data))),
+    "training data": digest,
     tokenizer: digestOfText(tokenizer.toJSON()),
-    settings: JSON.stringify({ ...settings, mode: data.mode, step, dtype, dryRun, reduceDtype }),
+    settings: JSON.stringify({ ...settings, mode: corpus.mode, step, dtype, dryRun, reduceDtype }),
     "starting weights": digestOfArrays([params, ...Object.values(optimizer ?? {})]),
   });
 }
@@ -178,21 +217,22 @@ async function prepareLocked(
     checkpoint?.config.n_layer ?? settings.nLayer,
   );
   const prepared = await prepareData(options, settings, checkpoint, base, notices, ranks);
-  const { data, tokenizer, foreign, config, lengths, split, trainingData } = prepared;
+  const { corpus, tokenizer, foreign, config, lengths, parts, trainingData } = prepared;
+  // whatever is thrown until the run is there frees data and device; who gets the run closes it, and with it both
+  using opened = new DisposableStack();
+  opened.defer(() => trainingData.close?.());
   const initial = checkpoint
     ? resumedState(checkpoint)
     : base
     ? startedState(await base.readParameters())
     : freshState(config, settings.seed);
   const given = checkpoint ?? base;
-  const chat = given ? given.chat : data.mode === "chat";
+  const chat = given ? given.chat : corpus.mode === "chat";
   if (ranks) checkSameRun(ranks, options, settings, prepared, initial());
   const trial = (candidate: Device) => timeSteps(candidate, config, trainingData, recipe, initial());
   // a resumed run goes on with the same bits, whichever device happens to be faster today
   const before = checkpoint && { before: checkpoint.trainState };
   const device = await openDevice(deviceOptions(options), { trial, ...before });
-  // whatever is thrown until the run is there frees the device; who gets the run closes it, and with it the device
-  using opened = new DisposableStack();
   opened.defer(() => device.destroy());
   notices.push(...deviceNotices(device, checkpoint));
   if (ranks && device.kind === "webgpu" && ranks.group.localSize > 1) {
@@ -227,8 +267,9 @@ async function prepareLocked(
     run,
     config,
     settings,
-    mode: data.mode,
-    dataPath: data.path,
+    mode: corpus.mode,
+    dataPath: corpus.path,
+    rereadable: isDataFile(corpus.path),
     ...(record.from === undefined ? {} : { from: record.from }),
     device,
     tokenizer,
@@ -236,8 +277,8 @@ async function prepareLocked(
     chat,
     parameters: layout.count,
     lengths,
-    trainingDocuments: split.training.length,
-    validationDocuments: split.validation.length,
+    trainingDocuments: parts.training.length,
+    validationDocuments: parts.validation.length,
     memory: memoryPlan(device, config, trainingData, recipe.optimizer, buffers),
     ...(ranks ? { ranks: await planOfRanks(ranks, run, layout.length, recipe.gradAccum, options) } : {}),
     notices,
@@ -291,22 +332,23 @@ function recordOf(
   options: TrainOptions,
   settings: Settings,
   checkpoint: LoadedCheckpoint | undefined,
-  { data, split, config }: PreparedData,
+  { corpus, digest, parts: { split }, config }: PreparedData,
   device: Device,
 ): RunRecord {
   const from = checkpoint ? checkpoint.trainState.from : options.from;
   const preset = checkpoint ? checkpoint.trainState.preset : options.preset;
   return {
     ...savedSettings(settings),
-    dataset_path: data.path,
-    dataset_mode: data.mode,
+    dataset_path: corpus.path,
+    dataset_mode: corpus.mode,
+    ...savedReading(corpus),
     dtype: device.dtype,
     ...(preset === undefined ? {} : { preset }),
     ...(from === undefined ? {} : { from }),
     ...(settings.blockSize < config.block_size ? { block_size: settings.blockSize } : {}),
     device: device.name,
     ...(options.threads ? { threads: options.threads } : {}),
-    ...(data.hash === undefined ? {} : { dataset_sha256: data.hash }),
+    ...(corpus.inputs.length > 0 ? { dataset_sha256: digest } : {}),
     val_documents: split.validation.length,
     ...(split.threshold === undefined ? {} : { val_threshold: split.threshold }),
   };

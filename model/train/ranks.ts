@@ -152,7 +152,7 @@ export class Ranks {
 export async function openRanks(options: TrainOptions): Promise<Ranks | undefined> {
   checkTrainOptions(options);
   const { distributed, reduceDtype, input, device } = options;
-  if (distributed === "mpi" && input === "-") {
+  if (distributed === "mpi" && [input].flat().includes("-")) {
     throw new MicrogptError("`distributed`: standard input reaches only one process", {
       hint: "give the data as a file that each process can read",
       usage: true,

@@ -270,9 +270,10 @@ export class TrainingRun {
     return 12 * networkOf(this.#options.config).layout.length;
   }
 
-  /** Frees the device, and the directory for others. */
+  /** Frees the device and the data, and the directory for others. */
   close(): void {
     this.#options.device.destroy();
+    this.#options.data.close?.();
     this.#options.lock?.release();
   }
 

@@ -1,5 +1,4 @@
 /** Training from data to checkpoint: what `microgpt train` does, for programs. */
-import { isDataFile } from "../../data/dataset.ts";
 import type { LengthStatistics } from "../../data/lengths.ts";
 import type { Dtype } from "../../device/device.ts";
 import { MicrogptError } from "../../device/errors.ts";
@@ -180,7 +179,6 @@ function planOf(prepared: PreparedRun): PlanEvent {
     ...told,
     config,
     network: networkOf(config).describe(),
-    rereadable: isDataFile(prepared.dataPath),
     device: device.name,
     dtype: device.dtype,
     startStep: run.startStep,

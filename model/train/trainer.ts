@@ -44,6 +44,8 @@ export interface TrainingData {
   validation(): Iterable<PackedDocuments>;
   /** bytes of text that the held-out targets stand for, of those that count */
   validationBytes: number;
+  /** frees what the data lie in */
+  close?(): void;
 }
 
 /** How to train. */

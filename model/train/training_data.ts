@@ -1,101 +1,98 @@
-/** The documents of a run: read, split, and packed into batches. */
-import { isFileError } from "../../platform/files.ts";
-import { batchesInOrder, BatchSampler, longestInput } from "../../data/batches.ts";
+/** The documents of a run: found, prepared, split, and packed into batches. */
+import { batchesInOrder, BatchSampler } from "../../data/batches.ts";
 import { bytesOfTokens, targetBytes } from "../../data/bits_per_byte.ts";
+import { type Corpus, corpusOf, type CorpusOptions, isDataFile, openCorpus } from "../../data/corpus.ts";
+import { CORPUS_OPTIONS } from "../../data/corpus_options.ts";
+import { LengthCounts } from "../../data/lengths.ts";
 import {
-  dataNotices,
-  type Dataset,
-  datasetInMemory,
-  documentsOf,
-  isDataFile,
-  loadDataset,
-  unitOf,
-} from "../../data/dataset.ts";
-import type { FittedDocuments, TokenDocuments } from "../../data/documents.ts";
-import { copiesNotice, type Split, splitByCount, splitDocuments, splitHashes } from "../../data/split.ts";
+  copiesNotice,
+  type HashSummary,
+  type Split,
+  splitByCount,
+  splitDocuments,
+  summaryOf,
+  trainingDocuments,
+} from "../../data/split.ts";
+import { type LongDocuments, piecesOf } from "../../data/tokens/pieces.ts";
+import type { PreparedTokens } from "../../data/tokens/prepare_tokens.ts";
+import type { TokenStore } from "../../data/tokens/token_store.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
+import { isFileError } from "../../platform/files.ts";
 import type { LoadedCheckpoint } from "../files/checkpoint.ts";
+import type { TrainState } from "../files/train_state.ts";
 import type { Settings } from "../settings.ts";
 import type { TrainOptions } from "./options.ts";
 import type { TrainingData } from "./trainer.ts";
 
 /**
- * Reads the documents that options or the checkpoint name.
- * @param notices receives what a person should know about them
- * @throws {MicrogptError} for unusable data
+ * Checks that no option would be ignored.
+ * @throws {MicrogptError} naming two options that exclude each other
  */
-export async function loadData(
-  options: TrainOptions,
-  checkpoint: LoadedCheckpoint | undefined,
-  notices: string[],
-): Promise<Dataset> {
-  const saved = checkpoint?.trainState;
-  const data = await readData(options, saved?.dataset_mode, saved?.dataset_path);
-  // a resumed run goes on with data that was there before
-  if (!saved || data.mode === "chat") notices.push(...dataNotices(data));
-  if (!saved) return data;
-  if (options.input !== undefined && options.input !== saved.dataset_path) {
-    notices.push(`warning: \`input\` changes from ${saved.dataset_path} to ${options.input}`);
+export function checkDataSource(options: TrainOptions): void {
+  const { input, documents, conversations, chat } = options;
+  const given = Object.entries({ documents, conversations, input }).filter(([, value]) =>
+    value !== undefined
+  );
+  if (given.length > 1) {
+    const [[first], [second]] = given as [[string, unknown], [string, unknown]];
+    throw new MicrogptError(`${first} and ${second} are both given`, {
+      hint: "the data comes from one of them",
+      usage: true,
+    });
   }
-  const { dataset_sha256: savedHash } = saved;
-  if (savedHash !== undefined && data.hash !== undefined && savedHash !== data.hash) {
-    notices.push(
-      `warning: the data changed since the checkpoint: ${saved.dataset_path} was ${
-        savedHash.slice(0, 12)
-      }…, ` +
-        `${data.path} is ${data.hash.slice(0, 12)}…`,
-    );
+  if (documents && chat) {
+    throw new MicrogptError("documents and chat: true are both given, but documents are plain text", {
+      hint: "hand conversations over as `conversations`",
+      usage: true,
+    });
   }
-  return data;
+  if (conversations && chat === false) {
+    throw new MicrogptError("conversations and chat: false are both given", {
+      hint: "conversations make a chat model: leave out `chat`",
+      usage: true,
+    });
+  }
 }
 
-async function readData(
+/**
+ * Finds the data that options or the checkpoint name, and reads none of it yet.
+ * @throws {MicrogptError} for data that is not there, or not of the kind that the checkpoint was trained on
+ */
+export async function openData(
   options: TrainOptions,
-  savedMode: "text" | "chat" | undefined,
-  savedPath: string | undefined,
-): Promise<Dataset> {
+  checkpoint: LoadedCheckpoint | undefined,
+): Promise<Corpus> {
+  const saved = checkpoint?.trainState;
   const { documents, conversations } = options;
-  if (documents && savedMode === "chat") {
+  if (documents && saved?.dataset_mode === "chat") {
     throw new MicrogptError("`documents`: the checkpoint was trained on conversations", { usage: true });
   }
-  if (conversations && savedMode === "text") {
+  if (conversations && saved?.dataset_mode === "text") {
     throw new MicrogptError("`conversations`: the checkpoint was trained on plain text", { usage: true });
   }
-  const inMemory = datasetInMemory(options);
-  if (inMemory) return inMemory;
-  const path = options.input ?? savedPath;
-  if (path === undefined) {
+  if (documents !== undefined) return corpusOf("text", documents);
+  if (conversations !== undefined) return corpusOf("chat", conversations);
+  if (options.input === undefined && saved === undefined) {
     throw new MicrogptError("`input` is required", {
       hint: "name a text file with one document a line, or JSONL with `chat`",
       usage: true,
     });
   }
-  if (options.input === undefined && !isDataFile(path)) {
+  if (options.input === undefined && !isDataFile(saved!.dataset_path)) {
     throw new MicrogptError(
       "the run was trained on data that came from no file, which cannot be read again",
-      {
-        hint: "give the same data with `input`",
-      },
+      { hint: "give the same data with `input`" },
     );
   }
-  const mode = savedMode ?? (options.chat ? "chat" : "text");
-  if (options.chat && mode === "text") {
-    throw new MicrogptError("`chat`: the checkpoint was trained on plain text", { usage: true });
-  }
-  if (options.chat === false && mode === "chat") {
-    throw new MicrogptError("`chat` false: the checkpoint was trained on conversations", { usage: true });
-  }
-  return await loadFile(path, mode, options.input === undefined);
-}
-
-/** @param remembered the path is the checkpoint's, not one given now */
-async function loadFile(path: string, mode: "text" | "chat", remembered: boolean): Promise<Dataset> {
+  const chat = checkedMode(options.chat, saved?.dataset_mode) === "chat";
+  const reading = { ...(saved ? readingOf(saved) : {}), ...givenReading(options), chat };
   try {
-    return await loadDataset(path, mode);
+    return await openCorpus(reading as CorpusOptions);
   } catch (error) {
-    if (!remembered || !(error instanceof MicrogptError)) throw error;
-    if (!isFileError(error.cause, "NotFound")) throw error;
+    const remembered = options.input === undefined && error instanceof MicrogptError &&
+      isFileError(error.cause, "NotFound");
+    if (!remembered) throw error;
     throw new MicrogptError(error.message, {
       hint: "the path is as it was where the run began; say where its data is now with `input`",
       cause: error.cause,
@@ -103,27 +100,115 @@ async function loadFile(path: string, mode: "text" | "chat", remembered: boolean
   }
 }
 
-/** Chooses what is held out; a resumed run keeps each document on its side. */
+function checkedMode(chat: boolean | undefined, saved: "text" | "chat" | undefined): "text" | "chat" {
+  const mode = saved ?? (chat ? "chat" : "text");
+  if (chat && mode === "text") {
+    throw new MicrogptError("`chat`: the checkpoint was trained on plain text", { usage: true });
+  }
+  if (chat === false && mode === "chat") {
+    throw new MicrogptError("`chat` false: the checkpoint was trained on conversations", { usage: true });
+  }
+  return mode;
+}
+
+/** How data is read, as it was asked for. */
+function givenReading(options: TrainOptions): Partial<CorpusOptions> {
+  const names = Object.keys(CORPUS_OPTIONS) as (keyof typeof CORPUS_OPTIONS)[];
+  return Object.fromEntries(
+    names.filter((name) => options[name] !== undefined).map((name) => [name, options[name]]),
+  );
+}
+
+/** How a checkpoint's data was read. */
+function readingOf(saved: TrainState): Partial<CorpusOptions> {
+  const input = saved.dataset_inputs ?? [saved.dataset_path];
+  return { input, ...saved.dataset_reading } as Partial<CorpusOptions>;
+}
+
+/** How data is read, for a checkpoint: what the paths do not tell. */
+export function savedReading(corpus: Corpus): Pick<TrainState, "dataset_inputs" | "dataset_reading"> {
+  const { format, document, field, strict } = corpus.settings as Partial<CorpusOptions>;
+  const reading = {
+    ...(format === undefined ? {} : { format }),
+    ...(document === undefined ? {} : { document }),
+    ...(field === undefined ? {} : { field }),
+    ...(strict ? { strict } : {}),
+  };
+  return {
+    ...(corpus.inputs.length > 1 ? { dataset_inputs: [...corpus.inputs] } : {}),
+    ...(Object.keys(reading).length > 0 ? { dataset_reading: reading } : {}),
+  };
+}
+
+/** What a person should know about the data that was read, and what is different from when the run began. */
+export function dataNotices(
+  corpus: Corpus,
+  { report, notices: preparation }: PreparedTokens,
+  checkpoint: LoadedCheckpoint | undefined,
+): string[] {
+  const saved = checkpoint?.trainState;
+  // a resumed run goes on with data that was there before
+  const notices = !saved || corpus.mode === "chat" ? [...preparation, ...report.notices] : [...preparation];
+  if (!saved) return notices;
+  if (corpus.inputs.length > 0 && corpus.path !== saved.dataset_path) {
+    notices.push(`warning: \`input\` changes from ${saved.dataset_path} to ${corpus.path}`);
+  }
+  if (corpus.inputs.length > 0 && isChanged(saved, report.sha256)) {
+    notices.push(
+      `warning: the data changed since the checkpoint: ${saved.dataset_path} was ${
+        saved.dataset_sha256!.slice(0, 12)
+      }…, ${corpus.path} is ${report.sha256.slice(0, 12)}…`,
+    );
+  }
+  return notices;
+}
+
+function isChanged({ dataset_sha256: before }: TrainState, now: string): boolean {
+  return before !== undefined && before !== now;
+}
+
+/** The documents that are trained on and held out, by number. */
+export interface Parts {
+  split: Split;
+  training: Uint32Array;
+  validation: Uint32Array;
+}
+
+/**
+ * Chooses what is held out; a resumed run keeps each document on its side.
+ * @param kept numbers of the documents to split; undefined: all
+ */
 export function splitData(
-  data: Dataset,
-  fitted: FittedDocuments,
+  { hashes: all, report }: PreparedTokens,
+  kept: Uint32Array | undefined,
+  mode: "text" | "chat",
   settings: Settings,
   checkpoint: LoadedCheckpoint | undefined,
   notices: string[],
-): Split {
-  const all = splitHashes(documentsOf(data), settings.seed);
-  const hashes = Float64Array.from(fitted.numbers, (d) => all[d]!);
-  const split = (checkpoint && earlierSplit(data, hashes.length, settings, checkpoint, notices)) ??
-    splitDocuments(hashes, settings.valFraction, checkpoint?.trainState.val_threshold);
+): Parts {
+  const hashes = kept ? summaryOf(picked(all, kept)) : all;
+  const split =
+    (checkpoint && earlierSplit(report.sha256, hashes.documents, settings, checkpoint, notices)) ??
+      splitDocuments(hashes, settings.valFraction, checkpoint?.trainState.val_threshold);
   if (split.notice) notices.push(split.notice);
-  const copies = copiesNotice(hashes, unitOf(data), split);
+  const copies = copiesNotice(hashes, mode === "chat" ? "conversations" : "documents", split);
   if (copies) notices.push(copies);
-  return split;
+  const numbers = (documents: Uint32Array) => kept ? documents.map((d) => kept[d]!) : documents;
+  return {
+    split,
+    training: numbers(trainingDocuments(split, hashes.documents)),
+    validation: numbers(split.validation),
+  };
+}
+
+function picked(hashes: HashSummary, documents: Uint32Array): Float64Array {
+  const all = hashes.all();
+  return Float64Array.from(documents, (d) => all[d]!);
 }
 
 /** The split of a checkpoint without a threshold, as long as its data are the same; undefined otherwise. */
 function earlierSplit(
-  data: Dataset,
+  digest: string,
   count: number,
   settings: Settings,
   { trainState: saved }: LoadedCheckpoint,
@@ -131,11 +216,9 @@ function earlierSplit(
 ): Split | undefined {
   if (saved.val_threshold !== undefined) return undefined;
   const split = splitByCount(count, settings.valFraction, settings.seed);
-  const { dataset_sha256: savedHash } = saved;
-  const changed = savedHash !== undefined && data.hash !== undefined && savedHash !== data.hash;
   const skipsOthers = saved.skip_long !== undefined && saved.skip_long !== settings.skipLong;
   const held = saved.val_documents ?? split.validation.length;
-  const same = !changed && !skipsOthers && held === split.validation.length;
+  const same = !isChanged(saved, digest) && !skipsOthers && held === split.validation.length;
   if (split.validation.length > 0 && (!same || saved.val_fraction === undefined)) {
     notices.push(
       "warning: the checkpoint does not say which documents it held out: " +
@@ -145,30 +228,47 @@ function earlierSplit(
   return same ? split : undefined;
 }
 
+/** How long the documents of a store are. */
+export function countLengths({ lengths }: TokenStore): LengthCounts {
+  const counts = new LengthCounts();
+  counts.add(lengths);
+  return counts;
+}
+
 /** Most tokens of an evaluation's batch, unless one document has more. */
 const EVALUATION_TOKENS = 1024;
 
 /**
- * Token documents as the trainer takes them.
+ * Tokens as the trainer takes them.
  * @param end the token that ends a document
  */
 export function batches(
-  documents: TokenDocuments,
-  split: { training: Uint32Array; validation: Uint32Array },
+  store: TokenStore,
+  { training, validation }: Parts,
+  long: LongDocuments,
   settings: Settings,
   tokenizer: Tokenizer,
   end?: number,
 ): TrainingData {
-  const sampler = new BatchSampler(documents, split.training, settings.batchSize, settings.seed);
-  const held = split.validation;
-  const longestHeld = held.length > 0 ? longestInput(documents, held) : 0;
-  const maxTokens = Math.max(sampler.maxTokens, longestHeld);
+  const { blockSize, loss } = settings;
+  const answersOnly = loss === "answers";
+  const pieces = piecesOf(store, training, blockSize, long, answersOnly);
+  const sampler = new BatchSampler(pieces, settings.batchSize, settings.seed);
+  const held = piecesOf(store, validation, blockSize, long, answersOnly);
+  const maxTokens = Math.max(sampler.maxTokens, held.longest);
   // full batches would touch activations that training batches, of mixed lengths, hardly ever reach
-  const heldTokens = Math.max(longestHeld, Math.min(maxTokens, EVALUATION_TOKENS));
-  const maxDocuments = Math.max(settings.batchSize, Math.min(held.length, 64));
-  const validation = () => batchesInOrder(documents, held, heldTokens, maxDocuments);
+  const heldTokens = Math.max(held.longest, Math.min(maxTokens, EVALUATION_TOKENS));
+  const maxDocuments = Math.max(settings.batchSize, Math.min(held.count, 64));
+  const inOrder = () => batchesInOrder(held, heldTokens, maxDocuments);
   const tokenBytes = bytesOfTokens(tokenizer, end);
   let validationBytes = 0;
-  for (const batch of validation()) validationBytes += targetBytes(batch, tokenBytes);
-  return { maxTokens, maxDocuments, batch: (number) => sampler.batch(number), validation, validationBytes };
+  for (const batch of inOrder()) validationBytes += targetBytes(batch, tokenBytes);
+  return {
+    maxTokens,
+    maxDocuments,
+    batch: (number) => sampler.batch(number),
+    validation: inOrder,
+    validationBytes,
+    close: () => store.close(),
+  };
 }

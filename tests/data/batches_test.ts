@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { batchesInOrder, BatchSampler } from "../../data/batches.ts";
 import type { TokenDocuments } from "../../data/documents.ts";
 import type { PackedDocuments } from "../../device/device.ts";
-import { mixSeed, permutation, uniform, uniformInteger } from "../../device/random.ts";
+import { mixSeed, permutation, shuffled, uniform, uniformInteger } from "../../device/random.ts";
+import { pieces, range } from "./token_pieces.ts";
 
 /** Documents of 2 … 6 ids; all ids of document d are 10·d + their position, so that any mix-up shows. */
 function numbered(count: number): TokenDocuments {
@@ -14,8 +15,6 @@ function numbered(count: number): TokenDocuments {
   }
   return { ids, offsets };
 }
-
-const range = (n: number) => Uint32Array.from({ length: n }, (_, i) => i);
 
 /** The numbers of the documents in a batch, after a check of all its arrays. */
 function documentsIn({ tokens, targets, starts }: PackedDocuments, documents: TokenDocuments): number[] {
@@ -39,7 +38,7 @@ function draws(
   seed: number,
   count: number,
 ): number[] {
-  const sampler = new BatchSampler(documents, indices, size, seed);
+  const sampler = new BatchSampler(pieces(documents, indices), size, seed);
   return Array.from({ length: count }, (_, b) => documentsIn(sampler.batch(b), documents)).flat();
 }
 
@@ -56,7 +55,7 @@ Deno.test("batches: each epoch holds each training document once, in a new order
 Deno.test("batches: the batch's number is the only state", () => {
   const documents = numbered(17);
   const inOrder = draws(documents, range(17), 4, 7, 50);
-  const sampler = new BatchSampler(documents, range(17), 4, 7);
+  const sampler = new BatchSampler(pieces(documents, range(17)), 4, 7);
   for (const b of [49, 3, 12, 12, 0, 30, 4, 5]) {
     assert.deepEqual(documentsIn(sampler.batch(b), documents), inOrder.slice(4 * b, 4 * b + 4));
   }
@@ -84,13 +83,13 @@ Deno.test("batches: larger than the data", () => {
 
 Deno.test("batches: maxTokens bounds every batch", () => {
   const documents = numbered(9);
-  const sampler = new BatchSampler(documents, range(9), 4, 1);
+  const sampler = new BatchSampler(pieces(documents, range(9)), 4, 1);
   assert.equal(sampler.maxTokens, 4 * 5);
   for (let b = 0; b < 30; b++) assert(sampler.batch(b).tokens.length <= sampler.maxTokens);
 });
 
 Deno.test("batches: nothing to draw from is a mistake of the caller", () => {
-  assert.throws(() => new BatchSampler(numbered(2), new Uint32Array(0), 4, 1), RangeError);
+  assert.throws(() => new BatchSampler(pieces(numbered(2), new Uint32Array(0)), 4, 1), RangeError);
 });
 
 Deno.test("batches in order: all documents, within both limits", () => {
@@ -98,15 +97,15 @@ Deno.test("batches in order: all documents, within both limits", () => {
   const indices = Uint32Array.of(20, 3, 4, 5, 9, 14, 0, 1, 2, 22);
   const seen: number[] = [];
   let batches = 0;
-  for (const batch of batchesInOrder(documents, indices, 9, 3)) {
+  for (const batch of batchesInOrder(pieces(documents, indices), 9, 3)) {
     assert(batch.tokens.length <= 9 && batch.starts.length <= 4);
     seen.push(...documentsIn(batch, documents));
     batches++;
   }
   assert.deepEqual(seen, [...indices]);
   assert(batches > 3);
-  assert.deepEqual([...batchesInOrder(documents, new Uint32Array(0), 9, 3)], []);
-  assert.throws(() => [...batchesInOrder(documents, Uint32Array.of(4), 4, 3)], RangeError);
+  assert.deepEqual([...batchesInOrder(pieces(documents, new Uint32Array(0)), 9, 3)], []);
+  assert.throws(() => [...batchesInOrder(pieces(documents, Uint32Array.of(4)), 4, 3)], RangeError);
 });
 
 Deno.test("permutation: the draws of a small one are what they were", () => {
@@ -129,4 +128,29 @@ Deno.test("permutation: above 2^24 documents every place is reached", () => {
     if (draw >= n / 2) high++;
   }
   for (const count of [...remainders, high / 2]) assert(Math.abs(count - 1000) < 120, `${count}`);
+});
+
+Deno.test("permutation: without a table every number comes once, in an order that the seed decides", () => {
+  for (const n of [1, 2, 3, 1000, 4096, 5001]) {
+    const order = (seed: number) => Array.from({ length: n }, (_, i) => shuffled(mixSeed(seed), n, 0)(i));
+    const one = order(1);
+    assert.deepEqual(one.toSorted((a, b) => a - b), [...range(n)]);
+    assert.deepEqual(order(1), one);
+    if (n > 3) assert.notDeepEqual(order(2), one);
+  }
+  const table = shuffled(mixSeed(42), 12);
+  assert.deepEqual(Array.from(range(12), table), [...permutation(mixSeed(42), 12)]);
+});
+
+Deno.test("permutation: without a table neighbours are far apart, and places even", () => {
+  const n = 100_000;
+  const order = shuffled(mixSeed(3), n, 0);
+  const quarters = [0, 0, 0, 0];
+  let apart = 0;
+  for (let i = 0; i < 4000; i++) {
+    quarters[Math.floor(4 * order(i) / n)]!++;
+    apart += Math.abs(order(i) - order(i + 1));
+  }
+  for (const count of quarters) assert(Math.abs(count - 1000) < 120, `${count}`);
+  assert(Math.abs(apart / 4000 / n - 1 / 3) < 0.02, `${apart}`);
 });

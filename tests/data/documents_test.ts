@@ -1,7 +1,11 @@
 import assert from "node:assert/strict";
 import { bytesOfTokens, targetBytes } from "../../data/bits_per_byte.ts";
 import { batchesInOrder, countedTargets } from "../../data/batches.ts";
-import { encodeChat, encodeText, fitDocuments, type TokenDocuments } from "../../data/documents.ts";
+import { encodeChat, encodeText, MARKS, type TokenDocuments } from "../../data/documents.ts";
+import { LengthCounts } from "../../data/lengths.ts";
+import { fitDocuments, type LongDocuments, piecesOf } from "../../data/tokens/pieces.ts";
+import { storeInMemory } from "../../data/tokens/token_store.ts";
+import { idsOf, pieces, storeOf } from "./token_pieces.ts";
 import { byteTokenizer } from "./byte_tokenizer.ts";
 
 const TEXT = byteTokenizer(["<bos>"]);
@@ -37,86 +41,112 @@ Deno.test("documents: chat needs a tokenizer with chat tokens", () => {
   });
 });
 
-Deno.test("documents: with answers only, what the assistant says and the end of its turn count", () => {
-  const turn = (role: "user" | "assistant", content: string) => ({ role, content });
+Deno.test("documents: it is known what the assistant says, and where messages begin", () => {
   const conversations = [[
     turn("user", "a"),
     turn("assistant", "bc"),
     turn("user", "d"),
     turn("assistant", ""),
   ]];
-  const { counted } = encodeChat(conversations, CHAT, true);
+  const documents = encodeChat(conversations, CHAT);
+  const having = (mark: number) => [...documents.marks!].map((marks) => marks & mark ? 1 : 0);
   // <bos> <user> a <end_turn> <assistant> b c <end_turn> <user> d <end_turn> <assistant> <end_turn> <bos>
-  assert.deepEqual([...counted!], [0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 0]);
-  assert.equal(encodeChat(conversations, CHAT).counted, undefined);
+  const answers = [0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 0];
+  assert.deepEqual(having(MARKS.answer), answers);
+  assert.deepEqual(having(MARKS.message), [0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1, 0, 0]);
+  assert.deepEqual(having(MARKS.question), [0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
+  const store = storeOf(encodeChat([...conversations, ...conversations], CHAT));
+  for (const from of [0, 3, 13]) {
+    const into = new Uint8Array(14 - from);
+    store.readAnswers(1, from, into);
+    assert.deepEqual([...into], answers.slice(from));
+  }
+  assert.equal(encodeText(["a"], TEXT).marks, undefined);
 });
 
 Deno.test("documents: a conversation that is cut off before its answer is left out, and that is said", () => {
-  const turn = (role: "user" | "assistant", content: string) => ({ role, content });
   const long = [turn("user", "abcdefgh"), turn("assistant", "i")];
   const short = [turn("user", "a"), turn("assistant", "bcdefghi")];
-  const fitted = fitDocuments(encodeChat([long, short], CHAT, true), 6, false, "chat");
-  assert.deepEqual([...fitted.numbers], [1]);
-  assert.deepEqual([...fitted.counted!], [0, 0, 0, 0, 0, 1, 1]);
+  const store = storeOf(encodeChat([long, short], CHAT));
+  const fitted = fitDocuments(store, countsOf([13, 13]), 6, "truncate", true, "chat");
+  assert.deepEqual([...fitted.kept!], [1]);
   assert.deepEqual(fitted.notices.slice(0, 2), [
     "warning: 2 / 2 docs are longer than block_size (6) and will be truncated",
     "1 conversations are left out: they have no answer within block_size (6)",
   ]);
-  const [batch] = batchesInOrder(fitted, Uint32Array.of(0), 100, 10);
+  const [batch] = batchesInOrder(piecesOf(store, fitted.kept!, 6, "truncate", true), 100, 10);
   assert.deepEqual([...batch!.weights!], [0, 0, 0, 0, 1, 1]);
   assert.equal(countedTargets(batch!), 2);
   // of the answer, "b" and "c" are left
   assert.equal(targetBytes(batch!, bytesOfTokens(CHAT)), 2);
-  assert.throws(() => fitDocuments(encodeChat([long], CHAT, true), 6, false, "chat"), {
+  const none = storeOf(encodeChat([long], CHAT));
+  assert.throws(() => fitDocuments(none, countsOf([13]), 6, "truncate", true, "chat"), {
     name: "MicrogptError",
     message: "none of the 1 conversations has an answer within block_size (6), nothing is left to train on",
   });
 });
 
-Deno.test("documents: block_size + 1 ids fit, one more does not", () => {
+function turn(role: "user" | "assistant", content: string) {
+  return { role, content };
+}
+
+function countsOf(lengths: number[]): LengthCounts {
+  const counts = new LengthCounts();
+  counts.add(lengths);
+  return counts;
+}
+
+/** What is said about documents of these lengths in ids. */
+function notices(lengths: number[], blockSize: number, long: LongDocuments, mode: "text" | "chat" = "text") {
+  const store = storeInMemory([{
+    lengths: Uint32Array.from(lengths),
+    spans: new Uint32Array(),
+    ids: new Uint32Array(),
+  }]);
+  return fitDocuments(store, countsOf(lengths), blockSize, long, false, mode).notices;
+}
+
+Deno.test("pieces: block_size + 1 ids fit, one more does not", () => {
   const documents = encodeText(["abcd", "abcde", "a"], TEXT); // 6, 7 and 3 ids
-  const whole = fitDocuments(documents, 6, false, "text");
-  assert.deepEqual(whole.notices, []);
-  assert.deepEqual([...whole.numbers], [0, 1, 2]);
-  const truncated = fitDocuments(documents, 5, false, "text");
-  assert.deepEqual(truncated.notices, [
+  assert.deepEqual(notices([6, 7, 3], 6, "truncate"), []);
+  assert.deepEqual(idsOf(pieces(documents, undefined, 6)), lists(documents));
+  assert.deepEqual(notices([6, 7, 3], 5, "truncate"), [
     "warning: 1 / 3 docs are longer than block_size (5) and will be truncated",
   ]);
-  assert.deepEqual(lists(truncated), [
+  assert.deepEqual(idsOf(pieces(documents, undefined, 5)), [
     [0, 98, 99, 100, 101, 0],
     [0, 98, 99, 100, 101, 102],
     [0, 98, 0],
   ]);
 });
 
-Deno.test("documents: skipLong drops them, and says so", () => {
-  const documents = encodeText(["abcde", "a", "abcdef", "bc", "ab"], TEXT);
-  const text = fitDocuments(documents, 4, true, "text");
-  assert.equal(text.notices[0], "`skipLong`: dropped 2 documents exceeding block_size (4)");
-  assert.deepEqual(lists(text), [[0, 98, 0], [0, 99, 100, 0], [0, 98, 99, 0]]);
-  assert.deepEqual([...text.numbers], [1, 3, 4]);
+Deno.test("pieces: skip drops long documents, and says so", () => {
+  const lengths = [7, 3, 8, 4, 4];
   assert.equal(
-    fitDocuments(documents, 4, true, "chat").notices[0],
+    notices(lengths, 4, "skip")[0],
+    "`skipLong`: dropped 2 documents exceeding block_size (4)",
+  );
+  assert.equal(
+    notices(lengths, 4, "skip", "chat")[0],
     "`skipLong`: dropped 2 conversations exceeding block_size (4)",
   );
 });
 
-Deno.test("documents: when most of the data is cut off or dropped, it is said in numbers", () => {
-  const documents = encodeText(["x".repeat(9_998), "a"], TEXT); // 10,000 and 3 ids
-  const left = (skipLong: boolean) => fitDocuments(documents, 4, skipLong, "text").notices[1];
+Deno.test("pieces: when most of the data is cut off or dropped, it is said in numbers", () => {
+  const left = (long: LongDocuments) => notices([10_000, 3], 4, long)[1];
   const hint = "raise `blockSize`, or split long documents";
   assert.equal(
-    left(false),
+    left("truncate"),
     `warning: 99.9 % of the data is not trained on, 8 of 10003 tokens are left: ${hint}`,
   );
   assert.equal(
-    left(true),
+    left("skip"),
     `warning: 99.9 % of the data is not trained on, 3 of 10003 tokens are left: ${hint}`,
   );
 });
 
-Deno.test("documents: skipLong that leaves none is an error", () => {
-  assert.throws(() => fitDocuments(encodeText(["abc", "abcd"], TEXT), 2, true, "text"), {
+Deno.test("pieces: skip that leaves none is an error", () => {
+  assert.throws(() => notices([5, 6], 2, "skip"), {
     name: "MicrogptError",
     message: "`skipLong`: all 2 documents exceed block_size (2), nothing is left to train on",
     hint: /`blockSize`/u,
@@ -124,10 +154,9 @@ Deno.test("documents: skipLong that leaves none is an error", () => {
 });
 
 Deno.test("bits per byte: the bytes of the text, and one for the end of a document", () => {
-  const all = (documents: TokenDocuments) => {
-    const indices = Uint32Array.from({ length: documents.offsets.length - 1 }, (_, d) => d);
-    return [...batchesInOrder(documents, indices, 1000, 100)];
-  };
+  const all = (documents: TokenDocuments, blockSize?: number) => [
+    ...batchesInOrder(pieces(documents, undefined, blockSize), 1000, 100),
+  ];
   const text = all(encodeText(["añb", "👋"], TEXT));
   assert.equal(targetBytes(text[0]!, bytesOfTokens(TEXT)), 4 + 1 + 4 + 1);
   const chat = encodeChat(
@@ -136,6 +165,6 @@ Deno.test("bits per byte: the bytes of the text, and one for the end of a docume
   );
   assert.equal(targetBytes(all(chat)[0]!, bytesOfTokens(CHAT)), 2 + 5 + 1);
   // Of a truncated document what is left counts, and no end.
-  const cut = all(fitDocuments(encodeText(["abcdef"], TEXT), 3, false, "text"));
+  const cut = all(encodeText(["abcdef"], TEXT), 3);
   assert.equal(targetBytes(cut[0]!, bytesOfTokens(TEXT)), 3);
 });

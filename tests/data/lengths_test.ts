@@ -1,16 +1,15 @@
 import assert from "node:assert/strict";
-import type { TokenDocuments } from "../../data/documents.ts";
-import { lengthStatistics, renderLengths } from "../../data/lengths.ts";
+import { LengthCounts, type LengthStatistics, renderLengths } from "../../data/lengths.ts";
 
-function ofLengths(lengths: number[]): TokenDocuments {
-  const offsets = new Uint32Array(lengths.length + 1);
-  lengths.forEach((length, d) => offsets[d + 1] = offsets[d]! + length);
-  return { ids: new Uint32Array(offsets[lengths.length]!), offsets };
+function statisticsOf(lengths: number[]): LengthStatistics {
+  const counts = new LengthCounts();
+  counts.add(lengths);
+  return counts.statistics();
 }
 
 Deno.test("lengths: quantiles by nearest rank, whatever the order", () => {
   const lengths = Array.from({ length: 100 }, (_, i) => (i * 37) % 100 + 1); // 1 … 100, shuffled
-  const statistics = lengthStatistics(ofLengths(lengths));
+  const statistics = statisticsOf(lengths);
   const { documents, tokens, median, p90, p99, longest, blockSizeFor90 } = statistics;
   assert.deepEqual(
     { documents, tokens, median, p90, p99, longest, blockSizeFor90 },
@@ -27,7 +26,7 @@ Deno.test("lengths: the block size named really holds 90 %, and the next smaller
       Array.from({ length: 77 }, (_, i) => i + 2),
     ]
   ) {
-    const block = lengthStatistics(ofLengths(lengths)).blockSizeFor90;
+    const block = statisticsOf(lengths).blockSizeFor90;
     const share = (b: number) => lengths.filter((length) => length <= b + 1).length / lengths.length;
     assert(share(block) >= 0.9);
     assert(share(block - 1) < 0.9);
@@ -36,7 +35,7 @@ Deno.test("lengths: the block size named really holds 90 %, and the next smaller
 
 Deno.test("lengths: the histogram counts each document once, and one outlier does not flatten it", () => {
   const lengths = [...Array.from({ length: 400 }, (_, i) => 3 + i % 6), 5000];
-  const { histogram } = lengthStatistics(ofLengths(lengths));
+  const { histogram } = statisticsOf(lengths);
   assert.equal(histogram.reduce((sum, bucket) => sum + bucket.count, 0), 401);
   assert.deepEqual(histogram.map(({ from, to }) => [from, to]), [
     [3, 3],
@@ -50,7 +49,7 @@ Deno.test("lengths: the histogram counts each document once, and one outlier doe
 });
 
 Deno.test("lengths: documents of one length", () => {
-  const { histogram, median, longest } = lengthStatistics(ofLengths([500, 500]));
+  const { histogram, median, longest } = statisticsOf([500, 500]);
   assert.deepEqual([median, longest], [500, 500]);
   assert.equal(histogram.at(-1)!.count, 2);
 });
@@ -64,7 +63,7 @@ Deno.test("lengths: as text", () => {
     6,
     6,
   ];
-  assert.deepEqual(renderLengths(lengthStatistics(ofLengths(lengths)), "documents"), [
+  assert.deepEqual(renderLengths(statisticsOf(lengths), "documents"), [
     "lengths: 124 documents, median 4, p90 5, p99 6, longest 6 tokens",
     "  3  █ 1",
     `  4  ${"█".repeat(40)} 80`,

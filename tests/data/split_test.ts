@@ -1,9 +1,18 @@
 import assert from "node:assert/strict";
 import { contentHash } from "../../data/content_hash.ts";
-import { copiesNotice, type Split, splitByCount, splitDocuments, splitHashes } from "../../data/split.ts";
+import {
+  copiesNotice,
+  type HashSummary,
+  type Split,
+  splitByCount,
+  splitDocuments,
+  splitHashes,
+  summaryOf,
+  trainingDocuments,
+} from "../../data/split.ts";
 
 const names = (count: number, from = 0) => Array.from({ length: count }, (_, i) => `name ${from + i}`);
-const hashes = (documents: string[], seed = 42) => splitHashes(documents, seed);
+const hashes = (documents: string[], seed = 42) => summaryOf(splitHashes(documents, seed));
 const held = (documents: string[], { validation }: Split) => [...validation].map((d) => documents[d]!);
 
 Deno.test("content hash: the vectors of MurmurHash3's own implementation", () => {
@@ -21,13 +30,15 @@ Deno.test("content hash: the vectors of MurmurHash3's own implementation", () =>
 });
 
 Deno.test("split: every document is in exactly one part, ascending", () => {
-  const { training, validation, notice } = splitDocuments(hashes(names(1000)), 0.05);
+  const split = splitDocuments(hashes(names(1000)), 0.05);
+  const { validation, notice } = split;
+  const training = trainingDocuments(split, 1000);
   assert.equal(validation.length, 50);
   assert.equal(notice, undefined);
   assert.deepEqual(training, training.slice().sort());
   assert.deepEqual(validation, validation.slice().sort());
   assert.deepEqual(new Set([...training, ...validation]), new Set(Array.from({ length: 1000 }, (_, i) => i)));
-  assert.equal(training.length, 950);
+  assert.deepEqual([training.length, split.training], [950, 950]);
 });
 
 Deno.test("split: the seed decides, and nothing else", () => {
@@ -45,7 +56,7 @@ Deno.test("split: a document keeps its side, whatever is added, dropped, repeate
   );
   const grown = splitDocuments(hashes(after), 0.1, split.threshold);
   const known = new Set(before);
-  for (const d of grown.training) assert(!heldOut.has(after[d]!), after[d]!);
+  for (const d of trainingDocuments(grown, after.length)) assert(!heldOut.has(after[d]!), after[d]!);
   for (const name of held(after, grown)) if (known.has(name)) assert(heldOut.has(name), name);
   const share = grown.validation.length / new Set(after).size;
   assert(share > 0.07 && share < 0.13, `${share} of what is new is held out too`);
@@ -74,12 +85,12 @@ Deno.test("split: copies are on one side, held out once, counted and told", () =
   const out = held(documents, split);
   assert.equal(out.length, 10);
   assert.equal(new Set(out).size, 10);
-  for (const d of split.training) assert(!out.includes(documents[d]!));
-  assert.equal(split.training.length + split.validation.length + split.leftOut, 250);
-  assert(split.leftOut >= 10);
+  for (const d of trainingDocuments(split, 250)) assert(!out.includes(documents[d]!));
+  assert.equal(split.training + split.validation.length + split.leftOut.length, 250);
+  assert(split.leftOut.length >= 10);
   assert.equal(
     copiesNotice(hashes(documents), "documents", split),
-    `150 of 250 documents repeat others word for word; ${split.leftOut} that repeat a held-out one are left out`,
+    `150 of 250 documents repeat others word for word; ${split.leftOut.length} that repeat a held-out one are left out`,
   );
   assert.equal(copiesNotice(hashes(names(9)), "documents"), undefined);
 });
@@ -87,7 +98,7 @@ Deno.test("split: copies are on one side, held out once, counted and told", () =
 Deno.test("split: at least one, at most 512, never all", () => {
   const sizes = (count: number, fraction: number) => {
     const { training, validation } = splitDocuments(hashes(names(count)), fraction);
-    return [training.length, validation.length];
+    return [training, validation.length];
   };
   assert.deepEqual(sizes(3, 0.05), [2, 1]);
   assert.deepEqual(sizes(2, 0.9), [1, 1]);
@@ -96,7 +107,7 @@ Deno.test("split: at least one, at most 512, never all", () => {
 
 Deno.test("split: 0 holds out none, says nothing, and trains on copies too", () => {
   const { training, validation, notice, threshold } = splitDocuments(hashes([...names(9), "name 0"]), 0);
-  assert.deepEqual([training.length, validation.length, notice, threshold], [10, 0, undefined, 0]);
+  assert.deepEqual([training, validation.length, notice, threshold], [10, 0, undefined, 0]);
 });
 
 Deno.test("split: what cannot be split, which is said", () => {
@@ -118,5 +129,27 @@ Deno.test("split: what cannot be split, which is said", () => {
 Deno.test("split: the rule of early checkpoints is what it was", () => {
   assert.deepEqual([...splitByCount(20, 0.2, 42).validation], [5, 10, 11, 17]);
   const { training, validation } = splitByCount(32_033, 0.05, 1);
-  assert.deepEqual([training.length, validation.length], [32_033 - 512, 512]);
+  assert.deepEqual([training, validation.length], [32_033 - 512, 512]);
+});
+
+Deno.test("split: the lowest hashes tell as much as all", () => {
+  const documents = [...names(3000), ...names(700)];
+  const all = splitHashes(documents, 42);
+  const known = summaryOf(all);
+  assert.deepEqual([known.documents, known.distinct, known.complete], [3700, 3000, false]);
+  assert(known.low.documents.length >= 513 && known.low.documents.length < 700);
+  const whole: HashSummary = {
+    ...summaryOf(all),
+    complete: false,
+    low: { hashes: all, documents: Uint32Array.of() },
+  };
+  whole.low = { hashes: new Float64Array(), documents: new Uint32Array() };
+  const unasked: HashSummary = { ...known, all: () => assert.fail("all hashes were read") };
+  for (const fraction of [0.01, 0.05, 0.5]) {
+    const split = splitDocuments(unasked, fraction);
+    assert.deepEqual(splitDocuments(whole, fraction), split);
+    assert.deepEqual(splitDocuments(known, fraction, split.threshold), split);
+  }
+  // a threshold that holds out more than a fresh run would
+  assert.equal(splitDocuments(known, 0.5, 2 ** 52).validation.length > 1400, true);
 });

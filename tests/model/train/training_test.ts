@@ -320,8 +320,9 @@ Deno.test("the second time the run stops with the cause", async () => {
   }
 });
 
+const DOCUMENTS = ["anna", "bob", "carla", "dora", "emil", "frida", "gustav", "hanna", "ida", "jonas"];
 const TINY: TrainOptions = {
-  documents: ["anna", "bob", "carla", "dora", "emil", "frida", "gustav", "hanna", "ida", "jonas"],
+  documents: DOCUMENTS,
   device: "cpu",
   vocabSize: 260,
   nEmbd: 8,
@@ -349,10 +350,10 @@ Deno.test("a resumed run says which option changes it, which is ignored, and tha
   await inTemporaryDirectory(async (dir) => {
     const output = join(dir, "model");
     const input = join(dir, "a.txt");
-    await Deno.writeTextFile(input, TINY.documents!.join("\n"));
+    await Deno.writeTextFile(input, DOCUMENTS.join("\n"));
     const { documents: _, ...settings } = TINY;
     await Array.fromAsync(train({ ...settings, input, output }));
-    await Deno.writeTextFile(input, TINY.documents!.join("\n") + "\nkarl");
+    await Deno.writeTextFile(input, DOCUMENTS.join("\n") + "\nkarl");
     const { notices, run, settings: resumed } = await prepareRun({
       resume: output,
       learningRate: 0.002,
