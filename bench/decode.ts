@@ -2,12 +2,20 @@
  * Decoding speed: one stream of chat-medium over its whole context, and 200 samples of names in one call.
  *
  *     deno run -A bench/decode.ts [--device cpu] [--threads 2] [--rounds 5] [--names names-model]
+ *
+ * With --model, that model instead: one stream of 96 tokens after 32, and a prompt of 512.
+ *
+ *     deno run -A bench/decode.ts --model model.gguf [--dtype q8] [--threads 1]
  */
 import { parseArgs } from "node:util";
 import { type DeviceName, openDevice } from "../model/devices.ts";
 import { loadModel } from "../model/generate/language_model.ts";
 import { Decoder } from "../model/generate/decoder.ts";
+import { loadWeights } from "../model/generate/working_weights.ts";
 import { gptNetwork } from "../model/gpt.ts";
+import { networkOf } from "../model/networks.ts";
+import { readAnyModel } from "../model/files/any_model.ts";
+import type { WeightType } from "../device/device.ts";
 import { flatTensor } from "../model/parameters.ts";
 import { PRESETS } from "../model/settings.ts";
 
@@ -18,6 +26,10 @@ const { values: flags } = parseArgs({
     rounds: { type: "string", default: "5" },
     /** a model of names, as `deno task train` makes it */
     names: { type: "string" },
+    /** any model that `generate` takes */
+    model: { type: "string" },
+    /** type of its weights */
+    dtype: { type: "string" },
   },
 });
 const where = { device: flags.device as DeviceName, threads: Number(flags.threads) };
@@ -81,5 +93,37 @@ async function manySamples(directory: string): Promise<void> {
   );
 }
 
+/** Tokens a second of a model's own network: greedy, whatever its tokens mean. */
+async function oneModel(path: string): Promise<void> {
+  const model = await readAnyModel(path);
+  const { config } = model;
+  const network = networkOf(config);
+  const device = await openDevice(where, { inference: true });
+  const weights = await loadWeights(device, network.layout, model, flags.dtype as WeightType | undefined);
+  const decoder = new Decoder(device, config, network.views(device, weights), 1, config.block_size);
+  const length = Math.min(512, config.block_size);
+  const prompt = Uint32Array.from({ length }, (_, i) => (100 + 37 * i) % config.vocab_size);
+  const sampling = { temperature: 0, topK: 0, topP: 1, suppressed: [], stopTokens: [], maxTokens: 96 };
+  const [steps, prompts]: [number[], number[]] = [[], []];
+  for (let round = 0; round <= rounds; round++) {
+    let before = performance.now();
+    decoder.feed(0, prompt, 0);
+    if (round > 0) prompts.push(1000 * length / (performance.now() - before));
+    before = performance.now();
+    for await (const _ of decoder.decode([{ sequence: 0, token: 5, position: 32, seed: 1 }], sampling)) {
+      const now = performance.now();
+      if (round > 0) steps.push(1000 / (now - before));
+      before = now;
+    }
+  }
+  const what = `${path}, ${flags.dtype ?? "types of the file"}, ${device.name}`;
+  console.log(`${what}: ${median(steps).toFixed(0)} tok/s, a prompt ${median(prompts).toFixed(0)} tok/s`);
+  device.destroy();
+}
+
+if (flags.model) {
+  await oneModel(flags.model);
+  Deno.exit();
+}
 await oneStream();
 if (flags.names) await manySamples(flags.names);

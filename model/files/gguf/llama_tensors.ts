@@ -7,9 +7,7 @@ import { llamaTensors } from "../hf/tensors.ts";
 import { ROPE_FACTORS } from "./llama_config.ts";
 import type { GgufFile } from "./read.ts";
 import { interleavedToHalves } from "./rope_order.ts";
-import { readBlocks, readTensor } from "./tensor_values.ts";
-import { bytesOf } from "./types.ts";
-import { badWeightError, rowPieces, type WeightSink } from "../weight_source.ts";
+import { readTensor } from "./tensor_values.ts";
 
 /** Parts of a layer, HuggingFace's names to llama.cpp's. */
 const PARTS = new Map([
@@ -94,48 +92,6 @@ export async function readGgufWeights(
     // a bias is a column of rows of one
     if (isInterleaved(name, config)) {
       interleavedToHalves(values, config.head_dim, shape.length === 1 ? 1 : cols);
-    }
-  }
-}
-
-/**
- * Hands all weights on, rows of q and k in the rotate-half order: as they are in the file where a device may take them so,
- * dequantized where not.
- * @param layout of HuggingFace's names and the config's shapes
- * @throws {MicrogptError} when the file shrank, or `sink` did not take a number
- */
-export async function sendGgufWeights(
-  gguf: GgufFile,
-  config: LlamaConfig,
-  layout: ParameterLayout,
-  sink: WeightSink,
-): Promise<void> {
-  for (const entry of layout.entries) {
-    const { name, rows, cols, shape } = entry;
-    const tensor = gguf.byName.get(ggufName(name));
-    if (!tensor) throw new RangeError(`${gguf.path} has no tensor for ${name}`);
-    const { type } = tensor;
-    const raw = type === "F32" || type === "F16" || type === "BF16" || type === "Q8_0" ? type : undefined;
-    // a bias is a column of rows of one
-    const isVector = shape.length === 1;
-    const [fileRows, fileCols] = isVector ? [cols, 1] : [rows, cols];
-    const rowBytes = raw ? bytesOf(raw, fileCols) : 4 * fileCols;
-    const unit = isVector ? fileRows : isInterleaved(name, config) ? config.head_dim : 1;
-    for (const { first, count } of rowPieces(fileRows, rowBytes, unit)) {
-      const bytes = new Uint8Array(count * rowBytes);
-      const range = isVector ? undefined : { first, end: first + count };
-      if (raw) await readBlocks(gguf, tensor, bytes, range);
-      else await readTensor(gguf, tensor, new Float32Array(bytes.buffer), range);
-      if (isInterleaved(name, config)) interleavedToHalves(bytes, config.head_dim, rowBytes);
-      const bad = sink(entry, first, raw ?? "F32", bytes);
-      if (!bad) continue;
-      const where = `row ${first + Math.floor(bad.index / cols)}, column ${bad.index % cols}`;
-      throw badWeightError(
-        bad,
-        `${gguf.path}: tensor ${printable(tensor.name)}`,
-        where,
-        "the weights are broken; download the file again, or take another",
-      );
     }
   }
 }

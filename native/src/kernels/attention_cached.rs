@@ -5,6 +5,10 @@
 //! All rows first store their key and value. Then work items are (row, head): a dot product with each key, a softmax, a
 //! weighted sum of values; reads 2 · D elements for each position, limited by memory. Rows at consecutive
 //! positions of one sequence, which is a prompt, go together in blocks of 32 as in training.
+//!
+//! The bits of a row depend on its query and the keys and values up to its position alone: not on other rows, on the
+//! length of the prompt that it belongs to, on its place in the cache or on threads. But a row alone and the same row in a prompt
+//! are summed in different orders.
 
 use super::attention::{self, Queries, check_heads, span_of_heads, with_scratch};
 use super::batch::QUERY_BLOCK;
@@ -105,19 +109,27 @@ fn attend_block<S: Simd>(
 }
 dispatched!(attend_block(out: Shared<f32>, out_at: usize, width: usize, x: Queries, scratch: &mut [f32]));
 
-/// Runs of at most 32 rows at consecutive positions of one sequence: first row and number of rows.
-fn runs(positions: &[u32], sequences: &[u32]) -> Vec<(usize, usize)> {
-    let mut runs: Vec<(usize, usize)> = Vec::new();
+/// At most 32 rows at consecutive positions of one sequence.
+struct Run {
+    row: usize,
+    count: usize,
+    /// more than one row, or the end of such rows
+    prompt: bool,
+}
+
+/// Cuts the rows into runs.
+fn runs(positions: &[u32], sequences: &[u32]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
     for row in 0..positions.len() {
+        let goes_on = row > 0
+            && sequences[row] == sequences[row - 1]
+            && positions[row].checked_sub(1) == Some(positions[row - 1]);
         match runs.last_mut() {
-            Some((first, count))
-                if *count < QUERY_BLOCK
-                    && sequences[row] == sequences[*first]
-                    && positions[row] == positions[row - 1] + 1 =>
-            {
-                *count += 1;
+            Some(run) if goes_on && run.count < QUERY_BLOCK => {
+                run.count += 1;
+                run.prompt = true;
             }
-            _ => runs.push((row, 1)),
+            _ => runs.push(Run { row, count: 1, prompt: goes_on }),
         }
     }
     runs
@@ -158,11 +170,12 @@ fn attention_cached(
     let out = Shared::new(out);
     pool.run(chunks, |chunk| {
         for item in (chunk..items).step_by(chunks) {
-            let ((row, rows), h) = (runs[item / heads], item % heads);
+            let (Run { row, count: rows, prompt }, h) = (&runs[item / heads], item % heads);
+            let (row, rows) = (*row, *rows);
             let (first, q) = (positions[row] as usize, &qkv[row * stride + h * d..]);
             let lines = &cache[first_line(row) * 2 * width..][..(first + rows) * 2 * width];
             let (out_at, column) = (row * out_width + h * d, h / group * d);
-            if rows == 1 {
+            if !prompt {
                 // SAFETY: columns h · D … of a row belong to one item.
                 let out = unsafe { out.part(out_at..out_at + d) };
                 with_scratch(first + 1, |scores| {
@@ -279,6 +292,48 @@ mod tests {
             }
             assert!(run(&mut out, &mut cache, &[50; 40], &[0; 40]).is_err());
             assert!(run(&mut out, &mut cache, &[0; 40], &[3; 40]).is_err());
+        }
+    }
+
+    /// The promise at the head of this file. Each call has its own cache, with the same keys and values in some line.
+    #[test]
+    fn a_row_does_not_depend_on_other_rows_or_on_its_place_in_the_cache() {
+        let (block, heads, kv_heads, out_width) = (300, 4, 2, 96);
+        let width = out_width / heads * kv_heads;
+        let stride = out_width + 2 * width;
+        let (line, queries) = (noise(block * 2 * width, 1), noise(block * stride, 2));
+        // Query p of the line, at (sequence, position p) of each row.
+        let run = |threads: usize, rows: &[(u32, u32)]| {
+            let mut cache = [&line[..]; 3].concat();
+            let (sequences, positions): (Vec<u32>, Vec<u32>) = rows.iter().copied().unzip();
+            let mut qkv = Vec::new();
+            for &position in &positions {
+                let p = position as usize;
+                qkv.extend(&queries[p * stride..][..out_width]);
+                qkv.extend(&line[p * 2 * width..][..2 * width]);
+            }
+            let mut out = vec![0.0; rows.len() * out_width];
+            let mut pool = Pool::new(threads).unwrap();
+            let done = attention_cached(
+                &mut pool, &mut out, &mut cache, &qkv, &positions, &sequences, block, heads, kv_heads,
+            );
+            done.unwrap();
+            out
+        };
+        for position in [0, 1, 130, 299] {
+            let alone = run(1, &[(0, position)]);
+            for threads in [1, 2, 3] {
+                let among = run(threads, &[(1, 7), (2, position), (0, 290), (1, 40), (1, position)]);
+                assert!(among[out_width..2 * out_width] == alone && among[4 * out_width..] == alone);
+            }
+        }
+        let prompt = |sequence, positions: std::ops::Range<u32>| positions.map(move |p| (sequence, p));
+        let whole = run(1, &prompt(0, 0..200).collect::<Vec<_>>());
+        for (threads, rows) in [(1, 0..33), (2, 0..65), (3, 17..50), (2, 128..130), (2, 95..200)] {
+            let first = rows.start as usize;
+            let among: Vec<_> = [(0, 299)].into_iter().chain(prompt(2, rows.clone())).collect();
+            let out = run(threads, &among);
+            assert!(out[out_width..] == whole[first * out_width..][..rows.len() * out_width], "{rows:?}");
         }
     }
 }
