@@ -59,6 +59,14 @@ export {
   type ServeOptions,
 } from "./model/serve/options.ts";
 export type { LogEntry as RequestLog } from "./model/serve/log_entry.ts";
+export {
+  type InspectedToken,
+  inspectText,
+  mapTokens,
+  type ProbableToken,
+  type TextInspection,
+  type TokenMap,
+} from "./model/generate/inspect_text.ts";
 export { describeModel, type ModelSummary, type TrainingSummary } from "./model/files/summary.ts";
 export { type DownloadOptions, type DownloadProgress, localModel } from "./model/files/hub/download.ts";
 export type { ModelKind } from "./model/files/any_model.ts";
@@ -102,3 +110,20 @@ export type { EncodedDocuments, Tokenizer } from "./data/tokenizer.ts";
 export { flagOf, type Option, type Options, type OptionValue, type OptionValues } from "./device/options.ts";
 export type { Dtype, WeightType } from "./device/device.ts";
 export { MicrogptError, type MicrogptErrorOptions } from "./device/errors.ts";
+export {
+  fetchDirectory,
+  type FileTree,
+  readDirectory,
+  removeDirectory,
+  writeDirectory,
+} from "./platform/trees.ts";
+export {
+  type BrowserFileHandle,
+  type FolderHandle,
+  keep,
+  kept,
+  keptNames,
+  readFolder,
+  removeKept,
+  writeFolder,
+} from "./platform/opfs.ts";

@@ -306,9 +306,9 @@ function checkNewModel(settings: Settings): void {
   checkConfig(asked, { name: settingOf, usage: true });
 }
 
-function deviceOptions({ device = "cpu", dtype, threads, adapter }: TrainOptions): DeviceOptions {
+function deviceOptions({ device, dtype, threads, adapter }: TrainOptions): DeviceOptions {
   return {
-    device,
+    ...(device === undefined ? {} : { device }),
     ...(dtype === undefined ? {} : { dtype }),
     ...(threads === undefined ? {} : { threads }),
     ...(adapter === undefined ? {} : { adapter }),

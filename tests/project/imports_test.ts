@@ -90,7 +90,7 @@ Deno.test("what browsers load imports nothing of Node or npm, and asks for Deno 
 
 Deno.test("every program file is in a room of the table", async () => {
   const all = [...(await rooms()).keys()];
-  const beside = ["tests", "scripts", "bench", "native/target", "dist", "node_modules"];
+  const beside = ["tests", "scripts", "bench", "web", "native/target", "dist", "node_modules"];
   const outside = (await Array.fromAsync(sources("."))).filter((path) => {
     return roomOf(path, all) === undefined && roomOf(path, beside) === undefined;
   });

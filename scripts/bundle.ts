@@ -1,0 +1,182 @@
+/**
+ * Makes `dist/web/microgpt.js`, the module for browsers: `mod.ts` and what it imports as ES modules, minified, with source
+ * maps and types. What a page may never need (exports, other programs' files, packages of npm) lies beside it in
+ * files of their own, which load when they are used.
+ *
+ *     deno task bundle [--output DIR]
+ */
+import { gzipSync } from "node:zlib";
+import { basename, dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import ts from "npm:typescript@5.9.3";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+
+/**
+ * What is bundled. `native/` and the server behind `model/serve/serve.ts` are for programs of the operating system, and
+ * stay imports that a page never reaches.
+ */
+const SOURCES = ["mod.ts", "deno.json", "deno.lock", "device", "platform", "data", "gpu", "model"];
+
+/** A kernel without comments, indentation and empty lines: its text is a third of the bundle. */
+export function minifiedWgsl(source: string): string {
+  return source.split("\n").map((line) => line.replace(/\/\/.*$/, "").trim()).filter((line) => line !== "")
+    .join("\n") + "\n";
+}
+
+async function copySources(from: string, to: string): Promise<void> {
+  const info = await Deno.stat(from);
+  if (info.isDirectory) {
+    await Deno.mkdir(to, { recursive: true });
+    for await (const { name } of Deno.readDir(from)) await copySources(join(from, name), join(to, name));
+  } else if (from.endsWith(".wgsl")) {
+    await Deno.writeTextFile(to, minifiedWgsl(await Deno.readTextFile(from)));
+  } else if (/\.(ts|json|lock)$/.test(from)) await Deno.copyFile(from, to);
+}
+
+/** Bundles the copy of the sources in `from`. @throws {Error} when `deno bundle` fails */
+async function bundleSources(from: string, output: string): Promise<void> {
+  await Deno.writeTextFile(join(from, "microgpt.ts"), 'export * from "./mod.ts";\n');
+  const args = [
+    "bundle",
+    "--quiet",
+    "--platform",
+    "browser",
+    "--format",
+    "esm",
+    "--minify",
+    "--code-splitting",
+  ];
+  args.push("--sourcemap", "linked", "--external", "../native/*", "--external", "../../native/*");
+  for (const file of ["app", "metrics", "service"]) args.push("--external", `./${file}.ts`);
+  args.push("--outdir", output, "microgpt.ts");
+  const { success, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: from, stderr: "piped" })
+    .output();
+  if (!success) throw new Error(`deno bundle: ${new TextDecoder().decode(stderr)}`);
+}
+
+/** Source maps name the files of the project, not of the copy. */
+async function nameSources(output: string, copy: string): Promise<void> {
+  for (const name of await namesOf(output, ".js.map")) {
+    const path = join(output, name);
+    const map = JSON.parse(await Deno.readTextFile(path)) as { sources: string[] };
+    map.sources = map.sources.map((source) => {
+      const place = relative(copy, join(output, source));
+      return place.startsWith("..") ? `npm/${basename(source)}` : `microgpt/${place.replaceAll("\\", "/")}`;
+    });
+    await Deno.writeTextFile(path, JSON.stringify(map));
+  }
+}
+
+/** Types of the module, as TypeScript sees them: `microgpt.d.ts` and one file for each module in `types/`. */
+async function writeTypes(output: string): Promise<void> {
+  const types = join(output, "types");
+  const program = ts.createProgram([join(root, "mod.ts")], {
+    declaration: true,
+    emitDeclarationOnly: true,
+    noCheck: true,
+    allowImportingTsExtensions: true,
+    noResolve: false,
+    rootDir: root,
+    outDir: types,
+    target: ts.ScriptTarget.ESNext,
+    module: ts.ModuleKind.ESNext,
+    moduleResolution: ts.ModuleResolutionKind.Bundler,
+    lib: ["lib.esnext.d.ts", "lib.dom.d.ts", "lib.dom.iterable.d.ts", "lib.dom.asynciterable.d.ts"],
+    strict: true,
+    exactOptionalPropertyTypes: true,
+    stripInternal: true,
+  });
+  const written: [string, string][] = [];
+  program.emit(undefined, (path, text) => written.push([path, text]));
+  for (const [path, text] of written) {
+    await Deno.mkdir(dirname(path), { recursive: true });
+    await Deno.writeTextFile(path, text.replace(/((?:from|import\()\s*"\.[^"]*)\.ts"/g, '$1.d.ts"'));
+  }
+  await Deno.writeTextFile(join(output, "microgpt.d.ts"), 'export * from "./types/mod.d.ts";\n');
+}
+
+async function namesOf(dir: string, end: string): Promise<string[]> {
+  const names = await Array.fromAsync(Deno.readDir(dir), ({ name }) => name);
+  return names.filter((name) => name.endsWith(end)).sort();
+}
+
+/** Sizes in bytes after gzip. */
+export interface BundleSizes {
+  /** `microgpt.js` alone */
+  entry: number;
+  /** with all that it imports at once */
+  eager: number;
+  /** with the kernels and the tokenizer too: what a page loads to train */
+  training: number;
+  /** all files */
+  all: number;
+}
+
+/** What a file imports at once, itself included. */
+async function closure(
+  output: string,
+  names: Iterable<string>,
+  seen = new Set<string>(),
+): Promise<Set<string>> {
+  for (const name of names) {
+    if (seen.has(name)) continue;
+    seen.add(name);
+    const text = await Deno.readTextFile(join(output, name));
+    const imports = [...text.matchAll(/(?:from|import)"\.\/([^"]+\.js)"/g)].map(([, file]) => file!);
+    await closure(output, imports, seen);
+  }
+  return seen;
+}
+
+async function sizesOf(output: string): Promise<BundleSizes> {
+  const size = async (names: Iterable<string>) => {
+    let sum = 0;
+    for (const name of names) sum += gzipSync(await Deno.readFile(join(output, name)), { level: 9 }).length;
+    return sum;
+  };
+  const names = await namesOf(output, ".js");
+  const lazy = names.filter((name) => /^(device|hf_tokenizer|bpe_trainer|tokenizers)-/.test(name));
+  const eager = await closure(output, ["microgpt.js"]);
+  return {
+    entry: await size(["microgpt.js"]),
+    eager: await size(eager),
+    training: await size(await closure(output, lazy, new Set(eager))),
+    all: await size(names),
+  };
+}
+
+/**
+ * Bundles the library for browsers.
+ * @param output the folder to write to, emptied before; default `dist/web`
+ * @throws {Error} when bundling fails
+ */
+export async function bundle(
+  output = join(root, "dist", "web"),
+  { types = true } = {},
+): Promise<BundleSizes> {
+  const copy = await Deno.makeTempDir({ prefix: "microgpt-bundle-" });
+  try {
+    await Deno.remove(output, { recursive: true }).catch((error) => {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    });
+    for (const name of SOURCES) await copySources(join(root, name), join(copy, name));
+    await bundleSources(copy, output);
+    await nameSources(output, copy);
+  } finally {
+    await Deno.remove(copy, { recursive: true });
+  }
+  if (types) await writeTypes(output);
+  return await sizesOf(output);
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({ options: { output: { type: "string" } } });
+  const { entry, eager, training, all } = await bundle(values.output);
+  const kb = (bytes: number) => `${(bytes / 1000).toFixed(1)} KB`;
+  console.log(
+    `${values.output ?? "dist/web"}/microgpt.js: ${kb(entry)} gzipped, ${kb(eager)} with what it imports`,
+  );
+  console.log(`to train on a GPU ${kb(training)}; all files, most of which load when used, ${kb(all)}`);
+}
