@@ -42,9 +42,19 @@ export async function readBase(path: string, chat: boolean): Promise<BaseModel> 
   };
 }
 
+/** Longer ones do not fit into `meta.json`; real ones have some ten thousand characters. */
+const MAX_TEMPLATE = 1 << 17;
+
 function described(model: AnyModel): ModelDescription {
   const { config, chat, tokenizerJson, ownWay, ends, addBos, chatTemplate } = model;
   if (ownWay) return { config, chat, tokenizerJson };
+  if (chatTemplate !== undefined && chatTemplate.length > MAX_TEMPLATE) {
+    throw new MicrogptError(
+      `${model.path}: the chat template has ${chatTemplate.length} characters, ` +
+        `a run can keep ${MAX_TEMPLATE} of one`,
+      { hint: "take the model's template from its newest release" },
+    );
+  }
   const rules = { ends, addBos, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
   return { config, chat, tokenizerJson, rules };
 }

@@ -18,6 +18,9 @@ const withModel = <T>(use: (dir: string) => Promise<T>): Promise<T> =>
     return await use(dir);
   });
 
+const RULES =
+  "DIR/meta.json: text_rules are bos, eos, pad and add_bos: ids of tokens, a list of them, one more, and true or false";
+
 const META_ATTACKS: [name: string, meta: unknown, expected: string][] = [
   ["an empty file", "", "DIR/meta.json is not valid JSON"],
   ["half a file", '{"vocab_size": 32, "n_em', "DIR/meta.json is not valid JSON"],
@@ -62,6 +65,16 @@ const META_ATTACKS: [name: string, meta: unknown, expected: string][] = [
     "infinity",
     '{"vocab_size":32,"n_embd":1e999,"n_head":2,"n_layer":2,"block_size":16}',
     "DIR/meta.json: n_embd must be a whole number from 1 to 16384, got Infinity",
+  ],
+  ["rules that are null", { ...META, text_rules: null }, RULES],
+  ["rules without ends", { ...META, text_rules: { add_bos: true } }, RULES],
+  ["an end that is no token", { ...META, text_rules: { eos: [32], add_bos: true } }, RULES],
+  ["a beginning that is text", { ...META, text_rules: { bos: "<bos>", eos: [0], add_bos: true } }, RULES],
+  ["a beginning that is perhaps", { ...META, text_rules: { eos: [0], add_bos: 1 } }, RULES],
+  [
+    "a template that is a number",
+    { ...META, text_rules: { eos: [0], add_bos: true, chat_template: 7 } },
+    "DIR/meta.json: chat_template of text_rules is not a text",
   ],
   ["heads that do not fit", { ...META, n_head: 3 }, "DIR/meta.json: n_embd 8 is not divisible by n_head 3"],
   [
