@@ -150,7 +150,7 @@ export class Scheduler {
    */
   submit(requests: readonly [AnswerRequest, AnswerListener][]): (() => void)[] {
     if (this.#closing) throw new ShuttingDown("the server is shutting down");
-    const idle = Math.max(0, this.parallel - this.counts.active - this.#waiting.length);
+    const idle = Math.max(0, this.parallel - this.counts.active);
     if (this.#waiting.length + requests.length > this.#queueLimit + idle) throw new QueueFull(1);
     const answers = requests.map(([request, listener]): Answer => {
       const position = request.ids.length - 1;
