@@ -49,7 +49,7 @@ interface BlockEntry {
   ids: string;
 }
 
-/** Writes a token file block by block, or goes on with one whose writing was interrupted. */
+/** Writes a token file block by block. */
 export class TokenFileWriter implements Disposable {
   readonly #file: FileHandle;
   readonly #bits: 16 | 32;
@@ -64,7 +64,7 @@ export class TokenFileWriter implements Disposable {
    * @param bits of an id
    */
   constructor(path: string, bits: 16 | 32) {
-    this.#file = files.openSync(path, { read: true, write: true, create: true });
+    this.#file = files.openSync(path, { read: true, write: true, create: true, truncate: true });
     this.#bits = bits;
     this.#kind = { magic: MAGIC, number: bits };
     try {
