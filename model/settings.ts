@@ -224,10 +224,18 @@ export const SETTINGS = {
     value: "parts",
     saved: "freeze",
   },
+  long: {
+    type: "choice",
+    choices: ["truncate", "skip", "split"],
+    default: "truncate",
+    help:
+      "documents longer than the block: cut off, dropped, or split into several, conversations at messages",
+    saved: "long",
+  },
   skipLong: {
     type: "switch",
     default: false,
-    help: "drop documents longer than the block instead of truncating them",
+    help: "the same as `long` skip",
     saved: "skip_long",
   },
 } as const satisfies Options;
@@ -273,6 +281,23 @@ export function savedSettings(settings: Settings): SavedSettings {
  */
 export function checkSettings(settings: Partial<Settings>): void {
   checkOptions(SETTINGS, settings);
+}
+
+/**
+ * What becomes of documents that are longer than the block: `long`, or `skipLong`, its other name.
+ * @throws {MicrogptError} where the two differ, and for `split` where only answers count
+ */
+export function longDocuments({ long, skipLong, loss }: Settings): Settings["long"] {
+  if (skipLong && long === "split") {
+    throw new MicrogptError("`skipLong` and `long` split exclude each other", { usage: true });
+  }
+  if (long === "split" && loss === "answers") {
+    throw new MicrogptError("`long` split goes with `loss` all only: a piece may have no answer", {
+      hint: "use `loss` all, or `long` truncate",
+      usage: true,
+    });
+  }
+  return skipLong ? "skip" : long;
 }
 
 /** Settings that only `arch` llama has. */

@@ -90,7 +90,7 @@ export class Pieces {
  * The pieces of some documents, in order.
  * @param documents their numbers, ascending; with `skip` none of those that are too long
  * @param blockSize inputs that a piece may have
- * @param answersOnly only answers count as targets; pieces without any are left out
+ * @param answersOnly only answers count as targets: not with `split`, which may leave a piece without any
  */
 export function piecesOf(
   store: TokenStore,
@@ -155,12 +155,10 @@ function withAnswers(
   store: TokenStore,
   documents: Uint32Array,
   blockSize: number,
-  long: LongDocuments,
 ): Uint32Array {
   return documents.filter((d) => {
-    const end = long === "split" ? Infinity : blockSize;
     for (let span = store.firstSpan(d), at = 0; at < store.lengths[d]!; at += store.spans[span++]! >>> 3) {
-      if (store.spans[span]! & MARKS.answer) return at <= end;
+      if (store.spans[span]! & MARKS.answer) return at <= blockSize;
     }
     return false;
   });
@@ -210,7 +208,7 @@ export function fitDocuments(
   }
   if (answersOnly) {
     const before = kept ?? numbersWhere(store.lengths, () => true);
-    const answered = withAnswers(store, before, blockSize, long);
+    const answered = withAnswers(store, before, blockSize);
     if (answered.length === 0) {
       throw new MicrogptError(
         `none of the ${count} ${unit} has an answer within block_size (${blockSize}), nothing is left to train on`,
@@ -249,7 +247,7 @@ function lossNotice(left: number, all: number): string {
   // rounded down, so that it never says 100 %
   const percent = Math.floor((1 - left / all) * 1000) / 10;
   return `warning: ${percent} % of the data is not trained on, ${left} of ${all} tokens are left: ` +
-    "raise `blockSize`, or split long documents";
+    "raise `blockSize`, or use `long` split";
 }
 
 /** An array that grows. */

@@ -13,7 +13,7 @@ import { type HashSummary, splitHashes, summaryOf } from "../split.ts";
 import type { Tokenizer, WordCounter } from "../tokenizer.ts";
 import { CacheEntry, cannotPrepare, trimCache } from "./cache.ts";
 import { HashFileWriter, readHashFile } from "./hash_file.ts";
-import { bytesOf, digestOf, PreparedFileError } from "./indexed_file.ts";
+import { digestOf, PreparedFileError } from "./indexed_file.ts";
 import { Spool } from "./spool.ts";
 import {
   bitsOf,
@@ -315,24 +315,19 @@ async function writeTokens(
       using tokenFile = tokenPart === undefined
         ? undefined
         : new TokenFileWriter(tokenPart, bitsOf(way.vocabSize));
-      let number = 0;
       let encoding = Promise.resolve();
       try {
         for await (const { documents, bytesRead } of read()) {
           const hashes = splitHashes(documents, seed);
-          const digest = digestOf(bytesOf(hashes));
           await encoding;
           onProgress?.({ phase: "tokens", bytes: bytesRead, totalBytes: corpus.totalBytes });
           hashFile.append(hashes);
-          if (!tokenFile || tokenFile.found[number++] === digest) continue;
-          tokenFile.forget(number - 1);
-          encoding = encodeBlock(documents, corpus.mode, way)
-            .then((block) => tokenFile.append(block, digest));
+          if (!tokenFile) continue;
+          encoding = encodeBlock(documents, corpus.mode, way).then((block) => tokenFile.append(block));
         }
       } finally {
         await encoding;
       }
-      tokenFile?.forget(number);
       await tokenFile?.finish(corpus.report());
     };
     if (encoded) await encode();

@@ -2,11 +2,10 @@
  * The token file: a corpus as tokens, written once and read at random. Between the header and the index of all prepared
  * files (indexed_file.ts):
  *
- *     blocks   each: mark u32, documents u32, spans u32, tokens u32; SHA-256 of lengths and spans, of the ids, and of what
- *              the documents say; then lengths u32 [documents], spans u32 [spans], ids u16 or u32 [tokens], 0 to 3 zeros
+ *     blocks   each: mark u32, documents u32, spans u32, tokens u32; SHA-256 of lengths and spans, and of the ids; then
+ *              lengths u32 [documents], spans u32 [spans], ids u16 or u32 [tokens], 0 to 3 zeros
  *
- * The header's number is the bits of an id, 16 or 32. A file without an index is one whose writing was interrupted: its whole
- * blocks are good.
+ * The header's number is the bits of an id, 16 or 32. A file without an index is one whose writing was interrupted.
  */
 
 import { type FileHandle, files, SEEK_START } from "../../platform/files.ts";
@@ -21,7 +20,6 @@ import {
   readAt,
   readExactly,
   readIndex,
-  toHex,
   writeAll,
   writeIndex,
 } from "./indexed_file.ts";
@@ -30,7 +28,7 @@ import { joined, Places, type TokenSource, TokenStore } from "./token_store.ts";
 
 const MAGIC = "MGTOKENS";
 const BLOCK_MARK = 0x4b434c42;
-const BLOCK_HEADER_BYTES = 16 + 3 * 32;
+const BLOCK_HEADER_BYTES = 16 + 2 * 32;
 
 /** Files up to this size are compared with all their digests when they are opened; of larger ones the ids of some blocks. */
 const CHECK_ALL_BYTES = 256 << 20;
@@ -55,12 +53,10 @@ export class TokenFileWriter implements Disposable {
   readonly #bits: 16 | 32;
   readonly #kind: Kind;
   readonly #blocks: BlockEntry[] = [];
-  /** digests of the documents in blocks that were found whole, in order */
-  readonly found: string[] = [];
   #end = HEADER_BYTES;
 
   /**
-   * Opens a file for writing. Whole blocks that are in it stay.
+   * Begins a file, in place of one that is there.
    * @param bits of an id
    */
   constructor(path: string, bits: 16 | 32) {
@@ -68,34 +64,10 @@ export class TokenFileWriter implements Disposable {
     this.#bits = bits;
     this.#kind = { magic: MAGIC, number: bits };
     try {
-      this.#findBlocks();
+      writeAll(this.#file, headerOf(this.#kind));
     } catch (error) {
       this.#file.close();
       throw error;
-    }
-  }
-
-  #findBlocks(): void {
-    const header = headerOf(this.#kind);
-    const there = new Uint8Array(HEADER_BYTES);
-    const { size } = this.#file.statSync();
-    if (readAt(this.#file, 0, there) < HEADER_BYTES || header.some((byte, i) => byte !== there[i])) {
-      this.#file.seekSync(0, SEEK_START);
-      writeAll(this.#file, header);
-      return;
-    }
-    while (this.#end + BLOCK_HEADER_BYTES <= size) {
-      const head = readExactly(this.#file, this.#end, BLOCK_HEADER_BYTES);
-      const view = new DataView(head.buffer);
-      const [mark, documents, spans, tokens] = [0, 4, 8, 12].map((at) => view.getUint32(at, true));
-      const indexBytes = 4 * (documents! + spans!);
-      const idBytes = tokens! * this.#bits / 8;
-      if (mark !== BLOCK_MARK || this.#end + BLOCK_HEADER_BYTES + indexBytes + idBytes > size) break;
-      const index = digestOf(readExactly(this.#file, this.#end + BLOCK_HEADER_BYTES, indexBytes));
-      const ids = digestOf(readExactly(this.#file, this.#end + BLOCK_HEADER_BYTES + indexBytes, idBytes));
-      if (index !== toHex(head.subarray(16, 48)) || ids !== toHex(head.subarray(48, 80))) break;
-      this.#note(documents!, spans!, tokens!, index, ids);
-      this.found.push(toHex(head.subarray(80)));
     }
   }
 
@@ -105,19 +77,8 @@ export class TokenFileWriter implements Disposable {
     this.#end = endOf(this.#blocks.at(-1)!, this.#bits);
   }
 
-  /** Forgets the blocks from number `first` on: they are of other documents. */
-  forget(first: number): void {
-    if (first >= this.#blocks.length) return;
-    this.#end = this.#blocks[first]!.at;
-    this.#blocks.length = first;
-    this.found.length = first;
-  }
-
-  /**
-   * Appends a block.
-   * @param digest of what its documents say, 32 bytes in hexadecimal
-   */
-  append(block: TokenBlock, digest: string): void {
+  /** Appends a block. */
+  append(block: TokenBlock): void {
     const { lengths, spans, ids } = block;
     const head = new Uint8Array(BLOCK_HEADER_BYTES);
     const view = new DataView(head.buffer);
@@ -126,7 +87,7 @@ export class TokenFileWriter implements Disposable {
     );
     const index = digestOf(bytesOf(lengths), bytesOf(spans));
     const idDigest = digestOf(bytesOf(ids));
-    [index, idDigest, digest].forEach((text, i) => head.set(fromHex(text), 16 + 32 * i));
+    [index, idDigest].forEach((text, i) => head.set(fromHex(text), 16 + 32 * i));
     const padding = new Uint8Array((4 - ids.byteLength % 4) % 4);
     for (const part of [head, bytesOf(lengths), bytesOf(spans), bytesOf(ids), padding]) {
       writeAll(this.#file, part);

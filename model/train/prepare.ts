@@ -17,7 +17,7 @@ import { checkTrainingOutput } from "../files/output_directory.ts";
 import { foreignEncoder, type ForeignRules, foreignRules } from "../generate/foreign.ts";
 import { checkConfig, networkKind, networkOf } from "../networks.ts";
 import { emptyState } from "../optimizer_state.ts";
-import { checkArchitecture, savedSettings, type Settings } from "../settings.ts";
+import { checkArchitecture, longDocuments, savedSettings, type Settings } from "../settings.ts";
 import { type BaseModel, readBase } from "./base_model.ts";
 import { type MemoryPlan, memoryPlan } from "./memory_plan.ts";
 import { checkMicroBatches } from "./gradient_sum.ts";
@@ -130,7 +130,7 @@ async function prepareData(
     notices.push(...dataNotices(corpus, tokens, checkpoint));
     const counts = countLengths(store);
     const { blockSize, loss } = settings;
-    const long = settings.skipLong ? "skip" : "truncate";
+    const long = longDocuments(settings);
     const fitted = fitDocuments(store, counts, blockSize, long, loss === "answers", corpus.mode);
     notices.push(...fitted.notices);
     const parts = splitData(tokens, fitted.kept, corpus.mode, settings, checkpoint, notices);
@@ -302,6 +302,7 @@ async function planOfRanks(
 /** @throws {MicrogptError} when the settings of a new model do not go together */
 function checkNewModel(settings: Settings): void {
   checkArchitecture(settings);
+  longDocuments(settings); // what can be wrong is said before the data are read
   const asked = networkKind(settings.arch).configOf(settings, settings.vocabSize);
   checkConfig(asked, { name: settingOf, usage: true });
 }

@@ -21,7 +21,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import { isFileError } from "../../platform/files.ts";
 import type { LoadedCheckpoint } from "../files/checkpoint.ts";
 import type { TrainState } from "../files/train_state.ts";
-import type { Settings } from "../settings.ts";
+import { longDocuments, type Settings } from "../settings.ts";
 import type { TrainOptions } from "./options.ts";
 import type { TrainingData } from "./trainer.ts";
 
@@ -216,7 +216,8 @@ function earlierSplit(
 ): Split | undefined {
   if (saved.val_threshold !== undefined) return undefined;
   const split = splitByCount(count, settings.valFraction, settings.seed);
-  const skipsOthers = saved.skip_long !== undefined && saved.skip_long !== settings.skipLong;
+  const skipsOthers = saved.skip_long !== undefined &&
+    saved.skip_long !== (longDocuments(settings) === "skip");
   const held = saved.val_documents ?? split.validation.length;
   const same = !isChanged(saved, digest) && !skipsOthers && held === split.validation.length;
   if (split.validation.length > 0 && (!same || saved.val_fraction === undefined)) {

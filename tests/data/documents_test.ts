@@ -134,7 +134,7 @@ Deno.test("pieces: skip drops long documents, and says so", () => {
 
 Deno.test("pieces: when most of the data is cut off or dropped, it is said in numbers", () => {
   const left = (long: LongDocuments) => notices([10_000, 3], 4, long)[1];
-  const hint = "raise `blockSize`, or split long documents";
+  const hint = "raise `blockSize`, or use `long` split";
   assert.equal(
     left("truncate"),
     `warning: 99.9 % of the data is not trained on, 8 of 10003 tokens are left: ${hint}`,
@@ -167,4 +167,32 @@ Deno.test("bits per byte: the bytes of the text, and one for the end of a docume
   // Of a truncated document what is left counts, and no end.
   const cut = all(encodeText(["abcdef"], TEXT), 3);
   assert.equal(targetBytes(cut[0]!, bytesOfTokens(TEXT)), 3);
+});
+
+Deno.test("split: a text is cut into windows, and each of its tokens is the target of one", () => {
+  const documents = encodeText(["abcdefgh", "ij"], TEXT);
+  const [first, second] = lists(documents);
+  const all = idsOf(pieces(documents, undefined, 4, "split"));
+  assert.deepEqual(all, [first!.slice(0, 5), first!.slice(4, 9), first!.slice(8), second!]);
+});
+
+Deno.test("split: a conversation is cut where a question begins, else where an answer does, else anywhere", () => {
+  const long = [
+    turn("user", "a"),
+    turn("assistant", "b"),
+    turn("user", "c"),
+    turn("assistant", "d".repeat(9)),
+    turn("user", "e"),
+    turn("assistant", "f"),
+  ];
+  const documents = encodeChat([long], CHAT);
+  const [ids] = lists(documents);
+  const begins = [...documents.marks!].flatMap((marks, i) => marks & MARKS.message ? [i] : []);
+  const all = idsOf(pieces(documents, undefined, 9, "split"));
+  const targets = all.flatMap((piece) => piece.slice(1));
+  assert.deepEqual(targets, ids!.slice(1));
+  assert(all.every((piece) => piece.length <= 10));
+  // the first piece ends where the second question begins, and what follows begins with it
+  assert.deepEqual(all[0], ids!.slice(0, begins[2]! + 1));
+  assert.equal(all[1]![0], ids![begins[2]!]);
 });
