@@ -127,7 +127,7 @@ class FrameWalker {
     const first = header % 256;
     const window = 2 ** (10 + (first >> 3)) * (1 + (first & 7) / 8);
     if (window > MAX_WINDOW) {
-      throw new Error(`it needs a window of ${Math.round(window / 1e6)} MB (zstd --long)`);
+      throw new Error(`it needs a window of ${Math.round(window / 1e6)} MB`);
     }
   }
 
