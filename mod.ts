@@ -26,6 +26,14 @@ export {
 } from "./model/train/train.ts";
 export { RUN_OPTIONS, type TrainOptions } from "./model/train/options.ts";
 export type { CheckpointEvent, NoticeEvent, RunEvent } from "./model/train/run.ts";
+export {
+  type CorpusEvaluation,
+  type DocumentEvaluation,
+  evaluate,
+  EVALUATE_OPTIONS,
+  type EvaluateOptions,
+  type TextEvaluation,
+} from "./model/train/evaluate.ts";
 export type { EvaluationEvent, RecoveryEvent, StepEvent, TrainingEvent } from "./model/train/trainer.ts";
 export type { MemoryPlan } from "./model/train/memory_plan.ts";
 export type { RanksPlan } from "./model/train/ranks.ts";
@@ -51,7 +59,7 @@ export {
 export { SAMPLING, type SamplingOptions } from "./model/generate/sampling.ts";
 export type { PromptOptions } from "./model/generate/prompt.ts";
 export { type ChatOptions, ChatSession, type SendOptions } from "./model/generate/chat.ts";
-export { handler, type HandlerOptions, type ServeHandler } from "./model/serve/serve.ts";
+export { checkServeOptions, handler, type HandlerOptions, type ServeHandler } from "./model/serve/serve.ts";
 export {
   DEFAULTED_SAMPLING,
   type SamplingDefaults,

@@ -6,6 +6,7 @@ export const COMMANDS: Record<string, { summary: string; load: () => Promise<{ c
   generate: { summary: "print samples of a model", load: () => import("./generate.ts") },
   chat: { summary: "talk with a model that was trained on conversations", load: () => import("./chat.ts") },
   serve: { summary: "serve a model over HTTP: OpenAI's API", load: () => import("./serve.ts") },
+  eval: { summary: "measure how well a model predicts a text", load: () => import("./eval.ts") },
   info: { summary: "describe a model, or measure a data file", load: () => import("./info.ts") },
   export: {
     summary: "write an inference-only model: safetensors or ONNX",

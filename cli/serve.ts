@@ -1,5 +1,6 @@
 import { basename, resolve } from "node:path";
 import {
+  checkServeOptions,
   DEFAULTED_SAMPLING,
   DEVICE_OPTIONS,
   handler,
@@ -34,6 +35,7 @@ const LOOPBACK = /^(localhost|::1|127(\.\d{1,3}){3})$/i;
 
 async function runServe(values: FlagValues): Promise<number> {
   const options = settings(values);
+  checkServeOptions({ ...options, ...given(DEVICE_OPTIONS, values) });
   const modelDir = values.modelDir as string ?? Deno.env.get("MODEL_DIR") ?? "output";
   checkPublic(options);
   const tls = await certificate(options);

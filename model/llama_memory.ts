@@ -121,7 +121,7 @@ export function allocateActivations(
     },
     constants: {
       angles: tensor("angles", Math.min(config.block_size, maxTokens), D, "f32"),
-      ones: config.qkv_bias ? matrix("ones", 1, "work") : undefined,
+      ones: config.qkv_bias ? matrix("ones", 1, "f32") : undefined,
       filled: false,
     },
   };
@@ -173,7 +173,7 @@ export function allocateDecodeMemory(
     allocator.tensor(label, rows, cols, type, "decoding");
   const Q = (H + 2 * Hkv) * D;
   const angles = tensor("decoding angles", contextLength, D, "f32");
-  const ones = config.qkv_bias ? tensor("decoding ones", maxRows, 1, "work") : undefined;
+  const ones = config.qkv_bias ? tensor("decoding ones", maxRows, 1, "f32") : undefined;
   return {
     scratch: {
       x: tensor("decoding x", maxRows, E, "f32"),

@@ -46,6 +46,11 @@ export class Pieces {
     return this.#documents.length;
   }
 
+  /** The number of the document that a piece is of. */
+  document(piece: number): number {
+    return this.#documents[piece]!;
+  }
+
   /** How many inputs a piece has. */
   inputs(piece: number): number {
     const document = this.#documents[piece]!;

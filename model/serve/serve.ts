@@ -1,8 +1,17 @@
 /** A model over HTTP, for programs: a handler for `Deno.serve`. */
 import { checkOptions, type Options } from "../../device/options.ts";
+import { DEVICE_OPTIONS } from "../devices.ts";
 import type { LanguageModel } from "../generate/language_model.ts";
 import { DEFAULTED_SAMPLING, SERVE_OPTIONS, type ServeOptions } from "./options.ts";
 import type { LogEntry } from "./log_entry.ts";
+
+/**
+ * Checks options that have a range, those of the device among them, before a model is loaded.
+ * @throws {MicrogptError} naming the option, its range and what was got
+ */
+export function checkServeOptions(options: Record<string, unknown>): void {
+  checkOptions({ ...SERVE_OPTIONS, ...DEFAULTED_SAMPLING, ...DEVICE_OPTIONS } as Options, options);
+}
 
 /** How a model is served, for programs: `log` is called when a request is over. */
 export type HandlerOptions =

@@ -143,13 +143,13 @@ async function prepareData(
 }
 
 /** Tokens of the data, and the tokenizer: of a new model the first rank makes it, for all. */
-async function tokensOf(
+export async function tokensOf(
   corpus: Corpus,
   options: TrainOptions,
-  { vocabSize, seed, loss }: Settings,
+  { vocabSize, seed, loss }: Pick<Settings, "vocabSize" | "seed" | "loss">,
   tokenizer: Tokenizer | undefined,
   encoderOf: (tokenizer: Tokenizer) => DocumentEncoder,
-  ranks: Ranks | undefined,
+  ranks?: Ranks,
 ): Promise<PreparedTokens> {
   const { threads, cacheDir, cacheSize = RUN_OPTIONS.cacheSize.default, onPreparing } = options;
   const { tokenizerSample = RUN_OPTIONS.tokenizerSample.default } = options;

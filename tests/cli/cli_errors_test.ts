@@ -274,12 +274,15 @@ async function captured(args: string[]): Promise<{ code: number; stderr: string 
 const NEVER = ["", "abc", "NaN", "1e99", "-1e9", "Infinity", "-Infinity", "12abc"];
 /** Flags for which zero makes no sense. */
 const NOT_ZERO =
-  "--steps --lr --n-embd --n-head --n-layer --block-size --batch-size --vocab-size --grad-accum --num-samples --max-tokens"
+  "--steps --lr --muon-lr --n-embd --n-head --n-layer --block-size --batch-size --vocab-size --grad-accum --num-samples --max-tokens"
     .split(" ");
 /** Flags that take fractions. */
 const FRACTIONS = [
   "--rope-theta",
   "--lr",
+  "--muon-lr",
+  "--request-timeout",
+  "--grace",
   "--grad-clip",
   "--weight-decay",
   "--val-fraction",
@@ -292,6 +295,8 @@ const OTHERWISE: Record<string, (dir: string) => string[]> = {
   train: (dir) => ["--input", `${dir}/names.txt`, "--output", `${dir}/trained`, "--dry-run"],
   generate: (dir) => ["--model-dir", `${dir}/model`],
   chat: (dir) => ["--model-dir", `${dir}/model`],
+  serve: (dir) => ["--model-dir", `${dir}/model`],
+  eval: (dir) => ["--model-dir", `${dir}/model`, "--input", `${dir}/names.txt`],
   info: (dir) => ["--input", `${dir}/names.txt`],
   export: (dir) => ["--model-dir", `${dir}/model`, "--output", `${dir}/exported`, "--format", "onnx"],
 };
