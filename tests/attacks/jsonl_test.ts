@@ -20,10 +20,10 @@ function refusal(content: string | Uint8Array): Promise<string> {
 
 /** Loads content in a process of its own; returns its error and the most memory it ever held, in MB. */
 function refusalAndPeak(content: string | Uint8Array): Promise<{ error: string; peak: number }> {
-  const source = `import { resourceUsage } from "node:process";
+  const source = `import { peakMegabytes } from ${JSON.stringify(import.meta.resolve("./peak.ts"))};
     import { loadChat } from ${JSON.stringify(new URL("../../data/chat.ts", import.meta.url).href)};
     const error = await loadChat(Deno.args[0]).then(() => "none", (error) => error.name + ": " + error.message);
-    console.log(JSON.stringify({ error, peak: resourceUsage().maxRSS / 1024 }));`;
+    console.log(JSON.stringify({ error, peak: peakMegabytes() }));`;
   return withFile(
     content,
     (path) =>

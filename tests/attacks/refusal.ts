@@ -45,12 +45,12 @@ export async function refusalAndPeak(
   unprivileged = false,
 ): Promise<{ message: string; peak: number }> {
   const program = `
-    import { resourceUsage } from "node:process";
+    import { peakMegabytes } from ${JSON.stringify(import.meta.resolve("./peak.ts"))};
     import { readModel } from ${JSON.stringify(import.meta.resolve("../../model/files/checkpoint.ts"))};
     const message = await readModel(${
     JSON.stringify(dir)
   }).then(() => "loaded", (e) => e.name + ": " + e.message);
-    console.log(JSON.stringify({ message, peak: resourceUsage().maxRSS / 1024 }));`;
+    console.log(JSON.stringify({ message, peak: peakMegabytes() }));`;
   const cache = await Deno.makeTempDir({ prefix: "microgpt-test-" });
   try {
     await Deno.chmod(cache, 0o777);
