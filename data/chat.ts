@@ -1,7 +1,6 @@
 /** Chat mode: JSONL, each line one conversation, an array of `{"role", "content"}`. */
 
 import { MicrogptError } from "../device/errors.ts";
-import { openInput, readLines } from "./lines.ts";
 
 /** Who speaks; `system` only for models that have a token for it. */
 export type Role = "user" | "assistant" | "system";
@@ -14,76 +13,12 @@ export interface Message {
   content: string;
 }
 
-/** Conversations, cleaned: each ends with an assistant turn. */
-export interface ChatData {
-  mode: "chat";
-  /** the path as given; "-" is standard input */
-  path: string;
-  /** SHA-256 of the file's bytes: a resumed run compares it */
-  hash?: string;
-  conversations: Message[][];
-  /** how many conversations lost user turns after their last assistant turn */
-  trimmed: number;
-  /** how many had no assistant turn and were left out */
-  skipped: number;
-}
-
 /** What a conversation looks like, for messages. */
 export const EXPECTED = 'an array of {"role", "content"} messages';
 /** An example of one, for hints. */
 export const EXAMPLE =
   'write [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]';
 const ONE_A_LINE = "each conversation must be on one line of its own";
-
-/**
- * Loads conversations. Other fields of a message are ignored, and so is the order of roles.
- * @param path a JSONL file, or "-" for standard input
- * @throws {MicrogptError} with file and line number, for a line that is not such a conversation, for text that is not
- * well-formed Unicode (a lone surrogate escape), or when no conversation is left
- */
-export async function loadChat(path: string): Promise<ChatData> {
-  const input = await openInput(path);
-  const data: ChatData = { mode: "chat", path, conversations: [], trimmed: 0, skipped: 0 };
-  data.hash = await readLines(input, (line, number) => {
-    addConversation(data, parseConversation(line, `${input.name} line ${number}`));
-  });
-  checkSomeLeft(data, input.name, `write one conversation a line: ${EXPECTED}`);
-  return data;
-}
-
-/**
- * The same for conversations in memory, which are checked like those in a file.
- * @param path what stands for a path
- * @throws {MicrogptError} saying where something is not a conversation, or when none is left
- */
-export function cleanChat(path: string, conversations: readonly Message[][]): ChatData {
-  if (!Array.isArray(conversations)) {
-    throw unexpected("conversations", "an array of conversations", conversations);
-  }
-  const data: ChatData = { mode: "chat", path, conversations: [], trimmed: 0, skipped: 0 };
-  for (let c = 0; c < conversations.length; c++) {
-    addConversation(data, checkConversation(conversations[c], `conversations[${c}]`));
-  }
-  checkSomeLeft(data, "conversations", "each is an array of {role, content} messages");
-  return data;
-}
-
-/** Adds a conversation up to its last assistant turn, if it has one. */
-function addConversation(data: ChatData, messages: Message[]): void {
-  const end = messages.findLastIndex((message) => message.role === "assistant") + 1;
-  if (end === 0) {
-    data.skipped++;
-    return;
-  }
-  if (end < messages.length) data.trimmed++;
-  data.conversations.push(messages.slice(0, end));
-}
-
-function checkSomeLeft({ conversations, skipped }: ChatData, name: string, hint: string): void {
-  if (conversations.length > 0) return;
-  const missing = skipped > 0 ? ` with an assistant turn (${skipped} without)` : "";
-  throw new MicrogptError(`${name} holds no conversation${missing}`, { hint });
-}
 
 /** How many messages are empty. */
 export function countEmptyMessages(messages: readonly Message[]): number {
@@ -99,7 +34,7 @@ export function emptyMessagesNotice(empty: number): string | undefined {
 
 /** What cleaning changed, as the line to print; undefined when it changed nothing. */
 export function cleanupNotice(
-  { trimmed, skipped }: Pick<ChatData, "trimmed" | "skipped">,
+  { trimmed, skipped }: { trimmed: number; skipped: number },
 ): string | undefined {
   if (trimmed === 0 && skipped === 0) return undefined;
   return `data cleanup: ${trimmed} conversations trimmed (trailing user turn removed), ` +

@@ -44,10 +44,3 @@ export function thisProcess(): ProcessDescription {
 export async function isPermitted(name: "read" | "write", path: string): Promise<boolean> {
   return !deno || (await deno.permissions.query({ name, path })).state === "granted";
 }
-
-/** Memory of JavaScript in use and at most, in bytes; undefined where nobody says. */
-export function heapBytes(): { used: number; limit: number } | undefined {
-  type V8 = { getHeapStatistics(): { used_heap_size: number; heap_size_limit: number } };
-  const statistics = builtin<V8>("v8")?.getHeapStatistics();
-  return statistics && { used: statistics.used_heap_size, limit: statistics.heap_size_limit };
-}

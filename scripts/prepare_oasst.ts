@@ -7,7 +7,7 @@
 
 import { parseArgs } from "node:util";
 import type { Message } from "../data/chat.ts";
-import { cannotRead, type Input, openInput, readLines } from "../data/lines.ts";
+import { cannotRead } from "../data/reading/limits.ts";
 import { MicrogptError } from "../device/errors.ts";
 
 /** The trees that are ready for export: https://huggingface.co/datasets/OpenAssistant/oasst2 */
@@ -63,6 +63,12 @@ function rankOf(message: TreeMessage): number {
   return message.rank ?? Number.MAX_SAFE_INTEGER;
 }
 
+/** Bytes to read, and what to call them in messages. */
+interface Input {
+  name: string;
+  stream: ReadableStream<Uint8Array>;
+}
+
 /** What {@link convertTrees} read and kept. */
 export interface Conversion {
   trees: number;
@@ -76,12 +82,28 @@ export interface Conversion {
  */
 export async function convertTrees(input: Input, lang: string): Promise<Conversion> {
   const conversion: Conversion = { trees: 0, lines: [] };
-  await readLines(await unpacked(input), (line, number) => {
+  for await (const line of linesOf(await unpacked(input))) {
     conversion.trees++;
-    const conversation = bestConversation(parseTree(line, `${input.name} line ${number}`), lang);
+    const conversation = bestConversation(parseTree(line, `${input.name} line ${conversion.trees}`), lang);
     if (conversation) conversion.lines.push(JSON.stringify(conversation));
-  });
+  }
   return conversion;
+}
+
+/** The lines of a text, but for an empty last one. */
+async function* linesOf({ name, stream }: Input): AsyncGenerator<string> {
+  let rest = "";
+  const decoder = new TextDecoderStream("utf-8", { fatal: true });
+  try {
+    for await (const text of stream.pipeThrough(decoder as TransformStream<Uint8Array, string>)) {
+      const lines = (rest + text).split("\n");
+      rest = lines.pop()!;
+      yield* lines;
+    }
+  } catch (error) {
+    throw error instanceof MicrogptError ? error : cannotRead(name, error);
+  }
+  if (rest !== "") yield rest;
 }
 
 /** The root message of a line, checked with all its replies. */
@@ -132,6 +154,14 @@ async function unpacked(input: Input): Promise<Input> {
   return { name: input.name, stream: isGzip ? rest.pipeThrough(new DecompressionStream("gzip")) : rest };
 }
 
+/** @throws {MicrogptError} when there is no such file */
+async function openFile(path: string): Promise<Input> {
+  const file = await Deno.open(path).catch((error) => {
+    throw cannotRead(path, error);
+  });
+  return { name: path, stream: file.readable };
+}
+
 /** @throws {MicrogptError} when the server cannot be reached or has no such file */
 async function download(url: string): Promise<Input> {
   const hint = "download the file yourself and pass it with --input";
@@ -175,7 +205,7 @@ export async function main(args: string[]): Promise<void> {
   const isUrl = /^https?:\/\//u.test(values.input);
   if (isUrl) console.error(`downloading ${values.input}`);
   const { trees, lines } = await convertTrees(
-    isUrl ? await download(values.input) : await openInput(values.input),
+    isUrl ? await download(values.input) : await openFile(values.input),
     lang,
   );
   if (lines.length === 0) {

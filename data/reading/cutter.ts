@@ -1,7 +1,7 @@
 /** Cuts text that comes in pieces, split anywhere, into lines or into larger documents. */
 
 import { MicrogptError } from "../../device/errors.ts";
-import { MAX_LINE_BYTES } from "../lines.ts";
+import { MAX_LINE_BYTES } from "./limits.ts";
 
 /** Longest document of several lines, in UTF-16 units. */
 export const MAX_DOCUMENT = 16 * 1024 * 1024;

@@ -2,7 +2,7 @@
 
 import { EXPECTED, invalidJsonHint, jsonReason, type Message } from "../chat.ts";
 import type { Format } from "../corpus_options.ts";
-import { MAX_LINE_BYTES } from "../lines.ts";
+import { MAX_LINE_BYTES } from "./limits.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { CONVERSATION_FIELDS, readConversation, shapeOf } from "./conversation.ts";
 import { CsvCutter, separatorOf } from "./csv_cutter.ts";

@@ -5,7 +5,7 @@ import { sha256 } from "../../platform/hash.ts";
 import { standardInput } from "../../platform/host.ts";
 import { decompressed } from "../../platform/decompression.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import { cannotRead } from "../lines.ts";
+import { cannotRead } from "./limits.ts";
 import type { InputFile } from "./input_files.ts";
 import { wholeFrames } from "./zstd_frames.ts";
 

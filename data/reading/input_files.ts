@@ -3,7 +3,7 @@
 import { type DirEntry, type FileInfo, files, isFileError } from "../../platform/files.ts";
 import { builtin } from "../../platform/host.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import { cannotRead } from "../lines.ts";
+import { cannotRead } from "./limits.ts";
 
 /** A file as it was found, before any of it was read. */
 export interface InputFile {

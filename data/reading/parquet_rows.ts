@@ -4,7 +4,7 @@ import { type FileHandle, files, SEEK_START } from "../../platform/files.ts";
 import type { AsyncBuffer, FileMetaData, RowGroup } from "npm:hyparquet@1.33.0";
 import { unpackGzip, unpackZstd } from "../../platform/decompression.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import { cannotRead } from "../lines.ts";
+import { cannotRead } from "./limits.ts";
 import { changed } from "./input_bytes.ts";
 import type { InputFile } from "./input_files.ts";
 

@@ -1,28 +1,22 @@
 /** Hostile chat data: each case is refused with one clear line, in bounded memory. */
 
 import assert from "node:assert/strict";
-import { loadChat } from "../../data/chat.ts";
-import { MicrogptError } from "../../device/errors.ts";
+import { refusal as refusalOfContent } from "../data/corpus_reading.ts";
 import { withFile } from "../data/temporary_file.ts";
 
-/** Loads content that must be refused with one line fit for a terminal. */
-function refusal(content: string | Uint8Array): Promise<string> {
-  return withFile(content, async (path) => {
-    const error = await loadChat(path).then(() => undefined, (error) => error);
-    assert(error instanceof MicrogptError, `not refused as it should be: ${error}`);
-    for (const line of [error.message, error.hint ?? ""]) {
-      assert.doesNotMatch(line, /\p{Cc}/u);
-      assert(line.length < 400, `${line.length} characters`);
-    }
-    return error.message.replaceAll(path.replace(/chats\.jsonl$/u, ""), "");
-  }, "chats.jsonl");
+/** The line, fit for a terminal, by which content must be refused. */
+async function refusal(content: string | Uint8Array): Promise<string> {
+  return (await refusalOfContent(content, { chat: true }, "chats.jsonl")).split(" | ")[0]!;
 }
 
 /** Loads content in a process of its own; returns its error and the most memory it ever held, in MB. */
 function refusalAndPeak(content: string | Uint8Array): Promise<{ error: string; peak: number }> {
   const source = `import { peakMegabytes } from ${JSON.stringify(import.meta.resolve("./peak.ts"))};
-    import { loadChat } from ${JSON.stringify(new URL("../../data/chat.ts", import.meta.url).href)};
-    const error = await loadChat(Deno.args[0]).then(() => "none", (error) => error.name + ": " + error.message);
+    import { openCorpus } from ${JSON.stringify(import.meta.resolve("../../data/corpus.ts"))};
+    const read = async (input) => {
+      for await (const _ of (await openCorpus({ input, chat: true })).blocks());
+    };
+    const error = await read(Deno.args[0]).then(() => "none", (error) => error.name + ": " + error.message);
     console.log(JSON.stringify({ error, peak: peakMegabytes() }));`;
   return withFile(
     content,
@@ -65,7 +59,7 @@ Deno.test("attack: 100,000 nested arrays", async () => {
 Deno.test("attack: the longest line full of nesting or of objects, with memory below 1 GB", async () => {
   for (const line of ["[".repeat(2_000_000) + "]".repeat(2_000_000), `[${"{},".repeat(1_300_000)}{}]`]) {
     const { error, peak } = await refusalAndPeak(line);
-    assert.match(error, /^MicrogptError: chats.jsonl line 1: message 1: expected/u);
+    assert.match(error, /^MicrogptError: chats.jsonl line 1: (message 1: )?expected/u);
     assert(peak < 1000, `${peak} MB`);
   }
 });
@@ -90,7 +84,7 @@ Deno.test("attack: lone surrogates, as escapes and as bytes", async () => {
 Deno.test("attack: nulls in every place", async () => {
   assert.match(await refusal("null"), /got null$/u);
   assert.match(await refusal("[null]"), /message 1: .* got null$/u);
-  assert.match(await refusal('[{"role":null,"content":""}]'), /"role" .* got null$/u);
+  assert.match(await refusal('[{"role":null,"content":""}]'), /"role" .* got none$/u);
   assert.match(await refusal(message("null")), /"content" .* got null$/u);
   assert.match(await refusal(message('"a\0b"')), /zero byte at offset/u);
 });
@@ -105,7 +99,7 @@ Deno.test("attack: control characters are not printed", async () => {
 Deno.test("attack: names of Object.prototype are no fields and change nothing", async () => {
   assert.match(
     await refusal('[{"__proto__":{"role":"assistant","content":"x"}}]'),
-    /expected "role" .* got none$/u,
+    /expected an array .* got an object$/u,
   );
   assert.match(await refusal('{"length":1,"0":{"role":"assistant","content":"x"}}'), /got an object$/u);
   assert.equal(({} as Record<string, unknown>).role, undefined);

@@ -1,10 +1,6 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { fileURLToPath } from "node:url";
 import { gzipSync, zstdCompressSync } from "node:zlib";
-import { cleanupNotice, loadChat } from "../../data/chat.ts";
-import { loadText } from "../../data/text.ts";
-import { CHATS } from "../cli/program.ts";
 import { corpusOf, openCorpus } from "../../data/corpus.ts";
 import { drain, readContent, refusal, refusalOf, withFiles } from "./corpus_reading.ts";
 
@@ -260,29 +256,6 @@ Deno.test("corpus: arrays, generators and async generators", async () => {
     () => corpusOf("text", "anna"),
     /documents: expected an array or an iterable of texts, got "anna"/u,
   );
-});
-
-Deno.test("corpus: the same documents and hashes as when all of a file is loaded", async () => {
-  const names = fileURLToPath(new URL("../../data/samples/names.txt", import.meta.url));
-  const loaded = await loadText(names);
-  const corpus = await openCorpus({ input: names });
-  let longest = 0;
-  for await (const { documents } of corpus.blocks()) longest = Math.max(longest, documents.length);
-  assert(longest > 1000);
-  const { documents, report } = await drain(corpus);
-  assert.deepEqual(documents, loaded.documents);
-  assert.equal(report.sha256, loaded.hash);
-  const chats = CHATS + '\n\n[{"role": "user", "content": "?"}]\r\n' +
-    CHATS.replaceAll("}]", '}, {"role": "user", "content": ""}]');
-  await withFiles({ "chats.jsonl": chats }, async (directory) => {
-    const loaded = await loadChat(`${directory}/chats.jsonl`);
-    const { documents, report } = await drain(
-      await openCorpus({ input: `${directory}/chats.jsonl`, chat: true }),
-    );
-    assert.deepEqual(documents, loaded.conversations);
-    assert.equal(report.sha256, loaded.hash);
-    assert(report.notices.includes(cleanupNotice(loaded)!));
-  });
 });
 
 Deno.test({

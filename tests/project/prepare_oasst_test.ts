@@ -5,8 +5,8 @@
 
 import assert from "node:assert/strict";
 import { gzipSync } from "node:zlib";
-import { loadChat } from "../../data/chat.ts";
 import { main } from "../../scripts/prepare_oasst.ts";
+import { readContent } from "../data/corpus_reading.ts";
 import { withFile } from "../data/temporary_file.ts";
 
 const message = (role: string, text: string, more: object = {}, replies: object[] = []) => (
@@ -73,9 +73,9 @@ Deno.test("prepare_oasst: follows the best usable replies of one language", asyn
 
 Deno.test("prepare_oasst: gzip is unpacked, and the chat loader reads the result", async () => {
   const written = await prepare(gzipSync(TREES), "en");
-  const data = await withFile(written, loadChat);
-  assert.deepEqual(data.conversations, ENGLISH);
-  assert.deepEqual([data.trimmed, data.skipped], [0, 0]);
+  const { documents, report } = await readContent(written, { chat: true }, "chats.jsonl");
+  assert.deepEqual(documents, ENGLISH);
+  assert(!report.notices.some((notice) => notice.startsWith("data cleanup")), report.notices.join());
 });
 
 Deno.test("prepare_oasst: downloads over HTTP", async () => {
