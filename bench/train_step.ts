@@ -15,7 +15,7 @@ import type { AdamState, Device, Dtype, PackedDocuments } from "../device/device
 import { type GptConfig, gptNetwork } from "../model/gpt.ts";
 import { flatTensor } from "../model/parameters.ts";
 import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
-import { lines } from "../tests/llama_cpp/lines.ts";
+import { lines } from "../scripts/lines.ts";
 import { median, readBatches } from "./documents_file.ts";
 import { printProfile, type Profile, profiled } from "./profile.ts";
 

@@ -1,3 +1,4 @@
+// deno-lint-ignore-file require-await -- as Deno's, these calls reject where their synchronous forms throw
 /** A file system in memory: the one of a page. Errors have the names and codes of Deno's. */
 import type { DirEntry, FileErrorName, FileHandle, FileInfo, FileSystem, OpenOptions } from "./files.ts";
 import { SLASH_PATHS } from "./paths.ts";
@@ -108,27 +109,22 @@ class MemoryHandle implements FileHandle {
     return infoOf(this.node);
   }
 
-  // deno-lint-ignore require-await
   async read(into: Uint8Array): Promise<number | null> {
     return this.readSync(into);
   }
 
-  // deno-lint-ignore require-await
   async write(bytes: Uint8Array): Promise<number> {
     return this.writeSync(bytes);
   }
 
-  // deno-lint-ignore require-await
   async seek(offset: number): Promise<number> {
     return this.seekSync(offset);
   }
 
-  // deno-lint-ignore require-await
   async stat(): Promise<FileInfo> {
     return this.statSync();
   }
 
-  // deno-lint-ignore require-await
   async truncate(length = 0): Promise<void> {
     this.#file.resize(length);
   }
@@ -137,7 +133,6 @@ class MemoryHandle implements FileHandle {
     return Promise.resolve();
   }
 
-  // deno-lint-ignore require-await
   async tryLock(): Promise<boolean> {
     const file = this.#file;
     if (file.locked && !this.#locks) return false;
@@ -216,7 +211,6 @@ export class MemoryFiles implements FileSystem {
     return new MemoryHandle(node, path, options.append ?? false);
   }
 
-  // deno-lint-ignore require-await
   async open(path: string, options?: OpenOptions): Promise<FileHandle> {
     return this.openSync(path, options);
   }
@@ -225,12 +219,10 @@ export class MemoryFiles implements FileSystem {
     return infoOf(this.#find(path));
   }
 
-  // deno-lint-ignore require-await
   async stat(path: string): Promise<FileInfo> {
     return this.statSync(path);
   }
 
-  // deno-lint-ignore require-await
   async lstat(path: string): Promise<FileInfo> {
     return this.statSync(path);
   }
@@ -252,7 +244,6 @@ export class MemoryFiles implements FileSystem {
     return node.contents();
   }
 
-  // deno-lint-ignore require-await
   async readFile(path: string): Promise<Uint8Array<ArrayBuffer>> {
     return this.#contents(path).slice();
   }
@@ -261,12 +252,10 @@ export class MemoryFiles implements FileSystem {
     return new TextDecoder("utf-8", { ignoreBOM: true }).decode(this.#contents(path));
   }
 
-  // deno-lint-ignore require-await
   async readTextFile(path: string): Promise<string> {
     return this.readTextFileSync(path);
   }
 
-  // deno-lint-ignore require-await
   async writeFile(path: string, data: Uint8Array): Promise<void> {
     this.openSync(path, { write: true, create: true, truncate: true }).writeSync(data);
   }
@@ -275,7 +264,6 @@ export class MemoryFiles implements FileSystem {
     await this.writeFile(path, new TextEncoder().encode(text));
   }
 
-  // deno-lint-ignore require-await
   async mkdir(path: string, { recursive = false } = {}): Promise<void> {
     const absolute = SLASH_PATHS.resolve(path);
     if (recursive) {
@@ -299,7 +287,6 @@ export class MemoryFiles implements FileSystem {
     return path;
   }
 
-  // deno-lint-ignore require-await
   async rename(from: string, to: string): Promise<void> {
     const source = this.#place(from);
     const target = this.#place(to);
@@ -323,12 +310,10 @@ export class MemoryFiles implements FileSystem {
     this.#set(directory, name, undefined);
   }
 
-  // deno-lint-ignore require-await
   async remove(path: string, { recursive = false } = {}): Promise<void> {
     this.removeSync(path, recursive);
   }
 
-  // deno-lint-ignore require-await
   async link(from: string, to: string): Promise<void> {
     const node = this.#find(from);
     const target = this.#place(to);
@@ -345,7 +330,6 @@ export class MemoryFiles implements FileSystem {
     return Promise.resolve();
   }
 
-  // deno-lint-ignore require-await
   async realPath(path: string): Promise<string> {
     this.#find(path);
     return SLASH_PATHS.resolve(path);

@@ -104,9 +104,7 @@ async function namesOf(dir: string, end: string): Promise<string[]> {
 
 /** Sizes in bytes after gzip. */
 export interface BundleSizes {
-  /** `microgpt.js` alone */
-  entry: number;
-  /** with all that it imports at once */
+  /** `microgpt.js` with all that it imports at once */
   eager: number;
   /** with the kernels and the tokenizer too: what a page loads to train */
   training: number;
@@ -140,7 +138,6 @@ async function sizesOf(output: string): Promise<BundleSizes> {
   const lazy = names.filter((name) => /^(device|hf_tokenizer|bpe_trainer|tokenizers)-/.test(name));
   const eager = await closure(output, ["microgpt.js"]);
   return {
-    entry: await size(["microgpt.js"]),
     eager: await size(eager),
     training: await size(await closure(output, lazy, new Set(eager))),
     all: await size(names),
@@ -173,10 +170,10 @@ export async function bundle(
 
 if (import.meta.main) {
   const { values } = parseArgs({ options: { output: { type: "string" } } });
-  const { entry, eager, training, all } = await bundle(values.output);
+  const { eager, training, all } = await bundle(values.output);
   const kb = (bytes: number) => `${(bytes / 1000).toFixed(1)} KB`;
   console.log(
-    `${values.output ?? "dist/web"}/microgpt.js: ${kb(entry)} gzipped, ${kb(eager)} with what it imports`,
+    `${values.output ?? "dist/web"}/microgpt.js: ${kb(eager)} gzipped, with what it imports at once`,
   );
   console.log(`to train on a GPU ${kb(training)}; all files, most of which load when used, ${kb(all)}`);
 }

@@ -9,6 +9,7 @@ import { parseArgs } from "node:util";
 import type { Message } from "../data/chat.ts";
 import { cannotRead } from "../data/reading/limits.ts";
 import { MicrogptError } from "../device/errors.ts";
+import { lines } from "./lines.ts";
 
 /** The trees that are ready for export: https://huggingface.co/datasets/OpenAssistant/oasst2 */
 const OASST2_URL =
@@ -66,7 +67,7 @@ function rankOf(message: TreeMessage): number {
 /** Bytes to read, and what to call them in messages. */
 interface Input {
   name: string;
-  stream: ReadableStream<Uint8Array>;
+  stream: ReadableStream<Uint8Array<ArrayBuffer>>;
 }
 
 /** What {@link convertTrees} read and kept. */
@@ -82,28 +83,16 @@ export interface Conversion {
  */
 export async function convertTrees(input: Input, lang: string): Promise<Conversion> {
   const conversion: Conversion = { trees: 0, lines: [] };
-  for await (const line of linesOf(await unpacked(input))) {
-    conversion.trees++;
-    const conversation = bestConversation(parseTree(line, `${input.name} line ${conversion.trees}`), lang);
-    if (conversation) conversion.lines.push(JSON.stringify(conversation));
-  }
-  return conversion;
-}
-
-/** The lines of a text, but for an empty last one. */
-async function* linesOf({ name, stream }: Input): AsyncGenerator<string> {
-  let rest = "";
-  const decoder = new TextDecoderStream("utf-8", { fatal: true });
   try {
-    for await (const text of stream.pipeThrough(decoder as TransformStream<Uint8Array, string>)) {
-      const lines = (rest + text).split("\n");
-      rest = lines.pop()!;
-      yield* lines;
+    for await (const line of lines((await unpacked(input)).stream)) {
+      conversion.trees++;
+      const conversation = bestConversation(parseTree(line, `${input.name} line ${conversion.trees}`), lang);
+      if (conversation) conversion.lines.push(JSON.stringify(conversation));
     }
   } catch (error) {
-    throw error instanceof MicrogptError ? error : cannotRead(name, error);
+    throw error instanceof MicrogptError ? error : cannotRead(input.name, error);
   }
-  if (rest !== "") yield rest;
+  return conversion;
 }
 
 /** The root message of a line, checked with all its replies. */

@@ -15,8 +15,7 @@ import { networkOf } from "../networks.ts";
 import { flatTensor } from "../parameters.ts";
 import { DEFAULTS } from "../settings.ts";
 import { type BaseModel, readBase } from "./base_model.ts";
-import type { TrainOptions } from "./options.ts";
-import { tokensOf } from "./prepare.ts";
+import { deviceOptions, tokensOf } from "./prepare.ts";
 import { countLengths, dataNotices } from "./training_data.ts";
 
 /** Windows are no longer than this unless asked for: memory grows with them. */
@@ -125,7 +124,7 @@ export async function evaluate(options: EvaluateOptions): Promise<CorpusEvaluati
   const encoder = await encoderOf(base, tokenizer);
   const prepared = await tokensOf(
     corpus,
-    options as TrainOptions,
+    options,
     { ...DEFAULTS, loss },
     tokenizer,
     () => encoder,
@@ -180,14 +179,9 @@ async function measure(
   tokenBytes: Uint32Array,
   options: EvaluateOptions,
 ): Promise<Sum & { device: string }> {
-  const { onDocument, signal, device: kind, dtype, threads, adapter } = options;
+  const { onDocument, signal } = options;
   const network = networkOf(base.config);
-  const device = await openDevice({
-    ...(kind === undefined ? {} : { device: kind }),
-    ...(dtype === undefined ? {} : { dtype }),
-    ...(threads === undefined ? {} : { threads }),
-    ...(adapter === undefined ? {} : { adapter }),
-  });
+  const device = await openDevice(deviceOptions(options));
   try {
     const maxTokens = Math.max(pieces.longest, BATCH_TOKENS);
     const flat = flatTensor(device, "weights", network.layout, "work");

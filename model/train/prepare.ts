@@ -145,7 +145,10 @@ async function prepareData(
 /** Tokens of the data, and the tokenizer: of a new model the first rank makes it, for all. */
 export async function tokensOf(
   corpus: Corpus,
-  options: TrainOptions,
+  options: Pick<
+    TrainOptions,
+    "threads" | "cacheDir" | "cacheSize" | "tokenizerSample" | "onPreparing" | "signal"
+  >,
   { vocabSize, seed, loss }: Pick<Settings, "vocabSize" | "seed" | "loss">,
   tokenizer: Tokenizer | undefined,
   encoderOf: (tokenizer: Tokenizer) => DocumentEncoder,
@@ -307,7 +310,8 @@ function checkNewModel(settings: Settings): void {
   checkConfig(asked, { name: settingOf, usage: true });
 }
 
-function deviceOptions({ device, dtype, threads, adapter }: TrainOptions): DeviceOptions {
+/** The device's options among others. */
+export function deviceOptions({ device, dtype, threads, adapter }: DeviceOptions): DeviceOptions {
   return {
     ...(device === undefined ? {} : { device }),
     ...(dtype === undefined ? {} : { dtype }),

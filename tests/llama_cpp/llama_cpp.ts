@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { peerTest } from "../peers.ts";
-import { lines } from "./lines.ts";
+import { lines } from "../../scripts/lines.ts";
 import type { Answers, Request } from "./peer.ts";
 
 /** Where tests/llama_cpp/package.json was installed: MICROGPT_LLAMA_CPP, or beside it. */

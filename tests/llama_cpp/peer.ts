@@ -6,7 +6,7 @@
  */
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { lines } from "./lines.ts";
+import { lines } from "../../scripts/lines.ts";
 
 /** What it is asked. Tokens are ids; a logit is of the token that follows. */
 export type Request =

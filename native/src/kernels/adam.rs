@@ -7,7 +7,7 @@
 
 use super::shared::{Shared, part_of};
 use super::simd::{Simd, dispatched, dot, load, store};
-use super::{GRAIN, chunks_for, span};
+use super::{GRAIN, chunks_for, flat, span};
 use crate::device::with_device;
 use crate::pool::Pool;
 use std::ops::Range;
@@ -141,7 +141,7 @@ const NORM: usize = 1;
 const APPLIED: usize = 2;
 const ADAM_STEP: usize = 0;
 const LOSS_SCALE: usize = 1;
-const GRADIENT_FACTOR: usize = 3;
+pub const GRADIENT_FACTOR: usize = 3;
 
 /// metrics.loss = Σ losses, or += with `accumulate`; `metrics` names a row of four.
 #[unsafe(no_mangle)]
@@ -185,10 +185,6 @@ pub extern "C" fn mg_cpu_grad_norm(
         metrics[NORM] = norm as f32;
         Ok(())
     })
-}
-
-fn flat(handle: u32, offset: f64, len: f64) -> crate::tensors::Span {
-    crate::tensors::Span { handle, offset, len: len as usize }
 }
 
 /// Sets metrics.applied, and in `control` what updates multiply gradients by: −1 when the loss or norm is not finite.

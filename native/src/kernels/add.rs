@@ -2,13 +2,9 @@
 
 use super::shared::{Shared, part_of};
 use super::simd::{Simd, dispatched, map_vectors};
-use super::{GRAIN, chunks_for};
+use super::{GRAIN, LINE, chunks_for, flat};
 use crate::device::with_device;
 use crate::pool::Pool;
-use crate::tensors::Span;
-
-/// Elements of a cache line: threads do not share one.
-const LINE: usize = 16;
 
 #[inline(always)]
 fn add_vectors<S: Simd>(simd: S, out: &mut [f32], a: &[f32]) {
@@ -39,8 +35,7 @@ pub fn add(pool: &mut Pool, out: &mut [f32], a: &[f32]) {
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_add(device: u32, out: u32, out_at: f64, a: u32, a_at: f64, len: f64) -> i32 {
     with_device(device, |d| {
-        let span = |handle, offset| Span { handle, offset, len: len as usize };
-        let ([out], [a]) = d.tensors.operands([span(out, out_at)], [span(a, a_at)])?;
+        let ([out], [a]) = d.tensors.operands([flat(out, out_at, len)], [flat(a, a_at, len)])?;
         add(&mut d.pool, out, a);
         Ok(())
     })

@@ -34,12 +34,20 @@ use crate::pool::Pool;
 use crate::tensors::Span;
 use shared::{Shared, part_of};
 
+/// Elements of a cache line: threads do not share one.
+pub const LINE: usize = 16;
+
 /// Elements of simple arithmetic that are worth a thread's while: about two microseconds.
 pub const GRAIN: usize = 16 * 1024;
 
 /// A contiguous matrix as an export receives it: tensor, first element, rows and columns.
 pub fn span(handle: u32, offset: f64, rows: u32, cols: u32) -> Span {
     span_of_parts(handle, offset, rows, 1, cols)
+}
+
+/// An array of one row as an export receives it, whose length may be beyond a u32.
+pub fn flat(handle: u32, offset: f64, len: f64) -> Span {
+    Span { handle, offset, len: len as usize }
 }
 
 /// The same for a matrix whose rows hold `parts` parts of `cols` columns. Their product is made in 64 bits, so that sizes

@@ -4,17 +4,13 @@
 //! Momentum reads 2n and writes 2n; the polynomial reads 2n² and writes n²; the update reads 2n and writes n: all are as
 //! fast as memory. The trace is summed in f64 by the caller's thread: the same bits for any number of threads.
 
+use super::adam::GRADIENT_FACTOR;
 use super::shared::{Shared, part_of};
 use super::simd::{Simd, dispatched, map_vectors};
-use super::{GRAIN, chunks_for, span};
+use super::{GRAIN, LINE, chunks_for, flat, span};
 use crate::device::with_device;
 use crate::pool::Pool;
-use crate::tensors::Span;
 
-/// Elements of a cache line: threads do not share one.
-const LINE: usize = 16;
-/// Column of `control` (see device/device.ts).
-const GRADIENT_FACTOR: usize = 3;
 /// What keeps the norm of a matrix of zeros from dividing by 0.
 const EPSILON: f64 = 1e-7;
 
@@ -128,10 +124,6 @@ fn apply_update(pool: &mut Pool, p: &mut [f32], u: &[f32], rate: f64, decay: f64
         let p = unsafe { p.part(part.clone()) };
         update_part::dispatch(p, &u[part], rate as f32, (rate * decay) as f32, cautious);
     });
-}
-
-fn flat(handle: u32, offset: f64, len: f64) -> Span {
-    Span { handle, offset, len: len as usize }
 }
 
 /// Nesterov momentum of gradients [1, len]; out is 0 where `mg_cpu_decide_step` decided against the step.
