@@ -43,7 +43,9 @@ async function run(args: string[]): Promise<number> {
       const values: FlagValues = {};
       for (const { flag, option } of options) {
         const name = option.attributeName();
-        if (given[name] !== undefined) values[flag.key ?? name] = given[name];
+        // commander takes --no-auth as the opposite of an auth that is true where nobody says anything
+        const value = option.negate ? !given[name] || undefined : given[name];
+        if (value !== undefined) values[flag.key ?? name] = value;
       }
       if (command.argument) values[command.argument.key] = called[0] as string;
       exitCode = await command.run(values) ?? 0;

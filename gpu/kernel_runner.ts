@@ -116,6 +116,7 @@ export class KernelRunner {
     if (Math.max(x, y, z) > MAX_WORKGROUPS) {
       throw new RangeError(`${key}: ${x} × ${y} × ${z} workgroups, at most ${MAX_WORKGROUPS} a dimension`);
     }
+    if (x * y * z === 0) return; // no rows: nothing to do
     const kernel = this.#kernels.get(key) ?? this.#compile(key, specify());
     if (this.#slot === SLOTS) this.flush();
     const pass = this.#openPass();

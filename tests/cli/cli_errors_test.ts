@@ -331,6 +331,21 @@ async function refusesNumbers(command: string, { name }: Flag, otherwise: string
   }
 }
 
+Deno.test("serve: other machines are let in with a key, or where --no-auth says so, and not otherwise", async () => {
+  const serve = (...more: string[]) =>
+    captured(["serve", "--model-dir", "nowhere", "--host", "0.0.0.0", "--port", "0", ...more]);
+  const { code, stderr } = await serve();
+  assert.equal(
+    stderr,
+    "error: everyone who reaches 0.0.0.0 could use the server\n" +
+      "hint: set --api-key, or say --no-auth if that is meant\n",
+  );
+  assert.equal(code, 2);
+  for (const allowed of [["--no-auth"], ["--api-key", "secret"]]) {
+    assert.match((await serve(...allowed)).stderr, /error: model directory nowhere does not exist/);
+  }
+});
+
 Deno.test("a flag that is given twice is an error, for every flag; a switch says the same twice", async () => {
   for (const [subcommand, { load }] of Object.entries(COMMANDS)) {
     const { command } = await load();

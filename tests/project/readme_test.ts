@@ -27,6 +27,16 @@ function shortened(command: string): string | undefined {
   return `${command.replace(/ --steps \d+/, "")} --steps 3 --threads 2`;
 }
 
+/** What lies in the folders of the checkout, which the copy for the commands only links to. */
+async function contents(): Promise<string[]> {
+  const found: string[] = [];
+  for await (const { name, isDirectory } of Deno.readDir(ROOT)) {
+    if (!isDirectory || name.startsWith(".") || name === "dist") continue;
+    for await (const entry of Deno.readDir(join(ROOT, name))) found.push(`${name}/${entry.name}`);
+  }
+  return found.sort();
+}
+
 async function checkoutWithData(): Promise<string> {
   const dir = await Deno.makeTempDir();
   for await (const { name } of Deno.readDir(ROOT)) {
@@ -62,6 +72,7 @@ async function run(dir: string, command: string): Promise<void> {
 Deno.test("every command of the README runs", { ignore: Deno.build.os === "windows" }, async (t) => {
   const device = await openTestGpu({ dtype: "f32" });
   device?.destroy();
+  const before = await contents();
   const dir = await checkoutWithData();
   const commands = blocks("sh").join("\n").split("\n").map((line) => line.replace(/\s+#.*/, "").trim());
   assert(commands.length > 10);
@@ -81,5 +92,6 @@ Deno.test("every command of the README runs", { ignore: Deno.build.os === "windo
       await run(dir, `deno run -A ${file}`);
     });
   }
+  assert.deepEqual(await contents(), before, "a command of the README writes into the project's own folders");
   await Deno.remove(dir, { recursive: true });
 });
