@@ -94,7 +94,8 @@ Deno.test("attack: a line of 2 GB stops at the longest that is read", async () =
     ) {
       const { said, growth } = await readApart({ input: `${directory}/line.gz`, ...options });
       assert.match(said, /line\.gz line 1(:| is).* longer than (4|16) MB$/u);
-      assert(growth < 500, `${growth} MB`);
+      // about 300 where 16 MB may be one document, of which V8 holds copies for a while
+      assert(growth < 400, `${growth} MB`);
     }
   });
 });
