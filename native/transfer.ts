@@ -46,10 +46,11 @@ export async function transfer(url: URL, size: number, limits = LIMITS): Promise
 async function tryOnce(url: URL, size: number, limits: TransferLimits, end: number): Promise<Transfer> {
   const abort = new AbortController();
   const give = (up: string) => abort.abort(new Error(up));
-  const late = setTimeout(
-    () => give(`not finished after ${limits.total / 1000} seconds`),
-    Math.max(0, end - performance.now()),
-  );
+  let again = true;
+  const late = setTimeout(() => {
+    again = false; // said here, since a timer may fire a little before its time
+    give(`not finished after ${limits.total / 1000} seconds`);
+  }, Math.max(0, end - performance.now()));
   let silence: ReturnType<typeof setTimeout> | undefined;
   const heard = () => {
     clearTimeout(silence);
@@ -62,7 +63,7 @@ async function tryOnce(url: URL, size: number, limits: TransferLimits, end: numb
   } catch (error) {
     const reason = abort.signal.aborted ? abort.signal.reason : error;
     const message = reason instanceof Error ? reason.message : String(reason);
-    return { why: `${url}: ${message.split("\n")[0]}`, again: true };
+    return { why: `${url}: ${message.split("\n")[0]}`, again };
   } finally {
     clearTimeout(late);
     clearTimeout(silence);
