@@ -1,6 +1,6 @@
 /**
- * Training on two processes of one thread each against one process with two threads, and against PyTorch's DDP over gloo,
- * on the same documents, in rounds that alternate.
+ * Training on two processes of one thread each against one process with two threads, and against PyTorch, alone
+ * and with DDP over gloo, on the same documents, in rounds that alternate.
  *
  *     deno run -A bench/distributed.ts --tokens medium.bin --preset chat-medium --python python3
  *
@@ -25,7 +25,7 @@ const { values: flags } = parseArgs({
     ranks: { type: "string", default: "2" },
     /** micro-batches a step */
     accum: { type: "string", default: "4" },
-    /** timed, after two that are not */
+    /** timed, after one that is not */
     steps: { type: "string", default: "8" },
     rounds: { type: "string", default: "5" },
     /** launchers, with a comma between two */
@@ -34,6 +34,8 @@ const { values: flags } = parseArgs({
     python: { type: "string" },
     /** steps of PyTorch */
     "python-steps": { type: "string", default: "3" },
+    /** eager or compile */
+    "python-mode": { type: "string", default: "eager" },
     /** one process of a measurement: `alone` with a thread for each rank, or `shared` with one */
     as: { type: "string" },
   },
@@ -44,13 +46,12 @@ const settings = {
   ...(flags.preset === "defaults" ? {} : PRESETS[flags.preset as PresetName]),
 };
 const config = networkKind(settings.arch).configOf(settings, settings.vocabSize);
-const WARMUP = 2;
+const WARMUP = 1;
 
 /** What a measurement prints. */
 interface Measured {
   tokens: number;
   seconds: number;
-  loss: number;
 }
 
 /** Trains as `microgpt train` does, with the same trainer. */
@@ -82,13 +83,12 @@ async function train(): Promise<void> {
     optimizer: emptyState(network.layout),
   };
   trainer.load(state);
-  const measured: Measured = { tokens: 0, seconds: 0, loss: NaN };
+  const measured: Measured = { tokens: 0, seconds: 0 };
   let started = performance.now();
   for await (const event of trainer.run(totalSteps, { lastGood: () => Promise.resolve(state) })) {
     if (event.type !== "step") continue;
     if (event.step === WARMUP) started = performance.now();
     else if (event.step > WARMUP) measured.tokens += event.tokens;
-    measured.loss = event.loss;
   }
   measured.seconds = (performance.now() - started) / 1000;
   device.destroy();
@@ -121,7 +121,7 @@ function ours(as: string): string[] {
   ];
 }
 
-function pytorch(): string[] {
+function pytorch(shared: boolean): string[] {
   const options = {
     "--n-embd": settings.nEmbd,
     "--n-head": settings.nHead,
@@ -131,9 +131,12 @@ function pytorch(): string[] {
     "--batch-size": settings.batchSize,
     "--accum": flags.accum,
     "--steps": flags["python-steps"],
+    "--mode": flags["python-mode"],
+    "--threads": shared ? 1 : flags.ranks,
   };
+  const torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", flags.ranks, "--standalone"];
   return [
-    ...["-m", "torch.distributed.run", "--nproc-per-node", flags.ranks, "--standalone"],
+    ...(shared ? torchrun : []),
     ...[fileURLToPath(new URL("pytorch_ddp.py", import.meta.url)), "--tokens", flags.tokens!],
     ...Object.entries(options).flatMap(([flag, value]) => [flag, String(value)]),
   ];
@@ -146,18 +149,23 @@ async function compare(): Promise<void> {
       return [mpirun, mpirun, ["-n", flags.ranks, Deno.execPath(), ...ours("shared")]];
     }),
   ];
-  if (flags.python !== undefined) kinds.push(["PyTorch DDP", flags.python, pytorch()]);
+  const pytorchAt = kinds.length;
+  if (flags.python !== undefined) {
+    kinds.push(["PyTorch, one process", flags.python, pytorch(false)]);
+    kinds.push(["PyTorch DDP", flags.python, pytorch(true)]);
+  }
   const rates = kinds.map((): number[] => []);
   for (let round = 0; round < Number(flags.rounds); round++) {
     for (const [i, [, program, args]] of kinds.entries()) rates[i]!.push(await measure(program, args));
     console.log(kinds.map(([name], i) => `${name} ${rates[i]!.at(-1)!.toFixed(0)} tok/s`).join(" | "));
   }
+  const ratio = (a: number, b: number) =>
+    median(rates[a]!.map((rate, round) => rate / rates[b]![round]!)).toFixed(3);
   for (const [i, [name]] of kinds.entries()) {
-    const ratios = rates[i]!.map((rate, round) => rate / rates[0]![round]!);
-    console.log(
-      `${name}: median ${median(rates[i]!).toFixed(0)} tok/s, ` +
-        `median ratio to one process ${median(ratios).toFixed(3)}`,
-    );
+    const toOne = `median ratio to one process ${ratio(i, i < pytorchAt ? 0 : pytorchAt)}`;
+    const theirs = i === 0 ? pytorchAt : pytorchAt + 1;
+    const toPytorch = i < pytorchAt && kinds[theirs] ? `, to ${kinds[theirs][0]} ${ratio(i, theirs)}` : "";
+    console.log(`${name}: median ${median(rates[i]!).toFixed(0)} tok/s, ${toOne}${toPytorch}`);
   }
 }
 
