@@ -31,6 +31,7 @@ async function copyFolder(from: string, to: string): Promise<void> {
 export async function buildSite(output = join(root, "dist", "site")): Promise<string> {
   await bundle(output, { types: false });
   await copyFolder(join(root, "web"), output);
+  await Deno.remove(join(output, "chat"), { recursive: true }); // the server's page
   await Deno.copyFile(join(root, "data", "samples", "names.txt"), join(output, "names.txt"));
   return output;
 }

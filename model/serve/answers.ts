@@ -107,9 +107,9 @@ export class Answers {
       },
       behind: () => output.behind?.() ?? false,
       ended: (ending) => {
+        usage.ended = this.#now; // before `ended`, which tells it
         text.end();
         output.ended(ending);
-        usage.ended = this.#now;
         if (--this.#open > 0 || this.#over) return;
         this.#over = true;
         this.#resolve();

@@ -13,6 +13,7 @@ import {
 import type { Endpoint, Metrics } from "./metrics.ts";
 import { modelList, modelObject } from "./models.ts";
 import { chatCompletions, completions } from "./openai.ts";
+import { PAGE_PATHS, pageFile } from "./page.ts";
 import type { LogEntry } from "./log_entry.ts";
 import { Call, type Service } from "./service.ts";
 import { siblingChat, siblingGenerate } from "./sibling.ts";
@@ -40,8 +41,8 @@ const ANSWERING: Record<string, [Endpoint, Answering]> = {
   "/microgpt/v1/generate": ["generate", siblingGenerate],
 };
 
-/** Needs no key: a browser shows the page before it knows one. */
-const OPEN_PATHS = ["/", "/health"];
+/** Needs no key. */
+const OPEN_PATHS = [...PAGE_PATHS, "/health"];
 
 /** Makes the application. */
 export function createApp(options: AppOptions): Hono<Env> {
@@ -67,6 +68,7 @@ export function createApp(options: AppOptions): Hono<Env> {
     await next();
   });
 
+  for (const path of PAGE_PATHS) app.get(path, () => pageFile(path));
   app.get("/health", (c) => options.service() ? c.json({ status: "ok" }) : ready() as never);
   app.get("/metrics", (c) => c.text(metrics.text(), 200, { "content-type": "text/plain; version=0.0.4" }));
   app.get("/v1/models", (c) => c.json(modelList(ready())));
@@ -82,7 +84,7 @@ export function createApp(options: AppOptions): Hono<Env> {
     throw new ApiError(404, "this server has no embeddings: its models make text", { code: "not_supported" });
   });
   const methods = { ...Object.fromEntries(Object.keys(ANSWERING).map((path) => [path, "POST"])) };
-  for (const path of ["/health", "/metrics", "/v1/models"]) methods[path] = "GET";
+  for (const path of [...OPEN_PATHS, "/metrics", "/v1/models"]) methods[path] = "GET";
   for (const [path, method] of Object.entries(methods)) {
     app.all(path, () => {
       throw new ApiError(405, `this takes ${method}`, { code: "method_not_allowed" });

@@ -1,9 +1,10 @@
 /** The model as `/v1/models` describes it. */
 import { contextOf } from "../generate/generation.ts";
+import { SAMPLING } from "../generate/sampling.ts";
 import type { Service } from "./service.ts";
 
 /** The one model, as OpenAI describes one; `meta` as llama.cpp's server has it. */
-function describe({ name, created, model, loaded }: Service) {
+function describe({ name, created, model, loaded, options }: Service) {
   return {
     id: name,
     object: "model",
@@ -16,6 +17,13 @@ function describe({ name, created, model, loaded }: Service) {
       n_params: loaded.parameters,
       chat: loaded.chat || loaded.hasTemplate,
       device: loaded.deviceName,
+      // it takes system messages; another has them in front of what the user says
+      system: model.foreign?.template !== undefined,
+      defaults: {
+        temperature: options.temperature ?? SAMPLING.temperature.default,
+        top_k: options.topK ?? SAMPLING.topK.default,
+        top_p: options.topP ?? SAMPLING.topP.default,
+      },
     },
   };
 }

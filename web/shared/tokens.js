@@ -13,7 +13,8 @@ export function visible(text) {
 /** From red (surprised) over yellow to green (sure). @param {number} probability 0 … 1 */
 export function colourOf(probability) {
   const sure = Math.min(1, Math.max(0, 1 + Math.log10(Math.max(probability, 1e-3)) / 3));
-  return `hsl(${Math.round(sure * 130)} 75% var(--token-lightness))`;
+  const hue = Math.round(sure * 130);
+  return `light-dark(hsl(${hue} 75% 82%), hsl(${hue} 75% 28%))`;
 }
 
 /** "83 %", "0.2 %" @param {number} probability */
