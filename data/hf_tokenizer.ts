@@ -8,7 +8,13 @@ import { BYTE_CHARS, tokenTable } from "./byte_level.ts";
 import { type AddedToken, AddedTokens } from "./added_tokens.ts";
 import type { SplitName } from "./splits.ts";
 import type { EncodedDocuments, Tokenizer, TokenTable } from "./tokenizer.ts";
-import { normalized, parseTokenizerJson, type TokenizerFile } from "./tokenizer_json.ts";
+import {
+  namedMerges,
+  normalized,
+  ordinaryTokens,
+  parseTokenizerJson,
+  type TokenizerFile,
+} from "./tokenizer_json.ts";
 
 /** A text into ids. */
 type EncodeText = (text: string) => Iterable<number>;
@@ -46,14 +52,12 @@ export function* wordsOf(text: string, split: SplitName): Generator<string> {
 
 /** A tokenizer without the native library. */
 export class HfTokenizer implements Tokenizer {
-  readonly #json: string;
   readonly #file: TokenizerFile;
   readonly #encodeText: EncodeText;
   readonly #table: TokenTable;
   readonly #added: AddedTokens;
 
-  private constructor(json: string, file: TokenizerFile, encodeText: EncodeText) {
-    this.#json = json;
+  private constructor(file: TokenizerFile, encodeText: EncodeText) {
     this.#file = file;
     this.#encodeText = encodeText;
     this.#table = tokenTable(file);
@@ -66,15 +70,24 @@ export class HfTokenizer implements Tokenizer {
    * @throws {MicrogptError} when it is not a BPE tokenizer of a known kind
    */
   static async fromJson(json: string): Promise<HfTokenizer> {
-    const file = parseTokenizerJson(json);
+    return await HfTokenizer.fromFile(parseTokenizerJson(json));
+  }
+
+  /** Loads a tokenizer that was checked. */
+  static async fromFile(file: TokenizerFile): Promise<HfTokenizer> {
     const { BPE, Tokenizer } = await import("npm:@huggingface/tokenizers@0.2.0");
     if (file.whole) {
       const whole = new Tokenizer(JSON.parse(file.whole.json), {});
-      return new HfTokenizer(json, file, (text) => whole.encode(text, { add_special_tokens: false }).ids);
+      return new HfTokenizer(file, (text) => whole.encode(text, { add_special_tokens: false }).ids);
     }
-    const vocab = Object.fromEntries(file.vocab);
-    const bpe = new BPE({ type: "BPE", vocab, merges: file.merges, ignore_merges: file.ignoreMerges });
-    return new HfTokenizer(json, file, wordByWord(file, file.split!, (word) => bpe.bpe(word)));
+    const vocab = new Map(ordinaryTokens(file));
+    const bpe = new BPE({
+      type: "BPE",
+      vocab: Object.fromEntries(vocab),
+      merges: namedMerges(file),
+      ignore_merges: file.ignoreMerges,
+    });
+    return new HfTokenizer(file, wordByWord(vocab, file.split!, (word) => bpe.bpe(word)));
   }
 
   get vocabSize(): number {
@@ -129,7 +142,7 @@ export class HfTokenizer implements Tokenizer {
   }
 
   toJSON(): string {
-    return this.#json;
+    return this.#file.json;
   }
 }
 
@@ -141,7 +154,7 @@ const MAX_KNOWN = 1 << 16;
  * @param mergeWord a word of the byte alphabet into tokens
  */
 function wordByWord(
-  { vocab }: TokenizerFile,
+  vocab: ReadonlyMap<string, number>,
   split: SplitName,
   mergeWord: (word: string) => string[],
 ): EncodeText {

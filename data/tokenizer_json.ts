@@ -16,14 +16,14 @@ const MAX_FILE = 64 * 2 ** 20;
 
 /** A checked byte-level BPE tokenizer: all that a tokenizer needs to know of its file. */
 export interface TokenizerFile {
+  /** The text of the `tokenizer.json`; one that came in another form is written when it is asked for. */
+  readonly json: string;
   /** Every token by its id, special ones included. */
   tokens: TokenEntry[];
   /** The id of every token by its name, special ones included. */
-  ids: Map<string, number>;
-  /** Ids of the tokens that BPE can make of text: neither special nor added ones. */
-  vocab: Map<string, number>;
-  /** Pairs of tokens, those to merge first at the front. */
-  merges: [string, string][];
+  ids: ReadonlyMap<string, number>;
+  /** Pairs of ids, those to merge first at the front, [2 · merges]. */
+  merges: Uint32Array<ArrayBuffer>;
   /** How text is cut into words; absent: as HuggingFace's implementations do with `whole`. */
   split?: SplitName;
   whole?: WholeTokenizer;
@@ -49,6 +49,19 @@ export interface TokenEntry {
 
 type JsonObject = { [key: string]: Json };
 
+/** What a tokenizer is made of, unchecked. */
+export interface TokenizerParts {
+  /** names and ids of the tokens that BPE makes of text */
+  vocab: Iterable<readonly [name: string, id: unknown]>;
+  added: (AddedToken & { special: boolean })[];
+  /** each two names, or both with a space between them */
+  merges: Iterable<unknown>;
+  /** how text is cut into words, where that is known by its name */
+  split: SplitName | undefined;
+  ignoreMerges: boolean;
+  nfc: boolean;
+}
+
 /**
  * Parses and checks `tokenizer.json`.
  * @throws {MicrogptError} when it is not JSON or not a byte-level BPE tokenizer of a known kind
@@ -65,32 +78,59 @@ export function parseTokenizerJson(text: string): TokenizerFile {
   const model = root.model;
   if (!isObject(model)) throw refuse("there is no model");
   if ((model.type ?? "BPE") !== "BPE") throw refuse(`the model is ${kind(model)}, only BPE is read`);
-  const added = addedTokens(root);
-  const tokens = tokenTable(model, added);
-  const ids = new Map<string, number>();
-  const vocab = new Map<string, number>();
-  tokens.forEach(({ name, special, literal }, id) => {
-    ids.set(name, id);
-    if (!special && !literal) vocab.set(name, id);
-  });
-  const merges = checkedMerges(model.merges, vocab);
-  const split = knownSplit(root, model, vocab);
-  const special = added.filter(({ special }) => special);
-  const first = firstToken(root.post_processor, ids);
-  return {
-    tokens,
-    ids,
-    vocab,
-    merges,
-    ...(split
-      ? { split }
-      : { whole: wholeTokenizer(root, model, new Set(special.map(({ content }) => content))) }),
+  if (!isObject(model.vocab)) throw refuse("the model has no vocab");
+  if (!Array.isArray(model.merges)) throw refuse("the model has no merges");
+  const split = knownSplit(root, model);
+  const file = checkedTokenizer({
+    vocab: Object.entries(model.vocab),
+    added: addedTokens(root),
+    merges: model.merges,
+    split,
     ignoreMerges: model.ignore_merges === true,
     nfc: split !== undefined && kind(root.normalizer) === "NFC",
+  }, () => text);
+  const first = firstToken(root.post_processor, file.ids);
+  if (first !== undefined) file.first = first;
+  if (split) return file;
+  file.whole = wholeTokenizer(root, model, new Set(file.special.map(({ content }) => content)));
+  return file;
+}
+
+/**
+ * Checks the parts of a tokenizer.
+ * @param json writes it as the text of a `tokenizer.json`
+ * @throws {MicrogptError} when they do not fit together
+ */
+export function checkedTokenizer(parts: TokenizerParts, json: () => string): TokenizerFile {
+  const { added, split, ignoreMerges, nfc } = parts;
+  const { tokens, ids } = tokenTable(parts);
+  return {
+    get json() {
+      return json();
+    },
+    tokens,
+    ids,
+    merges: checkedMerges(parts.merges, tokens, ids),
+    ...(split ? { split } : {}),
+    ignoreMerges,
+    nfc,
     added: added.filter(({ special }) => !special),
-    special,
-    ...(first === undefined ? {} : { first }),
+    special: added.filter(({ special }) => special),
   };
+}
+
+/** Names of the tokens that BPE can make of text, with their ids: neither special nor added ones. */
+export function ordinaryTokens({ tokens }: TokenizerFile): [name: string, id: number][] {
+  return tokens.flatMap(({ name, special, literal }, id): [string, number][] =>
+    special || literal ? [] : [[name, id]]
+  );
+}
+
+/** The merges by the names of their tokens. */
+export function namedMerges({ tokens, merges }: TokenizerFile): [string, string][] {
+  return Array.from({ length: merges.length / 2 }, (_, i) => {
+    return [tokens[merges[2 * i]!]!.name, tokens[merges[2 * i + 1]!]!.name];
+  });
 }
 
 /** Documents in the form that their tokenizer takes. */
@@ -99,22 +139,26 @@ export function normalized(documents: readonly string[], { nfc }: TokenizerFile)
 }
 
 /** The way to split of a byte-level tokenizer that does nothing unusual; undefined for any other. */
-function knownSplit(root: JsonObject, model: JsonObject, vocab: Map<string, number>): SplitName | undefined {
+function knownSplit(root: JsonObject, model: JsonObject): SplitName | undefined {
   if (kind(root.decoder) !== "ByteLevel" || !["none", "NFC"].includes(kind(root.normalizer))) {
     return undefined;
   }
   for (const name of ["dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"]) {
     if (model[name]) return undefined;
   }
+  const vocab = model.vocab as JsonObject;
   // where every byte of text is a token, the unknown one never comes up
-  if (model.unk_token && !BYTE_CHARS.every((char, byte) => NEVER_IN_UTF8.has(byte) || vocab.has(char))) {
+  if (
+    model.unk_token &&
+    !BYTE_CHARS.every((char, byte) => NEVER_IN_UTF8.has(byte) || Object.hasOwn(vocab, char))
+  ) {
     return undefined;
   }
   return splitOfPreTokenizer(root.pre_tokenizer);
 }
 
 /** The token that the post-processor puts in front of a text. @throws {MicrogptError} for any other post-processor */
-function firstToken(processor: Json | undefined, ids: Map<string, number>): string | undefined {
+function firstToken(processor: Json | undefined, ids: ReadonlyMap<string, number>): string | undefined {
   const found = kind(processor);
   if (found === "none" || found === "ByteLevel") return undefined;
   if (found === "Sequence" && isObject(processor) && Array.isArray(processor.processors)) {
@@ -159,53 +203,72 @@ function addedTokens(root: JsonObject): (AddedToken & { special: boolean })[] {
 }
 
 /** Vocabulary and added tokens as one table by id: every id from 0 on exactly once. */
-function tokenTable(model: JsonObject, added: (AddedToken & { special: boolean })[]): TokenEntry[] {
-  if (!isObject(model.vocab)) throw refuse("the model has no vocab");
-  const ids = new Map<string, { id: Json | undefined; special: boolean; literal: boolean }>();
-  for (const [name, id] of Object.entries(model.vocab)) ids.set(name, { id, special: false, literal: false });
-  for (const { id, content, special } of added) {
-    const known = ids.get(content);
-    if (known !== undefined && known.id !== id) {
-      throw refuse(`the token ${JSON.stringify(content)} has two ids, ${known.id} and ${id}`);
-    }
-    ids.set(content, { id, special, literal: true });
+function tokenTable({ vocab, added }: TokenizerParts) {
+  const ids = new Map<string, number>();
+  for (const [name, id] of vocab) {
+    if (ids.has(name)) throw refuse(`the token ${JSON.stringify(name)} is there twice`);
+    ids.set(name, id as number); // checked below, when it is known how many there are
   }
-  if (ids.get(SPECIAL_TOKENS.bos)?.special === false) {
+  const literal = new Map(added.map(({ content, special }) => [content, special]));
+  for (const { id, content } of added) {
+    const known = ids.get(content);
+    if (known !== undefined && known !== id) {
+      throw refuse(`the token ${JSON.stringify(content)} has two ids, ${known} and ${id}`);
+    }
+    ids.set(content, id);
+  }
+  if (ids.has(SPECIAL_TOKENS.bos) && !literal.get(SPECIAL_TOKENS.bos)) {
     throw refuse(`${SPECIAL_TOKENS.bos} is not marked as a special token`);
   }
-  const table: TokenEntry[] = new Array(ids.size);
-  for (const [name, { id, special, literal }] of ids) {
+  const tokens: TokenEntry[] = new Array(ids.size);
+  for (const [name, id] of ids) {
     if (name === "") throw refuse(`token ${id} is empty`);
     if (!name.isWellFormed()) throw refuse(`token ${id} is half a character`);
     if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= ids.size) {
       throw refuse(`the token ${JSON.stringify(name)} has id ${id}, but there are only ${ids.size} tokens`);
     }
-    const other = table[id];
+    const other = tokens[id];
     if (other !== undefined) {
       throw refuse(`the tokens ${JSON.stringify(other.name)} and ${JSON.stringify(name)} both have id ${id}`);
     }
-    table[id] = { name, special, literal };
+    tokens[id] = { name, special: literal.get(name) === true, literal: literal.has(name) };
   }
-  return table;
+  return { tokens, ids };
 }
 
-/** The merges as pairs; both parts and what they make must be ordinary tokens. */
-function checkedMerges(merges: Json | undefined, vocab: Map<string, number>): [string, string][] {
-  if (!Array.isArray(merges)) throw refuse("the model has no merges");
-  return merges.map((merge, i) => {
+/** The merges as pairs of ids; both parts and what they make must be ordinary tokens. */
+function checkedMerges(
+  merges: Iterable<unknown>,
+  tokens: readonly TokenEntry[],
+  ids: ReadonlyMap<string, number>,
+): Uint32Array<ArrayBuffer> {
+  const idOf = (name: string): number | undefined => {
+    const id = ids.get(name);
+    return id === undefined || tokens[id]!.special || tokens[id]!.literal ? undefined : id;
+  };
+  let pairs = new Uint32Array(1024);
+  let count = 0;
+  for (const merge of merges) {
     // "left right", as files were written until 2024.
     const pair = typeof merge === "string" ? merge.split(" ") : merge;
     if (!Array.isArray(pair) || pair.length !== 2 || !pair.every((part) => typeof part === "string")) {
-      throw refuse(`merge ${i} is ${JSON.stringify(merge)}, not two tokens`);
+      throw refuse(`merge ${count / 2} is ${JSON.stringify(merge)}, not two tokens`);
     }
     const [left, right] = pair as [string, string];
-    const missing = [left, right, left + right].find((token) => !vocab.has(token));
+    const missing = [left, right, left + right].find((token) => idOf(token) === undefined);
     if (missing !== undefined) {
       const token = JSON.stringify(missing);
-      throw refuse(`merge ${i} needs the token ${token}, which is special or not in the vocabulary`);
+      throw refuse(`merge ${count / 2} needs the token ${token}, which is special or not in the vocabulary`);
     }
-    return [left, right];
-  });
+    if (count === pairs.length) {
+      const larger = new Uint32Array(2 * count);
+      larger.set(pairs);
+      pairs = larger;
+    }
+    pairs[count++] = idOf(left)!;
+    pairs[count++] = idOf(right)!;
+  }
+  return pairs.slice(0, count);
 }
 
 function kind(part: Json | undefined): string {

@@ -1,6 +1,7 @@
 /** Opens devices and tokenizers: the one place that knows the implementations behind the interfaces. */
 import { os } from "../platform/host.ts";
 import { checkVocabSize, type Tokenizer, type WordCounter } from "../data/tokenizer.ts";
+import { parseTokenizerJson, type TokenizerFile } from "../data/tokenizer_json.ts";
 import { checkOptions, type Options, type OptionValues } from "../device/options.ts";
 import { MicrogptError } from "../device/errors.ts";
 import type { Device, Dtype, WeightType } from "../device/device.ts";
@@ -260,19 +261,20 @@ export async function trainTokenizer(
 
 /**
  * Opens a saved tokenizer: natively, or in JavaScript where the native library may not be loaded or is missing.
- * @param json the text of tokenizer.json
+ * @param saved the text of tokenizer.json, or what it was read as
  * @param threads as in `DeviceOptions`
  * @throws {MicrogptError} when it is not a tokenizer of this program
  */
-export async function openTokenizer(json: string, threads?: number): Promise<Tokenizer> {
+export async function openTokenizer(saved: string | TokenizerFile, threads?: number): Promise<Tokenizer> {
   checkOptions(DEVICE_OPTIONS, { threads });
+  const file = typeof saved === "string" ? parseTokenizerJson(saved) : saved;
   if (await ensureNativeLibrary()) {
     const { NativeTokenizer, setTokenizerThreads } = await import("../native/tokenizer.ts");
     if (threads !== undefined) setTokenizerThreads(threads);
-    return NativeTokenizer.fromJson(json);
+    return NativeTokenizer.fromFile(file);
   }
   const { HfTokenizer } = await import("../data/hf_tokenizer.ts");
-  return await HfTokenizer.fromJson(json);
+  return await HfTokenizer.fromFile(file);
 }
 
 /** Ranks that train: a program that ends in the middle ends the others too. */

@@ -10,7 +10,12 @@ import {
   type TokenTable,
   type WordCounter,
 } from "../data/tokenizer.ts";
-import { normalized, parseTokenizerJson, type TokenizerFile } from "../data/tokenizer_json.ts";
+import {
+  normalized,
+  ordinaryTokens,
+  parseTokenizerJson,
+  type TokenizerFile,
+} from "../data/tokenizer_json.ts";
 import { MicrogptError } from "../device/errors.ts";
 import { check, openLibrary, openWaiting } from "./library.ts";
 import { TOKENIZER } from "./symbols.ts";
@@ -46,14 +51,12 @@ export function setTokenizerThreads(threads: number): void {
 
 /** A tokenizer held by the native library: freed by `close`, at the end of a `using` block, or when collected. */
 export class NativeTokenizer implements Tokenizer, Disposable {
-  readonly #json: string;
   readonly #file: TokenizerFile;
   readonly #table: TokenTable;
   readonly #added: AddedTokens;
   #handle: number | undefined;
 
-  private constructor(json: string, file: TokenizerFile) {
-    this.#json = json;
+  private constructor(file: TokenizerFile) {
     this.#file = file;
     this.#table = tokenTable(file);
     this.#added = new AddedTokens(file.added);
@@ -81,7 +84,12 @@ export class NativeTokenizer implements Tokenizer, Disposable {
    * @throws {MicrogptError} when it is not a byte-level BPE tokenizer of a known kind, or there is no native library
    */
   static fromJson(json: string): NativeTokenizer {
-    return new NativeTokenizer(json, parseTokenizerJson(json));
+    return new NativeTokenizer(parseTokenizerJson(json));
+  }
+
+  /** Loads a tokenizer that was checked. @throws {MicrogptError} when there is no native library */
+  static fromFile(file: TokenizerFile): NativeTokenizer {
+    return new NativeTokenizer(file);
   }
 
   get vocabSize(): number {
@@ -143,7 +151,7 @@ export class NativeTokenizer implements Tokenizer, Disposable {
   }
 
   toJSON(): string {
-    return this.#json;
+    return this.#file.json;
   }
 
   /** Frees the native tokenizer; decoding still works, encoding does not. A second call does nothing. */
@@ -258,13 +266,13 @@ function load(file: TokenizerFile): number {
     check(native().mg_tokenizer_load_whole(json, json.length, handle, handle.length));
     return handle[0]!;
   }
-  const { vocab, merges, split, ignoreMerges } = file;
-  const { text, offsets } = pack([...vocab.keys()]);
-  const ids = Uint32Array.from(vocab.values());
-  const pairs = Uint32Array.from(merges.flat(), (token) => vocab.get(token)!);
+  const { merges, split, ignoreMerges } = file;
+  const ordinary = ordinaryTokens(file);
+  const { text, offsets } = pack(ordinary.map(([name]) => name));
+  const ids = Uint32Array.from(ordinary, ([, id]) => id);
   // deno-fmt-ignore
   check(native().mg_tokenizer_load(
-    text, text.length, offsets, offsets.length, ids, ids.length, pairs, pairs.length,
+    text, text.length, offsets, offsets.length, ids, ids.length, merges, merges.length,
     SPLITS[split!].id, Number(ignoreMerges), handle, handle.length,
   ));
   return handle[0]!;

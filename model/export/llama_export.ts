@@ -1,7 +1,6 @@
 /** Exports of a Llama for other programs: a HuggingFace directory, or a GGUF file with a Modelfile. */
 import { files } from "../../platform/files.ts";
 import { join } from "../../platform/paths.ts";
-import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { type AnyModel, readAnyModel } from "../files/any_model.ts";
 import { writeHashed } from "../files/digest.ts";
@@ -30,7 +29,7 @@ export interface LlamaSource extends HfExport {
  */
 export async function readLlama(path: string, format: string): Promise<LlamaSource> {
   const model = await readAnyModel(path);
-  const { config, name, tokenizerJson, ends, addBos } = model;
+  const { config, name, tokenizer, ends, addBos } = model;
   if (config.architecture !== "llama") {
     throw new MicrogptError(`\`format\` ${format} is for the architecture llama, and ${path} is a gpt`, {
       hint: "export it with `format` onnx, or train with `arch` llama",
@@ -45,7 +44,7 @@ export async function readLlama(path: string, format: string): Promise<LlamaSour
     config: llama,
     layout,
     params: await model.readParameters(layout),
-    tokenizerJson,
+    tokenizer,
     ends,
     addBos,
     ...(template === undefined ? {} : { chatTemplate: template }),
@@ -93,7 +92,7 @@ export async function exportGgufDirectory(
 ): Promise<string> {
   await checkGgufOutput(to);
   const written = type.toUpperCase() as WrittenType;
-  const { tokens } = parseTokenizerJson(source.tokenizerJson);
+  const { tokens } = source.tokenizer;
   const stops = source.ends.eos.flatMap((id) => tokens[id]?.name ?? []);
   const text = modelfile("model.gguf", stops);
   // what is learned is marked for transformers only
@@ -124,10 +123,12 @@ async function compare(
   if (read.chatTemplate !== source.chatTemplate) differs("chat template");
   if (read.ends.bos !== source.ends.bos || read.addBos !== source.addBos) differs("beginning of texts");
   if (read.ends.eos[0] !== source.ends.eos[0]) differs("end of texts");
-  const [a, b] = [parseTokenizerJson(read.tokenizerJson), parseTokenizerJson(source.tokenizerJson)];
+  const [a, b] = [read.tokenizer, source.tokenizer];
   // rows without a token become unused tokens in GGUF
   if (!b.tokens.every(({ name }, id) => a.tokens[id]?.name === name)) differs("vocabulary");
-  if (JSON.stringify(a.merges) !== JSON.stringify(b.merges)) differs("list of merges");
+  if (a.merges.length !== b.merges.length || a.merges.some((id, i) => id !== b.merges[i])) {
+    differs("list of merges");
+  }
   const params = await read.readParameters(source.layout);
   for (const { name, offset, rows, cols, shape } of source.layout.entries) {
     const range = [offset, offset + rows * cols] as const;

@@ -4,7 +4,7 @@
  */
 import { type FileHandle, type FileInfo, files, isFileError } from "../../platform/files.ts";
 import { basename, join } from "../../platform/paths.ts";
-import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
+import { parseTokenizerJson, type TokenizerFile } from "../../data/tokenizer_json.ts";
 import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import type { ModelConfig } from "../config.ts";
@@ -35,10 +35,8 @@ export interface AnyModel extends TextRules, WeightSource {
   /** what people call it: the name of its file or directory */
   name: string;
   config: ModelConfig;
-  /** the text of a `tokenizer.json`; of a GGUF file, made of its metadata */
-  tokenizerJson: string;
-  /** tokens of the tokenizer: ids from here to vocab_size are never to be drawn */
-  tokens: number;
+  /** ids from its tokens to vocab_size are never to be drawn */
+  tokenizer: TokenizerFile;
   /** it was trained on conversations */
   chat: boolean;
   /** texts and conversations are written in this program's own way, without a template */
@@ -118,17 +116,16 @@ async function look(path: string): Promise<FileInfo | undefined> {
 async function describeOwn(path: string): Promise<AnyModel> {
   const header = await readModelHeader(path);
   const { config, chat, tokenizerJson, rules, fileDtype, weightsBytes, types } = header;
-  const { ids, tokens } = parseTokenizerJson(tokenizerJson);
+  const tokenizer = parseTokenizerJson(tokenizerJson);
   return {
     kind: "microgpt",
     path,
     name: basename(path),
     config,
-    tokenizerJson,
-    tokens: tokens.length,
+    tokenizer,
     chat,
     ownWay: rules === undefined,
-    ...(rules ?? { ends: ownEnds(ids, chat), addBos: true }),
+    ...(rules ?? { ends: ownEnds(tokenizer.ids, chat), addBos: true }),
     fileDtype,
     weightsBytes,
     types,
@@ -138,20 +135,19 @@ async function describeOwn(path: string): Promise<AnyModel> {
 }
 
 /** The tokens that end the texts of this program's own models. */
-function ownEnds(ids: Map<string, number>, chat: boolean): EndIds {
+function ownEnds(ids: ReadonlyMap<string, number>, chat: boolean): EndIds {
   const bos = ids.get(SPECIAL_TOKENS.bos)!;
   return { bos, eos: chat ? [ids.get(SPECIAL_TOKENS.endTurn)!, bos] : [bos], pad: bos };
 }
 
 async function describeHf(path: string): Promise<AnyModel> {
-  const { config, weights, tokenizerJson, chatTemplate, ends, addBos } = await readHfDirectory(path);
+  const { config, weights, tokenizer, chatTemplate, ends, addBos } = await readHfDirectory(path);
   return {
     kind: "huggingface",
     path,
     name: basename(path),
     config,
-    tokenizerJson,
-    tokens: parseTokenizerJson(tokenizerJson).tokens.length,
+    tokenizer,
     chat: chatTemplate !== undefined,
     ownWay: false,
     ...(chatTemplate === undefined ? {} : { chatTemplate }),
@@ -174,15 +170,15 @@ async function describeGguf(path: string): Promise<AnyModel> {
   const gguf = await readGguf(await fileSource(file, path), path);
   const config = await llamaOfGguf(gguf);
   checkGgufTensors(gguf, config);
-  const { tokenizerJson, chatTemplate, ends, addBos } = tokenizerOfGguf(gguf);
-  const { tokens } = parseTokenizerJson(tokenizerJson);
+  const { tokenizer, chatTemplate, ends, addBos } = tokenizerOfGguf(gguf);
+  // without the metadata, which has all tokens and merges once more
+  const tensors = { path, byName: gguf.byName };
   return {
     kind: "gguf",
     path,
     name: basename(path).replace(/\.gguf$/i, ""),
     config,
-    tokenizerJson,
-    tokens: tokens.length,
+    tokenizer,
     chat: chatTemplate !== undefined,
     ownWay: false,
     ...(chatTemplate === undefined ? {} : { chatTemplate }),
@@ -196,12 +192,12 @@ async function describeGguf(path: string): Promise<AnyModel> {
     readParameters: async (layout) => {
       using again = await open(path);
       const flat = newParameters(layout, path);
-      await readGgufWeights({ ...gguf, source: await fileSource(again, path) }, config, layout, flat);
+      await readGgufWeights({ ...tensors, source: await fileSource(again, path) }, config, layout, flat);
       return flat;
     },
     readWeights: async (layout, sink) => {
       using again = await open(path);
-      await sendGgufWeights({ ...gguf, source: await fileSource(again, path) }, config, layout, sink);
+      await sendGgufWeights({ ...tensors, source: await fileSource(again, path) }, config, layout, sink);
     },
   };
 }

@@ -107,10 +107,8 @@ async function describeOwn(dir: string, dtype: WeightType | undefined): Promise<
 }
 
 async function describeForeign(path: string, dtype: WeightType | undefined): Promise<ModelSummary> {
-  const { kind, config, tokenizerJson, tokens, chat, fileDtype, types, weightsBytes } = await readAnyModel(
-    path,
-  );
-  const { merges, special } = parseTokenizerJson(tokenizerJson);
+  const { kind, config, tokenizer, chat, fileDtype, types, weightsBytes } = await readAnyModel(path);
+  const { tokens, merges, special } = tokenizer;
   const network = networkOf(config);
   return {
     source: kind,
@@ -118,7 +116,11 @@ async function describeForeign(path: string, dtype: WeightType | undefined): Pro
     network: network.describe(),
     parameters: network.layout.count,
     chat,
-    tokenizer: { tokens, merges: merges.length, special: special.map(({ content }) => content) },
+    tokenizer: {
+      tokens: tokens.length,
+      merges: merges.length / 2,
+      special: special.map(({ content }) => content),
+    },
     file: { format: kind === "gguf" ? "gguf" : "safetensors", dtype: fileDtype, bytes: weightsBytes },
     memory: memoryOf(network, types, dtype),
     unusable: reasonAgainst(config),

@@ -7,7 +7,7 @@ import type { ModelConfig } from "../config.ts";
 import type { Device, Tensor } from "../../device/device.ts";
 import { type ForeignRules, foreignRules } from "./foreign.ts";
 import { localModel } from "../files/hub/download.ts";
-import { modelKind, readAnyModel } from "../files/any_model.ts";
+import { type AnyModel, modelKind, readAnyModel } from "../files/any_model.ts";
 import {
   type GenerateOptions,
   generateSamples,
@@ -63,21 +63,24 @@ export async function loadModel(
   }
 }
 
+/** What is needed of a description. */
+type Described = Pick<ModelDescription, "config" | "chat">;
+
 /** A model of any kind, and where its weights come from. */
 async function describeForUse(path: string, threads: number | undefined) {
   if (await modelKind(path) === "microgpt") {
     const header = await readModelHeader(path);
     const tokenizer = await openTokenizer(header.tokenizerJson, threads);
-    const source: ModelDescription & WeightSource = {
+    const source: Described & WeightSource = {
       ...header,
       readWeights: (_, sink) => sendModelWeights(path, header, sink),
     };
     const { config, rules } = header;
     return { source, tokenizer, foreign: rules && await foreignRules({ ...rules, config }, tokenizer) };
   }
-  const source = await readAnyModel(path);
+  const source: AnyModel = await readAnyModel(path);
   checkConfig(source.config, { name: (field) => `${path}: ${field}` });
-  const tokenizer = await openTokenizer(source.tokenizerJson, threads);
+  const tokenizer = await openTokenizer(source.tokenizer, threads);
   return { source, tokenizer, foreign: await foreignRules(source, tokenizer) };
 }
 
@@ -117,7 +120,7 @@ export class LanguageModel implements Disposable {
    * @internal
    */
   constructor(
-    description: ModelDescription,
+    description: Described,
     weights: Tensor | Float32Array,
     tokenizer: Tokenizer,
     device: Device,

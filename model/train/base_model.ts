@@ -46,7 +46,7 @@ export async function readBase(path: string, chat: boolean): Promise<BaseModel> 
 const MAX_TEMPLATE = 1 << 17;
 
 function described(model: AnyModel): ModelDescription {
-  const { config, chat, tokenizerJson, ownWay, ends, addBos, chatTemplate } = model;
+  const { config, chat, tokenizer: { json: tokenizerJson }, ownWay, ends, addBos, chatTemplate } = model;
   if (ownWay) return { config, chat, tokenizerJson };
   if (chatTemplate !== undefined && chatTemplate.length > MAX_TEMPLATE) {
     throw new MicrogptError(
@@ -61,8 +61,9 @@ function described(model: AnyModel): ModelDescription {
 
 /** A model of plain text, with tokens and rows for the turns of a conversation. */
 function withTurns(model: AnyModel): BaseModel {
-  const { config: old, path, tokens, ends } = model;
-  const { json: tokenizerJson, added } = withChatTokens(model.tokenizerJson);
+  const { config: old, path, ends } = model;
+  const { tokens: { length: tokens }, json } = model.tokenizer;
+  const { json: tokenizerJson, added } = withChatTokens(json);
   const config: ModelConfig = { ...old, vocab_size: Math.max(old.vocab_size, tokens + added.length) };
   const endTurn = parseTokenizerJson(tokenizerJson).ids.get(SPECIAL_TOKENS.endTurn)!;
   const rules = {

@@ -189,7 +189,7 @@ Deno.test("a tokenizer of another model, and one that is not read", () =>
       /^DIR\/tokenizer\.json has \d+ tokens, config\.json has vocab_size 264$/,
     );
     await writeTiny(join(dir, "b"), tinyModel()).catch(() => {});
-    const json = JSON.parse(model.tokenizerJson);
+    const json = JSON.parse(model.tokenizer.json);
     json.pre_tokenizer = { type: "BertPreTokenizer" };
     await Deno.writeTextFile(join(dir, "tokenizer.json"), JSON.stringify(json));
     assert.match(

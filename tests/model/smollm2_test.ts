@@ -46,6 +46,22 @@ peerTest("SmolLM2 answers in `chat`", missing, async () => {
   assert.deepEqual([code, stdout], [0, "The capital of France is Paris.\n"], stderr);
 });
 
+peerTest("SmolLM2 in q8 takes less than 250 MB beyond the program", missing, async () => {
+  const program = `
+    import { peakMegabytes } from ${JSON.stringify(import.meta.resolve("../attacks/peak.ts"))};
+    import { loadModel } from ${JSON.stringify(import.meta.resolve("../../mod.ts"))};
+    const before = peakMegabytes();
+    using model = await loadModel(${JSON.stringify(MODEL)}, { dtype: "q8", threads: 2 });
+    await model.samples({ prompt: "Hello", numSamples: 1, maxTokens: 32 });
+    console.log(Math.round(peakMegabytes() - before));`;
+  const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", `data:application/typescript,${encodeURIComponent(program)}`],
+  }).output();
+  const megabytes = Number(new TextDecoder().decode(stdout));
+  // 136 MiB of it are weights
+  assert(megabytes > 130 && megabytes < 238, `${megabytes} MiB ${new TextDecoder().decode(stderr)}`);
+});
+
 /** A prompt and the tokens that we give to it, with all logits that each was taken from. */
 interface Answer {
   prompt: number[];
@@ -55,8 +71,8 @@ interface Answer {
 
 /** What we make of each prompt by the model's own template. */
 async function answers(running: RunningModel): Promise<Answer[]> {
-  const { tokenizerJson, chatTemplate, ends } = await readAnyModel(MODEL);
-  const template = await ChatTemplate.read(chatTemplate!, await openTokenizer(tokenizerJson, 1), ends);
+  const { tokenizer, chatTemplate, ends } = await readAnyModel(MODEL);
+  const template = await ChatTemplate.read(chatTemplate!, await openTokenizer(tokenizer, 1), ends);
   const all: Answer[] = [];
   for (const content of PROMPTS) {
     const prompt = template.encode([{ role: "user", content }]);
@@ -92,7 +108,7 @@ await llamaCppTest(
     const all = await answers(running);
 
     await llamaCpp.open(MODEL, { cache: "F16", contextSize: CONTEXT });
-    const tokenizer = await openTokenizer((await readAnyModel(MODEL)).tokenizerJson, 1);
+    const tokenizer = await openTokenizer((await readAnyModel(MODEL)).tokenizer, 1);
     const tokenized = await llamaCpp.ask({ do: "tokenize", texts: [TEXT, ...HARD] });
     tokenized.forEach((ids, i) => assert.deepEqual(ids, [...tokenizer.encodeOne([TEXT, ...HARD][i]!)]));
 

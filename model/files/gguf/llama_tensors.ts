@@ -5,7 +5,7 @@ import type { ParameterLayout } from "../../parameters.ts";
 import { printable } from "../directory.ts";
 import { llamaTensors } from "../hf/tensors.ts";
 import { ROPE_FACTORS } from "./llama_config.ts";
-import type { GgufFile } from "./read.ts";
+import type { GgufTensors } from "./read.ts";
 import { interleavedToHalves } from "./rope_order.ts";
 import { readTensor } from "./tensor_values.ts";
 
@@ -51,7 +51,7 @@ export function isInterleaved(name: string, { qk_norm, qkv_bias }: LlamaConfig):
  * Checks that a file holds the tensors of its config; reads no values.
  * @throws {MicrogptError} for a tensor that is missing, of another shape, or of another network
  */
-export function checkGgufTensors({ path, byName }: GgufFile, config: LlamaConfig): void {
+export function checkGgufTensors({ path, byName }: GgufTensors, config: LlamaConfig): void {
   const expected = new Map([...llamaTensors(config)].map(([name, shape]) => [ggufName(name), shape]));
   for (const [name, shape] of expected) {
     const found = byName.get(name)?.shape;
@@ -79,7 +79,7 @@ export function checkGgufTensors({ path, byName }: GgufFile, config: LlamaConfig
  * @throws {MicrogptError} when the file shrank, or holds a value that is not finite
  */
 export async function readGgufWeights(
-  gguf: GgufFile,
+  gguf: GgufTensors,
   config: LlamaConfig,
   layout: ParameterLayout,
   flat: Float32Array<ArrayBuffer>,

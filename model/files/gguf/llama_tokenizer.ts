@@ -1,6 +1,12 @@
 /** A GGUF file's tokenizer as `tokenizer.json`, and the other way round. */
 import { preTokenizerOf, type SplitName, splitOfLlamaCpp, SPLITS } from "../../../data/splits.ts";
-import { parseTokenizerJson } from "../../../data/tokenizer_json.ts";
+import type { AddedToken } from "../../../data/added_tokens.ts";
+import {
+  checkedTokenizer,
+  namedMerges,
+  ordinaryTokens,
+  type TokenizerFile,
+} from "../../../data/tokenizer_json.ts";
 import { MicrogptError } from "../../../device/errors.ts";
 import { printable } from "../directory.ts";
 import type { EndIds } from "../hf/config.ts";
@@ -29,8 +35,7 @@ const END_NAMES = new Set([
 
 /** A file's tokenizer. */
 export interface GgufTokenizer {
-  /** the text of a `tokenizer.json` */
-  tokenizerJson: string;
+  tokenizer: TokenizerFile;
   ends: EndIds;
   /** texts begin with the `bos` token */
   addBos: boolean;
@@ -38,7 +43,7 @@ export interface GgufTokenizer {
 }
 
 /**
- * Makes a `tokenizer.json` of a file's metadata.
+ * Makes a tokenizer of a file's metadata.
  * @throws {MicrogptError} for another kind of tokenizer, and lists that do not fit together
  */
 export function tokenizerOfGguf(gguf: GgufFile): GgufTokenizer {
@@ -51,29 +56,60 @@ export function tokenizerOfGguf(gguf: GgufFile): GgufTokenizer {
   if (types.length !== names.length) {
     throw new MicrogptError(`${path}: ${names.length} tokens have ${types.length} types`);
   }
-  const vocab: Record<string, number> = Object.create(null);
-  const added: object[] = [];
+  const added: (AddedToken & { special: boolean })[] = [];
+  const vocab: [string, number][] = [];
   names.forEach((name, id) => {
     const type = types[id]!;
-    if (type === NORMAL) {
-      if (name in vocab) {
-        throw new MicrogptError(`${path}: token ${printable(JSON.stringify(name))} is there twice`);
-      }
-      vocab[name] = id;
-    } else if (type === USER_DEFINED || type === CONTROL || type === UNUSED || type === UNKNOWN) {
+    if (type === NORMAL) vocab.push([name, id]);
+    else if (type === USER_DEFINED || type === CONTROL || type === UNUSED || type === UNKNOWN) {
       const special = type !== USER_DEFINED;
-      const flags = { single_word: false, lstrip: false, rstrip: false, normalized: !special };
-      added.push({ id, content: name, ...flags, special });
+      added.push({ id, content: name, singleWord: false, lstrip: false, rstrip: false, special });
     } else throw new MicrogptError(`${path}: token ${id} is of type ${type}, which is not read`);
   });
   const ends = endsOf(gguf, names, types);
-  const tokenizer = {
+  const merges = metadata.strings("tokenizer.ggml.merges"); // "left right"; a space inside a token is written Ġ
+  const { ignoreMerges } = SPLITS[split];
+  const tokenizer = named(path, () => {
+    const parts = { vocab, added, merges, split, ignoreMerges, nfc: split === "qwen2" };
+    const file = checkedTokenizer(parts, () => jsonOf(file));
+    return file;
+  });
+  const addBos = metadata.has("tokenizer.ggml.add_bos_token")
+    ? metadata.bool("tokenizer.ggml.add_bos_token")
+    : split === "llama-bpe";
+  const template = "tokenizer.chat_template";
+  return {
+    tokenizer,
+    ends,
+    addBos: addBos && ends.bos !== undefined,
+    ...(metadata.has(template) ? { chatTemplate: metadata.string(template) } : {}),
+  };
+}
+
+/** Errors about a tokenizer that this file holds. */
+function named<T>(path: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof MicrogptError)) throw error;
+    throw new MicrogptError(`${path}: ${error.message.replace(/^tokenizer\.json: /, "")}`, { cause: error });
+  }
+}
+
+/** The text of a `tokenizer.json` of a tokenizer that splits in a known way. */
+function jsonOf(file: TokenizerFile): string {
+  const { split, ignoreMerges, nfc } = file;
+  const added = [...file.special, ...file.added].toSorted((a, b) => a.id - b.id);
+  return JSON.stringify({
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: added,
-    normalizer: split === "qwen2" ? { type: "NFC" } : null,
-    pre_tokenizer: preTokenizerOf(split),
+    added_tokens: added.map(({ id, content, singleWord, lstrip, rstrip }) => {
+      const { special } = file.tokens[id]!;
+      return { id, content, single_word: singleWord, lstrip, rstrip, normalized: !special, special };
+    }),
+    normalizer: nfc ? { type: "NFC" } : null,
+    pre_tokenizer: preTokenizerOf(split!),
     post_processor: null,
     decoder: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
     model: {
@@ -84,21 +120,11 @@ export function tokenizerOfGguf(gguf: GgufFile): GgufTokenizer {
       end_of_word_suffix: null,
       fuse_unk: false,
       byte_fallback: false,
-      ignore_merges: SPLITS[split].ignoreMerges,
-      vocab,
-      merges: mergesOf(gguf),
+      ignore_merges: ignoreMerges,
+      vocab: Object.fromEntries(ordinaryTokens(file)),
+      merges: namedMerges(file),
     },
-  };
-  const addBos = metadata.has("tokenizer.ggml.add_bos_token")
-    ? metadata.bool("tokenizer.ggml.add_bos_token")
-    : split === "llama-bpe";
-  const template = "tokenizer.chat_template";
-  return {
-    tokenizerJson: JSON.stringify(tokenizer),
-    ends,
-    addBos: addBos && ends.bos !== undefined,
-    ...(metadata.has(template) ? { chatTemplate: metadata.string(template) } : {}),
-  };
+  });
 }
 
 function splitOf({ metadata, path }: GgufFile): SplitName {
@@ -114,15 +140,6 @@ function splitOf({ metadata, path }: GgufFile): SplitName {
   throw new MicrogptError(
     `${path}: the pre-tokenizer ${printable(pre)} is not known; ${Object.keys(SPLITS).join(", ")} are`,
   );
-}
-
-/** "left right" for each; a space inside a token is written Ġ. */
-function mergesOf({ metadata, path }: GgufFile): [string, string][] {
-  return metadata.strings("tokenizer.ggml.merges").map((merge, i) => {
-    const parts = merge.split(" ");
-    if (parts.length === 2) return parts as [string, string];
-    throw new MicrogptError(`${path}: merge ${i} is ${printable(JSON.stringify(merge))}, not two tokens`);
-  });
 }
 
 function endsOf({ metadata, path }: GgufFile, names: string[], types: ArrayLike<number>): EndIds {
@@ -149,10 +166,9 @@ function endsOf({ metadata, path }: GgufFile, names: string[], types: ArrayLike<
  * @throws {MicrogptError} for a tokenizer.json that is not read, or splits in a way that has no name
  */
 export function ggufTokenizer(
-  { tokenizerJson, ends, addBos, chatTemplate }: GgufTokenizer,
+  { tokenizer: file, ends, addBos, chatTemplate }: GgufTokenizer,
   vocabulary: number,
 ): Map<string, GgufValue> {
-  const file = parseTokenizerJson(tokenizerJson);
   if (!file.split) {
     throw new MicrogptError(
       "this model's tokenizer cannot be written as GGUF: llama.cpp must know it by name",
@@ -176,7 +192,7 @@ export function ggufTokenizer(
     ["pre", { type: "string", value: file.split }],
     ["tokens", { type: "array", of: "string", value: names }],
     ["token_type", { type: "array", of: "i32", value: Int32Array.from(types) }],
-    ["merges", { type: "array", of: "string", value: file.merges.map((pair) => pair.join(" ")) }],
+    ["merges", { type: "array", of: "string", value: namedMerges(file).map((pair) => pair.join(" ")) }],
   ]);
   if (ends.bos !== undefined) values.set("bos_token_id", u32(ends.bos));
   // the format has three places for tokens that end an answer; llama.cpp knows further ones by their names

@@ -22,18 +22,22 @@ import {
   type TensorType,
 } from "./types.ts";
 
-/** A GGUF file without its tensors' values. */
-export interface GgufFile {
+/** Where the tensors of a GGUF file lie. */
+export interface GgufTensors {
   /** where the tensors' values come from */
   source: ByteSource;
   /** what error messages call the file */
   path: string;
+  byName: ReadonlyMap<string, GgufTensor>;
+}
+
+/** A GGUF file without its tensors' values. */
+export interface GgufFile extends GgufTensors {
   /** 2 or 3, which differ only in that 3 knows big-endian files */
   version: number;
   metadata: Metadata;
   /** in the order of the file */
   tensors: GgufTensor[];
-  byName: ReadonlyMap<string, GgufTensor>;
 }
 
 /** Far above what there is (about 60 keys, a few thousand tensors): what each takes in memory adds up. */

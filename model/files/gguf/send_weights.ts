@@ -6,7 +6,7 @@ import { printable } from "../directory.ts";
 import { badWeightError, rowPieces, type WeightSink } from "../weight_source.ts";
 import { dequantize } from "./dequantize.ts";
 import { ggufName, isInterleaved } from "./llama_tensors.ts";
-import type { GgufFile } from "./read.ts";
+import type { GgufTensors } from "./read.ts";
 import { interleavedToHalves } from "./rope_order.ts";
 import { readBlocks } from "./tensor_values.ts";
 import { bytesOf, type GgufTensor, TENSOR_TYPES, type TensorType } from "./types.ts";
@@ -39,7 +39,7 @@ function isFileType(type: TensorType): type is FileType {
  * @throws {MicrogptError} when the file shrank, or `sink` did not take a number
  */
 export async function sendGgufWeights(
-  gguf: GgufFile,
+  gguf: GgufTensors,
   config: LlamaConfig,
   layout: ParameterLayout,
   sink: WeightSink,
@@ -61,7 +61,7 @@ export async function sendGgufWeights(
 
 /** @param unit rows of a head that is interleaved, else 1 */
 async function sendTensor(
-  gguf: GgufFile,
+  gguf: GgufTensors,
   tensor: GgufTensor,
   entry: ParameterEntry,
   unit: number,

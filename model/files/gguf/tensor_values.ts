@@ -2,7 +2,7 @@
 import { MicrogptError } from "../../../device/errors.ts";
 import { printable } from "../directory.ts";
 import { dequantize } from "./dequantize.ts";
-import type { GgufFile } from "./read.ts";
+import type { GgufTensors } from "./read.ts";
 import { bytesOf, type GgufTensor, TENSOR_TYPES } from "./types.ts";
 
 /** Dequantized at a time: a few milliseconds, between which other work goes on. A multiple of every block. */
@@ -26,7 +26,7 @@ export function rowLength(tensor: GgufTensor): number {
  * @throws {RangeError} when `into` is not the rows' size
  */
 export async function readTensor(
-  gguf: GgufFile,
+  gguf: GgufTensors,
   tensor: GgufTensor,
   into: Float32Array<ArrayBuffer>,
   rows: RowRange = { first: 0, end: tensor.elements / rowLength(tensor) },
@@ -56,7 +56,7 @@ export async function readTensor(
  * @throws {RangeError} when `into` is not the rows' size
  */
 export async function readBlocks(
-  gguf: GgufFile,
+  gguf: GgufTensors,
   tensor: GgufTensor,
   into: Uint8Array<ArrayBuffer>,
   rows: RowRange = { first: 0, end: tensor.elements / rowLength(tensor) },
@@ -77,7 +77,7 @@ function checkedStart(tensor: GgufTensor, { first, end }: RowRange, elements: nu
 }
 
 async function fill(
-  gguf: GgufFile,
+  gguf: GgufTensors,
   offset: number,
   into: Uint8Array<ArrayBuffer>,
 ): Promise<void> {
@@ -86,7 +86,7 @@ async function fill(
   }
 }
 
-function checkFinite(gguf: GgufFile, tensor: GgufTensor, values: Float32Array, start: number): void {
+function checkFinite(gguf: GgufTensors, tensor: GgufTensor, values: Float32Array, start: number): void {
   // x − x is 0 for all numbers but NaN and the infinities; their NaN stays in the sum.
   let sum = 0;
   for (let i = 0; i < values.length; i++) sum += values[i]! - values[i]!;

@@ -4,7 +4,7 @@
  */
 import { files } from "../../../platform/files.ts";
 import { join } from "../../../platform/paths.ts";
-import { parseTokenizerJson } from "../../../data/tokenizer_json.ts";
+import { parseTokenizerJson, type TokenizerFile } from "../../../data/tokenizer_json.ts";
 import { MicrogptError } from "../../../device/errors.ts";
 import type { LlamaConfig } from "../../llama_config.ts";
 import type { ParameterLayout } from "../../parameters.ts";
@@ -18,7 +18,7 @@ import { findHfWeights, type HfWeights } from "./weights.ts";
 export interface HfModel {
   config: LlamaConfig;
   weights: HfWeights;
-  tokenizerJson: string;
+  tokenizer: TokenizerFile;
   chatTemplate?: string;
   ends: EndIds;
   /** texts begin with the `bos` token */
@@ -37,27 +37,27 @@ export async function readHfDirectory(dir: string): Promise<HfModel> {
   const json = parseObject(await required(dir, "config.json", MAX_CONFIG_BYTES), path);
   const config = llamaOfHf(json, path);
   const weights = await findHfWeights(dir, config);
-  const tokenizerJson = await required(dir, "tokenizer.json", MAX_TOKENIZER_BYTES);
-  const file = tokenizerOf(tokenizerJson, dir);
-  if (file.tokens.length > config.vocab_size) {
+  const tokenizer = tokenizerOf(await required(dir, "tokenizer.json", MAX_TOKENIZER_BYTES), dir);
+  if (tokenizer.tokens.length > config.vocab_size) {
     throw new MicrogptError(
       `${
         join(dir, "tokenizer.json")
-      } has ${file.tokens.length} tokens, config.json has vocab_size ${config.vocab_size}`,
+      } has ${tokenizer.tokens.length} tokens, config.json has vocab_size ${config.vocab_size}`,
       { hint: "the files come from different models; get the whole directory again" },
     );
   }
   const generation = await object(dir, "generation_config.json");
   const tokenizerConfig = await object(dir, "tokenizer_config.json");
-  const ends = withNames(endIds(json, generation, config.vocab_size, dir), tokenizerConfig, file.ids);
+  const ends = withNames(endIds(json, generation, config.vocab_size, dir), tokenizerConfig, tokenizer.ids);
   const chatTemplate = await template(dir, tokenizerConfig);
   return {
     config,
     weights,
-    tokenizerJson,
+    tokenizer,
     ...(chatTemplate === undefined ? {} : { chatTemplate }),
     ends,
-    addBos: ends.bos !== undefined && (file.first !== undefined || tokenizerConfig.add_bos_token === true),
+    addBos: ends.bos !== undefined &&
+      (tokenizer.first !== undefined || tokenizerConfig.add_bos_token === true),
   };
 }
 
@@ -71,7 +71,7 @@ function tokenizerOf(json: string, dir: string) {
 }
 
 /** Ids that `config.json` leaves out, by the names in `tokenizer_config.json`; its `eos_token` ends a chat's answers too. */
-function withNames(ends: EndIds, config: Record<string, unknown>, ids: Map<string, number>): EndIds {
+function withNames(ends: EndIds, config: Record<string, unknown>, ids: ReadonlyMap<string, number>): EndIds {
   const id = (key: string): number | undefined => {
     const value = config[key];
     const name = typeof value === "object" && value !== null
@@ -138,7 +138,7 @@ export interface HfExport {
   layout: ParameterLayout;
   /** [layout.length] */
   params: Float32Array;
-  tokenizerJson: string;
+  tokenizer: TokenizerFile;
   ends: EndIds;
   addBos: boolean;
   chatTemplate?: string;
@@ -181,14 +181,14 @@ export async function writeHfDirectory(dir: string, model: HfExport, dtype: File
 
 /** The JSON files. */
 function hfTexts(
-  { config, tokenizerJson, ends, addBos, chatTemplate }: HfExport,
+  { config, tokenizer: file, ends, addBos, chatTemplate }: HfExport,
   dtype: FileDtype,
 ): [string, string][] {
-  const { tokens, special } = parseTokenizerJson(tokenizerJson);
+  const { tokens, special } = file;
   const name = (id: number | undefined) => id === undefined ? undefined : tokens[id]?.name;
   const bos = name(ends.bos);
   const json = (value: object) => JSON.stringify(value, null, 2) + "\n";
-  const tokenizer = parseObject(tokenizerJson, "tokenizer.json");
+  const tokenizer = parseObject(file.json, "tokenizer.json");
   const generation = {
     ...(ends.bos === undefined ? {} : { bos_token_id: ends.bos }),
     eos_token_id: ends.eos,

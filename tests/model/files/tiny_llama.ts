@@ -6,6 +6,7 @@ import { writeHfDirectory } from "../../../model/files/hf/directory.ts";
 import { llamaTensors } from "../../../model/files/hf/tensors.ts";
 import type { FileDtype } from "../../../model/files/safetensors.ts";
 import { layOut, type ParameterLayout } from "../../../model/parameters.ts";
+import { parseTokenizerJson } from "../../../data/tokenizer_json.ts";
 import { NativeTokenizer } from "../../../native/tokenizer.ts";
 
 /** Heads that are no divisor of the width, and shared keys and values. */
@@ -52,7 +53,7 @@ export function tinyModel(change: Partial<LlamaConfig> = {}): HfExport {
     config,
     layout,
     params: tinyParameters(layout),
-    tokenizerJson: tokenizer.toJSON(),
+    tokenizer: parseTokenizerJson(tokenizer.toJSON()),
     ends: { bos, eos: [end, bos], pad: bos },
     addBos: true,
     chatTemplate:

@@ -40,7 +40,7 @@ await pythonTest(
       }
       const args = [JSON.stringify(TEXTS), JSON.stringify(MESSAGES), ...models.map(({ dir }) => dir)];
       const all = JSON.parse(await runPython("./files/transformers_reads.py", args));
-      for (const [i, { type, config, ends, tokenizerJson }] of models.entries()) {
+      for (const [i, { type, config, ends, tokenizer: file }] of models.entries()) {
         const read = all[i];
         assert.deepEqual([read.type, read.head_dim, read.kv_heads], [type, 16, 2]);
         assert.deepEqual([read.eps, read.tie], [config.norm_eps, config.tie]);
@@ -48,7 +48,7 @@ await pythonTest(
           config.rope_theta,
           config.rope_scaling?.factor,
         ]);
-        using tokenizer = NativeTokenizer.fromJson(tokenizerJson);
+        using tokenizer = NativeTokenizer.fromFile(file);
         assert.deepEqual(read.ids, TEXTS.map((text) => [...tokenizer.encodeOne(text)]));
         assert.deepEqual(read.with_bos, [tokenizer.id("<bos>"), ...tokenizer.encodeOne("hello")]);
         const template = await ChatTemplate.read(OWN_TEMPLATE, tokenizer, ends);

@@ -70,10 +70,13 @@ Deno.test("special tokens and rows without a token are never drawn; any end toke
   inDirectory(async (dir) => {
     await writeTiny(dir, CHAT);
     const model = await readAnyModel(dir);
-    const tokenizer = await HfTokenizer.fromJson(model.tokenizerJson);
+    const tokenizer = await HfTokenizer.fromFile(model.tokenizer);
     const rules = await foreignRules(model, tokenizer);
     const [user, assistant] = [tokenizer.id("<user>")!, tokenizer.id("<assistant>")!];
-    const beyond = Array.from({ length: 280 - model.tokens }, (_, i) => model.tokens + i);
+    const beyond = Array.from(
+      { length: 280 - model.tokenizer.tokens.length },
+      (_, i) => model.tokenizer.tokens.length + i,
+    );
     assert.deepEqual(
       rules.suppressed.toSorted((a, b) => a - b),
       [user, assistant, ...beyond].toSorted((a, b) => a - b),

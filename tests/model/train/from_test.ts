@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import type { Message } from "../../../data/chat.ts";
+import { parseTokenizerJson } from "../../../data/tokenizer_json.ts";
 import { readTrainState } from "../../../model/files/checkpoint.ts";
 import { readAnyModel } from "../../../model/files/any_model.ts";
 import { exportGguf } from "../../../model/files/gguf/llama_export.ts";
@@ -131,7 +132,7 @@ Deno.test("a run from a HuggingFace directory keeps its template, tokens and unu
     assert.equal(planOf(events).config.vocab_size, 280);
     const kept = await readAnyModel(output);
     assert.deepEqual(
-      [kept.kind, kept.chat, kept.chatTemplate, kept.ends, kept.addBos, kept.tokens],
+      [kept.kind, kept.chat, kept.chatTemplate, kept.ends, kept.addBos, kept.tokenizer.tokens.length],
       ["microgpt", true, OWN_TEMPLATE, given.ends, true, 267],
     );
     // the same state after an interruption
@@ -155,7 +156,7 @@ Deno.test("a run from a HuggingFace directory keeps its template, tokens and unu
 Deno.test("a GGUF file of plain text learns to chat, resumes, and is exported with its new tokens", () =>
   inDirectory(async (dir) => {
     const { chatTemplate: _, ...plain } = tinyModel();
-    const root = JSON.parse(plain.tokenizerJson);
+    const root = JSON.parse(plain.tokenizer.json);
     // a tokenizer that knows no turns
     const names = ["<user>", "<assistant>", "<end_turn>"];
     root.added_tokens = root.added_tokens.map((token: { content: string }) =>
@@ -166,7 +167,11 @@ Deno.test("a GGUF file of plain text learns to chat, resumes, and is exported wi
       root.model.vocab[name.replace("<", "<no_")] = root.model.vocab[name];
       delete root.model.vocab[name];
     }
-    const model = { ...plain, tokenizerJson: JSON.stringify(root), ends: { bos: 0, eos: [0], pad: 0 } };
+    const model = {
+      ...plain,
+      tokenizer: parseTokenizerJson(JSON.stringify(root)),
+      ends: { bos: 0, eos: [0], pad: 0 },
+    };
     const gguf = join(dir, "base.gguf");
     await exportGguf(gguf, { name: "tiny", ...model, tokenizer: model }, "Q8_0");
     const output = join(dir, "chat");
@@ -174,11 +179,11 @@ Deno.test("a GGUF file of plain text learns to chat, resumes, and is exported wi
     assert.match(notices(events)[0]!, /base\.gguf is a model of plain text: its tokenizer gets <user>/);
     const kept = await readAnyModel(output);
     // GGUF pads the vocabulary to the rows, so that the tokens come after them
-    const end = JSON.parse(kept.tokenizerJson).added_tokens.find((token: { content: string }) =>
+    const end = JSON.parse(kept.tokenizer.json).added_tokens.find((token: { content: string }) =>
       token.content === "<end_turn>"
     );
     assert.deepEqual([kept.chatTemplate, kept.ends.eos], [OWN_TEMPLATE, [end.id, 0]]);
-    assert.equal(kept.config.vocab_size, Math.max(280, kept.tokens));
+    assert.equal(kept.config.vocab_size, Math.max(280, kept.tokenizer.tokens.length));
     await run({ conversations: CONVERSATIONS, resume: output, steps: 1 });
     await exportModel(output, join(dir, "out"), { format: "hf", type: "f32" });
     using a = await loadModel(output, ON);
