@@ -15,7 +15,7 @@ import { fitDocuments, piecesOf } from "../data/tokens/pieces.ts";
 import { prepareTokens } from "../data/tokens/prepare_tokens.ts";
 import { openTokenizer, openWordCounter } from "../model/devices.ts";
 import { DEFAULTS, type PresetName, PRESETS, type Settings } from "../model/settings.ts";
-import { countLengths, splitData } from "../model/train/training_data.ts";
+import { splitData } from "../model/train/training_data.ts";
 
 const { values: flags } = parseArgs({
   options: {
@@ -49,9 +49,8 @@ const tokens = await prepareTokens(corpus, {
   cacheDir: undefined,
   cacheBytes: 0,
 });
-const counts = countLengths(tokens.store);
 const long = flags.chat ? "skip" : "truncate";
-const { kept } = fitDocuments(tokens.store, counts, blockSize, long, false, corpus.mode);
+const { kept } = fitDocuments(tokens.store, tokens.store.counts, blockSize, long, false, corpus.mode);
 const parts = splitData(tokens, kept, corpus.mode, settings, undefined, []);
 const pieces = piecesOf(tokens.store, parts.training, blockSize, long);
 const sampler = new BatchSampler(pieces, settings.batchSize, seed);

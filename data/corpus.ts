@@ -9,8 +9,10 @@ import { MicrogptError } from "../device/errors.ts";
 import { cleanupNotice, describe, emptyMessagesNotice, type Message } from "./chat.ts";
 import { CORPUS_OPTIONS, type CorpusSettings } from "./corpus_options.ts";
 import { readConversation } from "./reading/conversation.ts";
-import { type FileSummary, readFile } from "./reading/file_reader.ts";
+import { type PackedTexts, TextPacker } from "./packed_texts.ts";
+import { type FileSummary, readFile, type Sink } from "./reading/file_reader.ts";
 import { findInputFiles, type InputFile } from "./reading/input_files.ts";
+import type { EmitBytes } from "./reading/line_bytes.ts";
 import { type FileCount, fileNotices } from "./reading/notices.ts";
 import { type Cleanup, type SkipReason, Tally } from "./reading/tally.ts";
 
@@ -20,6 +22,23 @@ export interface CorpusBlock {
   documents: string[] | Message[][];
   /** bytes of input read so far, compressed as they lie on disk */
   bytesRead: number;
+}
+
+/** Some texts, in order. */
+export interface TextBlock {
+  texts: PackedTexts;
+  /** UTF-16 units of them */
+  characters: number;
+  /** bytes of input read so far */
+  bytesRead: number;
+}
+
+/** When a block of texts is full. */
+export interface TextBlockSize {
+  /** fewest UTF-16 units of text, except in the last */
+  characters: number;
+  /** most texts */
+  documents: number;
 }
 
 /** Data that is read block by block. */
@@ -44,6 +63,11 @@ export interface Corpus {
    * @throws {MicrogptError} when something cannot be read or understood, was changed meanwhile, or nothing is left
    */
   blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock>;
+  /**
+   * The same in mode "text", packed, in blocks that depend on nothing but the documents. Plain text with a document a line
+   * is handed on without making strings of it.
+   */
+  textBlocks(size: TextBlockSize, signal?: AbortSignal): AsyncGenerator<TextBlock>;
   /** What was read, after `blocks` has ended. */
   report(): CorpusReport;
 }
@@ -113,14 +137,24 @@ export async function openCorpus(options: CorpusOptions): Promise<Corpus> {
 }
 
 /** Collects documents into blocks, and counts them. */
-class Blocks {
-  documents: (string | Message[])[] = [];
+interface Collector<Block> extends Sink {
+  /** documents so far */
+  count: number;
+  /** UTF-16 units of their text */
+  characters: number;
+  /** The blocks that are full. @param last also what is left */
+  take(bytesRead: number, last: boolean): Block[];
+}
+
+/** Collects documents as they are. */
+class DocumentCollector implements Collector<CorpusBlock> {
   count = 0;
   characters = 0;
+  #documents: (string | Message[])[] = [];
   #inBlock = 0;
 
   add(document: string | Message[]): void {
-    this.documents.push(document);
+    this.#documents.push(document);
     this.count++;
     const length = typeof document === "string"
       ? document.length
@@ -130,22 +164,70 @@ class Blocks {
     this.#inBlock += length + 16;
   }
 
-  isFull(): boolean {
-    return this.#inBlock >= BLOCK_CHARACTERS;
+  take(bytesRead: number, last: boolean): CorpusBlock[] {
+    if (last ? this.#documents.length === 0 : this.#inBlock < BLOCK_CHARACTERS) return [];
+    const documents = this.#documents as CorpusBlock["documents"];
+    this.#documents = [];
+    this.#inBlock = 0;
+    return [{ documents, bytesRead }];
+  }
+}
+
+/** Collects texts, packed. */
+class TextCollector implements Collector<TextBlock> {
+  count = 0;
+  characters = 0;
+  readonly #size: TextBlockSize;
+  #packer: TextPacker;
+  #inBlock = 0;
+  #full: Omit<TextBlock, "bytesRead">[] = [];
+
+  constructor(size: TextBlockSize) {
+    this.#size = size;
+    this.#packer = this.#newPacker();
   }
 
-  take(bytesRead: number): CorpusBlock {
-    const documents = this.documents as CorpusBlock["documents"];
-    this.documents = [];
+  add(document: string | Message[]): void {
+    this.#packer.add(document as string);
+    this.#counted((document as string).length);
+  }
+
+  readonly addBytes: EmitBytes = (bytes, start, end, characters) => {
+    this.#packer.addBytes(bytes, start, end);
+    this.#counted(characters);
+  };
+
+  #newPacker(): TextPacker {
+    const { characters } = this.#size;
+    return new TextPacker(characters + (characters >> 4) + 1024, 1024);
+  }
+
+  #counted(characters: number): void {
+    this.count++;
+    this.characters += characters;
+    this.#inBlock += characters;
+    const { characters: full, documents } = this.#size;
+    if (this.#inBlock >= full || this.#packer.count === documents) this.#endBlock();
+  }
+
+  #endBlock(): void {
+    this.#full.push({ texts: this.#packer.take(), characters: this.#inBlock });
+    this.#packer = this.#newPacker();
     this.#inBlock = 0;
-    return { documents, bytesRead };
+  }
+
+  take(bytesRead: number, last: boolean): TextBlock[] {
+    if (last && this.#packer.count > 0) this.#endBlock();
+    const full = this.#full.map((block) => ({ ...block, bytesRead }));
+    this.#full = [];
+    return full;
   }
 }
 
 /** What one reading has found so far. */
 interface Reading {
   tally: Tally;
-  blocks: Blocks;
+  collected: Collector<unknown>;
   kinds: Map<string, FileCount>;
   hashes: string[];
   bytes: number;
@@ -164,10 +246,19 @@ abstract class CountedCorpus implements Corpus {
   abstract readonly settings: Record<string, unknown>;
   protected reading: Reading | undefined;
 
-  abstract blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock>;
+  /** Reads everything once, and hands out what is collected. */
+  protected abstract read<Block>(collector: Collector<Block>, signal?: AbortSignal): AsyncGenerator<Block>;
+
+  blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock> {
+    return this.read(new DocumentCollector(), signal);
+  }
+
+  textBlocks(size: TextBlockSize, signal?: AbortSignal): AsyncGenerator<TextBlock> {
+    return this.read(new TextCollector(size), signal);
+  }
 
   /** Starts over. @throws {MicrogptError} where the first reading has used the input up */
-  protected begin(strict: boolean): Reading {
+  protected begin(strict: boolean, collected: Collector<unknown>): Reading {
     if (this.reading && !this.rereadable) {
       throw new MicrogptError(`${this.path === "-" ? "standard input" : this.path} can be read only once`, {
         hint: "write the data to a file",
@@ -175,7 +266,7 @@ abstract class CountedCorpus implements Corpus {
     }
     this.reading = {
       tally: new Tally(strict),
-      blocks: new Blocks(),
+      collected,
       kinds: new Map(),
       hashes: [],
       bytes: 0,
@@ -187,7 +278,7 @@ abstract class CountedCorpus implements Corpus {
 
   report(): CorpusReport {
     if (!this.reading?.ended) throw new Error("the corpus has not been read to its end");
-    const { tally, blocks, kinds, hashes, bytes, notices } = this.reading;
+    const { tally, collected, kinds, hashes, bytes, notices } = this.reading;
     const trimmed = tally.cleaned.get("trailing user turn removed") ?? 0;
     const system = tally.cleaned.get("system text put in front of a user message") ?? 0;
     const skipped = tally.skipped.get("no assistant turn") ?? 0;
@@ -205,9 +296,9 @@ abstract class CountedCorpus implements Corpus {
     ];
     return {
       sha256: hashes.length === 1 ? hashes[0]! : sha256().update(hashes.join("\n")).digest("hex"),
-      documents: blocks.count,
+      documents: collected.count,
       bytes,
-      characters: blocks.characters,
+      characters: collected.characters,
       files: [...kinds.values()],
       skipped: Object.fromEntries(tally.skipped),
       cleaned: Object.fromEntries(tally.cleaned),
@@ -217,8 +308,8 @@ abstract class CountedCorpus implements Corpus {
 
   /** @throws {MicrogptError} when nothing was handed out */
   protected checkSomeLeft(name: string, hint: string): void {
-    const { blocks, tally } = this.reading!;
-    if (blocks.count > 0) return;
+    const { collected, tally } = this.reading!;
+    if (collected.count > 0) return;
     const reasons = [...tally.skipped].map(([reason, n]) => `${n} skipped: ${reason}`).join(", ");
     const without = tally.skipped.get("no assistant turn");
     const missing = tally.skipped.size === 1 && without !== undefined
@@ -256,27 +347,22 @@ class FileCorpus extends CountedCorpus {
     this.totalBytes = this.rereadable ? files.reduce((sum, { bytes }) => sum + bytes, 0) : undefined;
   }
 
-  async *blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock> {
-    const reading = this.begin(this.#options.strict === true);
-    const { blocks, tally, kinds, hashes } = reading;
+  protected async *read<Block>(collector: Collector<Block>, signal?: AbortSignal): AsyncGenerator<Block> {
+    const reading = this.begin(this.#options.strict === true, collector);
+    const { tally, kinds, hashes } = reading;
     reading.notices.push(...this.#notices);
     const { chat = false, keepSystem = false, format, document, field } = this.#options;
     for (const file of this.files.length > 0 ? this.files : [undefined]) {
       signal?.throwIfAborted();
-      const before = blocks.count;
-      const pieces = readFile(
-        file,
-        { chat, keepSystem, format, document, field },
-        tally,
-        (item) => blocks.add(item),
-        signal,
-      );
+      const before = collector.count;
+      const settings = { chat, keepSystem, format, document, field };
+      const pieces = readFile(file, settings, tally, collector, signal);
       let summary: FileSummary | undefined;
       try {
         while (!summary) {
           const { done, value } = await pieces.next();
           if (done) summary = value;
-          else if (blocks.isFull()) yield blocks.take(reading.bytes + value);
+          else yield* collector.take(reading.bytes + value, false);
         }
       } finally {
         // closes the file even when its reader leaves early
@@ -284,9 +370,9 @@ class FileCorpus extends CountedCorpus {
       }
       reading.bytes += summary.bytes;
       hashes.push(summary.sha256);
-      addKind(kinds, summary, blocks.count - before, this.files.length > NAMED_FILES);
+      addKind(kinds, summary, collector.count - before, this.files.length > NAMED_FILES);
       if (summary.notice !== undefined && reading.notices.length < 20) reading.notices.push(summary.notice);
-      if (blocks.isFull()) yield blocks.take(reading.bytes);
+      yield* collector.take(reading.bytes, false);
     }
     if (document !== undefined && ![...kinds.values()].some(({ format }) => format === "text")) {
       reading.notices.push(
@@ -300,7 +386,7 @@ class FileCorpus extends CountedCorpus {
         : "write one document a line; empty lines do not count",
     );
     reading.ended = true;
-    if (blocks.documents.length > 0) yield blocks.take(reading.bytes);
+    yield* collector.take(reading.bytes, true);
   }
 }
 
@@ -376,9 +462,9 @@ class MemoryCorpus extends CountedCorpus {
     this.rereadable = Array.isArray(items);
   }
 
-  async *blocks(signal?: AbortSignal): AsyncGenerator<CorpusBlock> {
-    const reading = this.begin(this.#options.strict === true);
-    const { blocks, tally } = reading;
+  protected async *read<Block>(collector: Collector<Block>, signal?: AbortSignal): AsyncGenerator<Block> {
+    const reading = this.begin(this.#options.strict === true, collector);
+    const { tally } = reading;
     const hash = sha256();
     const keepSystem = this.#options.keepSystem === true;
     let index = 0;
@@ -392,15 +478,15 @@ class MemoryCorpus extends CountedCorpus {
       const json = JSON.stringify(document) + "\n";
       hash.update(json);
       reading.bytes += json.length;
-      blocks.add(document);
-      if (blocks.isFull()) yield blocks.take(reading.bytes);
+      collector.add(document);
+      yield* collector.take(reading.bytes, false);
     }
     if (this.mode === "chat") {
       this.checkSomeLeft("conversations", "each is an array of {role, content} messages");
-    } else if (blocks.count === 0) throw new MicrogptError("documents is empty", { usage: true });
+    } else if (collector.count === 0) throw new MicrogptError("documents is empty", { usage: true });
     reading.hashes.push(hash.digest("hex"));
     reading.ended = true;
-    if (blocks.documents.length > 0) yield blocks.take(reading.bytes);
+    yield* collector.take(reading.bytes, true);
   }
 }
 

@@ -2,6 +2,7 @@
 
 import { MicrogptError } from "../device/errors.ts";
 import type { Message } from "./chat.ts";
+import type { Texts } from "./packed_texts.ts";
 import { type EncodedDocuments, SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
 
 /** Documents end to end. Document d is ids[offsets[d] … offsets[d+1]). */
@@ -20,7 +21,7 @@ export interface DocumentEncoder {
   /** the token that ends a document, where one does; as a target it counts as a byte of text */
   readonly end: number | undefined;
   /** Texts as documents. */
-  texts(documents: string[]): Promise<TokenDocuments>;
+  texts(documents: Texts): Promise<TokenDocuments>;
   /**
    * Conversations as documents.
    * @param answersOnly what the assistant says will count as a target, and the end of its turns, and nothing else: it
@@ -34,8 +35,7 @@ export function ownEncoder(tokenizer: Tokenizer): DocumentEncoder {
   return {
     key: "",
     end: tokenizer.id(SPECIAL_TOKENS.bos),
-    texts: async (documents) =>
-      encodeText(documents, tokenizer, await tokenizer.encodeInBackground(documents)),
+    texts: async (documents) => aroundTexts(tokenizer, await tokenizer.encodeInBackground(documents)),
     conversations: async (conversations) => {
       const texts = conversations.flat().map(({ content }) => content);
       return encodeChat(conversations, tokenizer, await tokenizer.encodeInBackground(texts));
@@ -56,19 +56,19 @@ export const MARKS = {
 /**
  * Text documents as tokens: `[<bos>, …tokens…, <bos>]`.
  * @param documents any text; special-token text in it stays text
- * @param encoded them, where they are encoded already
  * @throws {MicrogptError} when the tokenizer has no `<bos>`
  */
-export function encodeText(
-  documents: string[],
-  tokenizer: Tokenizer,
-  encoded: EncodedDocuments = tokenizer.encode(documents),
-): TokenDocuments {
+export function encodeText(documents: readonly string[], tokenizer: Tokenizer): TokenDocuments {
+  return aroundTexts(tokenizer, tokenizer.encode(documents));
+}
+
+function aroundTexts(tokenizer: Tokenizer, encoded: EncodedDocuments): TokenDocuments {
   const bos = specialId(tokenizer, SPECIAL_TOKENS.bos);
-  const ids = new Uint32Array(encoded.ids.length + 2 * documents.length);
-  const offsets = new Uint32Array(documents.length + 1);
+  const documents = encoded.offsets.length - 1;
+  const ids = new Uint32Array(encoded.ids.length + 2 * documents);
+  const offsets = new Uint32Array(documents + 1);
   let at = 0;
-  for (let d = 0; d < documents.length; d++) {
+  for (let d = 0; d < documents; d++) {
     ids[at++] = bos;
     at = copyIds(encoded, d, ids, at);
     ids[at++] = bos;

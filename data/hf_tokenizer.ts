@@ -6,6 +6,7 @@
 
 import { BYTE_CHARS, tokenTable } from "./byte_level.ts";
 import { type AddedToken, AddedTokens } from "./added_tokens.ts";
+import { type Texts, unpacked } from "./packed_texts.ts";
 import type { SplitName } from "./splits.ts";
 import type { EncodedDocuments, Tokenizer, TokenTable } from "./tokenizer.ts";
 import {
@@ -117,8 +118,8 @@ export class HfTokenizer implements Tokenizer {
   }
 
   // deno-lint-ignore require-await
-  async encodeInBackground(documents: readonly string[]): Promise<EncodedDocuments> {
-    return this.encode(documents);
+  async encodeInBackground(documents: Texts): Promise<EncodedDocuments> {
+    return this.encode(unpacked(documents));
   }
 
   encodeOne(text: string): Uint32Array<ArrayBuffer> {

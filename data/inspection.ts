@@ -60,7 +60,7 @@ export interface Inspection extends LengthStatistics {
  * @throws {MicrogptError} when the corpus cannot be read
  */
 export async function inspectCorpus(
-  corpus: Corpus,
+  corpus: Omit<Corpus, "textBlocks">,
   tokenizer: Tokenizer,
   { blockSize, signal }: { blockSize?: number; signal?: AbortSignal } = {},
 ): Promise<Inspection> {

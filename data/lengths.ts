@@ -43,14 +43,26 @@ export class LengthCounts {
   #documents = 0;
   #tokens = 0;
 
+  /** @param entries lengths, and how many documents have each, see {@link entries} */
+  constructor(entries: Iterable<[length: number, count: number]> = []) {
+    for (const [length, count] of entries) this.#count(length, count);
+  }
+
+  #count(length: number, count: number): void {
+    if (length < TABLE) this.#short[length]! += count;
+    else this.#long.set(length, (this.#long.get(length) ?? 0) + count);
+    this.#documents += count;
+    this.#tokens += length * count;
+  }
+
   /** Counts some more documents. @param lengths in tokens */
   add(lengths: Iterable<number>): void {
-    for (const length of lengths) {
-      if (length < TABLE) this.#short[length]!++;
-      else this.#long.set(length, (this.#long.get(length) ?? 0) + 1);
-      this.#documents++;
-      this.#tokens += length;
-    }
+    for (const length of lengths) this.#count(length, 1);
+  }
+
+  /** Counts documents that lie end to end. @param offsets start of each, and the end of the last */
+  addOffsets(offsets: Uint32Array): void {
+    for (let d = 0; d + 1 < offsets.length; d++) this.#count(offsets[d + 1]! - offsets[d]!, 1);
   }
 
   /** How many documents there are. */
@@ -64,16 +76,26 @@ export class LengthCounts {
   }
 
   /** Lengths that occur, ascending, and how many documents have each. */
-  #sorted(): [length: number, count: number][] {
+  entries(): [length: number, count: number][] {
     const found: [number, number][] = [];
     this.#short.forEach((count, length) => count > 0 && found.push([length, count]));
     return [...found, ...[...this.#long].sort(([a], [b]) => a - b)];
   }
 
+  /** How many documents have a length. */
+  of(length: number): number {
+    return length < TABLE ? this.#short[length]! : this.#long.get(length) ?? 0;
+  }
+
+  /** Tokens of all documents, of each at most so many. */
+  upTo(most: number): number {
+    return this.entries().reduce((sum, [length, count]) => sum + Math.min(length, most) * count, 0);
+  }
+
   /** Tokens of documents with more than `limit` of them, and how many documents those are. */
   above(limit: number): { documents: number; tokens: number } {
     const above = { documents: 0, tokens: 0 };
-    for (const [length, count] of this.#sorted()) {
+    for (const [length, count] of this.entries()) {
       if (length <= limit) continue;
       above.documents += count;
       above.tokens += count * length;
@@ -83,7 +105,7 @@ export class LengthCounts {
 
   /** The statistics of the documents counted, of which there must be at least one. */
   statistics(): LengthStatistics {
-    const sorted = this.#sorted();
+    const sorted = this.entries();
     const quantile = (q: number) => {
       const rank = Math.max(Math.ceil(q * this.#documents), 1);
       let below = 0;

@@ -3,10 +3,12 @@
 import { MicrogptError } from "../device/errors.ts";
 import { mixSeed, permutation } from "../device/random.ts";
 import type { Message } from "./chat.ts";
+import { AllBut } from "./document_numbers.ts";
+import type { PackedTexts } from "./packed_texts.ts";
 import { contentHashes } from "./content_hash.ts";
 
 /** Most documents that a fresh run holds out, so that an evaluation stays cheap on large data. */
-const MAX_VALIDATION_DOCUMENTS = 512;
+export const MAX_VALIDATION_DOCUMENTS = 512;
 
 /** Keeps the split's draws apart from those of the batches, which use the same seed. */
 const SPLIT_STREAM = 0x5b1173ad;
@@ -27,7 +29,7 @@ export interface Split {
 
 /** The hashes that {@link splitDocuments} goes by. @returns [documents] */
 export function splitHashes(
-  documents: readonly (string | Message[])[],
+  documents: readonly (string | Message[])[] | PackedTexts,
   seed: number,
 ): Float64Array<ArrayBuffer> {
   return contentHashes(documents, mixSeed(seed) ^ SPLIT_STREAM);
@@ -107,15 +109,12 @@ export function splitDocuments(summary: HashSummary, fraction: number, threshold
   return split;
 }
 
-/** The numbers of the documents to train on, ascending. @param count of all documents */
-export function trainingDocuments({ validation, leftOut, training }: Split, count: number): Uint32Array {
-  const numbers = new Uint32Array(training);
-  const out = Uint32Array.from([...validation, ...leftOut]).sort();
-  for (let d = 0, n = 0, next = 0; d < count; d++) {
-    if (out[next] === d) next++;
-    else numbers[n++] = d;
-  }
-  return numbers;
+/** The numbers of the documents to train on. @param count of all documents */
+export function trainingDocuments({ validation, leftOut }: Split, count: number): AllBut {
+  const out = new Uint32Array(validation.length + leftOut.length);
+  out.set(validation);
+  out.set(leftOut, validation.length);
+  return new AllBut(count, out.sort());
 }
 
 /** Half-open: the smallest hash that is trained on; 0 holds out nothing. */

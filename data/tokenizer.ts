@@ -2,6 +2,7 @@
 
 import { MicrogptError } from "../device/errors.ts";
 import type { AddedToken } from "./added_tokens.ts";
+import type { Texts } from "./packed_texts.ts";
 
 /** The special tokens by their names in `tokenizer.json`, in the order of their ids. Text mode has only `bos`. */
 export const SPECIAL_TOKENS = {
@@ -32,7 +33,7 @@ export interface Tokenizer {
   encode(documents: readonly string[]): EncodedDocuments;
 
   /** The same as `encode`; where the native library does it, the program goes on meanwhile. */
-  encodeInBackground(documents: readonly string[]): Promise<EncodedDocuments>;
+  encodeInBackground(documents: Texts): Promise<EncodedDocuments>;
 
   /** Encodes one text. */
   encodeOne(text: string): Uint32Array<ArrayBuffer>;
@@ -63,7 +64,7 @@ export interface Tokenizer {
 /** Makes a new tokenizer of a corpus, a part at a time. Memory grows with the number of different words. */
 export interface WordCounter {
   /** Counts the words of some more documents; wait for it before the next. */
-  add(documents: readonly string[]): Promise<void>;
+  add(documents: Texts): Promise<void>;
   /**
    * Trains on what was counted. The same documents give the same `tokenizer.json`, byte for byte, whatever parts they
    * came in. Call it once.

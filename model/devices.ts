@@ -234,10 +234,11 @@ export async function openWordCounter(
     return new NativeWordCounter(options);
   }
   const { trainTokenizerJson } = await import("../data/bpe_trainer.ts");
+  const { unpacked } = await import("../data/packed_texts.ts");
   const texts: string[] = [];
   return {
     add(documents) {
-      for (const document of documents) texts.push(document);
+      for (const document of unpacked(documents)) texts.push(document);
       return Promise.resolve();
     },
     train: async () => await openTokenizer(trainTokenizerJson(texts, options)),

@@ -2,6 +2,7 @@
 
 import { type AddedToken, AddedTokens } from "../data/added_tokens.ts";
 import { tokenTable } from "../data/byte_level.ts";
+import { packed, type Texts, unpacked } from "../data/packed_texts.ts";
 import { SPLITS } from "../data/splits.ts";
 import {
   checkVocabSize,
@@ -16,7 +17,6 @@ import {
   parseTokenizerJson,
   type TokenizerFile,
 } from "../data/tokenizer_json.ts";
-import { MicrogptError } from "../device/errors.ts";
 import { check, openLibrary, openWaiting } from "./library.ts";
 import { TOKENIZER } from "./symbols.ts";
 
@@ -100,9 +100,11 @@ export class NativeTokenizer implements Tokenizer, Disposable {
     return this.#added.encode(normalized(documents, this.#file), (texts) => this.#encode(texts));
   }
 
-  async encodeInBackground(documents: readonly string[]): Promise<EncodedDocuments> {
-    if (this.#file.added.length > 0) return this.encode(documents);
-    const { job, offsets } = this.#begin(normalized(documents, this.#file));
+  async encodeInBackground(documents: Texts): Promise<EncodedDocuments> {
+    if (this.#file.added.length > 0) return this.encode(unpacked(documents));
+    const { job, offsets } = this.#begin(
+      this.#file.nfc ? normalized(unpacked(documents), this.#file) : documents,
+    );
     await jobDone(job);
     return encodingOf(job, offsets);
   }
@@ -113,8 +115,8 @@ export class NativeTokenizer implements Tokenizer, Disposable {
   }
 
   /** @returns the job that encodes, and an array for its offsets */
-  #begin(documents: readonly string[]) {
-    const { text, offsets } = pack(documents);
+  #begin(documents: Texts) {
+    const { bytes: text, offsets } = packed(documents);
     const job = new Uint32Array(1);
     check(
       native().mg_tokenizer_encode(
@@ -127,7 +129,7 @@ export class NativeTokenizer implements Tokenizer, Disposable {
         job.length,
       ),
     );
-    return { job: job[0]!, offsets };
+    return { job: job[0]!, offsets: new Uint32Array(offsets.length) };
   }
 
   encodeOne(text: string): Uint32Array<ArrayBuffer> {
@@ -201,7 +203,7 @@ export class NativeWordCounter implements WordCounter, Disposable {
     this.#handle = handle[0]!;
   }
 
-  async add(documents: readonly string[]): Promise<void> {
+  async add(documents: Texts): Promise<void> {
     const job = this.#begin(documents);
     await jobDone(job);
     check(native().mg_job_end(job, new Uint32Array(2), 2));
@@ -212,8 +214,8 @@ export class NativeWordCounter implements WordCounter, Disposable {
     check(native().mg_job_end(this.#begin(documents), new Uint32Array(2), 2));
   }
 
-  #begin(documents: readonly string[]): number {
-    const { text, offsets } = pack(documents);
+  #begin(documents: Texts): number {
+    const { bytes: text, offsets } = packed(documents);
     const job = new Uint32Array(1);
     check(
       native().mg_words_count(this.#open(), text, text.length, offsets, offsets.length, job, job.length),
@@ -268,7 +270,7 @@ function load(file: TokenizerFile): number {
   }
   const { merges, split, ignoreMerges } = file;
   const ordinary = ordinaryTokens(file);
-  const { text, offsets } = pack(ordinary.map(([name]) => name));
+  const { bytes: text, offsets } = packed(ordinary.map(([name]) => name));
   const ids = Uint32Array.from(ordinary, ([, id]) => id);
   // deno-fmt-ignore
   check(native().mg_tokenizer_load(
@@ -276,35 +278,4 @@ function load(file: TokenizerFile): number {
     SPLITS[split!].id, Number(ignoreMerges), handle, handle.length,
   ));
   return handle[0]!;
-}
-
-/** Documents as one UTF-8 buffer, and the start of each, [documents + 1]. */
-function pack(documents: readonly string[]) {
-  const encoder = new TextEncoder();
-  const offsets = new Uint32Array(documents.length + 1);
-  // UTF-16 units: a unit becomes at most 3 bytes, and mostly 1.
-  const units = documents.reduce((sum, document) => sum + document.length, 0);
-  let text = new Uint8Array(units + 64);
-  let at = 0;
-  for (let d = 0; d < documents.length; d++) {
-    const document = documents[d]!;
-    let { read, written } = encoder.encodeInto(document, text.subarray(at));
-    while (read < document.length) {
-      text = grown(text, at + written + 3 * (document.length - read));
-      const more = encoder.encodeInto(document.slice(read), text.subarray(at + written));
-      read += more.read;
-      written += more.written;
-    }
-    at += written;
-    offsets[d + 1] = at;
-  }
-  return { text: text.subarray(0, at), offsets };
-}
-
-/** A copy with room for at least `needed` bytes, and then some. */
-function grown(bytes: Uint8Array<ArrayBuffer>, needed: number): Uint8Array<ArrayBuffer> {
-  if (needed > 0xffff_ffff) throw new MicrogptError("more than 4 GB of text cannot be tokenized at once");
-  const larger = new Uint8Array(Math.min(Math.max(needed, Math.ceil(bytes.length * 1.5)), 0xffff_ffff));
-  larger.set(bytes);
-  return larger;
 }

@@ -23,7 +23,7 @@ export type Emit<T> = (value: T, line: number) => void;
  * neither form feeds nor U+0085 or U+2028.
  */
 export class LineCutter implements Cutter {
-  line = 1;
+  line: number;
   readonly #name: string;
   readonly #emit: Emit<string>;
   readonly #longest: number;
@@ -36,8 +36,10 @@ export class LineCutter implements Cutter {
   /**
    * @param name the file, for messages
    * @param longest line, in UTF-16 units
+   * @param line that the text begins in
    */
-  constructor(name: string, emit: Emit<string>, longest: number = MAX_LINE_BYTES) {
+  constructor(name: string, emit: Emit<string>, longest: number = MAX_LINE_BYTES, line = 1) {
+    this.line = line;
     this.#name = name;
     this.#emit = emit;
     this.#longest = longest;

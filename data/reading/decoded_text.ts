@@ -23,6 +23,7 @@ export function sampleText(start: Uint8Array): string {
  * @param name the file, for messages
  * @param start its first bytes, at least 16 if it has that many
  * @param line the line that the text handed out so far ends in, for messages
+ * @param offset of the first of these bytes, where some of UTF-8 were read before
  * @throws {MicrogptError} with line and offset, for bytes that are not text
  */
 export async function* decodeText(
@@ -30,11 +31,12 @@ export async function* decodeText(
   start: Uint8Array,
   bytes: AsyncIterable<Uint8Array>,
   line: () => number,
+  offset = 0,
 ): AsyncGenerator<string> {
   const encoding = encodingOf(start);
   if (encoding === "utf-8") {
     refuseSignatures(name, start);
-    yield* decodeUtf8(name, bytes, line);
+    yield* decodeUtf8(name, bytes, line, offset);
   } else yield* decodeUtf16(name, bytes, encoding, line);
 }
 
@@ -42,11 +44,11 @@ async function* decodeUtf8(
   name: string,
   bytes: AsyncIterable<Uint8Array>,
   line: () => number,
+  start: number,
 ): AsyncGenerator<string> {
   const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-  let offset = 0;
+  let offset = start;
   let rest = new Uint8Array(0);
-  let first = true;
   for await (const chunk of cutWhole(bytes)) {
     const zero = chunk.indexOf(0);
     if (zero >= 0) throw hasZero(name, `a zero byte at offset ${offset + zero}`);
@@ -57,9 +59,8 @@ async function* decodeUtf8(
       rest = chunk;
       break;
     }
+    if (offset === 0 && text.startsWith("\ufeff")) text = text.slice(1);
     offset += chunk.length;
-    if (first && text.startsWith("\ufeff")) text = text.slice(1);
-    first = false;
     yield text;
   }
   if (rest.length === 0) return;

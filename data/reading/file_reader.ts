@@ -1,5 +1,6 @@
 /** Reads one file of any kind into documents or conversations. */
 
+import { refuseSignatures } from "../file_signatures.ts";
 import { EXPECTED, invalidJsonHint, jsonReason, type Message } from "../chat.ts";
 import type { Format } from "../corpus_options.ts";
 import { MAX_LINE_BYTES } from "./limits.ts";
@@ -8,9 +9,17 @@ import { CONVERSATION_FIELDS, readConversation, shapeOf } from "./conversation.t
 import { CsvCutter, separatorOf } from "./csv_cutter.ts";
 import { type Cutter, type Emit, LineCutter, LinesCutter, MAX_DOCUMENT, SeparatorCutter } from "./cutter.ts";
 import { decodeText, type Encoding, encodingOf, sampleText } from "./decoded_text.ts";
-import { type Compression, compressionOf, openBytes, PeekedBytes, unpack } from "./input_bytes.ts";
+import {
+  type ByteSource,
+  type Compression,
+  compressionOf,
+  openBytes,
+  PeekedBytes,
+  unpack,
+} from "./input_bytes.ts";
 import type { InputFile } from "./input_files.ts";
 import { JsonCutter } from "./json_cutter.ts";
+import { type EmitBytes, LineBytes } from "./line_bytes.ts";
 import {
   isTable,
   looksLikeConversations,
@@ -45,7 +54,12 @@ export interface FileSummary {
 }
 
 /** Takes what a file holds. */
-export type Sink = (document: string | Message[]) => void;
+export interface Sink {
+  /** takes a document */
+  add(document: string | Message[]): void;
+  /** takes texts as bytes where they need no look at; without it all are strings */
+  addBytes?: EmitBytes;
+}
 
 /** Rows of a table between two checks of whether a block is full. */
 const ROWS_AT_A_TIME = 64;
@@ -56,7 +70,7 @@ const MAX_BRACKETS = 1_000_000;
 /**
  * Reads a file from end to end.
  * @param file undefined for standard input
- * @param sink called for each document, in their order
+ * @param sink gets the documents, in their order
  * @returns yields the bytes read so far, often enough that at most a few megabytes are sunk in between
  * @throws {MicrogptError} when it cannot be read or understood
  */
@@ -92,12 +106,21 @@ export async function* readFile(
     try {
       const sample = await bytes.peek(SAMPLE_BYTES);
       const reader = new TextFileReader(source.name, sample, settings, tally, sink);
-      for await (const piece of decodeText(source.name, sample, bytes, () => reader.line)) {
-        signal?.throwIfAborted();
-        reader.push(piece);
-        yield source.bytesRead();
+      const { addBytes } = sink;
+      const left = addBytes && reader.isLines && encodingOf(sample) === "utf-8"
+        ? yield* readLines(source, sample, bytes, addBytes)
+        : { bytes, offset: 0, line: 1 };
+      if (left) {
+        reader.begin(left.line);
+        for await (
+          const piece of decodeText(source.name, sample, left.bytes, () => reader.line, left.offset)
+        ) {
+          signal?.throwIfAborted();
+          reader.push(piece);
+          yield source.bytesRead();
+        }
+        reader.end();
       }
-      reader.end();
       return {
         path: source.name,
         ...reader.summary(),
@@ -114,6 +137,42 @@ export async function* readFile(
   }
 }
 
+/** What of a file is left to read, from this line and byte on. */
+interface Left {
+  bytes: AsyncIterable<Uint8Array>;
+  offset: number;
+  line: number;
+}
+
+/** Reads plain text, a document a line. @returns what must be read in another way; undefined where all is read */
+async function* readLines(
+  { name, bytesRead }: Pick<ByteSource, "name" | "bytesRead">,
+  sample: Uint8Array,
+  bytes: AsyncIterable<Uint8Array>,
+  addBytes: EmitBytes,
+): AsyncGenerator<number, Left | undefined> {
+  refuseSignatures(name, sample);
+  const lines = new LineBytes(addBytes);
+  const pieces = bytes[Symbol.asyncIterator]();
+  let handedOn = false;
+  const rest = async function* (first: Uint8Array) {
+    yield first;
+    yield* { [Symbol.asyncIterator]: () => pieces };
+  };
+  try {
+    while (true) {
+      const { done, value } = await pieces.next();
+      const left = done ? lines.end() : lines.push(value);
+      handedOn = left !== undefined;
+      if (left) return { bytes: rest(left), offset: lines.offset, line: lines.line };
+      if (done) return undefined;
+      yield bytesRead();
+    }
+  } finally {
+    if (!handedOn) await pieces.return?.();
+  }
+}
+
 function isParquet(start: Uint8Array): boolean {
   return [0x50, 0x41, 0x52, 0x31].every((byte, i) => start[i] === byte);
 }
@@ -125,7 +184,8 @@ class TextFileReader {
   readonly #tally: Tally;
   readonly #sink: Sink;
   readonly #recognised: RecognisedText;
-  readonly #cutter: Cutter;
+  readonly #sample: string;
+  #cutter: Cutter | undefined;
   readonly #texts: TextField;
   #notice: string | undefined;
   readonly #shapes = new Shapes();
@@ -136,23 +196,33 @@ class TextFileReader {
     this.#settings = settings;
     this.#tally = tally;
     this.#sink = sink;
-    const sample = sampleText(start);
+    this.#sample = sampleText(start);
     const whole = start.length < SAMPLE_BYTES;
-    this.#recognised = recogniseText(sample, whole, name, settings.chat, settings.format);
-    this.#texts = new TextField(name, sink, tally, settings.field);
-    this.#cutter = this.#makeCutter(sample);
+    this.#recognised = recogniseText(this.#sample, whole, name, settings.chat, settings.format);
+    this.#texts = new TextField(name, (text) => sink.add(text), tally, settings.field);
+    if (this.#recognised.format === "text") this.#checkPlainText();
+  }
+
+  /** Whether it is plain text, and each line a document. */
+  get isLines(): boolean {
+    return this.#recognised.format === "text" && this.#document() === "line";
+  }
+
+  /** Before the first text. @param line that it begins in */
+  begin(line: number): void {
+    this.#cutter = this.#makeCutter(this.#sample, line);
   }
 
   get line(): number {
-    return this.#cutter.line;
+    return this.#cutter!.line;
   }
 
   push(piece: string): void {
-    this.#cutter.push(piece);
+    this.#cutter!.push(piece);
   }
 
   end(): void {
-    this.#cutter.end();
+    this.#cutter!.end();
     this.#texts.end();
   }
 
@@ -172,13 +242,13 @@ class TextFileReader {
     return this.#settings.document ?? (/\.(md|markdown)(\.(gz|zst))?$/iu.test(this.#name) ? "file" : "line");
   }
 
-  #makeCutter(sample: string): Cutter {
+  #makeCutter(sample: string, line: number): Cutter {
     const { format, elements } = this.#recognised;
     const { chat } = this.#settings;
     const longest = chat ? MAX_LINE_BYTES : MAX_DOCUMENT;
     switch (format) {
       case "text":
-        return this.#textCutter(sample);
+        return this.#textCutter(line);
       case "jsonl":
         return new LineCutter(this.#name, (line, number) => {
           const text = line.trim();
@@ -196,20 +266,24 @@ class TextFileReader {
     }
   }
 
-  #textCutter(sample: string): Cutter {
+  /** What is wrong with reading plain text, and what a person should know about it. */
+  #checkPlainText(): void {
+    if (this.#settings.format === undefined) this.#notice = syntaxNotice(this.#name, this.#sample);
     if (this.#settings.chat) {
       throw new MicrogptError(`${this.#name}: conversations are not read from plain text`, {
         hint: "write them as JSONL, or drop `chat`",
         usage: true,
       });
     }
+  }
+
+  #textCutter(line: number): Cutter {
     const emit: Emit<string> = (text) => {
       const document = text.trim();
-      if (document !== "") this.#sink(document);
+      if (document !== "") this.#sink.add(document);
     };
     const document = this.#document();
-    if (this.#settings.format === undefined) this.#notice = syntaxNotice(this.#name, sample);
-    if (document === "line") return new LineCutter(this.#name, emit);
+    if (document === "line") return new LineCutter(this.#name, emit, MAX_LINE_BYTES, line);
     if (document === "file" || document === "paragraph") {
       return new LinesCutter(this.#name, emit, document === "paragraph");
     }
@@ -245,7 +319,7 @@ class TextFileReader {
     this.#shapes.add(value, field);
     const where = () => `${this.#name} line ${line}`;
     const messages = readConversation(value, where, { field, keepSystem, tally: this.#tally });
-    if (messages) this.#sink(messages);
+    if (messages) this.#sink.add(messages);
   }
 
   /** The first row of a table names the columns. */
@@ -324,7 +398,7 @@ async function* readParquet(
         },
       );
     }
-    const reader = new TextField(file.path, sink, tally, chat ? undefined : columns[0]);
+    const reader = new TextField(file.path, (text) => sink.add(text), tally, chat ? undefined : columns[0]);
     const shapes = new Shapes();
     for await (const { rows, first } of parquet.read(columns)) {
       signal?.throwIfAborted();
@@ -334,7 +408,7 @@ async function* readParquet(
           shapes.add(row, field);
           const where = () => `${file.path} row ${number}`;
           const messages = readConversation(row, where, { field, keepSystem, tally });
-          if (messages) sink(messages);
+          if (messages) sink.add(messages);
         } else reader.push(row, number);
         if (r % ROWS_AT_A_TIME === 0) yield Math.round(file.bytes * number / parquet.rowCount);
       }

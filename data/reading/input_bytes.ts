@@ -10,7 +10,7 @@ import type { InputFile } from "./input_files.ts";
 import { wholeFrames } from "./zstd_frames.ts";
 
 /** Bytes a read asks for. */
-const READ_BYTES = 256 * 1024;
+const READ_BYTES = 1024 * 1024;
 
 /** What a file may unpack to before its ratio counts, and then the most it may unpack to per byte. */
 const BOMB = { bytes: 256 * 1024 * 1024, ratio: 500 };

@@ -14,7 +14,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import { type FileHandle, SEEK_START } from "../../platform/files.ts";
 import { sha256 } from "../../platform/hash.ts";
 
-const VERSION = 1;
+const VERSION = 2;
 const END = "MGTOKEND";
 const FOOTER_BYTES = 4 + 32 + 8;
 

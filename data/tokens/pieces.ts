@@ -4,23 +4,44 @@
  */
 
 import { MicrogptError } from "../../device/errors.ts";
+import { AllBut, type DocumentNumbers } from "../document_numbers.ts";
 import { MARKS } from "../documents.ts";
-import type { LengthCounts } from "../lengths.ts";
+import { LengthCounts } from "../lengths.ts";
 import type { TokenStore } from "./token_store.ts";
 
 /** What becomes of documents that are longer than a sequence. */
 export type LongDocuments = "truncate" | "skip" | "split";
 
+/** Documents that are cut into several pieces: the places of these among all, the first piece of each, and its pieces. */
+interface Cuts {
+  /** [cut] */
+  places: Uint32Array;
+  /** [cut + 1]: the last is how many pieces there are of all documents up to the last that is cut */
+  firsts: Float64Array;
+  /** the first input of each piece of these documents; undefined: every `blockSize` inputs one */
+  starts: Uint32Array | undefined;
+}
+
+/** A piece, found. */
+interface Found {
+  document: number;
+  /** its first input in the document */
+  start: number;
+  inputs: number;
+}
+
 /** Pieces of documents, by number. A piece has as many targets as inputs: the ids that follow them. */
 export class Pieces {
   readonly #store: TokenStore;
   readonly #blockSize: number;
-  /** the document of each piece; those of one document are neighbours */
-  readonly #documents: Uint32Array;
-  /** the first input of each piece in its document; undefined where that is 0 for all */
-  readonly #starts: Uint32Array | undefined;
+  readonly #documents: DocumentNumbers;
+  readonly #cuts: Cuts | undefined;
+  /** how many pieces there are */
+  readonly count: number;
   /** the largest number of inputs that a piece has */
   readonly longest: number;
+  #last = -1;
+  #found: Found = { document: 0, start: 0, inputs: 0 };
   #buffer = new Uint32Array(0);
   #view = this.#buffer;
   #counted = new Uint8Array(0);
@@ -28,46 +49,89 @@ export class Pieces {
   constructor(
     store: TokenStore,
     blockSize: number,
-    documents: Uint32Array,
-    starts?: Uint32Array,
+    documents: DocumentNumbers,
+    cuts?: Cuts,
     readonly answersOnly = false,
   ) {
     this.#store = store;
     this.#blockSize = blockSize;
     this.#documents = documents;
-    this.#starts = starts;
-    let longest = 0;
-    for (let i = 0; i < documents.length; i++) longest = Math.max(longest, this.inputs(i));
-    this.longest = longest;
+    this.#cuts = cuts;
+    const more = cuts ? cuts.firsts.at(-1)! - cuts.places.at(-1)! - 1 : 0;
+    this.count = documents.length + more;
+    this.longest = cuts?.starts
+      ? this.#longest()
+      : cuts
+      ? blockSize
+      : Math.min(Math.max(longestOf(store, documents) - 1, 0), blockSize);
   }
 
-  /** How many pieces there are. */
-  get count(): number {
-    return this.#documents.length;
+  /** By a look at each. */
+  #longest(): number {
+    let longest = 0;
+    for (let piece = 0; piece < this.count; piece++) longest = Math.max(longest, this.inputs(piece));
+    return longest;
+  }
+
+  #find(piece: number): Found {
+    if (piece === this.#last) return this.#found;
+    this.#last = piece;
+    return this.#found = this.#look(piece);
+  }
+
+  #look(piece: number): Found {
+    let place = piece;
+    if (this.#cuts) {
+      const { places, firsts, starts } = this.#cuts;
+      let [low, high] = [0, places.length];
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (firsts[middle]! <= piece) low = middle + 1;
+        else high = middle;
+      }
+      const cut = low - 1;
+      if (cut >= 0) {
+        // pieces of the cut documents, before this one's and with them
+        const pieces = (c: number) => firsts[c]! - places[c]!;
+        const own = cut + 1 < places.length
+          ? pieces(cut + 1) - pieces(cut) + 1
+          : firsts[cut + 1]! - firsts[cut]!;
+        const n = piece - firsts[cut]!;
+        if (n < own) return this.#pieceOf(places[cut]!, n, own, starts, pieces(cut) + cut);
+        place = places[cut]! + 1 + n - own;
+      }
+    }
+    const document = this.#documents.at(place)!;
+    return { document, start: 0, inputs: Math.min(this.#store.length(document) - 1, this.#blockSize) };
+  }
+
+  /** Piece `n` of `count` of a document that is cut. @param first where its starts begin */
+  #pieceOf(place: number, n: number, count: number, starts: Uint32Array | undefined, first: number): Found {
+    const document = this.#documents.at(place)!;
+    const startOf = (i: number) => starts ? starts[first + i]! : i * this.#blockSize;
+    const end = n + 1 < count ? startOf(n + 1) : this.#store.length(document) - 1;
+    return { document, start: startOf(n), inputs: end - startOf(n) };
   }
 
   /** The number of the document that a piece is of. */
   document(piece: number): number {
-    return this.#documents[piece]!;
+    return this.#find(piece).document;
   }
 
   /** How many inputs a piece has. */
   inputs(piece: number): number {
-    const document = this.#documents[piece]!;
-    const all = this.#store.lengths[document]! - 1;
-    if (!this.#starts) return Math.min(all, this.#blockSize);
-    const end = this.#documents[piece + 1] === document ? this.#starts[piece + 1]! : all;
-    return end - this.#starts[piece]!;
+    return this.#find(piece).inputs;
   }
 
   /** The ids of a piece: its inputs, and the target of the last. @returns an array that the next call overwrites */
   ids(piece: number): Uint32Array {
-    const length = this.inputs(piece) + 1;
+    const { document, start, inputs } = this.#find(piece);
+    const length = inputs + 1;
     if (this.#view.length !== length) {
       if (this.#buffer.length < length) this.#buffer = new Uint32Array(2 * length);
       this.#view = this.#buffer.subarray(0, length);
     }
-    this.#store.read(this.#documents[piece]!, this.#starts?.[piece] ?? 0, this.#view);
+    this.#store.read(document, start, this.#view);
     return this.#view;
   }
 
@@ -77,56 +141,91 @@ export class Pieces {
    */
   counted(piece: number): Uint8Array | undefined {
     if (!this.answersOnly) return undefined;
-    const length = this.inputs(piece) + 1;
-    if (this.#counted.length !== length) this.#counted = new Uint8Array(length);
-    this.#store.readAnswers(this.#documents[piece]!, this.#starts?.[piece] ?? 0, this.#counted);
+    const { document, start, inputs } = this.#find(piece);
+    if (this.#counted.length !== inputs + 1) this.#counted = new Uint8Array(inputs + 1);
+    this.#store.readAnswers(document, start, this.#counted);
     return this.#counted;
   }
+}
 
-  /** Inputs of all pieces, each of which has a target. */
-  get tokens(): number {
-    let tokens = 0;
-    for (let i = 0; i < this.count; i++) tokens += this.inputs(i);
-    return tokens;
+/** The most tokens that a document has. */
+function longestOf(store: TokenStore, documents: DocumentNumbers): number {
+  let longest = 0;
+  if (!(documents instanceof AllBut)) {
+    for (const d of documents) longest = Math.max(longest, store.length(d));
+    return longest;
   }
+  // of all, without looking at each: only those that are left out are looked at
+  let out: LengthCounts | undefined;
+  for (const [length, count] of store.counts.entries().reverse()) {
+    if (count > documents.out.length) return length;
+    out ??= new LengthCounts(Array.from(documents.out, (d) => [store.length(d), 1]));
+    if (count > out.of(length)) return length;
+  }
+  return longest;
 }
 
 /**
  * The pieces of some documents, in order.
- * @param documents their numbers, ascending; with `skip` none of those that are too long
+ * @param documents their numbers; with `skip` none of those that are too long
  * @param blockSize inputs that a piece may have
  * @param answersOnly only answers count as targets: not with `split`, which may leave a piece without any
  */
 export function piecesOf(
   store: TokenStore,
-  documents: Uint32Array,
+  documents: DocumentNumbers,
   blockSize: number,
   long: LongDocuments,
   answersOnly = false,
 ): Pieces {
-  const tooLong = (d: number) => store.lengths[d]! - 1 > blockSize;
-  if (long !== "split" || !documents.some(tooLong)) {
-    return new Pieces(store, blockSize, documents, undefined, answersOnly);
-  }
-  const owners = new Growing();
-  const starts = new Growing();
-  for (const d of documents) {
-    const cuts = !tooLong(d)
-      ? [0]
-      : store.spans.length > 0
-      ? cutAtMessages(store, d, blockSize)
-      : cutAnywhere(store, d, blockSize);
-    for (const start of cuts) {
-      owners.push(d);
-      starts.push(start);
-    }
-  }
-  return new Pieces(store, blockSize, owners.array, starts.array, answersOnly);
+  const cuts = long === "split" ? cutsOf(store, documents, blockSize) : undefined;
+  return new Pieces(store, blockSize, documents, cuts, answersOnly);
 }
 
-/** Windows of `blockSize` inputs. The last input of one has the first of the next as its target. */
-function* cutAnywhere({ lengths }: TokenStore, document: number, blockSize: number): Generator<number> {
-  for (let start = 0; start < lengths[document]! - 1; start += blockSize) yield start;
+/** How documents that are too long are cut; undefined where none is. */
+function cutsOf(store: TokenStore, documents: DocumentNumbers, blockSize: number): Cuts | undefined {
+  const places = new Growing(Uint32Array);
+  const firsts = new Growing(Float64Array);
+  const starts = store.hasSpans ? new Growing(Uint32Array) : undefined;
+  let more = 0;
+  for (const [place, document] of longOnes(store, documents, blockSize + 1)) {
+    places.push(place);
+    firsts.push(place + more);
+    const inputs = store.length(document) - 1;
+    if (!starts) more += Math.ceil(inputs / blockSize) - 1;
+    else {
+      const cut = cutAtMessages(store, document, blockSize);
+      for (const start of cut) starts.push(start);
+      more += cut.length - 1;
+    }
+  }
+  if (places.length === 0) return undefined;
+  firsts.push(places.array.at(-1)! + more + 1);
+  return { places: places.array, firsts: firsts.array, starts: starts?.array };
+}
+
+/** Documents with more tokens than `limit`: their places among some, and their numbers. */
+function* longOnes(
+  store: TokenStore,
+  documents: DocumentNumbers,
+  limit: number,
+): Generator<[place: number, document: number]> {
+  if (store.counts.above(limit).documents === 0) return;
+  if (!(documents instanceof AllBut)) {
+    let place = 0;
+    for (const document of documents) {
+      if (store.length(document) > limit) yield [place, document];
+      place++;
+    }
+    return;
+  }
+  for (const { first, offsets } of store.offsets()) {
+    for (let d = 0; d + 1 < offsets.length; d++) {
+      if (offsets[d + 1]! - offsets[d]! <= limit) continue;
+      const place = documents.placeOf(first + d);
+      if (place !== undefined) yield [place, first + d];
+    }
+  }
 }
 
 /**
@@ -134,12 +233,13 @@ function* cutAnywhere({ lengths }: TokenStore, document: number, blockSize: numb
  * does not fit is cut anywhere.
  */
 function cutAtMessages(store: TokenStore, document: number, blockSize: number): number[] {
-  const inputs = store.lengths[document]! - 1;
+  const inputs = store.length(document) - 1;
   // where each message but the first begins, and whether it is a question
   const begins: { at: number; question: boolean }[] = [];
-  for (let span = store.firstSpan(document), at = 0; at <= inputs; at += store.spans[span++]! >>> 3) {
-    const marks = store.spans[span]! & 7;
-    if (marks & MARKS.message && at > 1) begins.push({ at, question: (marks & MARKS.question) !== 0 });
+  let at = 0;
+  for (const span of store.spans(document)) {
+    if (span & MARKS.message && at > 1) begins.push({ at, question: (span & MARKS.question) !== 0 });
+    at += span >>> 3;
   }
   const starts = [0];
   for (let start = 0, next = 0; start + blockSize < inputs; starts.push(start)) {
@@ -162,8 +262,10 @@ function withAnswers(
   blockSize: number,
 ): Uint32Array {
   return documents.filter((d) => {
-    for (let span = store.firstSpan(d), at = 0; at < store.lengths[d]!; at += store.spans[span++]! >>> 3) {
-      if (store.spans[span]! & MARKS.answer) return at <= blockSize;
+    let at = 0;
+    for (const span of store.spans(d)) {
+      if (span & MARKS.answer) return at <= blockSize;
+      at += span >>> 3;
     }
     return false;
   });
@@ -197,7 +299,7 @@ export function fitDocuments(
   const unit = mode === "chat" ? "conversations" : "documents";
   const notices: string[] = [];
   const fits = (length: number) => length - 1 <= blockSize;
-  let kept = long === "skip" && above > 0 ? numbersWhere(store.lengths, fits) : undefined;
+  let kept = long === "skip" && above > 0 ? numbersWhere(store, fits) : undefined;
   if (kept?.length === 0) {
     throw new MicrogptError(
       `\`skipLong\`: all ${count} ${unit} exceed block_size (${blockSize}), nothing is left to train on`,
@@ -212,7 +314,7 @@ export function fitDocuments(
     );
   }
   if (answersOnly) {
-    const before = kept ?? numbersWhere(store.lengths, () => true);
+    const before = kept ?? numbersWhere(store, () => true);
     const answered = withAnswers(store, before, blockSize);
     if (answered.length === 0) {
       throw new MicrogptError(
@@ -226,24 +328,32 @@ export function fitDocuments(
       notices.push(`${silent} ${unit} are left out: they have no answer within block_size (${blockSize})`);
     }
   }
-  const left = tokensOf(store, kept, long === "split" ? Infinity : blockSize + 1);
+  const left = tokensOf(store, counts, kept, long === "split" ? Infinity : blockSize + 1);
   if (left < counts.tokens / 2) notices.push(lossNotice(left, counts.tokens));
   return { kept, notices };
 }
 
 /** Numbers of the documents whose length is asked for, ascending. */
-function numbersWhere(lengths: Uint32Array, wanted: (length: number) => boolean): Uint32Array {
-  const numbers = new Uint32Array(lengths.length);
-  let count = 0;
-  for (let d = 0; d < lengths.length; d++) if (wanted(lengths[d]!)) numbers[count++] = d;
-  return numbers.slice(0, count);
+function numbersWhere(store: TokenStore, wanted: (length: number) => boolean): Uint32Array {
+  const numbers = new Growing(Uint32Array);
+  for (const { first, offsets } of store.offsets()) {
+    for (let d = 0; d + 1 < offsets.length; d++) {
+      if (wanted(offsets[d + 1]! - offsets[d]!)) numbers.push(first + d);
+    }
+  }
+  return numbers.array;
 }
 
 /** Tokens that are left of some documents, or all. @param most that are left of each */
-function tokensOf({ lengths }: TokenStore, documents: Uint32Array | undefined, most: number): number {
+function tokensOf(
+  store: TokenStore,
+  counts: LengthCounts,
+  documents: Uint32Array | undefined,
+  most: number,
+): number {
+  if (!documents) return counts.upTo(most);
   let tokens = 0;
-  if (documents) { for (const d of documents) tokens += Math.min(lengths[d]!, most); }
-  else for (const length of lengths) tokens += Math.min(length, most);
+  for (const d of documents) tokens += Math.min(store.length(d), most);
   return tokens;
 }
 
@@ -256,20 +366,26 @@ function lossNotice(left: number, all: number): string {
 }
 
 /** An array that grows. */
-class Growing {
-  #values = new Uint32Array(1024);
-  #length = 0;
+class Growing<A extends Uint32Array | Float64Array> {
+  readonly #Array: new (length: number) => A;
+  #values: A;
+  length = 0;
+
+  constructor(array: new (length: number) => A) {
+    this.#Array = array;
+    this.#values = new array(1024);
+  }
 
   push(value: number): void {
-    if (this.#length === this.#values.length) {
-      const larger = new Uint32Array(2 * this.#length);
+    if (this.length === this.#values.length) {
+      const larger = new this.#Array(2 * this.length);
       larger.set(this.#values);
       this.#values = larger;
     }
-    this.#values[this.#length++] = value;
+    this.#values[this.length++] = value;
   }
 
-  get array(): Uint32Array {
-    return this.#values.subarray(0, this.#length);
+  get array(): A {
+    return this.#values.subarray(0, this.length) as A;
   }
 }

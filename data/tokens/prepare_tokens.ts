@@ -13,7 +13,7 @@ import { type HashSummary, splitHashes, summaryOf } from "../split.ts";
 import type { Tokenizer, WordCounter } from "../tokenizer.ts";
 import { CacheEntry, cannotPrepare, trimCache } from "./cache.ts";
 import { HashFileWriter, readHashFile } from "./hash_file.ts";
-import { digestOf, PreparedFileError } from "./indexed_file.ts";
+import { bytesOf, digestOf, PreparedFileError } from "./indexed_file.ts";
 import { Spool } from "./spool.ts";
 import {
   bitsOf,
@@ -53,7 +53,7 @@ export interface PreparationOptions {
   cacheDir: string | undefined;
   /** most bytes that it may take there */
   cacheBytes: number;
-  /** UTF-16 units of text that may stay in memory */
+  /** UTF-16 units of text that may stay in memory, and that a block has */
   memoryCharacters?: number;
   onProgress?: ((progress: PreparationProgress) => void) | undefined;
   /** ends the preparation of large data with its reason; what is done is kept */
@@ -91,7 +91,7 @@ type ReadBlocks = () => AsyncGenerator<DocumentBlock>;
  */
 export async function prepareTokens(corpus: Corpus, options: PreparationOptions): Promise<PreparedTokens> {
   const { memoryCharacters = BLOCK_CHARACTERS, signal } = options;
-  const again: ReadBlocks = () => documentBlocks(corpus, signal);
+  const again: ReadBlocks = () => documentBlocks(corpus, signal, memoryCharacters);
   if ((corpus.totalBytes ?? 0) > memoryCharacters) return await prepareInFiles(corpus, () => again, options);
   const blocks = documentBlocks(corpus, undefined, memoryCharacters); // over in a moment
   const first = await blocks.next();
@@ -124,7 +124,7 @@ async function prepareInMemory(
     yield { documents, characters: 0, bytesRead: corpus.report().bytes };
   };
   const tokenizer = options.tokenizer ?? await makeTokenizer(corpus, once, options);
-  const store = storeInMemory([await encodeBlock(documents, corpus.mode, wayOf(tokenizer, options))]);
+  const store = storeInMemory([await encodeBlock(documents, wayOf(tokenizer, options))]);
   const hashes = summaryOf(splitHashes(documents, options.seed));
   return { tokenizer, store, hashes, report: corpus.report(), notices: [] };
 }
@@ -201,10 +201,13 @@ async function prepareOnce(
   const remove = () => files.remove(dir, { recursive: true });
   try {
     const prepared = await prepareIn(corpus, read, dir, options);
-    if (os === "windows") prepared.store.onClose = () => void remove().catch(() => {});
+    const close = prepared.store.onClose;
+    if (os !== "windows") await remove();
     else {
-      prepared.hashes.all(); // reads what would not be there later
-      await remove();
+      prepared.store.onClose = () => {
+        close?.();
+        void remove().catch(() => {});
+      };
     }
     return prepared;
   } catch (error) {
@@ -240,18 +243,21 @@ async function prepareIn(
     tokens: `${dir}/tokens-${digest.slice(0, 16)}`,
     hashes: `${dir}/hashes-${options.seed}`,
   };
-  const kept = () => ({
+  const found = () => ({
     tokens: usable(paths.tokens, notices, () => openTokenFile(paths.tokens, tokenizer.vocabSize)),
     hashes: usable(paths.hashes, notices, () => readHashFile(paths.hashes)),
   });
-  let { tokens, hashes } = kept();
+  let { tokens, hashes } = found();
   if (!tokens || !hashes) {
     tokens?.store.close();
+    hashes?.close();
     await writeTokens(corpus, read, way, paths, { ...options, encoded: tokens !== undefined });
-    ({ tokens, hashes } = kept());
+    ({ tokens, hashes } = found());
   }
-  const report = tokens!.known as CorpusReport;
-  return { tokenizer, store: tokens!.store, hashes: hashes!, report, notices };
+  const { store, known } = tokens!;
+  const kept = hashes!;
+  store.onClose = () => kept.close();
+  return { tokenizer, store, hashes: kept, report: known as CorpusReport, notices };
 }
 
 /** @returns undefined for a file that is not there, or is damaged, which is said */
@@ -322,8 +328,9 @@ async function writeTokens(
           await encoding;
           onProgress?.({ phase: "tokens", bytes: bytesRead, totalBytes: corpus.totalBytes });
           hashFile.append(hashes);
-          if (!tokenFile) continue;
-          encoding = encodeBlock(documents, corpus.mode, way).then((block) => tokenFile.append(block));
+          const source = digestOf(bytesOf(hashes));
+          if (!tokenFile || tokenFile.keep(source)) continue;
+          encoding = encodeBlock(documents, way).then((block) => tokenFile.append(block, source));
         }
       } finally {
         await encoding;

@@ -1,10 +1,12 @@
 /** Documents that can be read only once, kept in a file for the second time. */
 
 import { type FileHandle, files, SEEK_START } from "../../platform/files.ts";
+import type { Message } from "../chat.ts";
+import { packed, unpacked } from "../packed_texts.ts";
 import { readExactly, writeAll } from "./indexed_file.ts";
 import type { DocumentBlock } from "./token_block.ts";
 
-/** Bytes of JSON u32, UTF-16 units of text u32, bytes of input read f64; then the documents as JSON. */
+/** Bytes of JSON u32, UTF-16 units of text u32, bytes of input read f64; then the documents as JSON, texts as strings. */
 const HEAD_BYTES = 16;
 
 /** Blocks of documents, to be read twice. */
@@ -25,7 +27,9 @@ export class Spool implements Disposable {
     if (this.#read) return yield* this.#again();
     this.#read = true;
     const write = (block: DocumentBlock) => {
-      const json = new TextEncoder().encode(JSON.stringify(block.documents));
+      const json = new TextEncoder().encode(
+        JSON.stringify(Array.isArray(block.documents) ? block.documents : unpacked(block.documents)),
+      );
       const head = new DataView(new ArrayBuffer(HEAD_BYTES));
       head.setUint32(0, json.length, true);
       head.setUint32(4, block.characters, true);
@@ -53,11 +57,16 @@ export class Spool implements Disposable {
       const json = new TextDecoder().decode(readExactly(this.#file, at + HEAD_BYTES, length));
       at += HEAD_BYTES + length;
       const [characters, bytesRead] = [head.getUint32(4, true), head.getFloat64(8, true)];
-      yield { documents: JSON.parse(json), characters, bytesRead };
+      const documents = JSON.parse(json) as string[] | Message[][];
+      yield { documents: isTexts(documents) ? packed(documents) : documents, characters, bytesRead };
     }
   }
 
   [Symbol.dispose](): void {
     this.#file.close();
   }
+}
+
+function isTexts(documents: string[] | Message[][]): documents is string[] {
+  return typeof documents[0] === "string";
 }

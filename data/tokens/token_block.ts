@@ -3,6 +3,7 @@
 import type { Message } from "../chat.ts";
 import type { Corpus } from "../corpus.ts";
 import { type DocumentEncoder, MARKS, type TokenDocuments } from "../documents.ts";
+import { countOf, type PackedTexts, type Texts } from "../packed_texts.ts";
 
 /** UTF-16 units of text in a block: enough work for all threads, and little enough memory. */
 export const BLOCK_CHARACTERS = 16 << 20;
@@ -12,11 +13,16 @@ const BLOCK_DOCUMENTS = 1 << 20;
 
 /** Some documents, in order. */
 export interface DocumentBlock {
-  documents: string[] | Message[][];
+  documents: PackedTexts | Message[][];
   /** UTF-16 units of their text */
   characters: number;
   /** bytes of input read so far */
   bytesRead: number;
+}
+
+/** How many documents a block has. */
+export function documentsIn(documents: DocumentBlock["documents"]): number {
+  return Array.isArray(documents) ? documents.length : countOf(documents);
 }
 
 /**
@@ -28,10 +34,23 @@ export async function* documentBlocks(
   signal?: AbortSignal,
   size: number = BLOCK_CHARACTERS,
 ): AsyncGenerator<DocumentBlock> {
-  let documents: (string | Message[])[] = [];
+  if (corpus.mode === "chat") return yield* conversationBlocks(corpus, signal, size);
+  const blocks = corpus.textBlocks({ characters: size, documents: BLOCK_DOCUMENTS }, signal);
+  for await (const { texts, characters, bytesRead } of blocks) {
+    signal?.throwIfAborted();
+    yield { documents: texts, characters, bytesRead };
+  }
+}
+
+async function* conversationBlocks(
+  corpus: Corpus,
+  signal: AbortSignal | undefined,
+  size: number,
+): AsyncGenerator<DocumentBlock> {
+  let documents: Message[][] = [];
   let characters = 0;
   const take = (bytesRead: number): DocumentBlock => {
-    const block = { documents: documents as DocumentBlock["documents"], characters, bytesRead };
+    const block = { documents, characters, bytesRead };
     documents = [];
     characters = 0;
     return block;
@@ -39,26 +58,18 @@ export async function* documentBlocks(
   let bytesRead = 0;
   for await (const part of corpus.blocks(signal)) {
     bytesRead = part.bytesRead;
-    for (const document of part.documents) {
+    for (const document of part.documents as Message[][]) {
       documents.push(document);
-      characters += lengthOf(document);
+      for (const { content } of document) characters += content.length;
       if (characters >= size || documents.length === BLOCK_DOCUMENTS) yield take(bytesRead);
     }
   }
   if (documents.length > 0) yield take(bytesRead);
 }
 
-function lengthOf(document: string | Message[]): number {
-  if (typeof document === "string") return document.length;
-  let length = 0;
-  for (const { content } of document) length += content.length;
-  return length;
-}
-
 /** The texts of documents, which a tokenizer is trained on. */
-export function textsOf(documents: DocumentBlock["documents"]): string[] {
-  const isText = (all: DocumentBlock["documents"]): all is string[] => typeof all[0] === "string";
-  return isText(documents) ? documents : documents.flat().map(({ content }) => content);
+export function textsOf(documents: DocumentBlock["documents"]): Texts {
+  return Array.isArray(documents) ? documents.flat().map(({ content }) => content) : documents;
 }
 
 /** Token ids; in two bytes where the vocabulary allows it. */
@@ -71,8 +82,8 @@ export function bitsOf(vocabSize: number): 16 | 32 {
 
 /** The tokens of some documents, in order. */
 export interface TokenBlock {
-  /** tokens of each document, special ones too, [documents] */
-  lengths: Uint32Array;
+  /** where each document's ids begin, special ones too, and the end of the last, [documents + 1] */
+  offsets: Uint32Array;
   /**
    * of conversations, what is known of their tokens, end to end: 8 times the length of each run of tokens that have the
    * same marks, and its marks (documents.ts); a message begins a run
@@ -93,17 +104,13 @@ export interface EncodingWay {
 /** Encodes a block; where the native library does it, the program goes on meanwhile. */
 export async function encodeBlock(
   documents: DocumentBlock["documents"],
-  mode: "text" | "chat",
   { encoder, answersOnly, vocabSize }: EncodingWay,
 ): Promise<TokenBlock> {
-  const tokens = mode === "chat"
-    ? await encoder.conversations(documents as Message[][], answersOnly)
-    : await encoder.texts(documents as string[]);
+  const tokens = Array.isArray(documents)
+    ? await encoder.conversations(documents, answersOnly)
+    : await encoder.texts(documents);
   const { ids, offsets } = tokens;
-  const lengths = new Uint32Array(documents.length);
-  for (let d = 0; d < lengths.length; d++) lengths[d] = offsets[d + 1]! - offsets[d]!;
-  const spans = spansOf(tokens);
-  return { lengths, spans, ids: bitsOf(vocabSize) === 16 ? Uint16Array.from(ids) : ids };
+  return { offsets, spans: spansOf(tokens), ids: bitsOf(vocabSize) === 16 ? new Uint16Array(ids) : ids };
 }
 
 /** See {@link TokenBlock.spans}. */

@@ -63,7 +63,7 @@ async function withTokenizer(
   corpus: Corpus,
   vocabSize: number,
   notices: string[],
-): Promise<[Corpus, Tokenizer]> {
+): Promise<[Omit<Corpus, "textBlocks">, Tokenizer]> {
   const read: CorpusBlock[] = [];
   const texts: string[] = [];
   let characters = 0;

@@ -81,7 +81,12 @@ export function foreignEncoder(
         });
       }
       const { ids, offsets } = await tokenizer.encodeInBackground(documents);
-      return joined(documents.map((_, d) => [begin, ...ids.subarray(offsets[d], offsets[d + 1]), end]));
+      return joined(
+        Array.from(
+          { length: offsets.length - 1 },
+          (_, d) => [begin, ...ids.subarray(offsets[d], offsets[d + 1]), end],
+        ),
+      );
     },
     // deno-lint-ignore require-await
     async conversations(conversations, answersOnly) {

@@ -3,6 +3,7 @@ import { batchesInOrder } from "../../data/batches.ts";
 import { bytesOfTokens } from "../../data/bits_per_byte.ts";
 import { openCorpus } from "../../data/corpus.ts";
 import { CORPUS_OPTIONS, type CorpusSettings } from "../../data/corpus_options.ts";
+import { AllBut } from "../../data/document_numbers.ts";
 import { type DocumentEncoder, ownEncoder } from "../../data/documents.ts";
 import { type Pieces, piecesOf } from "../../data/tokens/pieces.ts";
 import { CONTROL, type Device } from "../../device/device.ts";
@@ -16,7 +17,7 @@ import { flatTensor } from "../parameters.ts";
 import { DEFAULTS } from "../settings.ts";
 import { type BaseModel, readBase } from "./base_model.ts";
 import { deviceOptions, tokensOf } from "./prepare.ts";
-import { countLengths, dataNotices } from "./training_data.ts";
+import { dataNotices } from "./training_data.ts";
 
 /** Windows are no longer than this unless asked for: memory grows with them. */
 const USUAL_WINDOW = 1024;
@@ -131,8 +132,7 @@ export async function evaluate(options: EvaluateOptions): Promise<CorpusEvaluati
   );
   const { store } = prepared;
   try {
-    const documents = Uint32Array.from({ length: store.lengths.length }, (_, d) => d);
-    const pieces = piecesOf(store, documents, blockSize, "split", loss === "answers");
+    const pieces = piecesOf(store, new AllBut(store.documents), blockSize, "split", loss === "answers");
     const tokenBytes = bytesOfTokens(tokenizer, encoder.end);
     const sum = await measure(base, pieces, tokenBytes, options);
     if (sum.tokens === 0) {
@@ -140,7 +140,7 @@ export async function evaluate(options: EvaluateOptions): Promise<CorpusEvaluati
     }
     return {
       ...figures(sum),
-      documents: countLengths(store).documents,
+      documents: store.documents,
       blockSize,
       mode: corpus.mode,
       device: sum.device,

@@ -30,7 +30,6 @@ import { type Recipe, Trainer, type TrainingData, type TrainingState } from "./t
 import {
   batches,
   checkDataSource,
-  countLengths,
   dataNotices,
   openData,
   type Parts,
@@ -128,7 +127,7 @@ async function prepareData(
     const { store, tokenizer, report: { sha256: digest } } = tokens;
     const config = given?.config ?? networkKind(settings.arch).configOf(settings, tokenizer.vocabSize);
     notices.push(...dataNotices(corpus, tokens, checkpoint));
-    const counts = countLengths(store);
+    const { counts } = store;
     const { blockSize, loss } = settings;
     const long = longDocuments(settings);
     const fitted = fitDocuments(store, counts, blockSize, long, loss === "answers", corpus.mode);

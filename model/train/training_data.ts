@@ -2,8 +2,8 @@
 import { batchesInOrder, BatchSampler } from "../../data/batches.ts";
 import { bytesOfTokens, targetBytes } from "../../data/bits_per_byte.ts";
 import { type Corpus, corpusOf, type CorpusOptions, isDataFile, openCorpus } from "../../data/corpus.ts";
+import type { DocumentNumbers } from "../../data/document_numbers.ts";
 import { CORPUS_OPTIONS } from "../../data/corpus_options.ts";
-import { LengthCounts } from "../../data/lengths.ts";
 import {
   copiesNotice,
   type HashSummary,
@@ -170,7 +170,7 @@ function isChanged({ dataset_sha256: before }: TrainState, now: string): boolean
 /** The documents that are trained on and held out, by number. */
 export interface Parts {
   split: Split;
-  training: Uint32Array;
+  training: DocumentNumbers;
   validation: Uint32Array;
 }
 
@@ -193,11 +193,12 @@ export function splitData(
   if (split.notice) notices.push(split.notice);
   const copies = copiesNotice(hashes, mode === "chat" ? "conversations" : "documents", split);
   if (copies) notices.push(copies);
-  const numbers = (documents: Uint32Array) => kept ? documents.map((d) => kept[d]!) : documents;
+  const training = trainingDocuments(split, hashes.documents);
+  if (!kept) return { split, training, validation: split.validation };
   return {
     split,
-    training: numbers(trainingDocuments(split, hashes.documents)),
-    validation: numbers(split.validation),
+    training: Uint32Array.from(training, (d) => kept[d]!),
+    validation: split.validation.map((d) => kept[d]!),
   };
 }
 
@@ -227,13 +228,6 @@ function earlierSplit(
     );
   }
   return same ? split : undefined;
-}
-
-/** How long the documents of a store are. */
-export function countLengths({ lengths }: TokenStore): LengthCounts {
-  const counts = new LengthCounts();
-  counts.add(lengths);
-  return counts;
 }
 
 /** Most tokens of an evaluation's batch, unless one document has more. */

@@ -1,3 +1,4 @@
+import { unpacked } from "../../data/packed_texts.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 
 /** The simplest tokenizer there is, for tests of what stands around one: special tokens, then an id for each byte. */
@@ -9,7 +10,7 @@ export function byteTokenizer(special: string[]): Tokenizer {
   return {
     vocabSize: first + 256,
     encodeInBackground(documents) {
-      return Promise.resolve(this.encode(documents));
+      return Promise.resolve(this.encode(unpacked(documents)));
     },
     id: (token) => special.includes(token) ? special.indexOf(token) : undefined,
     encodeOne,

@@ -98,11 +98,9 @@ function countsOf(lengths: number[]): LengthCounts {
 
 /** What is said about documents of these lengths in ids. */
 function notices(lengths: number[], blockSize: number, long: LongDocuments, mode: "text" | "chat" = "text") {
-  const store = storeInMemory([{
-    lengths: Uint32Array.from(lengths),
-    spans: new Uint32Array(),
-    ids: new Uint32Array(),
-  }]);
+  const offsets = new Uint32Array(lengths.length + 1);
+  lengths.forEach((length, d) => offsets[d + 1] = offsets[d]! + length);
+  const store = storeInMemory([{ offsets, spans: new Uint32Array(), ids: new Uint32Array() }]);
   return fitDocuments(store, countsOf(lengths), blockSize, long, false, mode).notices;
 }
 

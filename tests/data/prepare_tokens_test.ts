@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { corpusOf, openCorpus } from "../../data/corpus.ts";
 import { ownEncoder } from "../../data/documents.ts";
+import { countOf } from "../../data/packed_texts.ts";
 import {
   type PreparationOptions,
   type PreparedTokens,
@@ -43,14 +44,13 @@ function options(cacheDir: string | undefined, more: Partial<PreparationOptions>
 
 /** Everything that training sees. */
 function seen({ store, hashes, tokenizer, report }: PreparedTokens) {
-  const documents = [...store.lengths].map((length, d) => {
-    const ids = new Uint32Array(length);
+  const documents = Array.from({ length: store.documents }, (_, d) => {
+    const ids = new Uint32Array(store.length(d));
     store.read(d, 0, ids);
     return ids.join(" ");
   });
-  store.close();
   const { documents: count, distinct } = hashes;
-  return {
+  const found = {
     documents,
     count,
     distinct,
@@ -58,6 +58,8 @@ function seen({ store, hashes, tokenizer, report }: PreparedTokens) {
     json: tokenizer.toJSON(),
     sha256: report.sha256,
   };
+  store.close();
+  return found;
 }
 
 /** The one file of a kind in the cache. */
@@ -110,8 +112,8 @@ Deno.test("prepared data that was cut or changed is made anew, and that is said"
           );
         }
         if (kind === "hashes" && bad === changed) {
-          prepared.store.close();
           assert.throws(() => prepared.hashes.all(), { message: /is damaged: remove it$/ });
+          prepared.store.close();
           await Deno.remove(cached(cache, kind));
           assert.deepEqual(seen(await prepareTokens(await openCorpus({ input }), options(cache))), good);
         } else assert.deepEqual(seen(prepared), good);
@@ -120,17 +122,61 @@ Deno.test("prepared data that was cut or changed is made anew, and that is said"
   });
 });
 
-Deno.test("what a preparation that was stopped has left does no harm", async () => {
+Deno.test("a preparation that was stopped goes on behind the blocks that are whole", async () => {
   await inDirectory(async (dir) => {
     const [input, cache] = [`${dir}/a.txt`, `${dir}/cache`];
     await Deno.writeTextFile(input, LINES.join("\n"));
-    const good = seen(await prepareTokens(await openCorpus({ input }), options(cache)));
-    const path = cached(cache, "tokens");
-    const bytes = await Deno.readFile(path);
-    for (const part of [bytes.slice(0, -50), bytes.slice(0, 5000), new Uint8Array(400).fill(7)]) {
-      await Deno.remove(path);
-      await Deno.writeFile(`${path}.part`, part);
-      assert.deepEqual(seen(await prepareTokens(await openCorpus({ input }), options(cache))), good);
+    const { tokenizer, ...good } = await prepareTokens(await openCorpus({ input }), options(`${dir}/whole`));
+    const expected = seen({ tokenizer, ...good });
+    const whole = await Deno.readFile(cached(`${dir}/whole`, "tokens"));
+    /** Prepares, and counts what is encoded. */
+    const prepare = async (signal?: AbortSignal, seenBlock?: (blocks: number) => void) => {
+      let encoded = 0;
+      const encoderOf: PreparationOptions["encoderOf"] = (tokenizer) => {
+        const own = ownEncoder(tokenizer);
+        return {
+          ...own,
+          texts: async (texts) => {
+            encoded += countOf(texts);
+            const tokens = await own.texts(texts);
+            seenBlock?.(encoded);
+            return tokens;
+          },
+        };
+      };
+      const more = { encoderOf, tokenizer, ...(signal ? { signal } : {}) };
+      const prepared = await prepareTokens(await openCorpus({ input }), options(cache, more));
+      return { encoded, prepared };
+    };
+    const stop = new AbortController();
+    await assert.rejects(
+      prepare(stop.signal, (encoded) => encoded > 1000 && stop.abort(new Error("stopped"))),
+      { message: "stopped" },
+    );
+    const part = cached(cache, "tokens");
+    assert.match(part, /\.part$/);
+    const left = await Deno.readFile(part);
+    const finished = part.slice(0, -5);
+    let { encoded, prepared } = await prepare();
+    assert(encoded > 0 && encoded < 2100, `${encoded} of 3000 documents were encoded again`);
+    assert.deepEqual(seen(prepared), expected);
+    assert.deepEqual(await Deno.readFile(finished), whole);
+    // what is cut within a block, changed, or something else
+    const changed = left.slice();
+    changed[left.length >> 1]! ^= 1;
+    for (const bad of [left.slice(0, -50), changed, left.slice(0, 17), new Uint8Array(400).fill(7)]) {
+      await Deno.remove(finished);
+      await Deno.writeFile(part, bad);
+      ({ encoded, prepared } = await prepare());
+      assert(encoded > 0);
+      assert.deepEqual(seen(prepared), expected);
+      assert.deepEqual(await Deno.readFile(finished), whole);
     }
+    // other data, of which the first blocks are the same
+    await Deno.remove(finished);
+    await Deno.writeFile(part, left);
+    await Deno.writeTextFile(input, [...LINES.slice(0, 500), "new", ...LINES.slice(500)].join("\n"));
+    const fresh = await prepareTokens(await openCorpus({ input }), options(undefined, { tokenizer }));
+    assert.deepEqual(seen((await prepare()).prepared), seen(fresh));
   });
 });

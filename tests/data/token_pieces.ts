@@ -6,8 +6,7 @@ import { storeInMemory, type TokenStore } from "../../data/tokens/token_store.ts
 /** Documents in a store. */
 export function storeOf(documents: TokenDocuments): TokenStore {
   const { ids, offsets } = documents;
-  const lengths = Uint32Array.from({ length: offsets.length - 1 }, (_, d) => offsets[d + 1]! - offsets[d]!);
-  return storeInMemory([{ lengths, spans: spansOf(documents), ids }]);
+  return storeInMemory([{ offsets, spans: spansOf(documents), ids }]);
 }
 
 /** Numbers from 0. */

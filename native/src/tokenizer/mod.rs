@@ -1,6 +1,7 @@
 //! Byte-level BPE: training, loading, and encoding of whole corpora in parallel.
 //!
-//! Training and the merging of a word are the `tokenizers` crate's. Splitting text into words is done here,
+//! The merging of a word and the file are the `tokenizers` crate's. Training is ours, because the crate's takes some 500
+//! bytes for each different word. Splitting text into words is done here too,
 //! because the crate's splitter backtracks, gives up silently on long text, and tracks offsets that nobody here
 //! asks for; and special tokens are kept out of the model that text goes through, so no text can become one.
 
@@ -9,8 +10,10 @@ mod encode;
 mod exports;
 mod jobs;
 mod load;
+mod merges;
 mod split;
 mod train;
+mod word_table;
 
 use std::sync::Mutex;
 

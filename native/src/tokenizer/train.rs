@@ -1,22 +1,22 @@
 //! Training of a new tokenizer: words are counted, as many documents at a time as the caller likes, and merges follow
 //! from the counts. The same documents and size give the same bytes on any number of threads.
 
-use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
 
-use ahash::AHashMap;
-use compact_str::CompactString;
 use rayon::prelude::*;
-use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerImpl};
 use tokenizers::{NormalizerWrapper, PostProcessorWrapper};
 
-use super::{Documents, Split, bytes, split};
+use super::merges::{self, Vocabulary, Words};
+use super::word_table::{self, WordTable};
+use super::{Documents, Split, split};
 
 /// Bytes in the alphabet; with the special tokens, the smallest vocabulary.
 const ALPHABET: usize = 256;
 
-/// The trainer counts pairs in 32 bits.
+/// The trainer counts pairs in 32 bits, as that of the crate does.
 const MAX_PAIRS: u64 = i32::MAX as u64 - 1;
 
 /// Longer words are counted in pieces of this many bytes: the trainer rewrites a whole word at each merge, so
@@ -26,14 +26,41 @@ const MAX_WORD: usize = 256;
 /// Documents are handed to threads in groups of at least this many bytes.
 const MIN_GROUP: usize = 1 << 18;
 
+/// The words are in so many tables, by their hashes, so that threads add to different ones.
+const TABLES: usize = 16;
+
 /// How often each word of a corpus occurs. The corpus is the documents joined with newlines; memory grows with the
 /// number of different words.
 #[derive(Default)]
 pub struct WordCounts {
-    counts: AHashMap<CompactString, u64>,
+    tables: [Mutex<Counts>; TABLES],
     /// the last document, which ends with a newline if another one follows
     last: Option<String>,
     bytes: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    words: WordTable,
+    counts: Vec<u64>,
+}
+
+impl Counts {
+    fn add(&mut self, word: &[u8], hash: u64, times: u64) {
+        let number = self.words.number(word, hash);
+        if number == self.counts.len() {
+            self.counts.push(0);
+        }
+        self.counts[number] += times;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        self.counts.iter().enumerate().map(|(number, &count)| (self.words.get(number), count))
+    }
+}
+
+fn table_of(hash: u64) -> usize {
+    (hash >> 60) as usize % TABLES
 }
 
 impl WordCounts {
@@ -43,26 +70,34 @@ impl WordCounts {
             return;
         }
         if let Some(last) = self.last.take() {
-            count_words(&last, true, |word| add_to(&mut self.counts, &word, 1));
+            self.count(|count| count_words(&last, true, count));
         }
         let whole = documents.len() - 1;
         let share = documents.bytes() / (2 * rayon::current_num_threads());
-        let parts: Vec<AHashMap<Cow<str>, u64>> = documents
-            .groups(share.max(MIN_GROUP))
-            .into_par_iter()
-            .map(|group| {
-                let mut counts = AHashMap::new();
+        documents.groups(share.max(MIN_GROUP)).into_par_iter().for_each(|group| {
+            self.count(|count| {
                 for d in group.start..group.end.min(whole) {
-                    count_words(documents.get(d), true, |word| *counts.entry(word).or_default() += 1);
+                    count_words(documents.get(d), true, &mut *count);
                 }
-                counts
-            })
-            .collect();
-        for (word, count) in parts.into_iter().flatten() {
-            add_to(&mut self.counts, &word, count);
-        }
+            });
+        });
         self.last = Some(documents.get(whole).to_string());
         self.bytes += (documents.bytes() + documents.len()) as u64;
+    }
+
+    /// Counts the words that are handed out: for themselves first, then into the tables.
+    fn count(&self, words: impl FnOnce(&mut dyn FnMut(&[u8]))) {
+        let mut found: [Counts; TABLES] = Default::default();
+        words(&mut |word| {
+            let hash = word_table::hash(word);
+            found[table_of(hash)].add(word, hash, 1);
+        });
+        for (table, found) in self.tables.iter().zip(found) {
+            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            for (word, count) in found.iter() {
+                table.add(word, word_table::hash(word), count);
+            }
+        }
     }
 
     /// Trains byte-level BPE on what was counted and returns it as tokenizer.json.
@@ -78,80 +113,73 @@ impl WordCounts {
             ));
         }
         if let Some(last) = self.last.take() {
-            count_words(&last, false, |word| add_to(&mut self.counts, &word, 1));
+            self.count(|count| count_words(&last, false, count));
         }
-        self.check_pairs()?;
-        let special: Vec<AddedToken> = special.iter().map(|&token| AddedToken::from(token, true)).collect();
-        let trainer = BpeTrainer::builder()
-            // The trainer reserves memory for everything it is asked for; no corpus yields more tokens than this.
-            .vocab_size(vocab_size.min(smallest + usize::try_from(self.bytes).unwrap_or(usize::MAX)))
-            .special_tokens(special.clone())
-            .initial_alphabet(bytes::alphabet().collect())
-            .show_progress(false)
-            .build();
-        let mut words = AHashMap::with_capacity(self.counts.len());
-        let mut chars = String::new();
-        for (word, count) in std::mem::take(&mut self.counts) {
-            chars.clear();
-            bytes::append_chars(&mut chars, &word);
-            words.insert(CompactString::from(&chars), count);
+        let mut tables = std::mem::take(&mut self.tables).map(|table| table.into_inner().unwrap_or_default());
+        check_pairs(&tables, self.bytes)?;
+        let mut words = Words::new(special.len());
+        words.reserve(
+            tables.iter().map(|table| table.counts.len()).sum(),
+            tables.iter().map(|table| table.words.bytes()).sum(),
+        );
+        // each table is freed when its words are taken
+        for table in tables.iter_mut().map(std::mem::take) {
+            for (word, count) in table.iter() {
+                words.add(word, count)?;
+            }
         }
-        let mut model = BPE::default();
-        trainer.do_train(&words, &mut model).map_err(|error| error.to_string())?;
+        let Vocabulary { names, merges } = merges::merge(words, vocab_size, special);
+        let name = |number: u32| names[number as usize].clone();
+        let merges = merges.into_iter().map(|(left, right)| (name(left), name(right))).collect();
+        let vocab: Vocab = names.iter().cloned().zip(0..).collect();
+        let model =
+            BPE::builder().vocab_and_merges(vocab, merges).build().map_err(|error| error.to_string())?;
 
         let byte_level = ByteLevel::new(false, true, true);
         let mut tokenizer: TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevel> =
             TokenizerImpl::new(model);
         tokenizer.with_pre_tokenizer(Some(byte_level));
         tokenizer.with_decoder(Some(byte_level));
+        let special: Vec<AddedToken> = special.iter().map(|&token| AddedToken::from(token, true)).collect();
         tokenizer.add_special_tokens(special).map_err(|error| error.to_string())?;
         serde_json::to_vec_pretty(&tokenizer).map_err(|error| error.to_string())
     }
-
-    /// A pair that merges make is never more frequent than one of neighbouring bytes.
-    fn check_pairs(&self) -> Result<(), String> {
-        if self.bytes <= MAX_PAIRS {
-            return Ok(());
-        }
-        let mut pairs = vec![0u64; 1 << 16];
-        for (word, count) in &self.counts {
-            for pair in word.as_bytes().windows(2) {
-                pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])] += count;
-            }
-        }
-        match pairs.into_iter().max() {
-            Some(most) if most > MAX_PAIRS => Err(format!(
-                "the most frequent pair of bytes occurs {most} times, more than the trainer can count: take a sample"
-            )),
-            _ => Ok(()),
-        }
-    }
 }
 
-fn add_to(counts: &mut AHashMap<CompactString, u64>, word: &str, times: u64) {
-    match counts.get_mut(word) {
-        Some(count) => *count += times,
-        None => {
-            counts.insert(word.into(), times);
+/// A pair that merges make is never more frequent than one of neighbouring bytes.
+fn check_pairs(tables: &[Counts], bytes: u64) -> Result<(), String> {
+    if bytes <= MAX_PAIRS {
+        return Ok(());
+    }
+    let mut pairs = vec![0u64; 1 << 16];
+    for (word, count) in tables.iter().flat_map(Counts::iter) {
+        for pair in word.windows(2) {
+            pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])] += count;
         }
+    }
+    match pairs.into_iter().max() {
+        Some(most) if most > MAX_PAIRS => Err(format!(
+            "the most frequent pair of bytes occurs {most} times, more than the trainer can count: take a sample"
+        )),
+        _ => Ok(()),
     }
 }
 
 /// Hands out the words of one document of the corpus, long ones in pieces.
-fn count_words<'a>(document: &'a str, newline_follows: bool, mut count: impl FnMut(Cow<'a, str>)) {
+fn count_words(document: &str, newline_follows: bool, count: &mut dyn FnMut(&[u8])) {
     // A newline is a word of its own, but behind other white space.
     let text = if newline_follows { document.trim_end() } else { document };
     for word in split::words(text, Split::Gpt2) {
         for piece in pieces(word) {
-            count(Cow::Borrowed(piece));
+            count(piece.as_bytes());
         }
     }
     match &document[text.len()..] {
         _ if !newline_follows => {}
-        "" => count(Cow::Borrowed("\n")),
+        "" => count(b"\n"),
         space => {
             for piece in pieces(&format!("{space}\n")) {
-                count(Cow::Owned(piece.to_string()));
+                count(piece.as_bytes());
             }
         }
     }
@@ -172,7 +200,11 @@ pub use tests::train;
 
 #[cfg(test)]
 mod tests {
+    use super::super::bytes;
     use super::*;
+    use ahash::AHashMap;
+    use compact_str::CompactString;
+    use tokenizers::models::bpe::BpeTrainer;
 
     /// A tokenizer of these documents.
     pub fn train(documents: &Documents, vocab_size: usize, special: &[&str]) -> Result<Vec<u8>, String> {
@@ -183,7 +215,9 @@ mod tests {
 
     fn words_of(document: &str, newline_follows: bool) -> Vec<String> {
         let mut words = Vec::new();
-        count_words(document, newline_follows, |word| words.push(word.into_owned()));
+        count_words(document, newline_follows, &mut |word| {
+            words.push(String::from_utf8(word.to_vec()).unwrap());
+        });
         words
     }
 
@@ -266,10 +300,60 @@ mod tests {
 
     #[test]
     fn more_pairs_than_the_trainer_can_count_are_refused() {
-        let mut counts = WordCounts { bytes: 1 << 40, ..WordCounts::default() };
-        counts.counts.insert("ab".into(), MAX_PAIRS);
-        assert!(counts.check_pairs().is_ok());
-        counts.counts.insert("cab".into(), 1);
-        assert!(counts.check_pairs().unwrap_err().contains("take a sample"));
+        let mut table = Counts::default();
+        table.add(b"ab", word_table::hash(b"ab"), MAX_PAIRS);
+        assert!(check_pairs(&[table], 1 << 40).is_ok());
+        let mut table = Counts::default();
+        table.add(b"ab", word_table::hash(b"ab"), MAX_PAIRS);
+        table.add(b"cab", word_table::hash(b"cab"), 1);
+        assert!(check_pairs(&[table], 1 << 40).unwrap_err().contains("take a sample"));
+    }
+
+    /// The crate's own trainer, as the oracle.
+    fn crate_train(documents: &Documents, vocab_size: usize, special: &[&str]) -> Vec<u8> {
+        let mut words = AHashMap::<CompactString, u64>::new();
+        for d in 0..documents.len() {
+            count_words(documents.get(d), d + 1 < documents.len(), &mut |word| {
+                let chars: String =
+                    word.iter().map(|&byte| bytes::alphabet().nth(byte.into()).unwrap()).collect();
+                *words.entry(chars.into()).or_default() += 1;
+            });
+        }
+        let special: Vec<AddedToken> = special.iter().map(|&token| AddedToken::from(token, true)).collect();
+        let trainer = BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            .special_tokens(special.clone())
+            .initial_alphabet(bytes::alphabet().collect())
+            .show_progress(false)
+            .build();
+        let mut model = BPE::default();
+        trainer.do_train(&words, &mut model).unwrap();
+        let byte_level = ByteLevel::new(false, true, true);
+        let mut tokenizer: TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevel> =
+            TokenizerImpl::new(model);
+        tokenizer.with_pre_tokenizer(Some(byte_level));
+        tokenizer.with_decoder(Some(byte_level));
+        tokenizer.add_special_tokens(special).unwrap();
+        serde_json::to_vec_pretty(&tokenizer).unwrap()
+    }
+
+    #[test]
+    fn agrees_with_the_crate() {
+        let mut state = 11u64;
+        let mut random = |n: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % n
+        };
+        // few letters, so that pairs overlap, repeat and spell the special token
+        let letters = ["a", "b", "ab", "aa", " ", "<", "bos", ">", "é", "\n", "1"];
+        for round in 0..60 {
+            let text: String = (0..400).map(|_| letters[random(2 + round % (letters.len() - 1))]).collect();
+            let (text, offsets) = documents(&text);
+            let documents = Documents::new(text.as_bytes(), &offsets).unwrap();
+            for vocab_size in [260, 300, 5000] {
+                let ours = train(&documents, vocab_size, &["<bos>"]).unwrap();
+                assert!(ours == crate_train(&documents, vocab_size, &["<bos>"]), "{round} {vocab_size}");
+            }
+        }
     }
 }
