@@ -79,7 +79,7 @@ export class TextPacker {
   addBytes(source: Uint8Array, start: number, end: number): void {
     const length = end - start;
     this.#reserve(length);
-    if (length > 128) this.#bytes.set(source.subarray(start, end), this.#at);
+    if (length > 400) this.#bytes.set(source.subarray(start, end), this.#at);
     else {
       const bytes = this.#bytes;
       // a loop, because texts may be short, and `set` needs a new view for each

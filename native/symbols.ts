@@ -99,7 +99,7 @@ export const TOKENIZER = {
   mg_set_threads: "count: u32",
   mg_words_open: "handle: u32[]",
   mg_words_count: "handle: u32, text: u8[], offsets: u32[], job: u32[]",
-  mg_words_train: "handle: u32, vocab_size: u32, chat: u32, result: u32[]",
+  mg_words_train: "handle: u32, vocab_size: u32, chat: u32, job: u32[]",
   mg_tokenizer_json: "handle: u32, json: u8[]",
   mg_tokenizer_load: `names: u8[], offsets: u32[], ids: u32[], merges: u32[], split: u32, ignore_merges: u32,
     handle: u32[]`,

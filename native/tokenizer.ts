@@ -223,25 +223,22 @@ export class NativeWordCounter implements WordCounter, Disposable {
     return job[0]!;
   }
 
-  // deno-lint-ignore require-await
   async train(): Promise<NativeTokenizer> {
-    return this.trainAtOnce();
+    const job = this.#beginTraining();
+    await jobDone(job);
+    return trainedBy(job);
   }
 
-  /** The same, in one call. */
+  /** The same, and nothing else happens meanwhile. */
   trainAtOnce(): NativeTokenizer {
+    return trainedBy(this.#beginTraining());
+  }
+
+  #beginTraining(): number {
     const { vocabSize, chat = false } = this.#training;
-    const lib = native();
-    const result = new Uint32Array(2);
-    check(lib.mg_words_train(this.#open(), vocabSize, Number(chat), result, result.length));
-    const [file, bytes] = [result[0]!, result[1]!];
-    try {
-      const json = new Uint8Array(bytes);
-      check(lib.mg_tokenizer_json(file, json, json.length));
-      return NativeTokenizer.fromJson(new TextDecoder().decode(json));
-    } finally {
-      check(lib.mg_tokenizer_free(file));
-    }
+    const job = new Uint32Array(1);
+    check(native().mg_words_train(this.#open(), vocabSize, Number(chat), job, job.length));
+    return job[0]!;
   }
 
   /** Frees the counts. A second call does nothing. */
@@ -257,6 +254,21 @@ export class NativeWordCounter implements WordCounter, Disposable {
   #open(): number {
     if (this.#handle === undefined) throw new Error("the word counter is closed");
     return this.#handle;
+  }
+}
+
+/** Takes a tokenizer that a job has trained. */
+function trainedBy(job: number): NativeTokenizer {
+  const lib = native();
+  const result = new Uint32Array(2);
+  check(lib.mg_job_end(job, result, result.length));
+  const [file, bytes] = [result[0]!, result[1]!];
+  try {
+    const json = new Uint8Array(bytes);
+    check(lib.mg_tokenizer_json(file, json, json.length));
+    return NativeTokenizer.fromJson(new TextDecoder().decode(json));
+  } finally {
+    check(lib.mg_tokenizer_free(file));
   }
 }
 

@@ -19,6 +19,10 @@ export class LineBytes {
   line = 1;
   /** bytes of all lines so far */
   offset = 0;
+  /** lines that were empty, or only white space */
+  empty = 0;
+  /** documents that had white space at their ends */
+  trimmed = 0;
   /** what was pushed behind them */
   #pending: Uint8Array = new Uint8Array(0);
   readonly #emit: EmitBytes;
@@ -64,11 +68,13 @@ export class LineBytes {
     if (length === 0) return true;
     const whole = bytes.length === length ? bytes : bytes.subarray(0, length);
     if (!isUtf8(whole) || whole.includes(0) || hasLongLine(whole)) return false;
-    for (let start = 0; start < length;) {
+    // a byte order mark is no text
+    let start = this.offset === 0 && whole[0] === 0xef && whole[1] === 0xbb && whole[2] === 0xbf ? 3 : 0;
+    while (start < length) {
       let end = start;
       let high = 0;
       for (let c = whole[end]!; c !== LF && c !== CR; c = whole[++end]!) high |= c;
-      if (end > start) this.#take(whole, start, end, high >= 0x80);
+      this.#take(whole, start, end, high >= 0x80);
       start = end + 1;
       if (whole[end] === CR && whole[start] === LF) start++;
       this.line++;
@@ -82,18 +88,23 @@ export class LineBytes {
     let [from, to] = [start, end];
     while (from < to && isSpace(bytes[from]!)) from++;
     while (from < to && isSpace(bytes[to - 1]!)) to--;
-    if (from === to) return;
-    if (!high) return this.#emit(bytes, from, to, to - from);
-    if (mayBeSpace(bytes[from]!) || mayBeSpace(lead(bytes, to))) {
+    if (high && from < to && (mayBeSpace(bytes[from]!) || mayBeSpace(lead(bytes, to)))) {
       const text = decoder.decode(bytes.subarray(from, to));
       from += encoder.encode(text.slice(0, text.length - text.trimStart().length)).length;
       to -= encoder.encode(text.slice(text.trimEnd().length)).length;
-      if (from >= to) return;
     }
-    let characters = 0;
-    for (let i = from; i < to; i++) {
-      const c = bytes[i]!;
-      if ((c & 0xc0) !== 0x80) characters += c >= 0xf0 ? 2 : 1;
+    if (from >= to) {
+      this.empty++;
+      return;
+    }
+    if (from > start || to < end) this.trimmed++;
+    let characters = to - from;
+    if (high) {
+      characters = 0;
+      for (let i = from; i < to; i++) {
+        const c = bytes[i]!;
+        if ((c & 0xc0) !== 0x80) characters += c >= 0xf0 ? 2 : 1;
+      }
     }
     this.#emit(bytes, from, to, characters);
   }

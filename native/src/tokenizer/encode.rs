@@ -3,12 +3,11 @@
 use std::ops::Range;
 use std::sync::PoisonError;
 
-use ahash::AHashMap;
-use compact_str::CompactString;
 use rayon::prelude::*;
 use tokenizers::Model;
 
-use super::{Documents, Tokenizer, bytes, split};
+use super::word_table::{Key, WordTable};
+use super::{Documents, Tokenizer, bytes, merger, split};
 
 /// A thread gets at least this many bytes at a time, so that handing them out does not count.
 const MIN_GROUP: usize = 1 << 16;
@@ -50,8 +49,8 @@ fn encode_group(
     group: Range<usize>,
 ) -> Result<Encoding, String> {
     let mut part = Encoding { ids: Vec::new(), offsets: Vec::with_capacity(group.len()) };
-    let (model, split, known) = match tokenizer {
-        Tokenizer::Words { model, split, known } => (model, *split, known),
+    let (model, merger, split, known) = match tokenizer {
+        Tokenizer::Words { model, merger, split, known } => (model, merger, *split, known),
         Tokenizer::Whole(whole) => {
             for d in group {
                 let encoding =
@@ -64,19 +63,28 @@ fn encode_group(
     };
     let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
     let mut cache = lock().pop().unwrap_or_default();
-    let mut chars = String::new();
+    let (mut chars, mut symbols) = (String::new(), Vec::new());
     for d in group {
-        for word in split::words(documents.get(d), split) {
-            if let Some(ids) = cache.get(word) {
-                part.ids.extend_from_slice(ids);
+        let (document, mut start) = (documents.get(d), 0);
+        for word in split::words(document, split) {
+            let key = Key::new(document.as_bytes(), start, start + word.len());
+            start += word.len();
+            if cache.append(key, &mut part.ids) {
                 continue;
             }
-            chars.clear();
-            bytes::append_chars(&mut chars, word);
-            let start = part.ids.len();
-            let tokens = model.tokenize(&chars).map_err(|error| error.to_string())?;
-            part.ids.extend(tokens.iter().map(|token| token.id));
-            cache.insert(word, &part.ids[start..]);
+            let first = part.ids.len();
+            match merger {
+                Some(merger) if word.len() <= merger::MAX_BYTES => {
+                    merger.encode(word.as_bytes(), &mut symbols, &mut part.ids);
+                }
+                _ => {
+                    chars.clear();
+                    bytes::append_chars(&mut chars, word);
+                    let tokens = model.tokenize(&chars).map_err(|error| error.to_string())?;
+                    part.ids.extend(tokens.iter().map(|token| token.id));
+                }
+            }
+            cache.insert(key, &part.ids[first..]);
         }
         part.offsets.push(part.ids.len() as u32);
     }
@@ -85,33 +93,57 @@ fn encode_group(
 }
 
 /// Words that are remembered; a text has many of a few, and longer ones hardly come again.
-const MAX_KNOWN: usize = 1 << 18;
+const MAX_KNOWN: usize = 1 << 19;
 const MAX_KNOWN_BYTES: usize = 64;
+
+/// Ids of so many bits, three at most, lie in the number of a word, below how many there are.
+const ID_BITS: u32 = 20;
+const COUNT_SHIFT: u32 = 60;
+/// The number of a word with other ids: where they begin, and above it how many they are.
+const ELSEWHERE: u64 = 15;
 
 /// The ids of words that were met before. Each thread that encodes takes one of the tokenizer's, and puts it back.
 #[derive(Default)]
 pub struct WordCache {
-    /// where the ids of a word are: start and length
-    places: AHashMap<CompactString, (u32, u32)>,
+    words: WordTable,
     ids: Vec<u32>,
 }
 
 impl WordCache {
-    fn get(&self, word: &str) -> Option<&[u32]> {
-        let &(start, len) = self.places.get(word)?;
-        Some(&self.ids[start as usize..(start + len) as usize])
+    /// Appends the ids of a word, if it is known.
+    fn append(&self, key: Key, ids: &mut Vec<u32>) -> bool {
+        let Some(number) = self.words.find(key) else { return false };
+        match number >> COUNT_SHIFT {
+            ELSEWHERE => {
+                let (start, len) = (number as u32 as usize, (number << 4 >> 36) as usize);
+                ids.extend_from_slice(&self.ids[start..start + len]);
+            }
+            count => {
+                let id = |i: u64| (number >> (u64::from(ID_BITS) * i)) as u32 & ((1 << ID_BITS) - 1);
+                let three = [id(0), id(1), id(2)];
+                ids.extend_from_slice(&three[..count as usize]);
+            }
+        }
+        true
     }
 
-    fn insert(&mut self, word: &str, ids: &[u32]) {
-        if word.len() > MAX_KNOWN_BYTES {
+    fn insert(&mut self, key: Key, ids: &[u32]) {
+        if key.word().len() > MAX_KNOWN_BYTES {
             return;
         }
-        if self.places.len() == MAX_KNOWN {
-            self.places.clear();
+        if self.words.len() == MAX_KNOWN {
+            self.words.clear();
             self.ids.clear();
         }
-        self.places.insert(word.into(), (self.ids.len() as u32, ids.len() as u32));
-        self.ids.extend_from_slice(ids);
+        let number = if ids.len() <= 3 && ids.iter().all(|&id| id < 1 << ID_BITS) {
+            ids.iter().rev().fold(0, |number, &id| number << ID_BITS | u64::from(id))
+                | (ids.len() as u64) << COUNT_SHIFT
+        } else {
+            let start = self.ids.len() as u64;
+            self.ids.extend_from_slice(ids);
+            ELSEWHERE << COUNT_SHIFT | (ids.len() as u64) << 32 | start
+        };
+        *self.words.entry(key) = number;
     }
 }
 
@@ -143,6 +175,48 @@ mod tests {
             assert_eq!(encoding.ids, oracle.encode(text, false).unwrap().get_ids());
             assert!(!encoding.ids.contains(&0));
         }
+    }
+
+    #[test]
+    fn words_met_before_and_new_ones_agree_with_the_crate() {
+        let text: String = (0u64..3000)
+            .map(|i| {
+                let mixed = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                format!(
+                    "w{} aaa{} é{}{}\n",
+                    mixed % 900,
+                    "ab".repeat(i as usize % 70),
+                    "日".repeat(i as usize % 5),
+                    mixed
+                )
+            })
+            .collect();
+        let json = train(&Documents::new(text.as_bytes(), &[0, text.len() as u32]).unwrap(), 700, &["<bos>"])
+            .unwrap();
+        let (tokenizer, mut oracle) = (load_json(&json), tokenizers::Tokenizer::from_bytes(&json).unwrap());
+        oracle.set_encode_special_tokens(true);
+        let ids = oracle.encode(text.as_str(), false).unwrap().get_ids().to_vec();
+        for _ in 0..2 {
+            let ours = encode(&tokenizer, &Documents::new(text.as_bytes(), &[0, text.len() as u32]).unwrap());
+            assert_eq!(ours.unwrap().ids, ids);
+        }
+    }
+
+    #[test]
+    fn ids_of_any_number_and_size_are_remembered() {
+        let mut cache = WordCache::default();
+        let key = |word: &'static [u8]| Key::new(word, 0, word.len());
+        let all: [(&[u8], &[u32]); 5] =
+            [(b"a", &[]), (b"b", &[7]), (b"c", &[1 << 19, 0, 3]), (b"d", &[1 << 20]), (b"e", &[1, 2, 3, 4])];
+        for (word, ids) in all {
+            cache.insert(key(word), ids);
+        }
+        for (word, ids) in all {
+            let mut found = vec![9];
+            assert!(cache.append(key(word), &mut found));
+            assert_eq!(found[1..], *ids);
+        }
+        assert!(!cache.append(key(b"f"), &mut Vec::new()));
     }
 
     #[test]

@@ -3,10 +3,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::jobs::Product;
 use super::{Documents, Encoding, Split, Tokenizer, WordCounts, encode, jobs, load, load_whole};
 use crate::handles::Handles;
 use crate::status::{guard, input, output};
-use crate::threads::pool;
 
 /// Special tokens of text mode, and all those of chat mode, in the order of their ids.
 const SPECIAL_TOKENS: [&str; 4] = ["<bos>", "<user>", "<assistant>", "<end_turn>"];
@@ -60,32 +60,35 @@ pub unsafe extern "C" fn mg_words_count(
         let counts = COUNTS.get(handle)?;
         *job = jobs::begin(move || {
             lock(&counts).add(&Documents::new(&text, &offsets)?);
-            Ok(None)
+            Ok(Product::Nothing)
         })?;
         Ok(())
     })
 }
 
-/// Trains a tokenizer on what was counted, which is used up; `chat` other than 0 adds the chat tokens.
-/// Writes `result[0]`: the handle of the tokenizer.json for `mg_tokenizer_json`; `result[1]`: its bytes.
+/// Begins to train a tokenizer on what was counted, which is used up; `chat` other than 0 adds the chat tokens. Writes the
+/// job's number to `job[0]`.
 ///
 /// # Safety
-/// `result` points to `result_len` values.
+/// `job` points to `job_len` values.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mg_words_train(
     handle: u32,
     vocab_size: u32,
     chat: u32,
-    result: *mut u32,
-    result_len: u32,
+    job: *mut u32,
+    job_len: u32,
 ) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise.
-        let result = unsafe { output(result, result_len as usize, "result")? };
+        let [job] = (unsafe { output(job, job_len as usize, "job")? }) else {
+            return Err("job must have one element".into());
+        };
         let special = if chat == 0 { &SPECIAL_TOKENS[..1] } else { &SPECIAL_TOKENS[..] };
         let counts = COUNTS.get(handle)?;
-        let json = pool()?.install(|| lock(&counts).train(vocab_size as usize, special))?;
-        keep(&FILES, json.len(), json, result)
+        *job =
+            jobs::begin(move || Ok(Product::Tokenizer(lock(&counts).train(vocab_size as usize, special)?)))?;
+        Ok(())
     })
 }
 
@@ -103,7 +106,8 @@ pub extern "C" fn mg_job_wait(job: u32) -> i32 {
 }
 
 /// Ends a job, waiting for it. Of one that encodes it writes `result[0]`: the handle for `mg_tokenizer_encoding`;
-/// `result[1]`: the number of ids of all documents together.
+/// `result[1]`: the number of ids of all documents together; of one that trains the handle of the tokenizer.json for
+/// `mg_tokenizer_json`, and its bytes.
 ///
 /// # Safety
 /// `result` points to `result_len` values.
@@ -113,8 +117,9 @@ pub unsafe extern "C" fn mg_job_end(job: u32, result: *mut u32, result_len: u32)
         // SAFETY: the caller's promise.
         let result = unsafe { output(result, result_len as usize, "result")? };
         match jobs::end(job)? {
-            Some(encoding) => keep(&ENCODINGS, encoding.ids.len(), encoding, result),
-            None => Ok(()),
+            Product::Encoding(encoding) => keep(&ENCODINGS, encoding.ids.len(), encoding, result),
+            Product::Tokenizer(json) => keep(&FILES, json.len(), json, result),
+            Product::Nothing => Ok(()),
         }
     })
 }
@@ -233,7 +238,9 @@ pub unsafe extern "C" fn mg_tokenizer_encode(
         };
         let [job] = job else { return Err("job must have one element".into()) };
         let tokenizer = TOKENIZERS.get(handle)?;
-        *job = jobs::begin(move || Ok(Some(encode(&tokenizer, &Documents::new(&text, &offsets)?)?)))?;
+        *job = jobs::begin(move || {
+            Ok(Product::Encoding(encode(&tokenizer, &Documents::new(&text, &offsets)?)?))
+        })?;
         Ok(())
     })
 }

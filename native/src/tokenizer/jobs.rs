@@ -9,8 +9,16 @@ use super::Encoding;
 use crate::handles::Handles;
 use crate::threads::pool;
 
-/// What comes of a job: an encoding, where there is one.
-pub type Outcome = Result<Option<Encoding>, String>;
+/// What a job makes.
+pub enum Product {
+    Nothing,
+    Encoding(Encoding),
+    /// a tokenizer.json
+    Tokenizer(Vec<u8>),
+}
+
+/// What comes of a job.
+pub type Outcome = Result<Product, String>;
 
 /// One piece of work.
 #[derive(Default)]
@@ -60,9 +68,9 @@ mod tests {
 
     #[test]
     fn is_done_once() {
-        let good = begin(|| Ok(None)).unwrap();
+        let good = begin(|| Ok(Product::Nothing)).unwrap();
         wait(good);
-        assert!(end(good).unwrap().is_none());
+        assert!(matches!(end(good), Ok(Product::Nothing)));
         assert!(end(good).is_err());
         wait(good);
         let bad = begin(|| Err("bad".into())).unwrap();

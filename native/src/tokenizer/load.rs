@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use tokenizers::models::bpe::{BPE, Vocab};
 
+use super::merger::Merger;
 use super::{Documents, Split, Tokenizer};
 
 /// `names` and `ids` are the tokens that text can become, all but the special ones; `merges` are pairs of ids, those to
@@ -26,19 +27,23 @@ pub fn load(
     let vocab: Vocab = name_of.iter().map(|(&id, name)| (name.to_string(), id)).collect();
     let name = |id: &u32| name_of.get(id).copied().ok_or_else(|| format!("there is no token {id}"));
     let mut pairs = Vec::with_capacity(merges.len() / 2);
+    let mut made = Vec::with_capacity(merges.len() / 2);
     for pair in merges.chunks_exact(2) {
         let (left, right) = (name(&pair[0])?, name(&pair[1])?);
         // The crate panics if this is longer than any token.
-        if !vocab.contains_key(&format!("{left}{right}")) {
+        let Some(&id) = vocab.get(&format!("{left}{right}")) else {
             return Err(format!("tokens {} and {} make none", pair[0], pair[1]));
-        }
+        };
+        made.push((pair[0], pair[1], id));
         pairs.push((left.to_string(), right.to_string()));
     }
+    // a word that is a token whatever the merges say is the crate's
+    let merger = (!ignore_merges).then(|| Merger::new(|name| vocab.get(name).copied(), made.into_iter()));
     let builder = BPE::builder().vocab_and_merges(vocab, pairs).ignore_merges(ignore_merges);
     let mut model = builder.build().map_err(|error| error.to_string())?;
     // The crate's cache stays in each thread after the tokenizer is gone; `encode` has its own.
     model.resize_cache(0);
-    Ok(Tokenizer::Words { model: Box::new(model), split, known: Mutex::default() })
+    Ok(Tokenizer::Words { model: Box::new(model), merger, split, known: Mutex::default() })
 }
 
 /// A tokenizer of a kind that only the crate knows, from the text of its tokenizer.json without special tokens.

@@ -1,7 +1,7 @@
 //! Byte-level BPE: training, loading, and encoding of whole corpora in parallel.
 //!
-//! The merging of a word and the file are the `tokenizers` crate's. Training is ours, because the crate's takes some 500
-//! bytes for each different word. Splitting text into words is done here too,
+//! The file is the `tokenizers` crate's, and so are long words. Training is ours, because the crate's takes some 500
+//! bytes for each different word, and so is the merging of usual words, which the crate does with a heap. Splitting text into words is done here too,
 //! because the crate's splitter backtracks, gives up silently on long text, and tracks offsets that nobody here
 //! asks for; and special tokens are kept out of the model that text goes through, so no text can become one.
 
@@ -10,6 +10,7 @@ mod encode;
 mod exports;
 mod jobs;
 mod load;
+mod merger;
 mod merges;
 mod split;
 mod train;
@@ -18,6 +19,8 @@ mod word_table;
 use std::sync::Mutex;
 
 use tokenizers::models::bpe::BPE;
+
+use merger::Merger;
 
 pub use encode::{Encoding, WordCache, encode};
 pub use load::{load, load_whole};
@@ -81,8 +84,8 @@ impl<'a> Documents<'a> {
 
 /// A loaded tokenizer. It does not know the special tokens.
 pub enum Tokenizer {
-    /// Splits in a way that is known here: the model that words go through, and words that did.
-    Words { model: Box<BPE>, split: Split, known: Mutex<Vec<WordCache>> },
+    /// Splits in a way that is known here: the model that words go through, or its merges alone, and words that did.
+    Words { model: Box<BPE>, merger: Option<Merger>, split: Split, known: Mutex<Vec<WordCache>> },
     /// The crate does everything.
     Whole(Box<tokenizers::Tokenizer>),
 }

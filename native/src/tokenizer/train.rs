@@ -1,7 +1,7 @@
 //! Training of a new tokenizer: words are counted, as many documents at a time as the caller likes, and merges follow
 //! from the counts. The same documents and size give the same bytes on any number of threads.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -10,7 +10,7 @@ use tokenizers::{AddedToken, TokenizerImpl};
 use tokenizers::{NormalizerWrapper, PostProcessorWrapper};
 
 use super::merges::{self, Vocabulary, Words};
-use super::word_table::{self, WordTable};
+use super::word_table::{Key, WordTable};
 use super::{Documents, Split, split};
 
 /// Bytes in the alphabet; with the special tokens, the smallest vocabulary.
@@ -29,38 +29,25 @@ const MIN_GROUP: usize = 1 << 18;
 /// The words are in so many tables, by their hashes, so that threads add to different ones.
 const TABLES: usize = 16;
 
+/// So many different words a thread counts for itself, before it adds them to those of all.
+const MAX_OWN: usize = 1 << 18;
+
+type Tables = [WordTable; TABLES];
+
 /// How often each word of a corpus occurs. The corpus is the documents joined with newlines; memory grows with the
 /// number of different words.
 #[derive(Default)]
 pub struct WordCounts {
-    tables: [Mutex<Counts>; TABLES],
+    tables: [Mutex<WordTable>; TABLES],
+    /// what threads have counted and not added yet; one that counts takes some, and puts it back
+    own: Mutex<Vec<Box<Tables>>>,
     /// the last document, which ends with a newline if another one follows
     last: Option<String>,
     bytes: u64,
 }
 
-#[derive(Default)]
-struct Counts {
-    words: WordTable,
-    counts: Vec<u64>,
-}
-
-impl Counts {
-    fn add(&mut self, word: &[u8], hash: u64, times: u64) {
-        let number = self.words.number(word, hash);
-        if number == self.counts.len() {
-            self.counts.push(0);
-        }
-        self.counts[number] += times;
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        self.counts.iter().enumerate().map(|(number, &count)| (self.words.get(number), count))
-    }
-}
-
-fn table_of(hash: u64) -> usize {
-    (hash >> 60) as usize % TABLES
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl WordCounts {
@@ -85,18 +72,21 @@ impl WordCounts {
         self.bytes += (documents.bytes() + documents.len()) as u64;
     }
 
-    /// Counts the words that are handed out: for themselves first, then into the tables.
-    fn count(&self, words: impl FnOnce(&mut dyn FnMut(&[u8]))) {
-        let mut found: [Counts; TABLES] = Default::default();
-        words(&mut |word| {
-            let hash = word_table::hash(word);
-            found[table_of(hash)].add(word, hash, 1);
-        });
-        for (table, found) in self.tables.iter().zip(found) {
-            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
-            for (word, count) in found.iter() {
-                table.add(word, word_table::hash(word), count);
-            }
+    /// Counts the words that are handed out: in tables of this thread, and when these are large in those of all.
+    fn count(&self, words: impl FnOnce(&mut dyn FnMut(Key))) {
+        let mut own = lock(&self.own).pop().unwrap_or_default();
+        words(&mut |key| *own[table_of(key)].entry(key) += 1);
+        if own.iter().map(WordTable::len).sum::<usize>() > MAX_OWN {
+            self.add_own(&mut own);
+        }
+        lock(&self.own).push(own);
+    }
+
+    fn add_own(&self, own: &mut Tables) {
+        for (table, own) in self.tables.iter().zip(own) {
+            let mut table = lock(table);
+            own.for_each(|key, count| *table.entry(key) += count);
+            own.clear();
         }
     }
 
@@ -115,18 +105,29 @@ impl WordCounts {
         if let Some(last) = self.last.take() {
             self.count(|count| count_words(&last, false, count));
         }
-        let mut tables = std::mem::take(&mut self.tables).map(|table| table.into_inner().unwrap_or_default());
+        for mut own in std::mem::take(&mut *lock(&self.own)) {
+            self.add_own(&mut own);
+        }
+        let tables = std::mem::take(&mut self.tables).map(|table| table.into_inner().unwrap_or_default());
         check_pairs(&tables, self.bytes)?;
         let mut words = Words::new(special.len());
-        words.reserve(
-            tables.iter().map(|table| table.counts.len()).sum(),
-            tables.iter().map(|table| table.words.bytes()).sum(),
-        );
+        let (mut count, mut bytes) = (0, 0);
+        for table in &tables {
+            table.for_each(|key, _| {
+                count += 1;
+                bytes += key.word().len();
+            });
+        }
+        words.reserve(count, bytes);
         // each table is freed when its words are taken
-        for table in tables.iter_mut().map(std::mem::take) {
-            for (word, count) in table.iter() {
-                words.add(word, count)?;
-            }
+        for table in tables {
+            let mut added = Ok(());
+            table.for_each(|key, count| {
+                if added.is_ok() {
+                    added = words.add(key.word(), count);
+                }
+            });
+            added?;
         }
         let Vocabulary { names, merges } = merges::merge(words, vocab_size, special);
         let name = |number: u32| names[number as usize].clone();
@@ -147,15 +148,17 @@ impl WordCounts {
 }
 
 /// A pair that merges make is never more frequent than one of neighbouring bytes.
-fn check_pairs(tables: &[Counts], bytes: u64) -> Result<(), String> {
+fn check_pairs(tables: &[WordTable], bytes: u64) -> Result<(), String> {
     if bytes <= MAX_PAIRS {
         return Ok(());
     }
     let mut pairs = vec![0u64; 1 << 16];
-    for (word, count) in tables.iter().flat_map(Counts::iter) {
-        for pair in word.windows(2) {
-            pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])] += count;
-        }
+    for table in tables {
+        table.for_each(|key, count| {
+            for pair in key.word().windows(2) {
+                pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])] += count;
+            }
+        });
     }
     match pairs.into_iter().max() {
         Some(most) if most > MAX_PAIRS => Err(format!(
@@ -165,21 +168,33 @@ fn check_pairs(tables: &[Counts], bytes: u64) -> Result<(), String> {
     }
 }
 
+fn table_of(key: Key) -> usize {
+    key.hash as usize % TABLES
+}
+
 /// Hands out the words of one document of the corpus, long ones in pieces.
-fn count_words(document: &str, newline_follows: bool, count: &mut dyn FnMut(&[u8])) {
+fn count_words(document: &str, newline_follows: bool, count: &mut dyn FnMut(Key)) {
     // A newline is a word of its own, but behind other white space.
     let text = if newline_follows { document.trim_end() } else { document };
+    let bytes = document.as_bytes();
+    let mut start = 0;
     for word in split::words(text, Split::Gpt2) {
-        for piece in pieces(word) {
-            count(piece.as_bytes());
+        let end = start + word.len();
+        if word.len() <= MAX_WORD {
+            count(Key::new(bytes, start, end));
+        } else {
+            for piece in pieces(word) {
+                count(Key::new(piece.as_bytes(), 0, piece.len()));
+            }
         }
+        start = end;
     }
     match &document[text.len()..] {
         _ if !newline_follows => {}
-        "" => count(b"\n"),
+        "" => count(Key::new(b"\n", 0, 1)),
         space => {
             for piece in pieces(&format!("{space}\n")) {
-                count(piece.as_bytes());
+                count(Key::new(piece.as_bytes(), 0, piece.len()));
             }
         }
     }
@@ -216,7 +231,7 @@ mod tests {
     fn words_of(document: &str, newline_follows: bool) -> Vec<String> {
         let mut words = Vec::new();
         count_words(document, newline_follows, &mut |word| {
-            words.push(String::from_utf8(word.to_vec()).unwrap());
+            words.push(String::from_utf8(word.word().to_vec()).unwrap());
         });
         words
     }
@@ -300,12 +315,12 @@ mod tests {
 
     #[test]
     fn more_pairs_than_the_trainer_can_count_are_refused() {
-        let mut table = Counts::default();
-        table.add(b"ab", word_table::hash(b"ab"), MAX_PAIRS);
+        let mut table = WordTable::default();
+        *table.entry(Key::new(b"ab", 0, 2)) += MAX_PAIRS;
         assert!(check_pairs(&[table], 1 << 40).is_ok());
-        let mut table = Counts::default();
-        table.add(b"ab", word_table::hash(b"ab"), MAX_PAIRS);
-        table.add(b"cab", word_table::hash(b"cab"), 1);
+        let mut table = WordTable::default();
+        *table.entry(Key::new(b"ab", 0, 2)) += MAX_PAIRS;
+        *table.entry(Key::new(b"cab", 0, 3)) += 1;
         assert!(check_pairs(&[table], 1 << 40).unwrap_err().contains("take a sample"));
     }
 

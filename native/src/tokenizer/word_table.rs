@@ -1,85 +1,160 @@
-//! A table of different words: each once, end to end, by number. Some 25 bytes a word beside its own.
+//! A table of words with a number each. Words of up to 15 bytes, nearly all, lie in the table itself, so that finding
+//! one touches one place of memory.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::LazyLock;
 
-use ahash::RandomState;
+use ahash::{AHashMap, RandomState};
+
+/// Longer words lie in a table of their own.
+const MAX_SHORT: usize = 15;
 
 static HASHER: LazyLock<RandomState> = LazyLock::new(|| RandomState::with_seeds(1, 2, 3, 4));
 
-/// The hash that tables go by.
-pub fn hash(word: &[u8]) -> u64 {
-    let mut hasher = HASHER.build_hasher();
-    hasher.write(word);
-    hasher.finish()
+/// A word as tables look for it.
+#[derive(Clone, Copy)]
+pub struct Key<'a> {
+    /// up to 15 bytes and, in the highest byte, how many; of a longer word 0
+    short: u128,
+    word: &'a [u8],
+    pub hash: u64,
 }
 
-/// Words by number, in the order in which they came.
+impl<'a> Key<'a> {
+    /// The word at bytes `start` … `end` of a text.
+    pub fn new(text: &'a [u8], start: usize, end: usize) -> Self {
+        let word = &text[start..end];
+        let len = word.len();
+        if len > MAX_SHORT || len == 0 {
+            let mut hasher = HASHER.build_hasher();
+            hasher.write(word);
+            return Self { short: 0, word, hash: hasher.finish() };
+        }
+        // sixteen bytes at once where the text has them; what is behind the word is masked
+        let bytes = match text.get(start..start + 16) {
+            Some(bytes) => u128::from_le_bytes(bytes.try_into().expect("16 bytes")),
+            None => {
+                let mut bytes = [0; 16];
+                bytes[..len].copy_from_slice(word);
+                u128::from_le_bytes(bytes)
+            }
+        };
+        Self::of_short(bytes & (u128::MAX >> (128 - 8 * len)) | (len as u128) << 120, word)
+    }
+
+    fn of_short(short: u128, word: &'a [u8]) -> Self {
+        // the product of both halves, folded (W. Yi's wyhash)
+        let (low, high) =
+            (short as u64 ^ 0x2d35_8dcc_aa6c_78a5, (short >> 64) as u64 ^ 0x8bb8_4b93_962e_acc9);
+        let product = u128::from(low) * u128::from(high);
+        let mixed = (product >> 64) as u64 ^ product as u64;
+        Self { short, word, hash: mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) }
+    }
+}
+
+/// A place of the table; the key 0 is an empty one.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    key: [u64; 2],
+    value: u64,
+}
+
+/// Words, each with a number.
 #[derive(Default)]
 pub struct WordTable {
-    /// open addressing: number + 1 above 32 bits of the hash, 0 is an empty place
-    slots: Vec<u64>,
-    bytes: Vec<u8>,
-    ends: Vec<u32>,
+    places: Vec<Place>,
+    used: usize,
+    long: AHashMap<Box<[u8]>, u64>,
 }
 
 impl WordTable {
-    /// Bytes of all words.
-    pub fn bytes(&self) -> usize {
-        self.bytes.len()
+    /// How many words there are.
+    pub fn len(&self) -> usize {
+        self.used + self.long.len()
     }
 
-    /// A word by its number.
-    pub fn get(&self, number: usize) -> &[u8] {
-        let start = if number == 0 { 0 } else { self.ends[number - 1] };
-        &self.bytes[start as usize..self.ends[number] as usize]
+    /// The number of a word, if it is there.
+    pub fn find(&self, key: Key) -> Option<u64> {
+        if key.short == 0 {
+            return self.long.get(key.word).copied();
+        }
+        if self.places.is_empty() {
+            return None;
+        }
+        let place = &self.places[self.place(key.short, key.hash)];
+        (place.key != [0, 0]).then_some(place.value)
     }
 
-    /// The number of a word, which is added unless it is there. A table holds less than 4 GB.
-    pub fn number(&mut self, word: &[u8], hash: u64) -> usize {
-        if self.ends.len() >= self.slots.len() / 4 * 3 {
+    /// The number of a word, which is added with 0 unless it is there.
+    pub fn entry(&mut self, key: Key) -> &mut u64 {
+        if key.short == 0 {
+            if !self.long.contains_key(key.word) {
+                self.long.insert(key.word.into(), 0);
+            }
+            return self.long.get_mut(key.word).expect("it was added");
+        }
+        if self.used >= self.places.len() / 4 * 3 {
             self.grow();
         }
-        match self.place(word, hash) {
-            Ok(number) => number,
-            Err(place) => {
-                let number = self.ends.len();
-                self.slots[place] = (number as u64 + 1) << 32 | u64::from(hash as u32);
-                self.bytes.extend_from_slice(word);
-                self.ends.push(u32::try_from(self.bytes.len()).expect("a table of words below 4 GB"));
-                number
-            }
+        let place = self.place(key.short, key.hash);
+        let place = &mut self.places[place];
+        if place.key == [0, 0] {
+            place.key = halves(key.short);
+            self.used += 1;
         }
+        &mut place.value
     }
 
-    /// The word's number, or the place that it should have.
-    fn place(&self, word: &[u8], hash: u64) -> Result<usize, usize> {
-        let mask = self.slots.len() - 1;
-        let mut place = hash as usize & mask;
-        loop {
-            let slot = self.slots[place];
-            if slot == 0 {
-                return Err(place);
-            }
-            let number = (slot >> 32) as usize - 1;
-            if slot as u32 == hash as u32 && self.get(number) == word {
-                return Ok(number);
-            }
+    /// Where a word is, or the empty place that it should have.
+    fn place(&self, short: u128, hash: u64) -> usize {
+        let mask = self.places.len() - 1;
+        let key = halves(short);
+        let mut place = (hash >> 20) as usize & mask;
+        while self.places[place].key != key && self.places[place].key != [0, 0] {
             place = (place + 1) & mask;
         }
+        place
     }
 
     fn grow(&mut self) {
-        let size = (2 * self.slots.len()).max(64);
-        let old = std::mem::replace(&mut self.slots, vec![0; size]);
-        for slot in old.into_iter().filter(|&slot| slot != 0) {
-            let mut place = slot as u32 as usize & (size - 1);
-            while self.slots[place] != 0 {
-                place = (place + 1) & (size - 1);
-            }
-            self.slots[place] = slot;
+        let size = (2 * self.places.len()).max(64);
+        let old = std::mem::replace(&mut self.places, vec![Place::default(); size]);
+        for place in old.into_iter().filter(|place| place.key != [0, 0]) {
+            let short = u128::from(place.key[1]) << 64 | u128::from(place.key[0]);
+            let new = self.place(short, Key::of_short(short, &[]).hash);
+            self.places[new] = place;
         }
     }
+
+    /// Hands out all words, in no order.
+    pub fn for_each(&self, mut take: impl FnMut(Key, u64)) {
+        for place in self.places.iter().filter(|place| place.key != [0, 0]) {
+            let short = u128::from(place.key[1]) << 64 | u128::from(place.key[0]);
+            let bytes = short.to_le_bytes();
+            take(Key::of_short(short, &bytes[..usize::from(bytes[15])]), place.value);
+        }
+        for (word, &value) in &self.long {
+            take(Key::new(word, 0, word.len()), value);
+        }
+    }
+
+    /// Forgets all words, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.places.fill(Place::default());
+        self.used = 0;
+        self.long.clear();
+    }
+}
+
+impl Key<'_> {
+    /// The word itself.
+    pub fn word(&self) -> &[u8] {
+        self.word
+    }
+}
+
+fn halves(short: u128) -> [u64; 2] {
+    [short as u64, (short >> 64) as u64]
 }
 
 #[cfg(test)]
@@ -87,18 +162,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_word_has_one_number() {
+    fn each_word_has_its_number() {
         let mut table = WordTable::default();
-        let words: Vec<String> = (0..5000).map(|i| "x".repeat(i % 7) + &i.to_string()).collect();
-        for round in 0..2 {
-            for (i, word) in words.iter().enumerate() {
-                assert_eq!(table.number(word.as_bytes(), hash(word.as_bytes())), i, "round {round}");
+        let text: String = (0..5000).map(|i| "x\0é".repeat(i % 9) + &i.to_string() + " ").collect();
+        let words: Vec<(usize, usize)> = text
+            .match_indices(' ')
+            .scan(0, |start, (end, _)| {
+                let word = (*start, end);
+                *start = end + 1;
+                Some(word)
+            })
+            .collect();
+        assert_eq!(words.len(), 5000);
+        assert_eq!(table.find(Key::new(b"a", 0, 1)), None);
+        for round in 1..3 {
+            for &(start, end) in &words {
+                *table.entry(Key::new(text.as_bytes(), start, end)) += 1 + start as u64;
+                // alone, where nothing follows it
+                let alone = &text.as_bytes()[start..end];
+                assert_eq!(table.find(Key::new(alone, 0, alone.len())), Some(round * (1 + start as u64)));
             }
         }
-        // words with the same 32 bits of their hashes
-        let same = [table.number(b"one", 7), table.number(b"two", 7 << 40 | 7)];
-        assert_eq!(same, [5000, 5001]);
-        assert_eq!(table.number(b"two", 7), 5001);
-        assert_eq!(table.get(4999), words[4999].as_bytes());
+        assert_eq!(table.len(), 5000);
+        let mut seen = 0;
+        table.for_each(|key, value| {
+            seen += 1;
+            assert_eq!(table.find(key), Some(value));
+            assert!(words.iter().any(|&(start, end)| &text.as_bytes()[start..end] == key.word()));
+        });
+        assert_eq!(seen, 5000);
+        // an empty word, and one of zeros, are words like others
+        for word in [&b""[..], b"\0", b"\0\0"] {
+            assert_eq!(table.find(Key::new(word, 0, word.len())), None);
+            *table.entry(Key::new(word, 0, word.len())) += 1;
+        }
+        assert_eq!(table.len(), 5003);
+        table.clear();
+        assert_eq!((table.len(), table.find(Key::new(b"0", 0, 1))), (0, None));
     }
 }
