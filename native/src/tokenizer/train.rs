@@ -330,7 +330,7 @@ mod tests {
         for d in 0..documents.len() {
             count_words(documents.get(d), d + 1 < documents.len(), &mut |word| {
                 let chars: String =
-                    word.iter().map(|&byte| bytes::alphabet().nth(byte.into()).unwrap()).collect();
+                    word.word().iter().map(|&byte| bytes::alphabet().nth(byte.into()).unwrap()).collect();
                 *words.entry(chars.into()).or_default() += 1;
             });
         }
