@@ -17,7 +17,9 @@ const { values: flags } = parseArgs({
     seed: { type: "string", default: "1" },
   },
 });
-if (!flags.sample) throw new Error("--sample is needed: text files, or conversations as JSONL");
+if (!flags.sample) {
+  throw new Error("--sample is needed: text files, or conversations as JSONL");
+}
 const size = Number(flags.megabytes) * 1e6;
 
 /** One word in so many is an invented one. */
@@ -28,15 +30,6 @@ const LINES = 4;
 const SYLLABLES = 5280;
 /** Zipf's exponent of invented words, less one. */
 const TAIL = 0.25;
-
-let state = Number(flags.seed) >>> 0 || 1;
-/** Marsaglia's xorshift: a whole number below 2^32. */
-function random(): number {
-  state ^= state << 13;
-  state ^= state >>> 17;
-  state ^= state << 5;
-  return state >>> 0;
-}
 
 /** Lines of a sample. */
 function linesOf(path: string): string[] {
@@ -77,55 +70,85 @@ function packed(texts: string[]): { bytes: Uint8Array; starts: Uint32Array } {
 }
 const words = packed([...numbers.keys()].map((word) => word.slice(0, 256)));
 const onsets = packed(
-  "b br c ch cl d dr f fl g gr h j k l m n p pl pr qu r s sc sh sl st t th tr v w z".split(" "),
+  "b br c ch cl d dr f fl g gr h j k l m n p pl pr qu r s sc sh sl st t th tr v w z"
+    .split(" "),
 );
 const vowels = packed("a e i o u ai ea ou io ee".split(" "));
-const codas = packed(["", "", "", "", ..."n r s t l m nd rt ck ng st x".split(" ")]);
+const codas = packed([
+  "",
+  "",
+  "",
+  "",
+  ..."n r s t l m nd rt ck ng st x".split(" "),
+]);
 const digits = packed([..."0123456789"]);
 
-const out = new Uint8Array(1 << 20);
-let used = 0;
-
-function put({ bytes, starts }: typeof words, number: number): void {
-  const end = starts[number + 1]!;
-  for (let i = starts[number]!; i < end; i++) out[used++] = bytes[i]!;
-}
-
-/** Word number `rank` of the endless vocabulary: up to five syllables, or every ninth a number. */
-function invent(rank: number): void {
-  if (rank % 9 === 0) {
-    for (let rest = rank; rest > 0; rest = Math.floor(rest / 10)) put(digits, rest % 10);
-    return;
-  }
-  for (let rest = rank; rest > 0; rest = Math.floor(rest / SYLLABLES)) {
-    const mixed = Math.imul(rest % SYLLABLES + 1, 0x9e3779b1) >>> 0;
-    put(onsets, mixed % 33);
-    put(vowels, (mixed >>> 8) % 10);
-    put(codas, (mixed >>> 16) % 16);
-  }
-}
-
-let at = 0;
-let lineEmpty = true;
-for (let written = 0; written + used < size;) {
-  if (used > out.length - 4096) {
-    for (let done = 0; done < used;) done += Deno.stdout.writeSync(out.subarray(done, used));
+/** Writes the text. In one function and with few calls, because ten gigabytes are written like this. */
+function write(): void {
+  const out = new Uint8Array(1 << 20);
+  let [used, written, at] = [0, 0, 0];
+  let lineEmpty = true;
+  // an array, because numbers of 32 bits in a variable are allocated anew each time
+  const state = Int32Array.of(Number(flags.seed) | 0 || 1);
+  /** Marsaglia's xorshift: a whole number below 2^32. */
+  const random = (): number => {
+    let x = state[0]!;
+    x ^= x << 13;
+    x ^= x >>> 17;
+    x ^= x << 5;
+    state[0] = x;
+    return x >>> 0;
+  };
+  const put = ({ bytes, starts }: typeof words, number: number): void => {
+    const end = starts[number + 1]!;
+    for (let i = starts[number]!; i < end; i++) out[used++] = bytes[i]!;
+  };
+  /** Word number `rank` of the endless vocabulary: up to five syllables, or every ninth a number. */
+  const invent = (rank: number): void => {
+    if (rank % 9 === 0) {
+      for (let rest = rank; rest > 0; rest = Math.floor(rest / 10)) {
+        put(digits, rest % 10);
+      }
+      return;
+    }
+    for (let rest = rank; rest > 0; rest = Math.floor(rest / SYLLABLES)) {
+      const mixed = Math.imul(rest % SYLLABLES + 1, 0x9e3779b1) >>> 0;
+      put(onsets, mixed % 33);
+      put(vowels, (mixed >>> 8) % 10);
+      put(codas, (mixed >>> 16) % 16);
+    }
+  };
+  const flush = () => {
+    for (let done = 0; done < used;) {
+      done += Deno.stdout.writeSync(out.subarray(done, used));
+    }
     written += used;
     used = 0;
+  };
+  const { bytes: wordBytes, starts: wordStarts } = words;
+  while (written + used < size) {
+    if (used > out.length - 4096) flush();
+    const word = stream[at + 1]!;
+    const first = firsts[word]!;
+    at = places[first + random() % (firsts[word + 1]! - first)]!;
+    if (word === 0) {
+      if (lineEmpty || random() % LINES > 0) continue;
+      out[used++] = 10;
+      lineEmpty = true;
+      continue;
+    }
+    if (!lineEmpty) out[used++] = 32;
+    lineEmpty = false;
+    if (random() % INVENTED === 0) {
+      invent(Math.floor(((random() + 1) / 2 ** 32) ** (-1 / TAIL) % 1e12));
+    } else {
+      const end = wordStarts[word + 1]!;
+      let to = used;
+      for (let i = wordStarts[word]!; i < end; i++) out[to++] = wordBytes[i]!;
+      used = to;
+    }
   }
-  const word = stream[at + 1]!;
-  const first = firsts[word]!;
-  at = places[first + random() % (firsts[word + 1]! - first)]!;
-  if (word === 0 && (lineEmpty || random() % LINES > 0)) continue;
-  if (word === 0) {
-    out[used++] = 10;
-    lineEmpty = true;
-    continue;
-  }
-  if (!lineEmpty) out[used++] = 32;
-  lineEmpty = false;
-  if (random() % INVENTED === 0) invent(Math.floor(((random() + 1) / 2 ** 32) ** (-1 / TAIL) % 1e12));
-  else put(words, word);
+  out[used++] = 10;
+  flush();
 }
-out[used++] = 10;
-for (let done = 0; done < used;) done += Deno.stdout.writeSync(out.subarray(done, used));
+write();
