@@ -114,6 +114,7 @@ export { type ExampleDocument, type Inspection, renderInspection } from "./data/
 export { type Message, parseConversation, type Role } from "./data/chat.ts";
 export { type LengthBucket, type LengthStatistics, renderLengths } from "./data/lengths.ts";
 export type { AddedToken } from "./data/added_tokens.ts";
+export type { PackedTexts, Texts } from "./data/packed_texts.ts";
 export type { EncodedDocuments, Tokenizer } from "./data/tokenizer.ts";
 export { flagOf, type Option, type Options, type OptionValue, type OptionValues } from "./device/options.ts";
 export type { Dtype, WeightType } from "./device/device.ts";
