@@ -28,6 +28,7 @@ import { type GptConfig, gptNetwork } from "../model/gpt.ts";
 import { flatTensor } from "../model/parameters.ts";
 import { type PresetName, PRESETS } from "../model/settings.ts";
 import { mixSeed, uniform } from "../device/random.ts";
+import { PLAIN_SAMPLING, SAMPLING_COLUMNS, samplingRow } from "../device/sampling.ts";
 
 const { values: flags } = parseArgs({
   options: {
@@ -282,14 +283,15 @@ async function decoding(bench: Bench, config: GptConfig, model: ReturnType<typeo
     positions: column("position", 0),
     sequences: column("sequence", 0),
   };
-  const seeds = column("seeds", 1);
+  const settings = d.tensor("sampling", 1, SAMPLING_COLUMNS);
+  d.write(settings, samplingRow({ ...PLAIN_SAMPLING, temperature: 0.5 }));
+  const draws = { seeds: column("seeds", 1), settings, said: column("said", 0) };
   const output = d.tensor("output", 16, 1, "u32");
-  const sampling = { temperature: 0.5, topK: 0, topP: 1, suppressed: [] };
   const ms = await bench.time(() => {
     d.write(rows.positions, Uint32Array.of(config.block_size - 17));
     for (let step = 0; step < 16; step++) {
       network.decodeStep(d, weights, memory, rows, config.block_size, 1);
-      d.sample(rows, memory.logits, output, step, seeds, sampling);
+      d.sample(rows, memory.logits, output, step, draws);
     }
     d.submit();
   });

@@ -97,20 +97,26 @@ export interface Sampling {
   topK: number;
   /** then keep the most probable tokens that together reach this mass, and all equal to the last of them; 1 = all */
   topP: number;
-  /** then keep tokens at least this share as probable as the most probable one (Nguyen et al. 2024); 0, the default = all */
-  minP?: number;
+  /** then keep tokens at least this share as probable as the most probable one (Nguyen et al. 2024); 0 = all */
+  minP: number;
+  /** before all: positive logits of ids that were said are divided by it, others multiplied (Keskar et al. 2019); 1 = off */
+  repetitionPenalty: number;
+  /** then taken off a logit for each time that its id was drawn; 0 = off */
+  frequencyPenalty: number;
+  /** and taken off a logit whose id was drawn at all; 0 = off */
+  presencePenalty: number;
   /** ids that are never drawn: at most 8 runs of neighbours */
-  suppressed: number[];
+  suppressed: readonly number[];
 }
 
-/** How what was said counts against being said again. */
-export interface Penalties {
-  /** positive logits of ids in prompt or answer are divided by it, others multiplied (Keskar et al. 2019); 1 = off */
-  repetition: number;
-  /** taken off a logit for each time that its id was drawn; 0 = off */
-  frequency: number;
-  /** taken off a logit whose id was drawn at all; 0 = off */
-  presence: number;
+/** How the sequences of a decoder are drawn. */
+export interface Draws {
+  /** u32 [sequences, 1], as `mixSeed` makes them */
+  seeds: Tensor;
+  /** f32 [sequences, 24], rows as `samplingRow` makes them */
+  settings: Tensor;
+  /** u32 [sequences, V]: how often each id was drawn, with `IN_PROMPT`; [sequences, 1] where nobody has penalties */
+  said: Tensor;
 }
 
 /** Set in an id's count of draws where the prompt has the id. */
@@ -420,16 +426,16 @@ export interface Device extends Allocator {
     nKvHead?: number,
   ): void;
   /**
-   * Draws the next token of each row: rows.tokens[r] and output[step, r] become it, rows.positions[r] grows by one.
-   * The draw depends on seeds[sequence] and the position alone (see `uniform` in device/random.ts).
-   * logits: [N, V] f32   seeds: u32 [sequences, 1]   output: u32 [steps, N]
+   * Draws the next token of each row: rows.tokens[r] and output[step, r] become it, rows.positions[r] grows by one, and
+   * so does its count in `draws.said`. What is drawn depends on the logits, what was said, seeds[sequence] and the
+   * position (see `uniform` in device/random.ts).
+   * logits: [N, V] f32   output: u32 [steps, N]
    */
   sample(
     rows: DecodeRows,
     logits: Tensor,
     output: Tensor,
     step: number,
-    seeds: Tensor,
-    sampling: Sampling,
+    draws: Draws,
   ): void;
 }

@@ -10,12 +10,12 @@ import {
   CONTROL,
   type DecodeRows,
   type Device,
+  type Draws,
   type ElementType,
   type MatmulForm,
   type MatmulFusion,
   METRIC,
   type PackedDocuments,
-  type Sampling,
   type Tensor,
   type UpdateHyper,
   type UpdateTarget,
@@ -23,7 +23,7 @@ import {
 import { deviceClosed } from "./errors.ts";
 import { uniform } from "./random.ts";
 import { type Floats, floats, integers, ReferenceBatch, ReferenceTensor } from "./reference_tensor.ts";
-import { drawToken } from "./sampling.ts";
+import { drawToken, penalize, readSampling } from "./sampling.ts";
 
 type FiveFloats = [Floats, Floats, Floats, Floats, Floats];
 
@@ -597,8 +597,7 @@ export class ReferenceDevice implements Device {
     logits: Tensor,
     output: Tensor,
     step: number,
-    seeds: Tensor,
-    sampling: Sampling,
+    draws: Draws,
   ): void {
     const V = logits.cols;
     const [tokens, positions, sequences] = [
@@ -606,9 +605,17 @@ export class ReferenceDevice implements Device {
       integers(rows.positions),
       integers(rows.sequences),
     ];
+    const [seeds, settings] = [integers(draws.seeds), floats(draws.settings)];
     for (let r = 0; r < logits.rows; r++) {
-      const draw = uniform(integers(seeds)[sequences[r]!]!, positions[r]!);
-      const next = drawToken(Float64Array.from(floats(logits).subarray(r * V, (r + 1) * V)), draw, sampling);
+      const sequence = sequences[r]!;
+      const row = Float64Array.from(floats(logits).subarray(r * V, (r + 1) * V));
+      const sampling = readSampling(settings, sequence);
+      const said = draws.said.cols === V
+        ? integers(draws.said).subarray(sequence * V, (sequence + 1) * V)
+        : undefined;
+      if (said) penalize(row, said, sampling);
+      const next = drawToken(row, uniform(seeds[sequence]!, positions[r]!), sampling);
+      if (said) said[next]!++;
       integers(output)[step * output.cols + r] = next;
       tokens[r] = next;
       positions[r]! += 1;

@@ -7,13 +7,13 @@ import type {
   Batch,
   DecodeRows,
   Device,
+  Draws,
   Dtype,
   ElementType,
   MatmulForm,
   MatmulFusion,
   PackedDocuments,
   Purpose,
-  Sampling,
   Tensor,
   UpdateHyper,
   UpdateTarget,
@@ -479,11 +479,11 @@ export class GpuDevice implements Device {
     logits: Tensor,
     output: Tensor,
     step: number,
-    seeds: Tensor,
-    sampling: Sampling,
+    { seeds, settings, said }: Draws,
   ): void {
     const gpuRows = decodeRows as unknown as attention.GpuDecodeRows;
-    rowKernels.sample(this, gpuRows, g(logits), g(output), step, g(seeds), sampling);
+    const draws = { seeds: g(seeds), settings: g(settings), said: g(said) };
+    rowKernels.sample(this, gpuRows, g(logits), g(output), step, draws);
   }
 
   /** Throws what the driver reported since the last call. */

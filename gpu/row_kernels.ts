@@ -1,5 +1,4 @@
 /** Kernels with a workgroup for each row: embedding, normalization, cross-entropy, sampling. */
-import { LEAST_TEMPERATURE, type Sampling } from "../device/device.ts";
 import type { GpuDecodeRows } from "./attention.ts";
 import type { GpuBatch } from "./batch.ts";
 import type { GpuTensor } from "./buffers.ts";
@@ -212,73 +211,50 @@ export function crossEntropy(
 /** More runs of suppressed ids the kernel has no parameters for. */
 const MAX_RUNS = 8;
 
-/** Runs of neighbours among ids: first, and the one after the last. */
-function runsOf(ids: readonly number[]): [number, number][] {
-  const runs: [number, number][] = [];
-  for (const id of ids.toSorted((a, b) => a - b)) {
-    const last = runs.at(-1);
-    if (last && id <= last[1]) last[1] = id + 1;
-    else runs.push([id, id + 1]);
-  }
-  return runs;
-}
-
-/**
- * See `Device.sample`.
- * @throws {RangeError} when the suppressed ids are more than 8 runs of neighbours
- */
+/** See `Device.sample`. */
 export function sample(
   { runner, subgroups }: RowContext,
   rows: GpuDecodeRows,
   logits: GpuTensor,
   output: GpuTensor,
   step: number,
-  seeds: GpuTensor,
-  { temperature, topK, topP, suppressed }: Sampling,
+  { seeds, settings, said }: { seeds: GpuTensor; settings: GpuTensor; said: GpuTensor },
 ): void {
-  const runs = runsOf(suppressed);
-  if (runs.length > MAX_RUNS) {
-    throw new RangeError(`at most ${MAX_RUNS} runs of neighbouring ids can be suppressed`);
-  }
-  const bounds = Array.from({ length: MAX_RUNS }, (_, i) => runs[i] ?? [0, 0]).flat();
-  const names = bounds.map((_, i) => `suppressed_${i % 2 ? "end" : "first"}${i >> 1}`);
-  const boundParams = Object.fromEntries(names.map((name) => [name, "u32" as const]));
   const threads = vocabularyThreads(logits.cols);
+  const penalties = said.cols === logits.cols;
   runner.run(
-    `sample ${threads}`,
+    `sample ${threads} ${penalties}`,
     () => ({
       source: reduceSource + sampleSource,
-      constants: { THREADS: threads, SUBGROUPS: subgroups },
+      constants: { THREADS: threads, SUBGROUPS: subgroups, PENALTIES: penalties },
       params: {
         N: "u32",
         V: "u32",
         stride: "u32",
         step: "u32",
-        top_k: "u32",
-        temperature: "f32",
-        top_p: "f32",
-        ...boundParams,
       },
       bindings: {
         logits: F32,
         seeds: U32,
+        settings: F32,
         sequences: U32,
         tokens: U32_WRITE,
         positions: U32_WRITE,
         output: U32_WRITE,
+        ...(penalties ? { said: U32_WRITE } : {}),
       },
     }),
-    [logits, seeds, rows.sequences, rows.tokens, rows.positions, output],
     [
-      logits.rows,
-      logits.cols,
-      output.cols,
-      step,
-      topK,
-      temperature < LEAST_TEMPERATURE ? 0 : temperature,
-      topP,
-      ...bounds,
+      logits,
+      seeds,
+      settings,
+      rows.sequences,
+      rows.tokens,
+      rows.positions,
+      output,
+      ...(penalties ? [said] : []),
     ],
+    [logits.rows, logits.cols, output.cols, step],
     ...workgroupGrid(logits.rows),
   );
 }

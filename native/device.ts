@@ -8,14 +8,13 @@ import {
   type Batch,
   type DecodeRows,
   type Device,
+  type Draws,
   type Dtype,
   type ElementType,
   type HeldWeights,
-  LEAST_TEMPERATURE,
   type MatmulForm,
   type MatmulFusion,
   type PackedDocuments,
-  type Sampling,
   type Tensor,
   type UpdateHyper,
   type UpdateTarget,
@@ -23,6 +22,7 @@ import {
 } from "../device/device.ts";
 import type { NativeMemory } from "../device/group.ts";
 import { deviceClosed, MicrogptError } from "../device/errors.ts";
+import { SAMPLING_COLUMNS } from "../device/sampling.ts";
 import { check, openLibrary } from "./library.ts";
 import { DEVICE } from "./symbols.ts";
 import {
@@ -632,8 +632,7 @@ export class CpuDevice implements Device {
     logits: Tensor,
     output: Tensor,
     step: number,
-    seeds: Tensor,
-    sampling: Sampling,
+    draws: Draws,
   ): void {
     sameShape(rows.tokens, logits.rows, 1);
     sameShape(rows.positions, logits.rows, 1);
@@ -642,14 +641,14 @@ export class CpuDevice implements Device {
       throw new RangeError(`output has no step ${step} of ${logits.rows} rows`);
     }
     const [t, p, s, x] = [rows.tokens, rows.positions, rows.sequences, logits] as CpuTensor[] as FiveTensors;
-    const [o, u] = [output as CpuTensor, seeds as CpuTensor];
-    const suppressed = Uint32Array.from(sampling.suppressed);
-    const temperature = sampling.temperature < LEAST_TEMPERATURE ? 0 : sampling.temperature;
+    const [o, u, g, n] = [output, draws.seeds, draws.settings, draws.said] as CpuTensor[] as FourTensors;
+    sameShape(g, u.rows, SAMPLING_COLUMNS);
+    sameShape(n, u.rows, n.cols === x.cols ? x.cols : 1);
     // deno-fmt-ignore
     check(this.#native.mg_cpu_sample(
       this.#device, t.handle, t.offset, p.handle, p.offset, s.handle, s.offset, x.handle, x.offset,
-      o.handle, o.offset + step * o.cols, u.handle, u.offset, x.rows, x.cols, u.rows, temperature,
-      sampling.topK, sampling.topP, suppressed, suppressed.length,
+      o.handle, o.offset + step * o.cols, u.handle, u.offset, g.handle, g.offset, n.handle, n.offset,
+      x.rows, x.cols, u.rows, n.cols,
     ));
   }
 }

@@ -90,8 +90,7 @@ export const DEVICE = {
     rows: u32, cols: u32, lines: u32, block_size: u32, heads: u32, kv_heads: u32`,
   mg_cpu_sample:
     `device: u32, tokens: tensor, positions: tensor, sequences: tensor, logits: tensor, output: tensor,
-    seeds: tensor, rows: u32, cols: u32, seed_count: u32, temperature: f64, top_k: f64, top_p: f64,
-    suppressed: u32[]`,
+    seeds: tensor, settings: tensor, said: tensor, rows: u32, cols: u32, sequence_count: u32, said_cols: u32`,
 } as const;
 
 /** The tokenizer (native/src/tokenizer/exports.rs, native/src/threads.rs). All return a status. */

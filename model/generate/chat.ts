@@ -108,7 +108,8 @@ export class ChatSession implements Disposable {
     const position = script.tokens.length - 1;
     this.#decoder.feed(0, script.tokens.slice(this.#cached, position), this.#cached);
     this.#cached = position;
-    const starts = [{ sequence: 0, token: script.tokens[position]!, position, seed: seed + this.#turns++ }];
+    const token = script.tokens[position]!;
+    const starts = [{ sequence: 0, token, position, seed: seed + this.#turns++, said: script.tokens }];
     const drawing = {
       ...drawn,
       suppressed: script.suppressed,

@@ -6,6 +6,13 @@ import { Breather, nextWindowSteps } from "../../device/pacing.ts";
 import type { DecodeMemory, Network, Weights } from "../network.ts";
 import { networkOf } from "../networks.ts";
 import { mixSeed } from "../../device/random.ts";
+import {
+  hasPenalties,
+  PLAIN_SAMPLING,
+  saidIn,
+  SAMPLING_COLUMNS,
+  samplingRow,
+} from "../../device/sampling.ts";
 
 /** A sequence to continue: what was fed before is in its cache line. */
 export interface Start {
@@ -16,6 +23,8 @@ export interface Start {
   /** its position */
   position: number;
   seed: number;
+  /** ids that count as said before, for penalties; those that end a sequence do not */
+  said?: readonly number[];
 }
 
 /** A token and where it goes: a row of a step. */
@@ -26,7 +35,8 @@ export interface Place {
   position: number;
 }
 
-export interface DecodeOptions extends Sampling {
+/** What is left out of the sampling is off, the temperature 1. */
+export interface DecodeOptions extends Partial<Sampling> {
   /** any of them ends a sequence; it is neither fed nor reported as one of its tokens */
   stopTokens: readonly number[];
   /** most tokens that a sequence gets */
@@ -78,6 +88,9 @@ export class Decoder {
   readonly #rows: DecodeRows;
   readonly #promptRows: DecodeRows;
   readonly #seeds: Tensor;
+  readonly #settings: Tensor;
+  /** [sequences, 1] until someone has penalties, see `Draws` */
+  #said: Tensor;
   /** most steps of a window */
   readonly #windowSteps: number;
   /** [2 windows, sequences] */
@@ -119,6 +132,8 @@ export class Decoder {
       this.#rows = rows(sequences);
       this.#promptRows = rows(chunk);
       this.#seeds = column("seeds", sequences);
+      this.#settings = allocator.tensor("sampling", sequences, SAMPLING_COLUMNS, "f32", "decoding");
+      this.#said = column("said", sequences);
       this.#output = allocator.tensor(
         "decoding output",
         2 * this.#windowSteps,
@@ -173,6 +188,46 @@ export class Decoder {
   }
 
   /**
+   * Sets how a sequence is drawn from now on.
+   * @param said [V] how often each id was said, see `Draws`; needed where there are penalties
+   * @throws {MicrogptError} when the device's memory is short
+   * @throws {RangeError} when the suppressed ids are more than 8 runs of neighbours
+   */
+  begin(sequence: number, seed: number, sampling: Sampling, said?: Uint32Array<ArrayBuffer>): void {
+    this.#checkOpen();
+    const { cols: V } = this.#memory.logits;
+    this.#device.write(this.#seeds, Uint32Array.of(mixSeed(seed)), sequence);
+    this.#setSampling(sequence, sampling);
+    if (!said || !hasPenalties(sampling)) return;
+    if (this.#said.cols !== V) {
+      this.#said = this.#allocator().tensor("decoding said", this.sequences, V, "u32", "decoding");
+    }
+    this.#device.write(this.#said, said, sequence * V);
+  }
+
+  /**
+   * One step of rows that the caller keeps, each of another sequence: feeds each row's token, and draws what follows as
+   * `begin` said.
+   * @param logits whether the logits are wanted too
+   * @returns the ids, and the logits that they were drawn from, [rows, V]
+   * @throws {MicrogptError} once the decoder or its device is closed
+   */
+  async draw(
+    rows: readonly Place[],
+    logits: boolean,
+  ): Promise<{ ids: Uint32Array; logits: Float32Array | undefined }> {
+    this.#checkOpen();
+    this.#writeRows(rows);
+    this.#queueStep(rows.length, 0);
+    const drawn = this.#device.view(this.#output, 0, 1, rows.length);
+    const [ids, read] = await Promise.all([
+      this.#device.read(drawn),
+      logits ? this.#device.read(this.#memory.logits) : undefined,
+    ]);
+    return { ids: ids as Uint32Array, logits: read as Float32Array | undefined };
+  }
+
+  /**
    * One step of rows that the caller keeps: feeds each row's token.
    * @param rows at most `sequences`; those of one sequence are neighbours at consecutive positions
    * @returns the logits of what follows each, [rows, V]
@@ -208,16 +263,25 @@ export class Decoder {
       .map((start) => ({ ...start, made: 0, done: false }));
     const immediate = starts.filter((start) => !rows.some((row) => row.sequence === start.sequence));
     if (immediate.length > 0) yield immediate.map(({ sequence }) => ({ sequence, tokens: [], done: true }));
-    const seeds = new Uint32Array(this.sequences);
-    for (const { sequence, seed } of rows) seeds[sequence] = mixSeed(seed);
-    this.#device.write(this.#seeds, seeds);
+    const { minTokens = 0, stopTokens } = options;
+    const sampling = { ...PLAIN_SAMPLING, ...options };
+    let early = minTokens > 0;
+    const first = early ? { ...sampling, suppressed: [...sampling.suppressed, ...stopTokens] } : sampling;
+    for (const { sequence, seed, said = [] } of rows) {
+      const before = hasPenalties(sampling) ? saidIn(said, this.#memory.logits.cols, stopTokens) : undefined;
+      this.begin(sequence, seed, first, before);
+    }
     this.#writeRows(rows);
     const breather = new Breather(BREATHE_MS);
     const windows: Window[] = []; // in flight, the oldest first
     try {
       for (let size = 1; rows.length > 0 && !signal?.aborted;) {
         const started = performance.now();
-        const queued = this.#queueWindows(windows, rows, size, options);
+        if (early && rows.every((row) => row.made >= minTokens)) {
+          early = false; // nothing is in flight then
+          for (const { sequence } of rows) this.#setSampling(sequence, sampling);
+        }
+        const queued = this.#queueWindows(windows, rows, size, early);
         const window = windows.shift()!;
         const output = await window.output as Uint32Array;
         size = this.#nextSize(size, starts.length, (performance.now() - started) / Math.max(1, queued));
@@ -247,12 +311,10 @@ export class Decoder {
   /**
    * Queues a window of steps, and where reading is slow a second one, unless rows that are done take half of the
    * batch (they leave it when nothing is in flight) or one of them comes to the end of its cache line.
+   * @param early whether no sequence may end yet: then steps are taken one by one
    * @returns steps that it queued
    */
-  #queueWindows(windows: Window[], rows: ActiveRow[], size: number, options: DecodeOptions): number {
-    const { minTokens = 0, stopTokens } = options;
-    const early = rows.some((row) => row.made < minTokens);
-    const sampling = early ? { ...options, suppressed: [...options.suppressed, ...stopTokens] } : options;
+  #queueWindows(windows: Window[], rows: ActiveRow[], size: number, early: boolean): number {
     const alive = rows.filter((row) => !row.done).length;
     const depth = this.#device.stepsInFlight === 1 || early || 2 * alive <= rows.length ? 1 : 2;
     let queued = 0;
@@ -262,7 +324,7 @@ export class Decoder {
       const steps = Math.min(early ? 1 : size, room);
       if (steps <= 0) break;
       const slot = windows[0]?.slot === 0 ? this.#windowSteps : 0;
-      for (let step = 0; step < steps; step++) this.#queueStep(rows.length, slot + step, sampling);
+      for (let step = 0; step < steps; step++) this.#queueStep(rows.length, slot + step);
       const drawn = this.#device.view(this.#output, slot * this.sequences, steps, this.sequences);
       windows.push({ steps, slot, output: this.#device.read(drawn) });
       queued += steps;
@@ -290,10 +352,15 @@ export class Decoder {
     this.#device.write(this.#rows.sequences, Uint32Array.from(active, (row) => row.sequence));
   }
 
-  #queueStep(n: number, step: number, sampling: Sampling): void {
+  #setSampling(sequence: number, sampling: Sampling): void {
+    this.#device.write(this.#settings, samplingRow(sampling), sequence * SAMPLING_COLUMNS);
+  }
+
+  #queueStep(n: number, step: number): void {
     const device = this.#device;
     this.#network.decodeStep(device, this.#weights, this.#memory, this.#rows, this.contextLength, n);
-    device.sample(this.#rows, this.#memory.logits, this.#output, step, this.#seeds, sampling);
+    const draws = { seeds: this.#seeds, settings: this.#settings, said: this.#said };
+    device.sample(this.#rows, this.#memory.logits, this.#output, step, draws);
     device.submit();
   }
 }

@@ -98,7 +98,7 @@ export async function* generateSamples(
     for (let first = 0; first < numSamples && !signal?.aborted; first += batch) {
       const n = Math.min(batch, numSamples - first);
       const starts = Array.from({ length: n }, (_, sequence): Start => {
-        return { sequence, token: prompt[fed]!, position: fed, seed: seed + first + sequence };
+        return { sequence, token: prompt[fed]!, position: fed, seed: seed + first + sequence, said: prompt };
       });
       const streams = starts.map(() => sampleText(tokenizer, start));
       const drawing = {

@@ -24,6 +24,34 @@ export const SAMPLING = {
     default: 1,
     help: "draw from the tokens that together reach this mass; 1 = all",
   },
+  minP: {
+    type: "number",
+    min: 0,
+    max: 1,
+    default: 0,
+    help: "draw from the tokens at least this share as probable as the most probable; 0 = all",
+  },
+  repetitionPenalty: {
+    type: "number",
+    min: 0.01,
+    max: 100,
+    default: 1,
+    help: "tokens that prompt or text have are this much less likely: 1.1 a little; 1 = off",
+  },
+  frequencyPenalty: {
+    type: "number",
+    min: -2,
+    max: 2,
+    default: 0,
+    help: "less likely with every time that a token was drawn; 0 = off",
+  },
+  presencePenalty: {
+    type: "number",
+    min: -2,
+    max: 2,
+    default: 0,
+    help: "less likely once a token was drawn; 0 = off",
+  },
   maxTokens: {
     type: "whole",
     min: 1,
@@ -47,8 +75,13 @@ export function samplingOf({
   temperature = SAMPLING.temperature.default,
   topK = SAMPLING.topK.default,
   topP = SAMPLING.topP.default,
+  minP = SAMPLING.minP.default,
+  repetitionPenalty = SAMPLING.repetitionPenalty.default,
+  frequencyPenalty = SAMPLING.frequencyPenalty.default,
+  presencePenalty = SAMPLING.presencePenalty.default,
   maxTokens = Infinity,
   seed = SAMPLING.seed.default,
 }: SamplingOptions): Required<SamplingOptions> {
-  return { temperature, topK, topP, maxTokens, seed };
+  const penalties = { repetitionPenalty, frequencyPenalty, presencePenalty };
+  return { temperature, topK, topP, minP, ...penalties, maxTokens, seed };
 }

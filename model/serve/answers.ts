@@ -171,15 +171,13 @@ function requestOf(
   { drawing, alternatives, scorePrompt = false }: AnswersPlan,
   deadline: number,
 ): AnswerRequest {
-  const { temperature, topK, topP, minP, penalties, bias } = drawing;
   return {
     ids: prompt.ids,
     maxTokens,
     minTokens: prompt.minTokens,
     stopTokens: prompt.stopTokens,
-    sampling: { temperature, topK, topP, minP, suppressed: prompt.suppressed },
-    penalties,
-    bias,
+    sampling: { ...drawing.sampling, suppressed: prompt.suppressed },
+    bias: drawing.bias,
     seed,
     alternatives,
     scorePrompt,

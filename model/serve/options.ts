@@ -67,6 +67,10 @@ export const DEFAULTED_SAMPLING = {
   temperature: SAMPLING.temperature,
   topK: SAMPLING.topK,
   topP: SAMPLING.topP,
+  minP: SAMPLING.minP,
+  repetitionPenalty: SAMPLING.repetitionPenalty,
+  frequencyPenalty: SAMPLING.frequencyPenalty,
+  presencePenalty: SAMPLING.presencePenalty,
 } as const satisfies Options;
 
 /** How a model is served; the sampling options are for requests that leave them out. */

@@ -1,9 +1,9 @@
 /** The fields of requests, and what of OpenAI's API is refused because leaving it out would change the answer. */
 import * as z from "npm:zod@4.6.7";
-import type { Penalties } from "../../device/device.ts";
+import type { Sampling } from "../../device/device.ts";
 import { ApiError } from "./api_error.ts";
 import type { SamplingDefaults } from "./options.ts";
-import { SAMPLING } from "../generate/sampling.ts";
+import { samplingOf } from "../generate/sampling.ts";
 
 /** Longest stop sequence, in UTF-16 units. */
 const LONGEST_STOP = 1000;
@@ -155,11 +155,8 @@ function invalid(issue: z.core.$ZodIssue): ApiError {
 
 /** How a request's answers are drawn. */
 export interface Drawing {
-  temperature: number;
-  topK: number;
-  topP: number;
-  minP: number;
-  penalties: Penalties;
+  sampling: Omit<Sampling, "suppressed">;
+  /** added to logits, by id */
   bias: Map<number, number>;
   stops: string[];
   seed: number;
@@ -179,16 +176,16 @@ export function drawingOf(request: Common, defaults: SamplingDefaults, vocabular
       });
     }
   }
-  const topK = request.top_k ?? defaults.topK ?? SAMPLING.topK.default;
+  const usual = samplingOf(defaults);
   return {
-    temperature: request.temperature ?? defaults.temperature ?? SAMPLING.temperature.default,
-    topK: Math.max(0, topK),
-    topP: request.top_p ?? defaults.topP ?? SAMPLING.topP.default,
-    minP: request.min_p ?? 0,
-    penalties: {
-      repetition: request.repetition_penalty ?? 1,
-      frequency: request.frequency_penalty ?? 0,
-      presence: request.presence_penalty ?? 0,
+    sampling: {
+      temperature: request.temperature ?? usual.temperature,
+      topK: Math.max(0, request.top_k ?? usual.topK),
+      topP: request.top_p ?? usual.topP,
+      minP: request.min_p ?? usual.minP,
+      repetitionPenalty: request.repetition_penalty ?? usual.repetitionPenalty,
+      frequencyPenalty: request.frequency_penalty ?? usual.frequencyPenalty,
+      presencePenalty: request.presence_penalty ?? usual.presencePenalty,
     },
     bias,
     stops: [request.stop ?? []].flat().filter((text) => text !== ""),

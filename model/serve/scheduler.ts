@@ -3,11 +3,10 @@
  * between other answers' steps. What an answer says depends on its request alone: see `cache_lines.ts` for prompts;
  * a row of a step does not depend on how many others there are.
  */
-import type { Penalties, Sampling } from "../../device/device.ts";
+import type { Sampling } from "../../device/device.ts";
 import { Breather } from "../../device/pacing.ts";
 import { mixSeed, uniform } from "../../device/random.ts";
-import { drawToken, penalize } from "../../device/sampling.ts";
-import { IN_PROMPT } from "../../device/device.ts";
+import { drawToken, hasPenalties, penalize, saidIn } from "../../device/sampling.ts";
 import { Decoder } from "../generate/decoder.ts";
 import { contextOf, type GenerationModel } from "../generate/generation.ts";
 import { networkOf } from "../networks.ts";
@@ -24,7 +23,6 @@ export interface AnswerRequest {
   minTokens: number;
   stopTokens: readonly number[];
   sampling: Sampling;
-  penalties: Penalties;
   /** added to logits, by id */
   bias: ReadonlyMap<number, number>;
   seed: number;
@@ -78,7 +76,7 @@ interface Answer {
   token: number;
   position: number;
   made: number;
-  said?: Uint32Array;
+  said?: Uint32Array<ArrayBuffer>;
   scores: TokenScore[];
 }
 
@@ -238,7 +236,9 @@ export class Scheduler {
     this.#feeding = undefined;
     if (scorePrompt) answer.listener.prompt(answer.scores);
     if (answer.request.maxTokens === 0) return this.#end(answer, "length");
-    if (hasPenalties(answer.request)) answer.said = saidIn(ids, this.#vocabulary);
+    const { sampling, stopTokens } = answer.request;
+    if (hasPenalties(sampling)) answer.said = saidIn(ids, this.#vocabulary, stopTokens);
+    this.#begin(answer);
     answer.state = "drawing";
     this.#drawing.push(answer);
   }
@@ -259,23 +259,29 @@ export class Scheduler {
     answer.fed = end;
   }
 
-  /** Draws a token of each answer. */
+  /** Tells the decoder how an answer is drawn from its next token on. */
+  #begin({ request, line, made, said }: Answer): void {
+    const { sampling, stopTokens, minTokens, seed } = request;
+    const suppressed = made < minTokens ? [...sampling.suppressed, ...stopTokens] : sampling.suppressed;
+    this.#decoder.begin(line!.index, seed, { ...sampling, suppressed }, said);
+  }
+
+  /** Draws a token of each answer: on the device, but where logits are changed or looked at. */
   async #step(rows: Answer[]): Promise<void> {
-    const logits = await this.#decoder.step(rows.map(({ line, token, position }) => {
-      return { sequence: line!.index, token, position };
-    }));
+    const places = rows.map(({ line, token, position }) => ({ sequence: line!.index, token, position }));
+    const { ids, logits } = await this.#decoder.draw(places, rows.some(needsLogits));
     this.counts.steps++;
     this.counts.rows += rows.length;
     const V = this.#vocabulary;
     rows.forEach((answer, r) => {
       if (answer.state !== "drawing") return; // it was dropped meanwhile
-      const row = logits.subarray(r * V, (r + 1) * V);
-      this.#take(answer, drawFor(answer, row), row);
+      const row = needsLogits(answer) ? logits!.subarray(r * V, (r + 1) * V) : undefined;
+      this.#take(answer, row ? drawFor(answer, row) : ids[r]!, row);
     });
   }
 
   /** Takes a token that was drawn for an answer. */
-  #take(answer: Answer, id: number, logits: Float32Array): void {
+  #take(answer: Answer, id: number, logits: Float32Array | undefined): void {
     const { stopTokens, alternatives, maxTokens } = answer.request;
     answer.made++;
     answer.position++;
@@ -283,9 +289,12 @@ export class Scheduler {
     if (answer.said) answer.said[id]!++;
     this.counts.drawnTokens++;
     if (stopTokens.includes(id)) return this.#end(answer, "stop");
-    const score = alternatives === undefined ? undefined : scoreOf(logits, id, alternatives);
+    const score = alternatives === undefined ? undefined : scoreOf(logits!, id, alternatives);
     if (answer.listener.drawn(id, score)) return this.#end(answer, "stop");
-    if (answer.made >= maxTokens || answer.position >= this.contextLength) this.#end(answer, "length");
+    if (answer.made >= maxTokens || answer.position >= this.contextLength) {
+      return this.#end(answer, "length");
+    }
+    if (answer.made === answer.request.minTokens) this.#begin(answer);
   }
 
   #end(answer: Answer, ending: Ending): void {
@@ -331,21 +340,15 @@ export class Scheduler {
   }
 }
 
-function hasPenalties({ penalties: { repetition, frequency, presence } }: AnswerRequest): boolean {
-  return repetition !== 1 || frequency !== 0 || presence !== 0;
-}
-
-/** Which ids a prompt has, see `IN_PROMPT`. */
-function saidIn(ids: readonly number[], vocabulary: number): Uint32Array {
-  const said = new Uint32Array(vocabulary);
-  for (const id of ids) said[id] = IN_PROMPT;
-  return said;
+/** Whether an answer's tokens are drawn here. Depends on the request alone, since rounding differs. */
+function needsLogits({ request: { alternatives, bias } }: Answer): boolean {
+  return alternatives !== undefined || bias.size > 0;
 }
 
 /** Draws an answer's next token from its logits. */
 function drawFor({ request, position, made, said }: Answer, logits: Float32Array): number {
   const row = Float64Array.from(logits);
-  if (said) penalize(row, said, request.penalties);
+  if (said) penalize(row, said, request.sampling);
   for (const [id, bias] of request.bias) row[id]! += bias;
   const { suppressed } = request.sampling;
   const sampling = made < request.minTokens

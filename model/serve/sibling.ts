@@ -7,6 +7,7 @@ import { contextOf } from "../generate/generation.ts";
 import { foreignPrompt } from "../generate/foreign.ts";
 import { buildPrompt, type Prompt } from "../generate/prompt.ts";
 import { Answers } from "./answers.ts";
+import { PLAIN_SAMPLING } from "../../device/sampling.ts";
 import { ApiError, requestFault } from "./api_error.ts";
 import { fittedConversation } from "./prompts.ts";
 import { type Drawing, parseRequest, SiblingChatRequest, SiblingGenerateRequest } from "./request_fields.ts";
@@ -61,11 +62,7 @@ export async function siblingChat(service: Service, body: unknown, call: Call): 
 
 function drawingOf(temperature: number | null | undefined, seed: number | null | undefined): Drawing {
   return {
-    temperature: temperature ?? TEMPERATURE,
-    topK: 0,
-    topP: 1,
-    minP: 0,
-    penalties: { repetition: 1, frequency: 0, presence: 0 },
+    sampling: { ...PLAIN_SAMPLING, temperature: temperature ?? TEMPERATURE },
     bias: new Map(),
     stops: [],
     seed: seed ?? SEED,

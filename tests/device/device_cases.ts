@@ -4,66 +4,19 @@
  */
 import type { ModelConfig } from "../../model/config.ts";
 import { type LlamaConfig, ropeAngles } from "../../model/llama_config.ts";
-import type {
-  AdamState,
-  Batch,
-  DecodeRows,
-  Device,
-  ElementType,
-  PackedDocuments,
-  Tensor,
-} from "../../device/device.ts";
+import type { AdamState, Device, ElementType, Tensor } from "../../device/device.ts";
 import { networkOf } from "../../model/networks.ts";
 import { flatTensor } from "../../model/parameters.ts";
-import { mixSeed, normal, uniform } from "../../device/random.ts";
-
-export interface DeviceCase {
-  name: string;
-  /** largest allowed |difference| / (1 + |expected|) of an f32 device */
-  tolerance: number;
-  run(d: Device): Promise<Record<string, ArrayLike<number>>>;
-}
-
-/** Normal random numbers, the same on every device. */
-export function gaussian(length: number, seed: number, scale = 1): Float32Array {
-  const mixed = mixSeed(seed);
-  return Float32Array.from({ length }, (_, i) => scale * normal(mixed, i));
-}
-
-function filled(
-  d: Device,
-  rows: number,
-  cols: number,
-  seed: number,
-  type: ElementType = "f32",
-  scale = 1,
-): Tensor {
-  const tensor = d.tensor(`case ${seed}`, rows, cols, type);
-  d.write(tensor, gaussian(rows * cols, seed, scale));
-  return tensor;
-}
-
-/** Packs documents of the given lengths with random ids below V. */
-export function randomDocuments(lengths: number[], V: number, seed: number): PackedDocuments {
-  const starts = new Uint32Array(lengths.length + 1);
-  lengths.forEach((length, i) => starts[i + 1] = starts[i]! + length);
-  const mixed = mixSeed(seed);
-  const ids = (salt: number) =>
-    Uint32Array.from({ length: starts.at(-1)! }, (_, t) => Math.floor(uniform(mixed, 2 * t + salt) * V));
-  return { tokens: ids(0), targets: ids(1), starts };
-}
-
-function loaded(d: Device, documents: PackedDocuments): Batch {
-  const batch = d.createBatch(documents.tokens.length, documents.starts.length - 1);
-  d.loadBatch(batch, documents);
-  return batch;
-}
-
-function control(d: Device, adamStep = 0): Tensor {
-  const tensor = d.tensor("control", 1, 4);
-  d.write(tensor, new Float32Array([adamStep, 1, 0, 0]));
-  return tensor;
-}
+import {
+  control,
+  decodeRows,
+  type DeviceCase,
+  filled,
+  gaussian,
+  loaded,
+  randomDocuments,
+} from "./case_data.ts";
+import { oddLogitsCases, sampleCases } from "./sampling_cases.ts";
 
 /** Lengths of the documents of a batch: one token, odd numbers, longer than any block of a kernel. */
 const LENGTHS: number[][] = [[1], [33], [1, 2, 33, 5], [130, 1, 67]];
@@ -518,19 +471,6 @@ function adamCases(): DeviceCase[] {
   ]);
 }
 
-function decodeRows(d: Device, tokens: number[], positions: number[], sequences: number[]): DecodeRows {
-  const column = (label: string, values: number[]) => {
-    const tensor = d.tensor(label, values.length, 1, "u32");
-    d.write(tensor, Uint32Array.from(values));
-    return tensor;
-  };
-  return {
-    tokens: column("tokens", tokens),
-    positions: column("positions", positions),
-    sequences: column("sequences", sequences),
-  };
-}
-
 function rmsNormMatmulCases(): DeviceCase[] {
   return [[1, 64, 256], [2, 12, 36], [3, 64, 64], [7, 48, 144], [33, 64, 40]].map((
     [N, E, M],
@@ -597,84 +537,6 @@ function addCases(): DeviceCase[] {
       d.add(out, whole(rows!, cols!, 3));
       d.add(d.view(parts, 128, 1, 37), whole(1, 37, 4));
       return { out: await d.read(out), parts: await d.read(parts) };
-    },
-  }));
-}
-
-function sampleCases(): DeviceCase[] {
-  const settings = [
-    { temperature: 0, topK: 0, topP: 1, suppressed: [] },
-    { temperature: 1, topK: 0, topP: 1, suppressed: [] },
-    { temperature: 0.5, topK: 5, topP: 1, suppressed: [0, 3] },
-    { temperature: 1.3, topK: 0, topP: 0.7, suppressed: [1] },
-    { temperature: 1, topK: 0, topP: 1, suppressed: [12, 3, 11, 10, 50, 51, 52, 53, 54, 55, 96] },
-    { temperature: 0.8, topK: 20, topP: 0.9, suppressed: [] },
-    { temperature: 1, topK: 1, topP: 1, suppressed: [] },
-  ];
-  return [97, 300, 4096].flatMap((V) =>
-    settings.map((sampling): DeviceCase => ({
-      name: `sample from ${V} ids, ${JSON.stringify(sampling)}`,
-      tolerance: 0,
-      async run(d) {
-        const N = 16;
-        const range = Array.from({ length: N }, (_, i) => i);
-        const rows = decodeRows(d, range, range.map((i) => 3 * i), range.toReversed());
-        const seeds = d.tensor("seeds", N, 1, "u32");
-        d.write(seeds, Uint32Array.from(range, (i) => mixSeed(42 + i)));
-        const output = d.tensor("output", 2, N, "u32");
-        d.sample(rows, filled(d, N, V, 1, "f32", 2), output, 0, seeds, sampling);
-        d.sample(rows, filled(d, N, V, 2, "f32", 2), output, 1, seeds, sampling);
-        return {
-          output: await d.read(output),
-          tokens: await d.read(rows.tokens),
-          positions: await d.read(rows.positions),
-        };
-      },
-    }))
-  );
-}
-
-/** Logits that a working model does not have, or hardly ever: every device draws the same id from them. */
-function oddLogitsCases(): DeviceCase[] {
-  const V = 300;
-  const everywhere = (value: number) => new Float32Array(V).fill(value);
-  const with_ = (logits: Float32Array, values: Record<number, number>) => {
-    for (const [id, value] of Object.entries(values)) logits[Number(id)] = value;
-    return logits;
-  };
-  const rows: Float32Array[] = [
-    everywhere(0),
-    everywhere(NaN),
-    everywhere(-Infinity),
-    with_(everywhere(1), { 0: NaN, 7: NaN, 299: NaN }),
-    with_(everywhere(NaN), { 130: -5, 131: -5 }),
-    with_(everywhere(0), { 100: Infinity, 200: Infinity }),
-    with_(everywhere(-Infinity), { 3: 0, 299: -1 }),
-    with_(everywhere(-100), { 5: 2, 6: 2, 290: 2 }), // equals at the edge of top-k and top-p
-    with_(everywhere(-0), { 20: 0 }),
-  ];
-  const settings = [
-    { temperature: 0, topK: 0, topP: 1, suppressed: [] },
-    { temperature: 1, topK: 0, topP: 1, suppressed: [2] },
-    { temperature: 1, topK: 1, topP: 1, suppressed: [] },
-    { temperature: 1, topK: 2, topP: 0.5, suppressed: [] },
-    { temperature: 1, topK: 0, topP: 0, suppressed: [] },
-    { temperature: 1e-40, topK: 0, topP: 1, suppressed: [] },
-    { temperature: 1, topK: 300, topP: 0.999, suppressed: [0, 1, 2, 3, 4, 5, 6, 7] },
-  ];
-  return settings.map((sampling): DeviceCase => ({
-    name: `sample from NaN, infinite and equal logits, ${JSON.stringify(sampling)}`,
-    tolerance: 0,
-    async run(d) {
-      const range = rows.map((_, i) => i);
-      const drawn = decodeRows(d, range, range.map((i) => 5 * i), range);
-      const seeds = d.tensor("seeds", rows.length, 1, "u32");
-      d.write(seeds, Uint32Array.from(range, mixSeed));
-      const output = d.tensor("output", 1, rows.length, "u32");
-      const logits = d.tensor("logits", rows.length, V);
-      rows.forEach((row, i) => d.write(logits, row, i * V));
-      d.sample(drawn, logits, output, 0, seeds, sampling);
-      return { output: await d.read(output) };
     },
   }));
 }

@@ -10,7 +10,7 @@ import { dequantize } from "../../model/files/gguf/dequantize.ts";
 import { quantize } from "../../model/files/gguf/quantize.ts";
 import { bytesOf } from "../../model/files/gguf/types.ts";
 import { assertClose } from "./assert_close.ts";
-import { gaussian } from "./device_cases.ts";
+import { gaussian } from "./case_data.ts";
 
 const FILE_TYPES: Record<WeightType, FileType> = { f32: "F32", bf16: "BF16", f16: "F16", q8: "Q8_0" };
 const TYPES = Object.keys(FILE_TYPES) as WeightType[];

@@ -11,9 +11,11 @@ import { MicrogptError } from "../../device/errors.ts";
 import { gptNetwork } from "../../model/gpt.ts";
 import { flatTensor } from "../../model/parameters.ts";
 import { mixSeed, uniform } from "../../device/random.ts";
+import { PLAIN_SAMPLING, SAMPLING_COLUMNS, samplingRow } from "../../device/sampling.ts";
 import { ReferenceDevice } from "../../device/reference_device.ts";
 import { assertClose } from "../device/assert_close.ts";
-import { DEVICE_CASES, gaussian, randomDocuments } from "../device/device_cases.ts";
+import { gaussian, randomDocuments } from "../device/case_data.ts";
+import { DEVICE_CASES } from "../device/device_cases.ts";
 import { gpuTest } from "../device/test_gpu.ts";
 
 const shared = new Map<string, GpuDevice>();
@@ -382,15 +384,17 @@ gpuTest("a draw at the very end of the cumulative mass takes the last id that ha
         positions: tensor("positions", N, 1, "u32"),
         sequences: tensor("sequences", N, 1, "u32"),
       };
-      const [x, seeds, output] = [
-        tensor("logits", N, V, "f32"),
-        tensor("seeds", 1, 1, "u32"),
-        tensor("output", 1, N, "u32"),
-      ];
+      const [x, output] = [tensor("logits", N, V, "f32"), tensor("output", 1, N, "u32")];
+      const draws = {
+        seeds: tensor("seeds", 1, 1, "u32"),
+        settings: tensor("settings", 1, SAMPLING_COLUMNS, "f32"),
+        said: tensor("said", 1, 1, "u32"),
+      };
       d.write(x, logits);
-      d.write(seeds, Uint32Array.of(seed));
+      d.write(draws.seeds, Uint32Array.of(seed));
+      d.write(draws.settings, samplingRow(PLAIN_SAMPLING));
       d.write(rows.positions, Uint32Array.from(last, (_, row) => positions[row % positions.length]!));
-      d.sample(rows, x, output, 0, seeds, { temperature: 1, topK: 0, topP: 1, suppressed: [] });
+      d.sample(rows, x, output, 0, draws);
       assert.deepEqual([...await d.read(output)], last);
     }, subgroups);
     const { gpu, description } = await openAdapter("f32", true);

@@ -5,7 +5,7 @@ import type { LlamaConfig } from "../../model/llama_config.ts";
 import { networkOf } from "../../model/networks.ts";
 import { flatTensor } from "../../model/parameters.ts";
 import { ReferenceDevice } from "../../device/reference_device.ts";
-import { randomDocuments } from "../device/device_cases.ts";
+import { randomDocuments } from "../device/case_data.ts";
 
 const LLAMA: LlamaConfig = {
   architecture: "llama",

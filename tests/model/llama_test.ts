@@ -15,7 +15,7 @@ import { prepareRun } from "../../model/train/prepare.ts";
 import { train } from "../../model/train/train.ts";
 import type { TrainOptions } from "../../model/train/options.ts";
 import { assertClose } from "../device/assert_close.ts";
-import { randomDocuments } from "../device/device_cases.ts";
+import { randomDocuments } from "../device/case_data.ts";
 import { withDirectory } from "./files/checkpoint_fixture.ts";
 
 const CONFIG: LlamaConfig = {

@@ -10,7 +10,7 @@ import { emptyState } from "../../model/optimizer_state.ts";
 import { flatTensor } from "../../model/parameters.ts";
 import { learningRate, Trainer } from "../../model/train/trainer.ts";
 import { assertClose } from "../device/assert_close.ts";
-import { randomDocuments } from "../device/device_cases.ts";
+import { randomDocuments } from "../device/case_data.ts";
 import { pythonTest, runPython } from "./python.ts";
 import { RunningModel } from "./running_model.ts";
 import { PLAIN } from "./train/plain_recipe.ts";

@@ -4,7 +4,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import { gptNetwork } from "../../model/gpt.ts";
 import { flatTensor } from "../../model/parameters.ts";
 import { openCpuDevice } from "../../native/device.ts";
-import { gaussian, randomDocuments } from "../device/device_cases.ts";
+import { gaussian, randomDocuments } from "../device/case_data.ts";
 
 Deno.test("the CPU device names the processor and its threads", () => {
   const device = openCpuDevice({ threads: 3 });

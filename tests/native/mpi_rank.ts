@@ -17,7 +17,7 @@ import { DEFAULTS } from "../../model/settings.ts";
 import { digestOfArrays, Ranks } from "../../model/train/ranks.ts";
 import { type Recipe, Trainer, type TrainingData } from "../../model/train/trainer.ts";
 import { type MpiGroup, openMpiGroup } from "../../native/mpi.ts";
-import { gaussian } from "../device/device_cases.ts";
+import { gaussian } from "../device/case_data.ts";
 
 /** Not multiples of anything. */
 const LENGTHS = [1, 1003, 600_001];

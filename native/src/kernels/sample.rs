@@ -1,7 +1,7 @@
 //! Draws the next token of each row.  logits: [N, V]
 //!
-//! Suppressed ids out; top-k; softmax at the temperature; top-p; then the first id, in the order of ids, whose cumulative
-//! probability exceeds the draw. Rows are shared out among the threads. V exponentials a row; top-k selects, top-p
+//! Penalties for what was said; suppressed ids out; top-k; softmax at the temperature; top-p; min-p; then the first id, in
+//! the order of ids, whose cumulative probability exceeds the draw. Rows are shared out among the threads. V exponentials a row; top-k selects, top-p
 //! sorts the few probabilities that can belong to the nucleus.
 
 use super::attention::with_scratch;
@@ -23,11 +23,48 @@ fn uniform(mixed_seed: u32, counter: u32) -> f64 {
     f64::from(hash32(mixed_seed ^ hash32(counter ^ 0x85eb_ca6b)) >> 8) / f64::from(1 << 24)
 }
 
-#[derive(Clone, Copy)]
+/// Set in an id's count where the prompt has the id, as in device/device.ts.
+const IN_PROMPT: u32 = 1 << 31;
+
+/// Columns of a sequence's settings, as `samplingRow` of device/sampling.ts writes them.
+const SETTINGS: usize = 24;
+
+/// How a sequence is drawn, see device/device.ts.
 struct Sampling {
     temperature: f32,
     top_k: usize,
     top_p: f64,
+    min_p: f32,
+    repetition: f32,
+    frequency: f32,
+    presence: f32,
+    /// runs: first, and the one after the last
+    suppressed: [[f32; 2]; 8],
+}
+
+impl Sampling {
+    fn of_row(row: &[f32]) -> Self {
+        Sampling {
+            temperature: row[0],
+            top_k: row[1] as usize,
+            top_p: f64::from(row[2]),
+            min_p: row[3],
+            repetition: row[4],
+            frequency: row[5],
+            presence: row[6],
+            suppressed: std::array::from_fn(|run| [row[8 + 2 * run], row[9 + 2 * run]]),
+        }
+    }
+}
+
+/// Lowers the logits of ids that were said so often.
+fn penalize(logits: &mut [f32], said: &[u32], sampling: &Sampling) {
+    for (logit, &count) in logits.iter_mut().zip(said).filter(|(_, count)| **count > 0) {
+        let drawn = count & !IN_PROMPT;
+        let repeated = if *logit > 0.0 { *logit / sampling.repetition } else { *logit * sampling.repetition };
+        let presence = if drawn > 0 { sampling.presence } else { 0.0 };
+        *logit = repeated - (sampling.frequency * drawn as f32 + presence);
+    }
 }
 
 /// p = exp((p − max) / temperature), in place.
@@ -63,11 +100,10 @@ const BLOCK: usize = 64;
 
 /// The token that `draw` in [0, 1) picks. NaN and −∞ are never drawn; where nothing else is left, token 0. Changes `p`,
 /// which holds logits; `spare` is as long.
-fn draw_token(p: &mut [f32], spare: &mut [f32], suppressed: &[u32], draw: f64, sampling: Sampling) -> usize {
-    for &id in suppressed {
-        if let Some(logit) = p.get_mut(id as usize) {
-            *logit = f32::NEG_INFINITY;
-        }
+fn draw_token(p: &mut [f32], spare: &mut [f32], draw: f64, sampling: &Sampling) -> usize {
+    for &[first, end] in &sampling.suppressed {
+        let end = (end as usize).min(p.len());
+        p[(first as usize).min(end)..end].fill(f32::NEG_INFINITY);
     }
     // NaN is never drawn, and spoils no sum.
     p.iter_mut().filter(|logit| logit.is_nan()).for_each(|logit| *logit = f32::NEG_INFINITY);
@@ -84,6 +120,10 @@ fn draw_token(p: &mut [f32], spare: &mut [f32], suppressed: &[u32], draw: f64, s
     soften::dispatch(p, max, sampling.temperature);
     if sampling.top_p < 1.0 {
         keep_nucleus(p, spare, sampling.top_p);
+    }
+    if sampling.min_p > 0.0 {
+        // the most probable one is exp(0)
+        p.iter_mut().filter(|p| **p < sampling.min_p).for_each(|p| *p = 0.0);
     }
     let sum = |p: &[f32]| p.iter().map(|&p| f64::from(p)).sum::<f64>();
     let total: f64 = p.chunks(BLOCK).map(sum).sum();
@@ -130,12 +170,10 @@ fn keep_nucleus(p: &mut [f32], spare: &mut [f32], top_p: f64) {
 }
 
 /// tokens[r] and output[r] become the draw of row r of logits [rows, cols], positions[r] grows by one. `seeds` is u32
-/// [sequences], `output` names the row of a step. The ids at `suppressed` (u32, `suppressed_len`) are not drawn.
-///
-/// # Safety
-/// `suppressed` points to `suppressed_len` values.
+/// [sequences], `settings` [sequences, 8], `output` names the row of a step. `said`, u32 [sequences, said_cols], counts
+/// what is drawn where it is as wide as the logits, and penalties follow from it. Each row has a sequence of its own.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mg_cpu_sample(
+pub extern "C" fn mg_cpu_sample(
     device: u32,
     tokens: u32,
     tokens_at: f64,
@@ -149,46 +187,51 @@ pub unsafe extern "C" fn mg_cpu_sample(
     output_at: f64,
     seeds: u32,
     seeds_at: f64,
+    settings: u32,
+    settings_at: f64,
+    said: u32,
+    said_at: f64,
     rows: u32,
     cols: u32,
-    seed_count: u32,
-    temperature: f64,
-    top_k: f64,
-    top_p: f64,
-    suppressed: *const u32,
-    suppressed_len: u32,
+    sequence_count: u32,
+    said_cols: u32,
 ) -> i32 {
     with_device(device, |d| {
-        // SAFETY: as promised by the caller.
-        let suppressed = unsafe { crate::status::input(suppressed, suppressed_len as usize, "suppressed") }?;
-        let ([tokens, positions, output], [sequences, logits, seeds]) = d.tensors.operands(
+        let ([tokens, positions, output, said], [sequences, logits, seeds, settings]) = d.tensors.operands(
             [
                 span(tokens, tokens_at, rows, 1),
                 span(positions, positions_at, rows, 1),
                 span(output, output_at, rows, 1),
+                span(said, said_at, sequence_count, said_cols),
             ],
             [
                 span(sequences, sequences_at, rows, 1),
                 span(logits, logits_at, rows, cols),
-                span(seeds, seeds_at, seed_count, 1),
+                span(seeds, seeds_at, sequence_count, 1),
+                span(settings, settings_at, sequence_count, SETTINGS as u32),
             ],
         )?;
         let (rows, cols) = (rows as usize, cols as usize);
         let (sequences, seeds) = (as_u32s(sequences), as_u32s(seeds));
-        if cols == 0 || sequences.iter().any(|&sequence| sequence >= seed_count) {
+        if cols == 0 || sequences.iter().any(|&sequence| sequence >= sequence_count) {
             return Err("sampling needs logits, and a seed for each sequence".into());
         }
-        let sampling = Sampling { temperature: temperature as f32, top_k: top_k as usize, top_p };
-        let (tokens, positions) = (as_u32s_mut(tokens), as_u32s_mut(positions));
+        let (tokens, positions, said) = (as_u32s_mut(tokens), as_u32s_mut(positions), as_u32s_mut(said));
+        let said = if said_cols as usize == cols { said } else { &mut [] };
         let chunks = chunks_for(&d.pool, rows * cols, 4 * 1024).min(rows);
         let drawn = Shared::new(as_u32s_mut(output));
         d.pool.run(chunks, |i| {
             for row in part_of(rows, 1, chunks, i) {
-                let draw = uniform(seeds[sequences[row] as usize], positions[row]);
+                let sequence = sequences[row] as usize;
+                let draw = uniform(seeds[sequence], positions[row]);
+                let sampling = Sampling::of_row(&settings[sequence * SETTINGS..][..SETTINGS]);
                 let next = with_scratch(2 * cols, |scratch| {
                     let (p, spare) = scratch.split_at_mut(cols);
                     p.copy_from_slice(&logits[row * cols..][..cols]);
-                    draw_token(p, spare, suppressed, draw, sampling)
+                    if let Some(said) = said.get(sequence * cols..) {
+                        penalize(p, said, &sampling);
+                    }
+                    draw_token(p, spare, draw, &sampling)
                 });
                 // SAFETY: rows of different chunks differ.
                 unsafe { drawn.part(row..row + 1)[0] = next as u32 };
@@ -196,6 +239,9 @@ pub unsafe extern "C" fn mg_cpu_sample(
         });
         // SAFETY: the job is over; nobody else holds a part.
         tokens.copy_from_slice(unsafe { drawn.part(0..rows) });
+        if !said.is_empty() {
+            sequences.iter().zip(&*tokens).for_each(|(&s, &id)| said[s as usize * cols + id as usize] += 1);
+        }
         positions.iter_mut().for_each(|position| *position = position.wrapping_add(1));
         Ok(())
     })
@@ -213,8 +259,39 @@ mod tests {
         top_p: f64,
         suppressed: &[u32],
     ) -> usize {
-        let mut spare = vec![0.0; logits.len()];
-        draw_token(&mut logits.to_vec(), &mut spare, suppressed, draw, Sampling { temperature, top_k, top_p })
+        let mut runs = [[0.0; 2]; 8];
+        runs.iter_mut().zip(suppressed).for_each(|(run, &id)| *run = [id as f32, id as f32 + 1.0]);
+        let sampling = Sampling { temperature, top_k, top_p, suppressed: runs, ..PLAIN };
+        draw_token(&mut logits.to_vec(), &mut vec![0.0; logits.len()], draw, &sampling)
+    }
+
+    const PLAIN: Sampling = Sampling {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition: 1.0,
+        frequency: 0.0,
+        presence: 0.0,
+        suppressed: [[0.0; 2]; 8],
+    };
+
+    #[test]
+    fn what_was_said_is_less_likely() {
+        let mut logits = [2.0, -2.0, 2.0, 2.0, f32::NEG_INFINITY];
+        let sampling = Sampling { repetition: 2.0, frequency: 0.25, presence: 0.5, ..PLAIN };
+        penalize(&mut logits, &[IN_PROMPT, 2, IN_PROMPT + 1, 0, 3], &sampling);
+        assert_eq!(logits, [1.0, -5.0, 0.25, 2.0, f32::NEG_INFINITY]);
+    }
+
+    #[test]
+    fn min_p_keeps_what_is_nearly_as_probable_as_the_most_probable() {
+        let logits = [0.0, 2f32.ln(), 4f32.ln()];
+        for (min_p, least) in [(0.2, 0), (0.3, 1), (0.6, 2), (1.0, 2)] {
+            let sampling = Sampling { min_p, ..PLAIN };
+            let drawn = draw_token(&mut logits.clone(), &mut [0.0; 3], 0.0, &sampling);
+            assert_eq!(drawn, least, "{min_p}");
+        }
     }
 
     #[test]

@@ -171,6 +171,24 @@ for (const [name, open] of Object.entries(drawers)) {
       for (const i of [0, 1, 40, 100, 200, 255, 256, 299]) {
         assert.deepEqual(await samples({ numSamples: 1, seed: 7 + i }), [together[i]], `sample ${i}`);
       }
+      const rarely = {
+        repetitionPenalty: 1.5,
+        frequencyPenalty: 0.3,
+        presencePenalty: 2,
+        minP: 0.1,
+        topK: 40,
+      };
+      const varied = await samples({ numSamples: 20, seed: 7, ...rarely });
+      for (const i of [0, 13, 19]) {
+        assert.deepEqual(
+          await samples({ numSamples: 1, seed: 7 + i, ...rarely }),
+          [varied[i]],
+          `sample ${i}`,
+        );
+      }
+      const kinds = (texts: string[]) =>
+        texts.reduce((sum, text) => sum + new Set(text).size / text.length, 0);
+      assert(kinds(varied) > kinds(together.slice(0, 20)), "penalties make samples more varied");
       device.destroy();
     },
   });

@@ -11,7 +11,7 @@ import { flatTensor } from "../../../model/parameters.ts";
 import type { TrainOptions } from "../../../model/train/options.ts";
 import { train, type TrainEvent } from "../../../model/train/train.ts";
 import { type Recipe, Trainer } from "../../../model/train/trainer.ts";
-import { randomDocuments } from "../../device/device_cases.ts";
+import { randomDocuments } from "../../device/case_data.ts";
 import { PLAIN } from "./plain_recipe.ts";
 
 const CONFIG = { vocab_size: 20, n_embd: 8, n_head: 2, n_layer: 1, block_size: 16 };

@@ -11,7 +11,7 @@ import { flatTensor } from "../../../model/parameters.ts";
 import { ReferenceDevice } from "../../../device/reference_device.ts";
 import { train } from "../../../model/train/train.ts";
 import { type Recipe, Trainer } from "../../../model/train/trainer.ts";
-import { randomDocuments } from "../../device/device_cases.ts";
+import { randomDocuments } from "../../device/case_data.ts";
 import { PLAIN } from "./plain_recipe.ts";
 
 const GPT: ModelConfig = { vocab_size: 13, n_embd: 8, n_head: 2, n_layer: 3, block_size: 9 };

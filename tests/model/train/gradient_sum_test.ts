@@ -9,7 +9,7 @@ import {
   ownMicroBatches,
 } from "../../../model/train/gradient_sum.ts";
 import { checkAlone, checkSize, launchOf, libraryPaths } from "../../../native/launcher.ts";
-import { gaussian } from "../../device/device_cases.ts";
+import { gaussian } from "../../device/case_data.ts";
 
 const N = 100;
 

@@ -19,7 +19,7 @@ import { train } from "../../../model/train/train.ts";
 import type { TrainOptions } from "../../../model/train/options.ts";
 import type { PresetName } from "../../../model/settings.ts";
 import { programArgs } from "../../cli/program.ts";
-import { randomDocuments } from "../../device/device_cases.ts";
+import { randomDocuments } from "../../device/case_data.ts";
 import { openTestGpu } from "../../device/test_gpu.ts";
 import { PLAIN } from "./plain_recipe.ts";
 
