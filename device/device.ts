@@ -81,6 +81,12 @@ export interface DecodeRows {
 }
 
 /**
+ * In a decoding step of at most so many rows, a row's logits have the same bits however many others there are, on every
+ * device.
+ */
+export const STEP_ROWS = 32;
+
+/**
  * A smaller temperature is treated as 0: it is not a normal f32 number, so to some devices, which divide by it, it is
  * 0.
  */

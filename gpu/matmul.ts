@@ -155,6 +155,7 @@ function runMatvec({ runner }: MatmulContext, product: Product): void {
     withFused([a, b, out], product),
     [M, N, K, Number(relu)],
     ...workgroupGrid(Math.ceil(N / 8)),
+    Math.ceil(M / rows),
   );
 }
 

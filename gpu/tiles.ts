@@ -2,6 +2,7 @@
  * Which tile, and which split of K, a matrix product gets: a table of tiles, a table of GPUs, and an estimate of the
  * time that the two take together. `bench/gpu.ts --tiles` measures every choice beside the one made here.
  */
+import { STEP_ROWS } from "../device/device.ts";
 
 /** A tile of matmul.wgsl: BM × BN results a workgroup, (4·groupsM) × (4·groupsN) a thread. */
 export interface Tile {
@@ -78,8 +79,8 @@ export function hardwareOf(name: string, software: boolean, workgroupMemory: num
   return { cores, registers, workgroupMemory };
 }
 
-/** Rows of `a` up to which a product with transposed b is computed row by row of b (matvec.wgsl). */
-export const MATVEC_ROWS = 8;
+/** Rows of `a` up to which a product with transposed b is computed row by row of b (matvec.wgsl), a row like any other. */
+export const MATVEC_ROWS = STEP_ROWS;
 
 /** steps of K in matmul.wgsl */
 export const K_STEP = 16;

@@ -3,7 +3,7 @@
  * between other answers' steps. What an answer says depends on its request alone: see `cache_lines.ts` for prompts;
  * a row of a step does not depend on how many others there are.
  */
-import type { Sampling } from "../../device/device.ts";
+import { type Sampling, STEP_ROWS } from "../../device/device.ts";
 import { Breather } from "../../device/pacing.ts";
 import { mixSeed, uniform } from "../../device/random.ts";
 import { drawToken, hasPenalties, penalize, saidIn } from "../../device/sampling.ts";
@@ -190,8 +190,10 @@ export class Scheduler {
         }
         if (this.#feeding) await this.#feed(this.#feeding);
         const rows = this.#drawing.filter(({ listener }) => !listener.behind());
-        if (rows.length > 0) await this.#step(rows);
-        else if (!this.#feeding) await new Promise((resolve) => setTimeout(resolve, BEHIND_MS));
+        for (let at = 0; at < rows.length; at += STEP_ROWS) await this.#step(rows.slice(at, at + STEP_ROWS));
+        if (rows.length === 0 && !this.#feeding) {
+          await new Promise((resolve) => setTimeout(resolve, BEHIND_MS));
+        }
         if (breather.due) await breather.take();
       }
     } catch (error) {
@@ -246,7 +248,7 @@ export class Scheduler {
   /** Feeds some of a prompt and scores what follows each token. */
   async #score(answer: Answer, last: number): Promise<void> {
     const { ids, alternatives = 0 } = answer.request;
-    const end = Math.min(last, answer.fed + Math.min(CHUNK, this.#decoder.sequences));
+    const end = Math.min(last, answer.fed + Math.min(STEP_ROWS, this.#decoder.sequences));
     const places = ids.slice(answer.fed, end).map((token, i) => {
       return { sequence: answer.line!.index, token, position: answer.fed + i };
     });

@@ -1,8 +1,8 @@
 /** The decoder draws the same on every device, whether sequences are decoded together or one by one. */
 import assert from "node:assert/strict";
 import { openDevice } from "../../../model/devices.ts";
-import { type DecodeOptions, Decoder, type Start } from "../../../model/generate/decoder.ts";
-import type { Device, Tensor } from "../../../device/device.ts";
+import { type DecodeOptions, Decoder, type Place, type Start } from "../../../model/generate/decoder.ts";
+import { type Device, STEP_ROWS, type Tensor } from "../../../device/device.ts";
 import { type GenerateOptions, generateSamples, wholeSamples } from "../../../model/generate/generation.ts";
 import { gptNetwork } from "../../../model/gpt.ts";
 import { flatTensor } from "../../../model/parameters.ts";
@@ -188,7 +188,38 @@ for (const [name, open] of Object.entries(drawers)) {
       }
       const kinds = (texts: string[]) =>
         texts.reduce((sum, text) => sum + new Set(text).size / text.length, 0);
-      assert(kinds(varied) > kinds(together.slice(0, 20)), "penalties make samples more varied");
+      const plain = await samples({ numSamples: 20, seed: 7, minP: 0.1, topK: 40 });
+      assert(kinds(varied) > kinds(plain), "penalties make samples more varied");
+      device.destroy();
+    },
+  });
+}
+
+// the CPU's are tested beside its working weights
+for (const dtype of ["f32", "bf16"] as const) {
+  Deno.test({
+    name: `a row of a step has the same bits however many others there are: webgpu in ${dtype}`,
+    sanitizeResources: false,
+    async fn() {
+      const config = { vocab_size: 300, n_embd: 72, n_head: 3, n_layer: 2, block_size: 40 };
+      const device = await openTestGpu({ dtype });
+      if (!device) return;
+      const network = gptNetwork(config);
+      const flat = flatTensor(device, "weights", network.layout, "work");
+      device.write(flat, network.initialParameters(3, 0.2));
+      const decoder = new Decoder(device, config, network.views(device, flat), STEP_ROWS, config.block_size);
+      const places: Place[] = [];
+      for (let sequence = 0; sequence < STEP_ROWS; sequence++) {
+        const prompt = Array.from({ length: 1 + sequence % 7 }, (_, i) => (sequence * 37 + i) % 300);
+        decoder.feed(sequence, prompt, 0);
+        places.push({ sequence, token: sequence * 9, position: prompt.length });
+      }
+      const together = await decoder.step(places);
+      for (const [first, count] of [[0, 1], [5, 2], [3, 3], [7, 8], [9, 9], [1, 30]] as const) {
+        const some = await decoder.step(places.slice(first, first + count));
+        assert.deepEqual(some, together.slice(first * 300, (first + count) * 300), `${count} rows`);
+      }
+      decoder.close();
       device.destroy();
     },
   });
