@@ -6,12 +6,34 @@ export interface Launcher {
   program: string;
   /** "Open MPI" or "MPICH": a library of the other kind does not go with it */
   family: string;
+  /** of the program, before all others */
+  args?: string[];
 }
 
 const RANK = fileURLToPath(new URL("mpi_rank.ts", import.meta.url));
 
 /** A launch that takes longer hangs. */
 const MOST_MS = 60_000;
+
+const TWO_MACHINES = fileURLToPath(new URL("two_machines.sh", import.meta.url));
+
+/** The launcher for two ranks on the two machines of two_machines.sh, which agree over TCP. */
+export function onTwoMachines({ program, family }: Launcher, rate = "-"): Launcher {
+  const hosts = "10.77.0.1,10.77.0.2";
+  const flags = family === "Open MPI"
+    ? ["--mca", "plm_rsh_agent", TWO_MACHINES, "--host", hosts]
+    : ["-launcher", "ssh", "-launcher-exec", TWO_MACHINES, "-hosts", hosts];
+  return { program: TWO_MACHINES, family, args: [rate, program, ...flags] };
+}
+
+/** Why this machine cannot play two; undefined where it can. */
+export async function notTwoMachines(): Promise<string | undefined> {
+  if (Deno.build.os !== "linux") return "needs Linux";
+  const { success, stderr } = await new Deno.Command(TWO_MACHINES, { args: ["-", "true"] }).output();
+  return success
+    ? undefined
+    : `no network namespaces: ${new TextDecoder().decode(stderr).trim().split("\n")[0]}`;
+}
 
 /** Of launchers. Two ranks on one core must not wait for each other too eagerly, and tests may be run by root. */
 export const ENVIRONMENT = {
@@ -47,13 +69,18 @@ const MORE = await working(named("MICROGPT_MORE_MPIRUN"));
 /**
  * A test under each launcher; without one it is skipped, and its name says so.
  * @param options.everywhere under other versions of MPI, too
+ * @param options.skipped why it cannot run on this machine
  * @throws where MICROGPT_REQUIRE_MPI=1 and there is none
  */
 export function mpiTest(
   name: string,
   fn: (launcher: Launcher) => Promise<void>,
-  { everywhere = false } = {},
+  { everywhere = false, skipped = undefined as string | undefined } = {},
 ): void {
+  if (skipped !== undefined) {
+    Deno.test({ name: `${name} (skipped: ${skipped})`, ignore: true, fn() {} });
+    return;
+  }
   if (LAUNCHERS.length === 0) {
     if (Deno.env.get("MICROGPT_REQUIRE_MPI") === "1") {
       throw new Error("MICROGPT_REQUIRE_MPI=1, and no mpirun");
@@ -77,14 +104,14 @@ async function output(program: string, args: string[]): Promise<string | undefin
 
 /** Runs mpi_rank.ts on some ranks. */
 export async function launch(
-  { program }: Launcher,
+  { program, args = [] }: Launcher,
   ranks: number,
   what: string,
   env: Record<string, string> = {},
 ): Promise<{ code: number; text: string; errors: string; seconds: number }> {
   const started = performance.now();
   const { code, stdout, stderr } = await new Deno.Command(program, {
-    args: ["-n", String(ranks), Deno.execPath(), "run", "-A", "--quiet", RANK, what],
+    args: [...args, "-n", String(ranks), Deno.execPath(), "run", "-A", "--quiet", RANK, what],
     env: { ...ENVIRONMENT, ...env },
     signal: AbortSignal.timeout(MOST_MS), // mpirun ends its ranks when it is told to end
   }).output();

@@ -1,6 +1,6 @@
 /** Real ranks under every MPI launcher that is installed: Debian's openmpi-bin and mpich, or what MICROGPT_MPIRUN names. */
 import assert from "node:assert/strict";
-import { launch, LAUNCHERS, mpiTest } from "./mpi_launch.ts";
+import { launch, LAUNCHERS, mpiTest, notTwoMachines, onTwoMachines } from "./mpi_launch.ts";
 
 mpiTest(
   "1, 2, 4 and 8 ranks sum to the same bits, on the CPU device and by reading and writing",
@@ -47,6 +47,16 @@ mpiTest("sums that travel while other gradients are computed leave the same bits
   }
   assert.deepEqual(digests, Array(3).fill(digests[0]));
 });
+
+mpiTest("two machines sum to the same bits over TCP, and end when a rank dies", async (launcher) => {
+  const [one, two] = [await launch(launcher, 1, "trains"), onTwoMachines(launcher)];
+  const { code, text, errors } = await launch(two, 2, "trains");
+  assert.equal(code, 0, `${text}\n${errors}`);
+  assert.equal(text, one.text);
+  const killed = await launch(two, 2, "killed");
+  assert.notEqual(killed.code, 0);
+  assert(killed.seconds < 30, `${killed.seconds} s`);
+}, { everywhere: true, skipped: await notTwoMachines() });
 
 mpiTest("totals, maxima and bytes", async (launcher) => {
   const { text, errors } = await launch(launcher, 2, "small");
