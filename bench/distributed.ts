@@ -9,11 +9,12 @@
  */
 import { parseArgs } from "node:util";
 import { fileURLToPath } from "node:url";
+import type { Group, NativeMemory } from "../device/group.ts";
 import { openDevice } from "../model/devices.ts";
 import { networkKind, networkOf } from "../model/networks.ts";
 import { emptyState } from "../model/optimizer_state.ts";
 import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
-import { openRanks } from "../model/train/ranks.ts";
+import { openRanks, Ranks } from "../model/train/ranks.ts";
 import { type Recipe, Trainer } from "../model/train/trainer.ts";
 import { median, readBatches } from "./documents_file.ts";
 
@@ -36,7 +37,12 @@ const { values: flags } = parseArgs({
     "python-steps": { type: "string", default: "3" },
     /** eager or compile */
     "python-mode": { type: "string", default: "eager" },
-    /** one process of a measurement: `alone` with a thread for each rank, or `shared` with one */
+    /**
+     * what each of two machines may send, such as 1gbit: compares sums that travel while gradients are computed with sums at
+     * the end, on two ranks that are machines of tests/native/two_machines.sh
+     */
+    wire: { type: "string" },
+    /** one process of a measurement: `alone` with a thread for each rank, `shared` with one, `late` with sums at the end */
     as: { type: "string" },
   },
 });
@@ -54,10 +60,29 @@ interface Measured {
   seconds: number;
 }
 
+/** The same group, whose sums do not begin before they are waited for. */
+function atTheEnd(group: Group): Group {
+  const { rank, size, localSize } = group;
+  const begun: NativeMemory[] = [];
+  return {
+    ...{ rank, size, localSize },
+    beginSum: (values) => void begun.push(values),
+    finishSums: () => begun.splice(0).forEach((values) => group.sum(values)),
+    sum: (values) => group.sum(values),
+    total: (values) => group.total(values),
+    max: (values) => group.max(values),
+    broadcast: (bytes) => group.broadcast(bytes),
+    barrier: () => group.barrier(),
+    abort: (code) => group.abort(code),
+    close: () => group.close(),
+  };
+}
+
 /** Trains as `microgpt train` does, with the same trainer. */
 async function train(): Promise<void> {
-  const shared = flags.as === "shared";
-  const ranks = await openRanks(shared ? { distributed: "mpi" } : {});
+  const shared = flags.as !== "alone";
+  let ranks = await openRanks(shared ? { distributed: "mpi" } : {});
+  if (flags.as === "late") ranks = new Ranks(atTheEnd(ranks!.group), ranks!.version, {});
   const device = await openDevice({ device: "cpu", threads: shared ? 1 : Number(flags.ranks) });
   const batches = readBatches(flags.tokens!, settings.batchSize, settings.blockSize);
   const totalSteps = WARMUP + Number(flags.steps);
@@ -142,23 +167,47 @@ function pytorch(shared: boolean): string[] {
   ];
 }
 
+type Kind = [name: string, program: string, args: string[]];
+
+/** Tokens a second of each kind in each round. */
+async function measureRounds(kinds: Kind[]): Promise<number[][]> {
+  const rates = kinds.map((): number[] => []);
+  for (let round = 0; round < Number(flags.rounds); round++) {
+    for (const [i, [, program, args]] of kinds.entries()) rates[i]!.push(await measure(program, args));
+    console.log(kinds.map(([name], i) => `${name} ${rates[i]!.at(-1)!.toFixed(0)} tok/s`).join(" | "));
+  }
+  return rates;
+}
+
+const launched = (as: string) => ["-n", flags.ranks, Deno.execPath(), ...ours(as)];
+
+async function compareOverWire(rate: string): Promise<void> {
+  const { onTwoMachines } = await import("../tests/native/mpi_launch.ts");
+  for (const mpirun of flags.mpirun.split(",")) {
+    const family = mpirun.includes("mpich") ? "MPICH" : "Open MPI";
+    const { program, args = [] } = onTwoMachines({ program: mpirun, family }, rate);
+    const [late, meanwhile] = await measureRounds([
+      [`${mpirun}, sums at the end`, program, [...args, ...launched("late")]],
+      ["meanwhile", program, [...args, ...launched("shared")]],
+    ]) as [number[], number[]];
+    const ratio = median(meanwhile.map((tokens, round) => tokens / late[round]!));
+    console.log(
+      `${mpirun} on ${rate}: median ratio of sums meanwhile to sums at the end ${ratio.toFixed(3)}`,
+    );
+  }
+}
+
 async function compare(): Promise<void> {
-  const kinds: [name: string, program: string, args: string[]][] = [
+  const kinds: Kind[] = [
     ["one process", Deno.execPath(), ours("alone")],
-    ...flags.mpirun.split(",").map((mpirun): [string, string, string[]] => {
-      return [mpirun, mpirun, ["-n", flags.ranks, Deno.execPath(), ...ours("shared")]];
-    }),
+    ...flags.mpirun.split(",").map((mpirun): Kind => [mpirun, mpirun, launched("shared")]),
   ];
   const pytorchAt = kinds.length;
   if (flags.python !== undefined) {
     kinds.push(["PyTorch, one process", flags.python, pytorch(false)]);
     kinds.push(["PyTorch DDP", flags.python, pytorch(true)]);
   }
-  const rates = kinds.map((): number[] => []);
-  for (let round = 0; round < Number(flags.rounds); round++) {
-    for (const [i, [, program, args]] of kinds.entries()) rates[i]!.push(await measure(program, args));
-    console.log(kinds.map(([name], i) => `${name} ${rates[i]!.at(-1)!.toFixed(0)} tok/s`).join(" | "));
-  }
+  const rates = await measureRounds(kinds);
   const ratio = (a: number, b: number) =>
     median(rates[a]!.map((rate, round) => rate / rates[b]![round]!)).toFixed(3);
   for (const [i, [name]] of kinds.entries()) {
@@ -169,5 +218,6 @@ async function compare(): Promise<void> {
   }
 }
 
-if (flags.as === undefined) await compare();
-else await train();
+if (flags.as !== undefined) await train();
+else if (flags.wire !== undefined) await compareOverWire(flags.wire);
+else await compare();

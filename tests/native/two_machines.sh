@@ -9,6 +9,7 @@ case ${TWO_MACHINES:-} in
 '') # outside: become the first machine
   command -v ip >/dev/null || { echo "no ip" >&2; exit 77; }
   user=$([ "$(id -u)" = 0 ] || echo --map-root-user)
+  # shellcheck disable=SC2086 # none, or one word
   TWO_MACHINES=setup exec unshare $user --net --uts sh "$0" "$@"
   ;;
 setup)

@@ -63,11 +63,21 @@ export function ranksOf(dir: string): number[] {
   });
 }
 
-/** Waits until a run has written something. */
-export async function until(path: string): Promise<void> {
+/** Of the last checkpoint; 0 where there is none. */
+export async function stepOf(directory: string): Promise<number> {
+  try {
+    return JSON.parse(await Deno.readTextFile(join(directory, "train_state.json"))).step;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return 0;
+    throw error;
+  }
+}
+
+/** Waits until a run has saved a checkpoint after step `begun`. */
+export async function untilSaved(directory: string, begun = 0): Promise<void> {
   for (let i = 0; i < 1200; i++) {
-    if (await Deno.stat(path).then(() => true, () => false)) return;
+    if (await stepOf(directory) > begun) return;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-  throw new Error(`${path} does not appear`);
+  throw new Error(`${directory} gets no checkpoint`);
 }

@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { NAMES } from "../../cli/program.ts";
 import type { Launcher } from "../../native/mpi_launch.ts";
-import { digests, ended, LONG, ranksOf, resumed, start } from "./distributed_run.ts";
+import { digests, ended, LONG, ranksOf, resumed, start, stepOf } from "./distributed_run.ts";
 
 /** What is done how often. */
 export interface Kills {
@@ -26,15 +26,6 @@ export interface Killed {
   steps: number[];
   /** the longest that the other rank lived on */
   seconds: number;
-}
-
-async function stepOf(directory: string): Promise<number> {
-  try {
-    return JSON.parse(await Deno.readTextFile(join(directory, "train_state.json"))).step;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return 0;
-    throw error;
-  }
 }
 
 /** Sends SIGKILL to one rank. @returns whether there was one */
