@@ -72,8 +72,9 @@ export function checkSize(launch: Launch | undefined, size: number, library: str
       `${launch.variable} says that ${launch.size} processes were started, ${library} counts ${size}: ` +
         "launcher and library are of different kinds of MPI",
       {
-        hint:
-          "set MICROGPT_MPI to the path of the launcher's own libmpi, or start with the library's own mpirun",
+        hint: launch.family === "any"
+          ? "Open MPI wants srun --mpi=pmix, MPICH --mpi=pmi2; MICROGPT_MPI names the library of the other kind"
+          : "set MICROGPT_MPI to the path of the launcher's own libmpi, or start with the library's own mpirun",
       },
     );
   }
@@ -115,8 +116,10 @@ export function libraryPaths(
   if (chosen) return [chosen];
   const names = NAMES[os === "darwin" || os === "windows" ? os : "linux"];
   const family = launchOf(env)?.family;
-  // Open MPI may run under PMI, too: then its library counts as the launcher does, or `checkSize` tells
-  const wanted = family === "Open MPI" ? names[family] : [...names.MPICH, ...names["Open MPI"]];
+  // Open MPI may run under PMI and MPICH under PMIx, too: then the library counts as the launcher does, or `checkSize` tells
+  const first = family === "any" && env("PMIX_RANK") !== undefined ? "Open MPI" : "MPICH";
+  const second = first === "MPICH" ? "Open MPI" : "MPICH";
+  const wanted = family === "Open MPI" ? names[family] : [...names[first], ...names[second]];
   const beside = folders.flatMap((folder) => [`${folder}/../lib`, `${folder}/../lib64`]);
   if (os === "darwin") beside.push("/opt/homebrew/lib", "/usr/local/lib");
   return [...beside.flatMap((folder) => wanted.map((name) => `${folder}/${name}`)).filter(isFile), ...wanted];

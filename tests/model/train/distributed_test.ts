@@ -105,7 +105,7 @@ trainingTest(
     if (Deno.build.os !== "linux") return;
     const [undisturbed, output] = [join(dir, "undisturbed"), join(dir, "model")];
     const input = ["--input", join(dir, "names.txt")];
-    const steps = "1000"; // the first signal comes with the first checkpoint, and must find the run going
+    const steps = "600"; // the first signal comes with the first checkpoint, and must find the run going
     const before = await ended(start(launcher, 2, [...input, "--output", undisturbed, ...LONG, steps]));
     assert.equal(before.code, 0, before.text);
     let args = [...input, "--output", output, ...LONG, steps];
@@ -135,7 +135,7 @@ trainingTest(
       await untilSaved(output);
       await new Promise((resolve) => setTimeout(resolve, 2000 * Math.random()));
     };
-    const { steps, seconds } = await killRanks(launcher, dir, { kills: 3, steps: 1000, instant });
+    const { steps, seconds } = await killRanks(launcher, dir, { kills: 3, steps: 600, instant });
     assert.equal(steps.length, 3);
     assert(seconds < 30, `${seconds} s`);
   },

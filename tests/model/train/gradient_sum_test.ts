@@ -126,6 +126,9 @@ Deno.test("the library is looked for beside the launcher, then by its names", ()
     "libmpi.so.40",
     "libmpi.so",
   ]);
+  // srun starts both kinds: with PMI 2 it sets PMI_SIZE, with PMIx this
+  const srun = paths("linux", { SLURM_STEP_NUM_TASKS: "2", PMIX_RANK: "0" });
+  assert.deepEqual([srun[0], srun.at(-1)], ["/opt/mpi/bin/../lib/libmpi.so.40", "libmpich.so.12"]);
   assert.equal(paths("linux", { PMI_SIZE: "2" }).includes("libmpich.so.12"), true);
   assert.deepEqual(paths("windows", {}), ["msmpi.dll", "impi.dll"]);
 });
