@@ -117,7 +117,7 @@ trainingTest(
       const victims = ranksOf(output);
       Deno.kill(victims[Math.floor(Math.random() * victims.length)]!, signal);
       const { code, text } = await running;
-      assert.match(text, /resume with: /);
+      assert.match(text, new RegExp(`resume with: mpirun -n ${ranks} .* --distributed mpi`));
       assert.notEqual(code, 0, text);
       args = resumed(output);
     }
