@@ -203,6 +203,14 @@ export const SETTINGS = {
     help: "steps between evaluations; 0 = only at the end",
     saved: "eval_every",
   },
+  patience: {
+    type: "whole",
+    min: 0,
+    max: 1e9,
+    default: 0,
+    help: "end when so many evaluations in a row were no better than the best; 0 = never",
+    saved: "patience",
+  },
   checkpointEvery: {
     type: "whole",
     min: 0,

@@ -129,6 +129,7 @@ export function resolveRecipe(settings: Settings, start: number, nLayer: number)
     gradClip: settings.gradClip,
     gradAccum: settings.gradAccum,
     evalEvery: settings.evalEvery,
+    patience: settings.patience,
   };
 }
 

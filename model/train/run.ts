@@ -251,9 +251,17 @@ export class TrainingRun {
       yield* this.#record(event, log);
       if (event.type === "evaluation") evaluated = event.step;
       const complete = event.type === (evaluatesAt(event.step) ? "evaluation" : "step");
-      const best = this.#isBest && event.step < this.totalSteps; // the last checkpoint comes anyway
-      if (complete && (savesAt(event.step) || best || event.step === retryStep)) {
+      const isBest = this.#isBest && event.step < this.totalSteps; // the last checkpoint comes anyway
+      if (complete && (savesAt(event.step) || isBest || event.step === retryStep)) {
         yield* this.#saveMeanwhile(log, savesAt(event.step));
+      }
+      const best = event.type === "evaluation" && this.#outOfPatience(event.step);
+      if (best) {
+        yield notice(
+          `${recipe.patience} evaluations in a row were no better than that of step ${best.step} ` +
+            `(loss ${best.loss.toFixed(4)}): training ends here`,
+        );
+        break;
       }
     }
     if (data.validationBytes > 0 && evaluated !== this.trainer.step) {
@@ -263,6 +271,13 @@ export class TrainingRun {
     }
     await this.#saving;
     yield* this.#takeSaveEnded();
+  }
+
+  /** The best evaluation, when it is longer ago than the run has patience. The step alone decides: so do resumed runs. */
+  #outOfPatience(step: number): BestEvaluation | undefined {
+    const { patience, evalEvery } = this.#options.recipe;
+    const { best } = this.#checkpoints;
+    return patience > 0 && best && step - best.step >= patience * evalEvery ? best : undefined;
   }
 
   /** Weights and two moments. */

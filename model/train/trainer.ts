@@ -70,6 +70,8 @@ export interface Recipe {
   gradAccum: number;
   /** steps between evaluations; 0 = never */
   evalEvery: number;
+  /** evaluations without a better one after which a run ends; 0 = never */
+  patience: number;
   /** parameters that stay as they are */
   frozen?: Frozen;
 }

@@ -56,6 +56,36 @@ Deno.test("the best evaluation is kept, without --keep and between checkpoints, 
     assert.deepEqual(await namesIn(join(output, "checkpoints")), ["best"]);
   }));
 
+Deno.test("a run out of patience ends, its best is kept, and a resumed one ends at the same step", () =>
+  withDirectory(async (dir) => {
+    const [output, other] = [join(dir, "model"), join(dir, "other")];
+    const whole = evaluations(await Array.fromAsync(train({ ...OPTIONS, output: join(dir, "whole") })));
+    const ends = whole.find(({ step }, i) => {
+      const best = whole.slice(0, i + 1).reduce((a, b) => b.loss < a.loss ? b : a);
+      return step - best.step >= 2 * 4;
+    })!;
+    assert(ends.step < 40, "the loss rises again: choose another seed");
+    const events = await Array.fromAsync(train({ ...OPTIONS, output, patience: 2 }));
+    assert.deepEqual(evaluations(events).at(-1), ends);
+    assert.deepEqual(evaluations(events), whole.slice(0, whole.indexOf(ends) + 1));
+    const { step } = lowest(events);
+    assert.equal(
+      notices(events).filter((text) =>
+        text.includes(`2 evaluations in a row were no better than that of step ${step}`)
+      )
+        .length,
+      1,
+    );
+    assert.equal((await readCheckpoint(output)).trainState.step, ends.step);
+    assert.equal((await measured(join(output, "checkpoints/best"), join(dir, "scratch"))).step, step);
+    const abort = new AbortController();
+    for await (const event of train({ ...OPTIONS, output: other, patience: 2, signal: abort.signal })) {
+      if (event.type === "step" && event.step === ends.step - 3) abort.abort();
+    }
+    const resumed = await Array.fromAsync(train({ documents: DOCUMENTS, resume: other, output: other }));
+    assert.deepEqual(evaluations(resumed).at(-1), ends);
+  }));
+
 Deno.test("which one is the best does not depend on how long a save takes", () =>
   withDirectory(async (dir) => {
     const output = join(dir, "model");
