@@ -17,7 +17,8 @@
 const PLUS_INFINITY = 0x7f800000u;
 const IN_PROMPT = 0x80000000u;
 
-// The row's settings.
+// The row's settings, for what is computed. What decides where barriers stand is read by the kernel itself: Tint takes private
+// variables for numbers that may differ between threads.
 var<private> sequence: u32;
 var<private> temperature: f32;
 var<private> top_k: u32;
@@ -28,17 +29,17 @@ var<private> first_suppressed$s: u32;
 var<private> end_suppressed$s: u32;
 #end
 
-fn setting(i: u32) -> f32 { return settings_load(sequence * 24u + i); }
+fn setting(sequence: u32, i: u32) -> f32 { return settings_load(sequence * 24u + i); }
 
-fn load_settings(row: u32) {
-  sequence = sequences_load(row);
-  temperature = setting(0u);
-  top_k = u32(setting(1u));
-  top_p = setting(2u);
-  min_p = setting(3u);
+fn load_settings(own: u32) {
+  sequence = own;
+  temperature = setting(own, 0u);
+  top_k = u32(setting(own, 1u));
+  top_p = setting(own, 2u);
+  min_p = setting(own, 3u);
 #for s in 0..8
-  first_suppressed$s = u32(setting(8u + 2u * $su));
-  end_suppressed$s = u32(setting(9u + 2u * $su));
+  first_suppressed$s = u32(setting(own, 8u + 2u * $su));
+  end_suppressed$s = u32(setting(own, 9u + 2u * $su));
 #end
 }
 
@@ -49,10 +50,10 @@ fn penalized(bits: u32, id: u32) -> u32 {
   if (count == 0u) { return bits; }
   let drawn = count & ~IN_PROMPT;
   let logit = bitcast<f32>(bits);
-  let repetition = setting(4u);
-  let presence = select(0.0, setting(6u), drawn > 0u);
+  let repetition = setting(sequence, 4u);
+  let presence = select(0.0, setting(sequence, 6u), drawn > 0u);
   let repeated = select(logit * repetition, logit / repetition, logit > 0.0);
-  return bitcast<u32>(repeated - (setting(5u) * f32(drawn) + presence));
+  return bitcast<u32>(repeated - (setting(sequence, 5u) * f32(drawn) + presence));
 }
 #end
 
@@ -170,7 +171,8 @@ fn draw(row: u32, threshold: u32, largest: f32, u: f32, thread: u32) -> u32 {
 fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   let row = group.x + group.y * groups.x;
   if (row >= p.N) { return; }
-  load_settings(row);
+  let own = sequences_load(row);
+  load_settings(own);
   var best = 0u;
   var best_id = 0xffffffffu;
   for (var id = thread; id < p.V; id += THREADS) {
@@ -183,12 +185,13 @@ fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   if (next == 0xffffffffu) { next = 0u; }
   let position = positions_load(row);
   // Barriers stand where all threads come whatever they found: Tint takes `top`, from workgroup memory, for a number that may differ.
-  if (temperature > 0.0) {
+  if (setting(own, 0u) > 0.0) {
     let largest = rank_value(top);
     var threshold = 1u;
-    if (top_k > 0u && top_k < p.V) { threshold = max(threshold, kth_rank(row, thread)); }
-    if (top_p < 1.0) { threshold = nucleus_rank(row, threshold, top, thread); }
-    let drawn = draw(row, threshold, largest, uniform_draw(seeds_load(sequence), position), thread);
+    let k = u32(setting(own, 1u));
+    if (k > 0u && k < p.V) { threshold = max(threshold, kth_rank(row, thread)); }
+    if (setting(own, 2u) < 1.0) { threshold = nucleus_rank(row, threshold, top, thread); }
+    let drawn = draw(row, threshold, largest, uniform_draw(seeds_load(own), position), thread);
     if (top != 0u && top != (PLUS_INFINITY | 0x80000000u)) { next = drawn; }
   }
   // All threads have read the position before it moves on.
