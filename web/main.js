@@ -163,9 +163,9 @@ async function addModel(folder) {
   for (const entry of entries.filter(({ isFile, name }) => isFile && !name.startsWith("."))) {
     files[entry.name] = await new Promise((resolve, reject) => entry.file(resolve, reject));
   }
-  if (!files["weights.safetensors"]) {
+  if (!files["weights.safetensors"] && !files["model.safetensors"]) {
     throw Object.assign(new Error(`${folder.name} is no model's folder`), {
-      hint: "drop the folder that `microgpt train` wrote: it has a weights.safetensors",
+      hint: "drop the folder that `microgpt train` wrote: it has weights.safetensors or model.safetensors",
     });
   }
   const { chat } = await calls.call("add", { name: folder.name, files });

@@ -9,7 +9,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import { checkOptions, type Options, type OptionValues } from "../../device/options.ts";
 import { modelKind } from "../files/any_model.ts";
 import { localModel } from "../files/hub/download.ts";
-import { sameDirectory } from "../files/directory.ts";
+import { sameDirectory, weightsFile } from "../files/directory.ts";
 import { RunLock } from "../files/lock.ts";
 import type { ExportType } from "./llama_export.ts";
 
@@ -85,7 +85,7 @@ export async function exportModel(
   using _lock = await RunLock.take(to);
   if (format === "safetensors") {
     await saveInferenceModel(to, model, { half });
-    const file = join(to, "weights.safetensors");
+    const file = join(to, weightsFile(model.config.architecture));
     return { file, bytes: (await files.stat(file)).size };
   }
   const config = gptConfigOf(model.config);

@@ -9,7 +9,6 @@ import type { WrittenType } from "../files/gguf/quantize.ts";
 import { HF_FILES, type HfExport, writeHfDirectory } from "../files/hf/directory.ts";
 import { namesOf } from "../files/own_files.ts";
 import { publish } from "../files/publish.ts";
-import { OWN_TEMPLATE } from "../generate/chat_template.ts";
 import type { LlamaConfig } from "../llama_config.ts";
 import { networkOf } from "../networks.ts";
 import { checkGgufOutput, checkHfOutput, MODELFILE_KEY, textDigest } from "./llama_output.ts";
@@ -38,7 +37,7 @@ export async function readLlama(path: string, format: string): Promise<LlamaSour
   }
   const llama = config as LlamaConfig;
   const { layout } = networkOf(config);
-  const template = model.ownWay && model.chat ? OWN_TEMPLATE : model.chatTemplate;
+  const { chatTemplate } = model;
   return {
     name,
     config: llama,
@@ -47,7 +46,7 @@ export async function readLlama(path: string, format: string): Promise<LlamaSour
     tokenizer,
     ends,
     addBos,
-    ...(template === undefined ? {} : { chatTemplate: template }),
+    ...(chatTemplate === undefined ? {} : { chatTemplate }),
   };
 }
 

@@ -5,12 +5,11 @@
 import { type FileHandle, type FileInfo, files, isFileError } from "../../platform/files.ts";
 import { basename, join } from "../../platform/paths.ts";
 import { parseTokenizerJson, type TokenizerFile } from "../../data/tokenizer_json.ts";
-import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import type { ModelConfig } from "../config.ts";
 import type { ParameterLayout } from "../parameters.ts";
 import { readModel, readModelHeader, sendModelWeights } from "./checkpoint.ts";
-import type { TextRules } from "./description.ts";
+import { ownRules, type TextRules } from "./description.ts";
 import { fileError, ifThere, isOnnxExport } from "./directory.ts";
 import { fileSource } from "./gguf/file_source.ts";
 import { llamaOfGguf } from "./gguf/llama_config.ts";
@@ -18,7 +17,6 @@ import { checkGgufTensors, ggufName, readGgufWeights } from "./gguf/llama_tensor
 import { sendGgufWeights } from "./gguf/send_weights.ts";
 import { tokenizerOfGguf } from "./gguf/llama_tokenizer.ts";
 import { readGguf } from "./gguf/read.ts";
-import type { EndIds } from "./hf/config.ts";
 import { readHfDirectory } from "./hf/directory.ts";
 import { llamaTensors } from "./hf/tensors.ts";
 import { readHfWeights, sendHfWeights } from "./hf/weights.ts";
@@ -39,7 +37,7 @@ export interface AnyModel extends TextRules, WeightSource {
   tokenizer: TokenizerFile;
   /** it was trained on conversations */
   chat: boolean;
-  /** texts and conversations are written in this program's own way, without a template */
+  /** texts and conversations are written in this program's own way; the template tells other programs of it */
   ownWay: boolean;
   /** element types in the file, several joined with "+" */
   fileDtype: string;
@@ -125,19 +123,13 @@ async function describeOwn(path: string): Promise<AnyModel> {
     tokenizer,
     chat,
     ownWay: rules === undefined,
-    ...(rules ?? { ends: ownEnds(tokenizer.ids, chat), addBos: true }),
+    ...(rules ?? ownRules(tokenizer.ids, chat)),
     fileDtype,
     weightsBytes,
     types,
     readParameters: async () => (await readModel(path)).params,
     readWeights: (_, sink) => sendModelWeights(path, header, sink),
   };
-}
-
-/** The tokens that end the texts of this program's own models. */
-function ownEnds(ids: ReadonlyMap<string, number>, chat: boolean): EndIds {
-  const bos = ids.get(SPECIAL_TOKENS.bos)!;
-  return { bos, eos: chat ? [ids.get(SPECIAL_TOKENS.endTurn)!, bos] : [bos], pad: bos };
 }
 
 async function describeHf(path: string): Promise<AnyModel> {

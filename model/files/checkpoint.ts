@@ -2,11 +2,13 @@
 import { files, SEEK_START } from "../../platform/files.ts";
 import { join } from "../../platform/paths.ts";
 import { digestOf, type FileDigest, forEachChunk, HashedReader, writeHashed } from "./digest.ts";
+import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import type { MetricsSnapshot } from "./metrics_log.ts";
-import { metaJson, type ModelDescription, readMeta, readTokenizer } from "./description.ts";
+import { metaJson, type ModelDescription, ownRules, readMeta, readTokenizer } from "./description.ts";
 import {
   checkDirectory,
+  CHECKPOINT_FILES,
   type ModelFile,
   openIfThere,
   openModelFile,
@@ -15,10 +17,13 @@ import {
   readBetweenSaves,
   readText,
   readTextIfThere,
+  weightsFile,
   wrongContent,
 } from "./directory.ts";
+import type { LlamaConfig } from "../llama_config.ts";
 import { networkOf } from "../networks.ts";
 import { type OptimizerState, type StateName, stateTensors } from "../optimizer_state.ts";
+import { writeHfDirectory } from "./hf/directory.ts";
 import { checkModelOutput } from "./output_directory.ts";
 import type { ParameterLayout } from "../parameters.ts";
 import { publish } from "./publish.ts";
@@ -63,7 +68,7 @@ export interface ModelHeader extends ModelDescription {
   fileDtype: string;
   /** the same, by the parameter's name */
   types: Map<string, FileDtype>;
-  /** size of weights.safetensors */
+  /** size of the file of weights */
   weightsBytes: number;
   /** undefined for an inference model */
   trainState: TrainState | undefined;
@@ -94,7 +99,8 @@ async function readModelFiles(dir: string, digests: SavedDigests = {}): Promise<
   const description = await readMeta(dir, digests["meta.json"]);
   const { layout } = networkOf(description.config);
   const tokenizerJson = await readTokenizer(dir, description, digests["tokenizer.json"]);
-  const { flat, dtype } = await readTensors(dir, "weights.safetensors", layout, digests);
+  const weights = weightsFile(description.config.architecture);
+  const { flat, dtype } = await readTensors(dir, weights, layout, digests);
   return { ...description, tokenizerJson, layout, params: flat, fileDtype: dtype };
 }
 
@@ -114,8 +120,13 @@ async function readCheckpointFiles(dir: string): Promise<LoadedCheckpoint> {
     await readText(dir, "train_state.json", STATE_MAX_BYTES),
     statePath,
   );
-  const metrics = digests?.["metrics.jsonl"];
-  if (metrics) await checkMetrics(dir, metrics);
+  // the log is read when the run goes on, and what is for other programs not at all; they must be of this save
+  for (
+    const name of ["metrics.jsonl", "config.json", "generation_config.json", "tokenizer_config.json"] as const
+  ) {
+    const expected = digests?.[name];
+    if (expected) await checkFile(dir, name, expected);
+  }
   const model = await readModelFiles(dir, digests);
   // a chat model that a run started from may have gone on with plain text
   const mayDiffer = state.from !== undefined && model.chat;
@@ -148,8 +159,9 @@ export async function readModelHeader(dir: string): Promise<ModelHeader> {
     const description = await readMeta(dir);
     const tokenizerJson = await readTokenizer(dir, description);
     const { layout } = networkOf(description.config);
-    using file = await openModelFile(dir, "weights.safetensors");
-    const path = join(dir, "weights.safetensors");
+    const name = weightsFile(description.config.architecture);
+    using file = await openModelFile(dir, name);
+    const path = join(dir, name);
     const tensors = await readHeader(file, path);
     checkTensors(tensors, layout, path);
     return {
@@ -185,8 +197,9 @@ export async function sendModelWeights(
       });
     }
     const { layout } = networkOf(description.config);
-    const path = join(dir, "weights.safetensors");
-    using file = await openModelFile(dir, "weights.safetensors");
+    const name = weightsFile(description.config.architecture);
+    const path = join(dir, name);
+    using file = await openModelFile(dir, name);
     const tensors = await readHeader(file, path);
     checkTensors(tensors, layout, path);
     for (const tensor of tensors) await sendRows(file, path, tensor, layout.byName.get(tensor.name)!, sink);
@@ -214,11 +227,11 @@ async function readTensors(
   return parameters;
 }
 
-/** The log is read when the run goes on; here it only has to be the save's own. */
-async function checkMetrics(dir: string, expected: FileDigest): Promise<void> {
-  using file = await openModelFile(dir, "metrics.jsonl");
+/** @throws {MicrogptError} when a file is not the one that the save wrote */
+async function checkFile(dir: string, name: ModelFile, expected: FileDigest): Promise<void> {
+  using file = await openModelFile(dir, name);
   const { bytes, sha256 } = await digestOf(file);
-  if (bytes !== expected.bytes || sha256 !== expected.sha256) throw otherSave(join(dir, "metrics.jsonl"));
+  if (bytes !== expected.bytes || sha256 !== expected.sha256) throw otherSave(join(dir, name));
 }
 
 /** Whether a directory holds a training checkpoint. */
@@ -241,16 +254,7 @@ export async function saveCheckpoint(
   const { layout } = networkOf(checkpoint.config);
   await publish(dir, async (staging) => {
     const at = (name: string) => join(staging, name);
-    const digests: SavedDigests = {
-      "meta.json": await writeText(at("meta.json"), metaJson(checkpoint)),
-      "tokenizer.json": await writeText(at("tokenizer.json"), checkpoint.tokenizerJson),
-      "weights.safetensors": await writeParameters(
-        at("weights.safetensors"),
-        layout,
-        checkpoint.params,
-        "F32",
-      ),
-    };
+    const digests: SavedDigests = await writeModel(staging, checkpoint, checkpoint.params, "F32");
     for (const { name, layout: stateLayout } of stateTensors(layout)) {
       const file = optimizerFile(name);
       digests[file] = await writeParameters(at(file), stateLayout, checkpoint.optimizer[name], "F32");
@@ -293,14 +297,41 @@ export async function saveInferenceModel(
   model: ModelDescription & { params: Float32Array },
   options: { half?: boolean } = {},
 ): Promise<void> {
-  await checkModelOutput(dir);
+  const old = await checkModelOutput(dir, model.config.architecture);
   await publish(dir, async (staging) => {
-    await writeText(join(staging, "meta.json"), metaJson(model));
-    await writeText(join(staging, "tokenizer.json"), model.tokenizerJson);
-    const { layout } = networkOf(model.config);
-    const path = join(staging, "weights.safetensors");
-    await writeParameters(path, layout, model.params, options.half ? "F16" : "F32");
+    await writeModel(staging, model, model.params, options.half ? "F16" : "F32");
   });
+  // of a model of the other architecture, nobody would know what the rest is
+  const written: readonly ModelFile[] = CHECKPOINT_FILES[model.config.architecture ?? "gpt"];
+  for (const name of old) if (!written.includes(name)) await files.remove(join(dir, name));
+}
+
+/** Writes the files of an inference model, a Llama's as a HuggingFace directory. @returns their digests */
+async function writeModel(
+  dir: string,
+  description: ModelDescription,
+  params: Float32Array | EntryReader,
+  dtype: FileDtype,
+): Promise<SavedDigests> {
+  const { config, chat, tokenizerJson } = description;
+  const { layout } = networkOf(config);
+  const meta = await writeText(join(dir, "meta.json"), metaJson(description));
+  if (config.architecture === "llama") {
+    const tokenizer = parseTokenizerJson(tokenizerJson);
+    const rules = description.rules ?? ownRules(tokenizer.ids, chat);
+    const model = { config: config as LlamaConfig, layout, params, tokenizer, ...rules };
+    return { "meta.json": meta, ...await writeHfDirectory(dir, model, dtype, false) };
+  }
+  return {
+    "meta.json": meta,
+    "tokenizer.json": await writeText(join(dir, "tokenizer.json"), tokenizerJson),
+    "weights.safetensors": await writeParameters(
+      join(dir, "weights.safetensors"),
+      layout,
+      params,
+      dtype,
+    ),
+  };
 }
 
 async function writeText(path: string, text: string): Promise<FileDigest> {

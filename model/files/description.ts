@@ -1,5 +1,7 @@
 /** What a model is, as two of its files say it: `meta.json` and `tokenizer.json`. */
 import { join } from "../../platform/paths.ts";
+import { withLeadingToken } from "../../data/leading_token.ts";
+import type { TokenizerFile } from "../../data/tokenizer_json.ts";
 import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import type { ModelConfig } from "../config.ts";
 import { MicrogptError } from "../../device/errors.ts";
@@ -15,6 +17,35 @@ export interface TextRules {
   addBos: boolean;
   /** how a conversation is written (Jinja); absent: the model is of plain text */
   chatTemplate?: string;
+}
+
+/** How this program's own models write a conversation, for other programs; between the marks is what is learned. */
+export const OWN_TEMPLATE = "{{ bos_token }}{% for message in messages %}" +
+  "{% if message['role'] == 'assistant' %}" +
+  "{{ '<assistant>' }}{% generation %}{{ message['content'] + '<end_turn>' }}{% endgeneration %}" +
+  "{% elif message['role'] == 'user' %}{{ '<user>' + message['content'] + '<end_turn>' }}" +
+  "{% else %}{{ raise_exception('roles are user and assistant') }}{% endif %}{% endfor %}" +
+  "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}";
+
+/** This program's own way to write texts, as other programs are told of it. */
+export function ownRules(ids: ReadonlyMap<string, number>, chat: boolean): TextRules {
+  const bos = ids.get(SPECIAL_TOKENS.bos)!;
+  const eos = chat ? [ids.get(SPECIAL_TOKENS.endTurn)!, bos] : [bos];
+  return { ends: { bos, eos, pad: bos }, addBos: true, ...(chat ? { chatTemplate: OWN_TEMPLATE } : {}) };
+}
+
+/**
+ * The text of a model's `tokenizer.json`. A Llama's says what texts begin with, for programs that take the directory for
+ * one of HuggingFace's; this program reads that in `meta.json`.
+ */
+export function savedTokenizer(
+  { architecture }: Pick<ModelConfig, "architecture">,
+  tokenizer: TokenizerFile,
+  { ends, addBos }: Pick<TextRules, "ends" | "addBos">,
+): string {
+  return architecture === "llama"
+    ? withLeadingToken(tokenizer, addBos ? ends.bos : undefined)
+    : tokenizer.json;
 }
 
 /** What `meta.json` and `tokenizer.json` say. */

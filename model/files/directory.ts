@@ -7,22 +7,48 @@ import { sha256 } from "../../platform/hash.ts";
 import { join } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import type { FileDigest } from "./digest.ts";
+import type { Architecture } from "../config.ts";
 import type { StateName } from "../optimizer_state.ts";
 
-/** The files of an inference model. */
+/** The files of an inference model of the architecture gpt. */
 export const MODEL_FILES = ["meta.json", "tokenizer.json", "weights.safetensors"] as const;
 
-/** The files of a training checkpoint. */
-export const CHECKPOINT_FILES = [
-  ...MODEL_FILES,
+/** Those of a Llama: but for `meta.json` a HuggingFace directory. */
+export const LLAMA_FILES = [
+  "meta.json",
+  "tokenizer.json",
+  "config.json",
+  "generation_config.json",
+  "tokenizer_config.json",
+  "model.safetensors",
+] as const;
+
+/** What a training checkpoint has besides. */
+const TRAINING_FILES = [
   "optimizer_m.safetensors",
   "optimizer_v.safetensors",
   "metrics.jsonl",
   "train_state.json",
 ] as const;
 
+/** The files of a training checkpoint. */
+export const CHECKPOINT_FILES = {
+  gpt: [...MODEL_FILES, ...TRAINING_FILES],
+  llama: [...LLAMA_FILES, ...TRAINING_FILES],
+} as const satisfies Record<Architecture, readonly string[]>;
+
+/** The names of both. */
+export const ALL_CHECKPOINT_FILES: readonly ModelFile[] = [
+  ...new Set([...CHECKPOINT_FILES.gpt, ...CHECKPOINT_FILES.llama]),
+];
+
 /** A file that belongs to a model. */
-export type ModelFile = (typeof CHECKPOINT_FILES)[number];
+export type ModelFile = (typeof CHECKPOINT_FILES)[Architecture][number];
+
+/** The file of a model's weights. */
+export function weightsFile(architecture: Architecture = "gpt"): "weights.safetensors" | "model.safetensors" {
+  return architecture === "llama" ? "model.safetensors" : "weights.safetensors";
+}
 
 /** The files of an ONNX export. */
 export const ONNX_FILES = [
@@ -141,7 +167,7 @@ export async function readBetweenSaves<T>(dir: string, read: () => Promise<T>): 
 
 /** Which files a model consists of at this instant: a save puts new ones in place of all of them. */
 async function filesAsTheyAre(dir: string): Promise<string> {
-  const looks = CHECKPOINT_FILES.map(async (name) => {
+  const looks = ALL_CHECKPOINT_FILES.map(async (name) => {
     for (const path of [join(dir, COMMITTED, name), join(dir, name)]) {
       try {
         const { dev, ino, size, mtime } = await files.stat(path);
@@ -189,8 +215,13 @@ export async function openModelFile(dir: string, name: ModelFile): Promise<FileH
       },
     );
   }
+  if (name === "model.safetensors" && await ifThere(files.stat(join(dir, "weights.safetensors")))) {
+    throw new MicrogptError(`${dir} holds a Llama as unreleased versions saved it, which is no longer read`, {
+      hint: "train it anew, or export it with the version that saved it: `export --format hf`",
+    });
+  }
   throw new MicrogptError(`${join(dir, name)} is missing`, {
-    hint: (MODEL_FILES as readonly string[]).includes(name)
+    hint: ([...MODEL_FILES, ...LLAMA_FILES] as readonly string[]).includes(name)
       ? "this is not a whole model directory"
       : "this is not a whole training checkpoint; it can be used, but not resumed",
   });

@@ -2,6 +2,7 @@
 import { files, isFileError } from "../../platform/files.ts";
 import { join } from "../../platform/paths.ts";
 import { readTrainState } from "./checkpoint.ts";
+import { readMeta } from "./description.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { CHECKPOINT_FILES, fileError, ifThere, KEPT_DIR } from "./directory.ts";
 import { isEntry, recognizeKeptCheckpoint, removeOwnTree, REMOVING } from "./own_files.ts";
@@ -110,8 +111,9 @@ async function linkCheckpoint(dir: string, name: string): Promise<void> {
   const kept = join(dir, KEPT_DIR);
   await isEntry(dir, KEPT_DIR, "directory");
   await recognizeKeptCheckpoint(kept, name);
+  const { architecture = "gpt" } = (await readMeta(dir)).config;
   await publish(join(kept, name), async (staging) => {
-    for (const name of CHECKPOINT_FILES) await linkOrCopy(join(dir, name), join(staging, name));
+    for (const name of CHECKPOINT_FILES[architecture]) await linkOrCopy(join(dir, name), join(staging, name));
   });
 }
 

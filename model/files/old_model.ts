@@ -3,7 +3,7 @@ import { files } from "../../platform/files.ts";
 import { isPermitted } from "../../platform/host.ts";
 import { basename, dirname, join } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import { ifThere, isSystemError, STAGING } from "./directory.ts";
+import { ifThere, isSystemError, type ModelFile, STAGING } from "./directory.ts";
 import { namesOf, ownTree, recognizeModel } from "./own_files.ts";
 
 /** A place for the old model. */
@@ -11,6 +11,8 @@ export interface OldModelPlace {
   path: string;
   /** the model there is ours, and has no more steps than the one that is to be kept: it goes */
   replaces: boolean;
+  /** the files of the model that goes there */
+  names: readonly ModelFile[];
 }
 
 /**
@@ -20,10 +22,10 @@ export interface OldModelPlace {
  */
 export async function oldModelPlace(dir: string): Promise<OldModelPlace> {
   const real = await files.realPath(dir); // beside the directory itself, not beside a link to it
-  const { steps } = await recognizeModel(real, false);
+  const { steps, names } = await recognizeModel(real, false);
   const place = await firstPlace(real, `${real}.old`, steps) ??
     await firstPlace(real, join(real, "old"), steps);
-  if (place) return place;
+  if (place) return { ...place, names };
   throw new MicrogptError(`the model in ${dir} cannot be moved to ${real}.old or ${join(real, "old")}`, {
     hint: "choose another directory with `output`",
   });
@@ -34,7 +36,7 @@ async function firstPlace(
   dir: string,
   base: string,
   steps: number | undefined,
-): Promise<OldModelPlace | undefined> {
+): Promise<Omit<OldModelPlace, "names"> | undefined> {
   // this is not worth asking the person for a permission
   for (const name of ["read", "write"] as const) {
     if (!await isPermitted(name, dirname(base))) return undefined;

@@ -3,8 +3,19 @@ import { files, isFileError } from "../../platform/files.ts";
 import { isPermitted } from "../../platform/host.ts";
 import { basename, dirname, join, normalize, resolve } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import { fileError, ifThere, KEPT_DIR, KEPT_NAME, openIfThere, sameDirectory, STAGING } from "./directory.ts";
-import { type Holding, recognizeModel } from "./own_files.ts";
+import type { Architecture } from "../config.ts";
+import {
+  fileError,
+  ifThere,
+  KEPT_DIR,
+  KEPT_NAME,
+  type ModelFile,
+  openIfThere,
+  sameDirectory,
+  STAGING,
+  weightsFile,
+} from "./directory.ts";
+import { checkFree, type Holding, recognizeModel } from "./own_files.ts";
 import { discardStaging, finishPublish, makeDirectory } from "./publish.ts";
 
 const OTHER_OUTPUT = "choose another directory with `output`";
@@ -30,21 +41,27 @@ export async function checkWritable(dir: string): Promise<void> {
 /**
  * Checks that a training run may write to `dir`: everything there that it would replace or move is ours.
  * @param goesOn it is resumed there
+ * @returns what it holds; `checkFree` looks at the names that only some architectures write
  * @throws {MicrogptError} when not, naming the file
  */
-export async function checkTrainingOutput(dir: string, goesOn = false): Promise<void> {
+export async function checkTrainingOutput(dir: string, goesOn = false): Promise<Holding> {
   await checkWritable(dir);
-  await recognizeModel(dir, true, !goesOn);
+  return await recognizeModel(dir, true, !goesOn);
 }
 
 /**
  * Checks that an inference model may be written to `dir`.
+ * @returns the files of the model that is there
  * @throws {MicrogptError} when it holds a training checkpoint, an ONNX export, or what is not ours
  */
-export async function checkModelOutput(dir: string): Promise<void> {
+export async function checkModelOutput(
+  dir: string,
+  architecture: Architecture | undefined,
+): Promise<readonly ModelFile[]> {
   await checkWritable(dir);
-  const { kind } = await recognizeModel(dir, true);
-  if (kind !== "checkpoint") return;
+  const { kind, names } = await recognizeModel(dir, true);
+  await checkFree(dir, names, architecture);
+  if (kind !== "checkpoint") return names;
   throw new MicrogptError(`${dir} holds a training checkpoint, which this would break`, {
     hint: OTHER_OUTPUT,
   });
@@ -75,7 +92,7 @@ export async function keptIn(dir: string): Promise<KeptCheckpoint | undefined> {
   if (basename(kept) !== KEPT_DIR || !KEPT_NAME.test(name)) return undefined;
   const run = dirname(kept);
   if (!await isPermitted("read", run)) return undefined;
-  using weights = await openIfThere(run, "weights.safetensors");
+  using weights = await openIfThere(run, weightsFile("gpt")) ?? await openIfThere(run, weightsFile("llama"));
   if (!weights) return undefined;
   // as the person wrote it, where that ends in a name
   const written = normalize(join(dir, "..", ".."));
@@ -101,7 +118,11 @@ async function realPathIfThere(path: string): Promise<string | undefined> {
  * @returns what it holds
  * @throws {MicrogptError} when nothing can be written, or a save would replace what is not ours
  */
-export async function prepareOutput(dir: string, goesOn = false): Promise<Holding> {
+export async function prepareOutput(
+  dir: string,
+  goesOn = false,
+  architecture?: Architecture,
+): Promise<Omit<Holding, "names">> {
   try {
     await makeDirectory(dir);
     if (!(await files.stat(dir)).isDirectory) {
@@ -115,5 +136,7 @@ export async function prepareOutput(dir: string, goesOn = false): Promise<Holdin
   } catch (error) {
     throw fileError(`cannot write to ${dir}`, error, OTHER_OUTPUT);
   }
-  return await recognizeModel(dir, false, !goesOn);
+  const { names, ...holding } = await recognizeModel(dir, false, !goesOn);
+  await checkFree(dir, names, architecture);
+  return holding;
 }

@@ -6,7 +6,9 @@ import { type FileInfo, files } from "../../platform/files.ts";
 import { basename, join } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { digestOf, forEachChunk, readFull } from "./digest.ts";
+import type { Architecture } from "../config.ts";
 import {
+  ALL_CHECKPOINT_FILES,
   CHECKPOINT_FILES,
   COMMITTED,
   fileError,
@@ -17,17 +19,19 @@ import {
   KEPT_NAME,
   type ModelFile,
   ONNX_FILES,
+  openIfThere,
   openModelFile,
   printable,
   readText,
   STAGING,
+  weightsFile,
   WORKING_LOG,
 } from "./directory.ts";
 import { readMeta, readTokenizer } from "./description.ts";
 import { HF_FILES } from "./hf/directory.ts";
 import { networkOf } from "../networks.ts";
 import type { ParameterLayout } from "../parameters.ts";
-import { checkTensors, readHeader } from "./safetensors.ts";
+import { checkTensors, readHeader, readMetadata } from "./safetensors.ts";
 import { parseTrainState, type SavedDigests, STATE_MAX_BYTES, type TrainState } from "./train_state.ts";
 
 /** In `.saved`: what is replaced is another run's model and goes where this file says, instead of nowhere. */
@@ -38,7 +42,7 @@ export const REPLACED = "replaced";
 /** A kept checkpoint that is being removed, which no longer has a checkpoint's name. */
 export const REMOVING = ".removing";
 
-const FILE_NAMES: ReadonlySet<string> = new Set([...CHECKPOINT_FILES, ...ONNX_FILES, KEEP_OLD]);
+const FILE_NAMES: ReadonlySet<string> = new Set([...ALL_CHECKPOINT_FILES, ...ONNX_FILES, KEEP_OLD]);
 
 /** What a save stages may be an export for other programs as well. */
 const STAGED_NAMES: ReadonlySet<string> = new Set([...FILE_NAMES, ...HF_FILES, ...GGUF_FILES]);
@@ -55,6 +59,8 @@ export interface Holding {
   kind: "nothing" | "model" | "checkpoint";
   /** steps of the longest run in it, kept checkpoints counted in; undefined where nothing says so */
   steps: number | undefined;
+  /** its files */
+  names: readonly ModelFile[];
 }
 
 /** The error for what would be replaced, moved or removed although this program did not write it. */
@@ -105,14 +111,14 @@ export async function isEntry(dir: string, name: string, what: "file" | "directo
 export async function recognizeModel(dir: string, thorough: boolean, keptToo = true): Promise<Holding> {
   for (const name of [STAGING, COMMITTED]) await checkStaged(dir, name);
   const present: ModelFile[] = [];
-  for (const name of CHECKPOINT_FILES) {
+  for (const name of await isLlama(dir) ? ALL_CHECKPOINT_FILES : CHECKPOINT_FILES.gpt) {
     const staged = await isEntry(join(dir, COMMITTED), name, "file");
     if (await isEntry(dir, name, "file") || staged) present.push(name);
   }
   await checkWorkingLog(dir);
   if (present.length === 0) {
     const steps = keptToo ? await recognizeKept(dir) : undefined;
-    return { kind: steps === undefined ? "nothing" : "checkpoint", steps };
+    return { kind: steps === undefined ? "nothing" : "checkpoint", steps, names: present };
   }
   if (await isOnnxExport(dir)) {
     throw new MicrogptError(`${dir} holds an ONNX export, which this would break`, {
@@ -126,7 +132,43 @@ export async function recognizeModel(dir: string, thorough: boolean, keptToo = t
   else await checkContents(dir, present, state !== undefined);
   const kept = keptToo ? await recognizeKept(dir) : undefined;
   const steps = state === undefined ? undefined : Math.max(state.state.step, kept ?? 0);
-  return { kind: state ? "checkpoint" : "model", steps };
+  return { kind: state ? "checkpoint" : "model", steps, names: present };
+}
+
+/** Whether the files of `dir` that this program would know are those of a Llama. */
+async function isLlama(dir: string): Promise<boolean> {
+  try {
+    if (await openedAndClosed(dir, "meta.json")) {
+      if ((await readMeta(dir)).config.architecture === "llama") return true;
+    }
+    if (!await openedAndClosed(dir, "train_state.json")) return false;
+    const { digests } = await readState(dir);
+    return digests !== undefined && weightsFile("llama") in digests;
+  } catch (error) {
+    if (error instanceof MicrogptError) return false; // what is wrong with it is said where it is looked at
+    throw error;
+  }
+}
+
+async function openedAndClosed(dir: string, name: ModelFile): Promise<boolean> {
+  using file = await openIfThere(dir, name);
+  return file !== undefined;
+}
+
+/**
+ * Checks that no name is taken that a model of an architecture has, but by the model that is there.
+ * @param names its files
+ * @throws {MicrogptError} naming a file that would be replaced
+ */
+export async function checkFree(
+  dir: string,
+  names: readonly ModelFile[],
+  architecture: Architecture = "gpt",
+): Promise<void> {
+  for (const name of CHECKPOINT_FILES[architecture]) {
+    if (names.includes(name) || !await isEntry(dir, name, "file")) continue;
+    throw notOurs(dir, name, "it is no part of a model of microgpt's there");
+  }
 }
 
 /** What `look` returns; a file that is not as it should be is not ours. */
@@ -172,6 +214,9 @@ async function checkContents(dir: string, present: ModelFile[], checkpoint: bool
   for (const name of present) {
     if (name === "tokenizer.json") await recognized(dir, name, () => readTokenizer(dir, description));
     if (name.endsWith(".safetensors")) await recognized(dir, name, () => checkHeader(dir, name, layout));
+    if ((HF_TEXTS as readonly string[]).includes(name)) {
+      await recognized(dir, name, () => checkText(dir, name));
+    }
     if (name === "metrics.jsonl") {
       if (!checkpoint) throw notOurs(dir, name, "there is no train_state.json beside it");
       await checkLog(dir, name);
@@ -182,6 +227,16 @@ async function checkContents(dir: string, present: ModelFile[], checkpoint: bool
 async function checkHeader(dir: string, name: ModelFile, layout: ParameterLayout): Promise<void> {
   using file = await openModelFile(dir, name);
   checkTensors(await readHeader(file, join(dir, name)), layout, join(dir, name));
+}
+
+/** What other programs read beside a Llama's weights, whose file names the digests. */
+const HF_TEXTS = ["config.json", "generation_config.json", "tokenizer_config.json"] as const;
+
+async function checkText(dir: string, name: ModelFile): Promise<void> {
+  using weights = await openModelFile(dir, weightsFile("llama"));
+  const digests = await readMetadata(weights, join(dir, weightsFile("llama")));
+  using file = await openModelFile(dir, name);
+  if ((await digestOf(file)).sha256 !== digests[name]) throw notOurs(dir, name, "it was changed");
 }
 
 async function checkWorkingLog(dir: string): Promise<void> {

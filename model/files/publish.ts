@@ -14,7 +14,16 @@ import { os } from "../../platform/host.ts";
 import { basename, dirname, join, relative, resolve } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { writeHashed } from "./digest.ts";
-import { COMMITTED, fileError, ifThere, KEPT_DIR, KEPT_NAME, STAGING, wrongContent } from "./directory.ts";
+import {
+  ALL_CHECKPOINT_FILES,
+  COMMITTED,
+  fileError,
+  ifThere,
+  KEPT_DIR,
+  KEPT_NAME,
+  STAGING,
+  wrongContent,
+} from "./directory.ts";
 import { oldModelPlace } from "./old_model.ts";
 import {
   checkBeginning,
@@ -51,8 +60,11 @@ export async function publish(
       await stage(staging);
       await checkReplaceable(dir, await namesOf(staging));
       if (old) {
-        const place = relative(await files.realPath(dir), old.path);
-        await writeHashed(join(staging, KEEP_OLD), (file) => file.write(new TextEncoder().encode(place)));
+        // what a model of another architecture has besides goes too
+        const staged = await namesOf(staging);
+        const others = old.names.filter((name) => !staged.includes(name));
+        const lines = [relative(await files.realPath(dir), old.path), ...others].join("\n");
+        await writeHashed(join(staging, KEEP_OLD), (file) => file.write(new TextEncoder().encode(lines)));
         if (old.replaces) await files.rename(old.path, join(staging, REPLACED));
       }
       await syncDirectory(staging);
@@ -88,18 +100,19 @@ async function checkReplaceable(dir: string, names: string[]): Promise<void> {
 export async function discardStaging(dir: string): Promise<void> {
   const staging = join(dir, STAGING);
   if (await isEntry(dir, STAGING, "directory") && await isEntry(staging, REPLACED, "directory")) {
-    await files.rename(join(staging, REPLACED), await placeFrom(staging, dir));
+    await files.rename(join(staging, REPLACED), (await placeFrom(staging, dir)).place);
   }
   await removeOwnTree(dir, STAGING);
 }
 
-/** Where the save in `staged` keeps the old model. */
-async function placeFrom(staged: string, dir: string): Promise<string> {
+/** Where the save in `staged` keeps the old model, and names of it that the save does not have. */
+async function placeFrom(staged: string, dir: string): Promise<{ place: string; others: string[] }> {
   const real = await files.realPath(dir);
-  const place = await files.readTextFile(join(staged, KEEP_OLD));
+  const [place = "", ...others] = (await files.readTextFile(join(staged, KEEP_OLD))).split("\n");
   // earlier versions wrote nothing here: it goes beside the directory
-  if (place === "") return `${real}.old`;
-  if (/^(?:\.\.[/\\])?[^/\\]+$/.test(place)) return resolve(real, place);
+  if (place === "") return { place: `${real}.old`, others };
+  const known = others.every((name) => (ALL_CHECKPOINT_FILES as readonly string[]).includes(name));
+  if (known && /^(?:\.\.[/\\])?[^/\\]+$/.test(place)) return { place: resolve(real, place), others };
   throw wrongContent(`${join(staged, KEEP_OLD)} names no place beside or in ${dir}`);
 }
 
@@ -113,7 +126,10 @@ export async function finishPublish(dir: string): Promise<boolean> {
   const names = await namesOf(committed);
   await syncDirectory(dir);
   const kept = names.includes(KEEP_OLD);
-  if (kept) await moveToOld(dir, await placeFrom(committed, dir), names);
+  if (kept) {
+    const { place, others } = await placeFrom(committed, dir);
+    await moveToOld(dir, place, [...names, ...others]);
+  }
   for (const name of names) {
     if (name !== KEEP_OLD && name !== REPLACED) await files.rename(join(committed, name), join(dir, name));
   }
@@ -123,7 +139,7 @@ export async function finishPublish(dir: string): Promise<boolean> {
   return kept;
 }
 
-/** What has a namesake still in `.saved` is the old model's. */
+/** What has a namesake still in `.saved` is the old model's, and so is what the save names besides. */
 async function moveToOld(dir: string, old: string, names: string[]): Promise<void> {
   await makeDirectory(old);
   for (const name of names) {

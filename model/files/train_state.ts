@@ -2,7 +2,14 @@ import type { Dtype } from "../../device/device.ts";
 import type { Option } from "../../device/options.ts";
 import { fieldsOf, type SavedSettings, SETTINGS } from "../settings.ts";
 import type { FileDigest } from "./digest.ts";
-import { CHECKPOINT_FILES, type ModelFile, parseObject, printable, wrongContent } from "./directory.ts";
+import {
+  CHECKPOINT_FILES,
+  type ModelFile,
+  parseObject,
+  printable,
+  weightsFile,
+  wrongContent,
+} from "./directory.ts";
 
 /** Anything larger is not a `train_state.json`. */
 export const STATE_MAX_BYTES = 1 << 20;
@@ -198,7 +205,8 @@ export function formatTrainState(state: TrainState, digests: SavedDigests): stri
 function parseDigests(value: unknown, path: string): SavedDigests | undefined {
   if (value === undefined) return undefined;
   const digests: SavedDigests = {};
-  for (const name of CHECKPOINT_FILES) {
+  const isLlama = Object.hasOwn(Object(value), weightsFile("llama"));
+  for (const name of CHECKPOINT_FILES[isLlama ? "llama" : "gpt"]) {
     if (name === "train_state.json") continue;
     const digest = (value as Record<string, Partial<FileDigest> | undefined> | null)?.[name];
     if (typeof digest?.bytes !== "number" || typeof digest.sha256 !== "string") {

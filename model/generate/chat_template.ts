@@ -15,14 +15,6 @@ export interface TemplateMessage {
   content: string;
 }
 
-/** How this program's own models write a conversation, for other programs; between the marks is what is learned. */
-export const OWN_TEMPLATE = "{{ bos_token }}{% for message in messages %}" +
-  "{% if message['role'] == 'assistant' %}" +
-  "{{ '<assistant>' }}{% generation %}{{ message['content'] + '<end_turn>' }}{% endgeneration %}" +
-  "{% elif message['role'] == 'user' %}{{ '<user>' + message['content'] + '<end_turn>' }}" +
-  "{% else %}{{ raise_exception('roles are user and assistant') }}{% endif %}{% endfor %}" +
-  "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}";
-
 /** What a template may take: real ones take a few hundred steps a message. */
 const MAX_STEPS = 1_000_000;
 const MAX_MILLISECONDS = 2000;

@@ -6,8 +6,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import type { ModelConfig } from "../config.ts";
 import { type AnyModel, readAnyModel } from "../files/any_model.ts";
 import { localModel } from "../files/hub/download.ts";
-import type { ModelDescription } from "../files/description.ts";
-import { OWN_TEMPLATE } from "../generate/chat_template.ts";
+import { type ModelDescription, OWN_TEMPLATE, savedTokenizer } from "../files/description.ts";
 import { checkConfig, networkOf } from "../networks.ts";
 import type { ParameterLayout } from "../parameters.ts";
 
@@ -46,7 +45,8 @@ export async function readBase(path: string, chat: boolean): Promise<BaseModel> 
 const MAX_TEMPLATE = 1 << 17;
 
 function described(model: AnyModel): ModelDescription {
-  const { config, chat, tokenizer: { json: tokenizerJson }, ownWay, ends, addBos, chatTemplate } = model;
+  const { config, chat, tokenizer, ownWay, ends, addBos, chatTemplate } = model;
+  const tokenizerJson = savedTokenizer(config, tokenizer, model);
   if (ownWay) return { config, chat, tokenizerJson };
   if (chatTemplate !== undefined && chatTemplate.length > MAX_TEMPLATE) {
     throw new MicrogptError(
@@ -63,9 +63,10 @@ function described(model: AnyModel): ModelDescription {
 function withTurns(model: AnyModel): BaseModel {
   const { config: old, path, ends } = model;
   const { tokens: { length: tokens }, json } = model.tokenizer;
-  const { json: tokenizerJson, added } = withChatTokens(json);
+  const { json: withTokens, added } = withChatTokens(json);
+  const tokenizer = parseTokenizerJson(withTokens);
   const config: ModelConfig = { ...old, vocab_size: Math.max(old.vocab_size, tokens + added.length) };
-  const endTurn = parseTokenizerJson(tokenizerJson).ids.get(SPECIAL_TOKENS.endTurn)!;
+  const endTurn = tokenizer.ids.get(SPECIAL_TOKENS.endTurn)!;
   const rules = {
     addBos: model.addBos,
     ends: { ...ends, eos: [endTurn, ...ends.eos] },
@@ -76,7 +77,7 @@ function withTurns(model: AnyModel): BaseModel {
   return {
     config,
     chat: true,
-    tokenizerJson,
+    tokenizerJson: savedTokenizer(config, tokenizer, model),
     ...(model.ownWay ? {} : { rules }),
     path,
     notices: added.length === 0 ? [] : [notice],

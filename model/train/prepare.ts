@@ -6,13 +6,16 @@ import { fitDocuments } from "../../data/tokens/pieces.ts";
 import { type PreparedTokens, prepareTokens } from "../../data/tokens/prepare_tokens.ts";
 import { checkAgreement } from "../../device/group.ts";
 import { type DocumentEncoder, ownEncoder } from "../../data/documents.ts";
-import type { Tokenizer } from "../../data/tokenizer.ts";
+import { withLeadingToken } from "../../data/leading_token.ts";
+import { SPECIAL_TOKENS, type Tokenizer, type WordCounter } from "../../data/tokenizer.ts";
+import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
 import type { Device } from "../../device/device.ts";
 import type { ModelConfig } from "../config.ts";
 import { type DeviceOptions, openDevice, openTokenizer, openWordCounter } from "../devices.ts";
 import { type LoadedCheckpoint, readCheckpoint } from "../files/checkpoint.ts";
 import { checkDirectory, openModelFile, sameDirectory } from "../files/directory.ts";
 import { isLocked, RunLock } from "../files/lock.ts";
+import { checkFree } from "../files/own_files.ts";
 import { checkTrainingOutput } from "../files/output_directory.ts";
 import { foreignEncoder, type ForeignRules, foreignRules } from "../generate/foreign.ts";
 import { checkConfig, networkKind, networkOf } from "../networks.ts";
@@ -148,7 +151,7 @@ export async function tokensOf(
     TrainOptions,
     "threads" | "cacheDir" | "cacheSize" | "tokenizerSample" | "onPreparing" | "signal"
   >,
-  { vocabSize, seed, loss }: Pick<Settings, "vocabSize" | "seed" | "loss">,
+  { vocabSize, seed, loss, arch }: Pick<Settings, "vocabSize" | "seed" | "loss" | "arch">,
   tokenizer: Tokenizer | undefined,
   encoderOf: (tokenizer: Tokenizer) => DocumentEncoder,
   ranks?: Ranks,
@@ -161,9 +164,12 @@ export async function tokensOf(
     encoderOf,
     answersOnly: loss === "answers",
     newTokenizer: {
-      key: JSON.stringify({ vocabSize, chat, tokenizerSample }),
+      key: JSON.stringify({ vocabSize, chat, tokenizerSample, ...(arch === "llama" ? { arch } : {}) }),
       sample: tokenizerSample * 1e6,
-      openCounter: () => openWordCounter({ vocabSize, chat, threads }),
+      openCounter: async () => {
+        const counter = await openWordCounter({ vocabSize, chat, threads });
+        return arch === "llama" ? withSavedText(counter, threads) : counter;
+      },
       load: (json) => openTokenizer(json, threads),
       share: ranks && { isFirst: ranks.isFirst, text: (json) => ranks.shareText(json) },
     },
@@ -173,6 +179,18 @@ export async function tokensOf(
     onProgress: onPreparing,
     signal: options.signal,
   });
+}
+
+/** Makes tokenizers with the text that a Llama's directory has, so that a resumed run finds the tokens of this one. */
+function withSavedText(counter: WordCounter, threads: number | undefined): WordCounter {
+  return {
+    add: (documents) => counter.add(documents),
+    close: () => counter.close(),
+    train: async () => {
+      const file = parseTokenizerJson((await counter.train()).toJSON());
+      return await openTokenizer(withLeadingToken(file, file.ids.get(SPECIAL_TOKENS.bos)), threads);
+    },
+  };
 }
 
 /**
@@ -206,13 +224,16 @@ async function prepareLocked(
   const goesOn = options.resume !== undefined && await sameDirectory(options.resume, output);
   // who only looks while another run saves would find files of two saves
   const looksOn = options.dryRun && await isLocked(output);
-  if (!looksOn && (ranks === undefined || ranks.isFirst)) await checkTrainingOutput(output, goesOn);
+  const writes = !looksOn && (ranks === undefined || ranks.isFirst);
+  const holding = writes ? await checkTrainingOutput(output, goesOn) : undefined;
   const checkpoint = options.resume === undefined ? undefined : await readCheckpoint(options.resume);
   const base = options.from === undefined ? undefined : await readBase(options.from, isChat(options));
   notices.push(...base?.notices ?? []);
   const settings = resolveSettings(options, checkpoint, notices, base);
   if (!checkpoint && !base) checkNewModel(settings);
   if (ranks) checkMicroBatches(ranks.group, settings.gradAccum);
+  const { architecture } = checkpoint?.config ?? base?.config ?? { architecture: settings.arch };
+  if (holding) await checkFree(output, holding.names, architecture);
   const recipe = resolveRecipe(
     settings,
     checkpoint?.trainState.step ?? 0,

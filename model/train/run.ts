@@ -295,7 +295,7 @@ export class TrainingRun {
   async #replacesOther(): Promise<boolean> {
     const { output, resumed } = this.#options;
     const goesOn = resumed !== undefined && await sameDirectory(resumed.dir, output);
-    const { kind } = await prepareOutput(output, goesOn);
+    const { kind } = await prepareOutput(output, goesOn, this.#options.config.architecture);
     return kind !== "nothing" && !goesOn;
   }
 

@@ -1,4 +1,4 @@
-/** A Llama that was trained here is the same in transformers and in MLX: they read the directory that `export` writes. */
+/** A Llama that was trained here is the same in transformers, which reads its directory, and in MLX, which reads an export. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { exportModel, train } from "../../mod.ts";
@@ -36,10 +36,10 @@ async function afterTraining(
       device: "cpu",
     } as const;
     for await (const _ of train({ documents, output, ...options }));
-    await exportModel(output, join(dir, "hf"), { format: "hf" });
-    const theirs: Run = JSON.parse(
-      await runPython("run_hf_directory.py", [runtime, join(dir, "hf"), TEXT, "20"]),
-    );
+    const exported = join(dir, "hf");
+    await exportModel(output, exported, { format: "hf" });
+    const read = runtime === "transformers" ? output : exported;
+    const theirs: Run = JSON.parse(await runPython("run_hf_directory.py", [runtime, read, TEXT, "20"]));
 
     const device = await openDevice({ device: "cpu", threads: 1 });
     const running = await RunningModel.read(device, output, 64);

@@ -4,15 +4,16 @@
  */
 import { files } from "../../../platform/files.ts";
 import { join } from "../../../platform/paths.ts";
+import { withLeadingToken } from "../../../data/leading_token.ts";
 import { parseTokenizerJson, type TokenizerFile } from "../../../data/tokenizer_json.ts";
 import { MicrogptError } from "../../../device/errors.ts";
 import type { LlamaConfig } from "../../llama_config.ts";
 import type { ParameterLayout } from "../../parameters.ts";
 import { fileError, ifThere, parseObject } from "../directory.ts";
-import { type FileDtype, writeParameters } from "../safetensors.ts";
-import { writeHashed } from "../digest.ts";
+import { type EntryReader, type FileDtype, writeParameters } from "../safetensors.ts";
+import { type FileDigest, writeHashed } from "../digest.ts";
 import { type EndIds, endIds, hfConfig, llamaOfHf } from "./config.ts";
-import { findHfWeights, type HfWeights } from "./weights.ts";
+import { findHfWeights, type HfWeights, ONE_FILE } from "./weights.ts";
 
 /** What a directory says of its model beside the weights' values. */
 export interface HfModel {
@@ -154,6 +155,9 @@ export const HF_FILES = [
   "chat_template.jinja",
 ] as const;
 
+/** One of them. */
+export type HfFile = (typeof HF_FILES)[number];
+
 /** What the weights' file of an export says of who made it. */
 export const HF_PRODUCER = "microgpt";
 
@@ -162,33 +166,43 @@ const TORCH_NAMES: Record<FileDtype, string> = { F32: "float32", BF16: "bfloat16
 /**
  * Writes all files of a model. The weights' file names the digests of the others, by which an export is known again.
  * @param dir an empty directory, such as what `publish` gives
+ * @param templateFile writes the chat template to a file of its own too, as new versions of transformers do
+ * @returns the digest of each file
  * @throws {MicrogptError} when a weight is not finite or does not fit the type
  */
-export async function writeHfDirectory(dir: string, model: HfExport, dtype: FileDtype): Promise<void> {
+export async function writeHfDirectory(
+  dir: string,
+  model: Omit<HfExport, "params"> & { params: Float32Array | EntryReader },
+  dtype: FileDtype,
+  templateFile = true,
+): Promise<Partial<Record<HfFile, FileDigest>>> {
   const { layout, params, chatTemplate } = model;
   const texts = new Map(hfTexts(model, dtype));
-  if (chatTemplate !== undefined) texts.set("chat_template.jinja", chatTemplate);
+  if (templateFile && chatTemplate !== undefined) texts.set("chat_template.jinja", chatTemplate);
   const metadata: Record<string, string> = { format: "pt", producer: HF_PRODUCER };
+  const digests: Partial<Record<HfFile, FileDigest>> = {};
   for (const [name, text] of texts) {
-    const { sha256 } = await writeHashed(
+    const digest = await writeHashed(
       join(dir, name),
       (file) => file.write(new TextEncoder().encode(text)),
     );
-    metadata[name] = sha256;
+    digests[name] = digest;
+    metadata[name] = digest.sha256;
   }
-  await writeParameters(join(dir, "model.safetensors"), layout, params, dtype, metadata);
+  const weights = join(dir, ONE_FILE);
+  digests[ONE_FILE] = await writeParameters(weights, layout, params, dtype, metadata);
+  return digests;
 }
 
 /** The JSON files. */
 function hfTexts(
-  { config, tokenizer: file, ends, addBos, chatTemplate }: HfExport,
+  { config, tokenizer: file, ends, addBos, chatTemplate }: Omit<HfExport, "params">,
   dtype: FileDtype,
-): [string, string][] {
+): [HfFile, string][] {
   const { tokens, special } = file;
   const name = (id: number | undefined) => id === undefined ? undefined : tokens[id]?.name;
   const bos = name(ends.bos);
   const json = (value: object) => JSON.stringify(value, null, 2) + "\n";
-  const tokenizer = parseObject(file.json, "tokenizer.json");
   const generation = {
     ...(ends.bos === undefined ? {} : { bos_token_id: ends.bos }),
     eos_token_id: ends.eos,
@@ -212,24 +226,7 @@ function hfTexts(
   return [
     ["config.json", json(hfConfig(config, ends, TORCH_NAMES[dtype]))],
     ["generation_config.json", json(generation)],
-    ["tokenizer.json", json(addBos && bos !== undefined ? withFirst(tokenizer, bos, ends.bos!) : tokenizer)],
+    ["tokenizer.json", withLeadingToken(file, addBos ? ends.bos : undefined)],
     ["tokenizer_config.json", json(tokenizerConfig)],
   ];
-}
-
-/** The tokenizer with a post-processor that puts a token in front: without it `tokenizer(text)` gives none. */
-function withFirst(tokenizer: Record<string, unknown>, token: string, id: number): object {
-  const template = (sequences: string[]) => [
-    { SpecialToken: { id: token, type_id: 0 } },
-    ...sequences.map((sequence) => ({ Sequence: { id: sequence, type_id: 0 } })),
-  ];
-  return {
-    ...tokenizer,
-    post_processor: {
-      type: "TemplateProcessing",
-      single: template(["A"]),
-      pair: template(["A", "B"]),
-      special_tokens: { [token]: { id: token, ids: [id], tokens: [token] } },
-    },
-  };
 }

@@ -9,7 +9,16 @@ import { join } from "../../../platform/paths.ts";
 import { cacheDirectory } from "../../../platform/cache_directory.ts";
 import { MicrogptError } from "../../../device/errors.ts";
 import { environment } from "../../../platform/permissions.ts";
-import { fileError, ifThere, isSystemError, MODEL_FILES, parseObject, printable } from "../directory.ts";
+import {
+  fileError,
+  ifThere,
+  isSystemError,
+  LLAMA_FILES,
+  MODEL_FILES,
+  parseObject,
+  printable,
+  weightsFile,
+} from "../directory.ts";
 import { llamaOfHf } from "../hf/config.ts";
 import { INDEX, ONE_FILE, shardsOf } from "../hf/weights.ts";
 import { Hub, type HubFile, type HubLimits, LIMITS, UnreachableError } from "./connection.ts";
@@ -274,8 +283,12 @@ async function fetchDirectory(
   { progress }: DownloadOptions,
   limits: HubLimits,
 ): Promise<void> {
-  const ours = listed.has(MODEL_FILES[0]);
-  const texts = (ours ? MODEL_FILES : [...TEXTS, ...(listed.has(ONE_FILE) ? [] : [INDEX])])
+  const ours = !listed.has("meta.json")
+    ? undefined
+    : listed.has(weightsFile("gpt"))
+    ? MODEL_FILES
+    : LLAMA_FILES;
+  const texts = (ours ?? [...TEXTS, ...(listed.has(ONE_FILE) ? [] : [INDEX])])
     .flatMap((name) => listed.get(name) ?? []).filter(({ name }) =>
       name.endsWith(".json") || name.endsWith(".jinja")
     );
@@ -295,7 +308,9 @@ async function fetchDirectory(
     done += file.bytes;
   };
   for (const file of texts) await fetch(file);
-  const weights = ours ? [need(model, listed, "weights.safetensors")] : await hfWeights(model, listed, dir);
+  const weights = ours
+    ? [need(model, listed, weightsFile(ours === LLAMA_FILES ? "llama" : "gpt"))]
+    : await hfWeights(model, listed, dir);
   total = done + weights.reduce((sum, { bytes }) => sum + bytes, 0);
   for (const file of weights) await fetch(file);
 }

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { exportModel } from "../../../mod.ts";
 import { exportGgufDirectory } from "../../../model/export/llama_export.ts";
 import { saveInferenceModel } from "../../../model/files/checkpoint.ts";
-import { OWN_TEMPLATE } from "../../../model/generate/chat_template.ts";
+import { OWN_TEMPLATE } from "../../../model/files/description.ts";
 import { loadModel } from "../../../model/generate/language_model.ts";
 import { readAnyModel } from "../../../model/files/any_model.ts";
 import { configOf } from "../../../model/llama_config.ts";

@@ -52,7 +52,7 @@ Deno.test(
       final: true,
     });
     await saveCheckpoint(dir, saved);
-    assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES].sort());
+    assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES.gpt].sort());
     assert.equal(await loadedStep(dir), 3);
     const { config, chat, tokenizerJson, trainState } = await readCheckpoint(dir);
     assert.deepEqual({ config, chat, tokenizerJson, trainState }, {
@@ -164,7 +164,7 @@ Deno.test(
   "a checkpoint that lacks a file does not load",
   withModel(async (dir, metrics) => {
     const saved = await checkpointAt(3, metrics);
-    for (const name of CHECKPOINT_FILES) {
+    for (const name of CHECKPOINT_FILES.gpt) {
       await saveCheckpoint(dir, saved);
       await Deno.remove(join(dir, name));
       await assert.rejects(readCheckpoint(dir), message(new RegExp(`${name} is missing$`)));
@@ -175,7 +175,7 @@ Deno.test(
 Deno.test(
   "a checkpoint with a file of another save does not load",
   withModel(async (dir, metrics) => {
-    for (const name of CHECKPOINT_FILES) {
+    for (const name of CHECKPOINT_FILES.gpt) {
       if (name === "meta.json" || name === "tokenizer.json") continue; // the same in every save of a run
       await saveCheckpoint(dir, await checkpointAt(3, metrics));
       await saveCheckpoint(`${dir}-other`, await checkpointAt(4, metrics));
@@ -212,7 +212,7 @@ async function beforeReading<T>(
   }
 }
 
-for (const name of CHECKPOINT_FILES) {
+for (const name of CHECKPOINT_FILES.gpt) {
   Deno.test(
     `a save that comes while a checkpoint is read, before ${name}: all is of the new one`,
     withModel(async (dir, metrics) => {
@@ -273,7 +273,7 @@ Deno.test(
     await Deno.mkdir(join(dir, "notes"));
     await saveCheckpoint(dir, await checkpointAt(2, metrics));
     await saveCheckpoint(dir, await checkpointAt(3, metrics), { keepOld: true });
-    assert.deepEqual(await namesIn(dir), ["README.md", ...CHECKPOINT_FILES, "notes"].sort());
+    assert.deepEqual(await namesIn(dir), ["README.md", ...CHECKPOINT_FILES.gpt, "notes"].sort());
   }),
 );
 
@@ -290,10 +290,10 @@ Deno.test(
     assert.equal(await loadedStep(dir), 3);
     assert.equal(await loadedStep(`${dir}.old`), 1);
     assert.equal(await loadedStep(`${dir}.old/checkpoints/best`), 1);
-    assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES].sort());
+    assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES.gpt].sort());
     await saveCheckpoint(dir, await checkpointAt(4, metrics), { keepOld: true });
     assert.deepEqual([await loadedStep(dir), await loadedStep(`${dir}.old`)], [4, 3]);
-    assert.deepEqual(await namesIn(`${dir}.old`), [...CHECKPOINT_FILES].sort());
+    assert.deepEqual(await namesIn(`${dir}.old`), [...CHECKPOINT_FILES.gpt].sort());
   }),
 );
 
@@ -351,7 +351,7 @@ Deno.test(
     assert.deepEqual((await lines("metrics.jsonl")).length, 3);
     assert.deepEqual((await lines("metrics.jsonl.part")).length, 4);
     await log.close();
-    assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES].sort());
+    assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES.gpt].sort());
 
     // as a program writes that logs to the checkpoint's own file, cut off by a crash
     await Deno.writeTextFile(
@@ -401,7 +401,7 @@ Deno.test({
       /^MicrogptError: cannot save to .*model: File too large\n$/,
       new TextDecoder().decode(stderr),
     );
-    assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES].sort());
+    assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES.gpt].sort());
     assert.equal(await loadedStep(dir), 1);
   }),
 });

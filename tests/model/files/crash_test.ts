@@ -42,7 +42,7 @@ const SCENARIOS: Record<string, Scenario> = {
       await prepareOutput(dir);
       await save(dir, metrics, 2);
       assert.equal(await loadedStep(dir), 2);
-      assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES].sort());
+      assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES.gpt].sort());
       return found;
     },
   },
@@ -60,7 +60,7 @@ const SCENARIOS: Record<string, Scenario> = {
       assert.equal((await readModel(dir)).params[0], found);
       await save(dir, metrics, 3);
       assert.equal(await loadedStep(dir), 3);
-      assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES, "README.md", "checkpoints"].sort());
+      assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES.gpt, "README.md", "checkpoints"].sort());
       assert.equal(await loadedStep(join(dir, "checkpoints/best")), 1);
       return `${found}`;
     },
@@ -81,7 +81,7 @@ const SCENARIOS: Record<string, Scenario> = {
       await save(dir, metrics, 2, found === 7);
       assert.deepEqual([await loadedStep(dir), await loadedStep(`${dir}.old`)], [2, 7]);
       assert.equal(await loadedStep(`${dir}.old/checkpoints/best`), 7);
-      assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES].sort());
+      assert.deepEqual(await namesIn(dir), [...CHECKPOINT_FILES.gpt].sort());
       return `${found}`;
     },
   },
@@ -190,7 +190,7 @@ Deno.test("everything is flushed before it counts, and before what it replaces g
       operations.slice(0, commit).filter(({ name, path }) =>
         name === "sync" && dirname(path) === join(dir, ".saving")
       ).length,
-      CHECKPOINT_FILES.length,
+      CHECKPOINT_FILES.gpt.length,
     );
     const moved = operations.findIndex(({ name }, i) => i > commit && name === "rename");
     assert.deepEqual(unflushed(operations, moved), []);

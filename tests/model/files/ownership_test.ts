@@ -229,7 +229,7 @@ Deno.test(
     await saveCheckpoint(dir, await checkpointAt(500, metrics));
     await keepCheckpoint(dir, 500, 1);
     await keepBest(dir);
-    for (const name of CHECKPOINT_FILES) await Deno.remove(join(dir, name));
+    for (const name of CHECKPOINT_FILES.gpt) await Deno.remove(join(dir, name));
     await run(dir, 2, { checkpointEvery: 1, keep: 1 });
     assert.deepEqual(await namesIn(join(dir, "checkpoints")), ["best", "step-000002"]);
     assert.deepEqual(await namesIn(join(`${dir}.old`, "checkpoints")), ["best", "step-000500"]);

@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { ChatTemplate, OWN_TEMPLATE } from "../../../model/generate/chat_template.ts";
+import { OWN_TEMPLATE } from "../../../model/files/description.ts";
+import { ChatTemplate } from "../../../model/generate/chat_template.ts";
 import { NativeTokenizer } from "../../../native/tokenizer.ts";
 import { pythonTest, runPython } from "../python.ts";
 import { inDirectory, tinyModel, writeTiny } from "./tiny_llama.ts";

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { HfTokenizer } from "../../../data/hf_tokenizer.ts";
 import { MicrogptError } from "../../../device/errors.ts";
-import { ChatTemplate, OWN_TEMPLATE, type TemplateMessage } from "../../../model/generate/chat_template.ts";
+import { OWN_TEMPLATE } from "../../../model/files/description.ts";
+import { ChatTemplate, type TemplateMessage } from "../../../model/generate/chat_template.ts";
 import { NativeTokenizer } from "../../../native/tokenizer.ts";
 import { buildPrompt } from "../../../model/generate/prompt.ts";
 

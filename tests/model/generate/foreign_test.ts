@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { exportGguf } from "../../../model/files/gguf/llama_export.ts";
 import { foreignPrompt, foreignRules } from "../../../model/generate/foreign.ts";
-import { OWN_TEMPLATE } from "../../../model/generate/chat_template.ts";
+import { OWN_TEMPLATE } from "../../../model/files/description.ts";
 import { loadModel } from "../../../model/generate/language_model.ts";
 import { readAnyModel } from "../../../model/files/any_model.ts";
 import { HfTokenizer } from "../../../data/hf_tokenizer.ts";

@@ -6,7 +6,7 @@ import { parseTokenizerJson } from "../../../data/tokenizer_json.ts";
 import { readTrainState } from "../../../model/files/checkpoint.ts";
 import { readAnyModel } from "../../../model/files/any_model.ts";
 import { exportGguf } from "../../../model/files/gguf/llama_export.ts";
-import { OWN_TEMPLATE } from "../../../model/generate/chat_template.ts";
+import { OWN_TEMPLATE } from "../../../model/files/description.ts";
 import { loadModel } from "../../../model/generate/language_model.ts";
 import { exportModel } from "../../../model/export/export.ts";
 import { networkOf } from "../../../model/networks.ts";
