@@ -98,8 +98,8 @@ export interface CorpusOptions extends Partial<Omit<CorpusSettings, "input">> {
   input: string | readonly string[];
   /** read conversations rather than texts */
   chat?: boolean;
-  /** the model has a token for system text: such messages are kept with the role "system" */
-  keepSystem?: boolean;
+  /** where the model takes messages of the role "system", which are kept there: anywhere, or in front of all others */
+  keepSystem?: boolean | "first";
 }
 
 /** The path given to data that a program passed in. */
@@ -281,6 +281,7 @@ abstract class CountedCorpus implements Corpus {
     const { tally, collected, kinds, hashes, bytes, notices } = this.reading;
     const trimmed = tally.cleaned.get("trailing user turn removed") ?? 0;
     const system = tally.cleaned.get("system text put in front of a user message") ?? 0;
+    const kept = tally.cleaned.get("system text kept") ?? 0;
     const skipped = tally.skipped.get("no assistant turn") ?? 0;
     const unit = this.mode === "chat" ? "conversations" : "documents";
     const said = [
@@ -290,6 +291,7 @@ abstract class CountedCorpus implements Corpus {
       system === 0
         ? undefined
         : `data cleanup: system text of ${system} conversations put in front of a user message`,
+      kept === 0 ? undefined : `system text of ${kept} conversations stays: the model's template takes it`,
       ...[...tally.skipped].filter(([reason]) => reason !== "no assistant turn")
         .map(([reason, n]) => `data cleanup: ${n} ${unit} skipped (${reason})`),
       emptyMessagesNotice(tally.cleaned.get("empty message kept") ?? 0),
@@ -466,7 +468,7 @@ class MemoryCorpus extends CountedCorpus {
     const reading = this.begin(this.#options.strict === true, collector);
     const { tally } = reading;
     const hash = sha256();
-    const keepSystem = this.#options.keepSystem === true;
+    const { keepSystem = false } = this.#options;
     let index = 0;
     for await (const item of this.#items) {
       signal?.throwIfAborted();

@@ -58,8 +58,8 @@ type Fields = Record<string, unknown>;
 export interface ConversationOptions {
   /** the field with the messages */
   field?: string | undefined;
-  /** the model has a token for system text; otherwise it is put in front of the next user message */
-  keepSystem: boolean;
+  /** whether the model takes system messages, or only one in front; others are put in front of the next user message */
+  keepSystem: boolean | "first";
   tally: Tally;
 }
 
@@ -85,7 +85,7 @@ export function readConversation(
     tally.skip(messages.reason, where);
     return undefined;
   }
-  const merged = keepSystem ? messages : mergeSystem(messages, tally);
+  const merged = keepSystem === true ? keptSystem(messages, tally) : mergeSystem(messages, keepSystem, tally);
   const end = merged.findLastIndex(({ role }) => role === "assistant") + 1;
   if (end === 0) {
     tally.skip("no assistant turn", where);
@@ -211,12 +211,24 @@ function text(value: unknown, name: string, where: () => string): string {
   throw new MicrogptError(`${where()}: expected "${name}" to be well-formed Unicode, got a lone surrogate`);
 }
 
+/** Counts a conversation whose system text stays; an empty one says nothing. */
+function keptSystem(messages: Message[], tally: Tally): Message[] {
+  if (!messages.some(({ role }) => role === "system")) return messages;
+  tally.clean("system text kept");
+  return messages.filter(({ role, content }) => role !== "system" || content.trim() !== "");
+}
+
 /**
  * Puts each system text in front of the next user message; where an assistant's comes first, it becomes a user message
  * itself.
+ * @param keep "first": one that opens the conversation stays
  */
-function mergeSystem(messages: Message[], tally: Tally): Message[] {
+function mergeSystem(messages: Message[], keep: false | "first", tally: Tally): Message[] {
   if (!messages.some(({ role }) => role === "system")) return messages;
+  if (keep === "first" && messages[0]!.role === "system" && messages[0]!.content.trim() !== "") {
+    tally.clean("system text kept");
+    return [messages[0]!, ...mergeSystem(messages.slice(1), false, tally)];
+  }
   tally.clean("system text put in front of a user message");
   const merged: Message[] = [];
   let pending: string[] = [];

@@ -33,7 +33,7 @@ import { chooseField, shown, TextField } from "./text_field.ts";
 /** How files are read. */
 export interface ReadSettings {
   chat: boolean;
-  keepSystem: boolean;
+  keepSystem: boolean | "first";
   format?: Format | undefined;
   document?: string | undefined;
   field?: string | undefined;

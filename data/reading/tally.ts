@@ -14,6 +14,7 @@ export type SkipReason =
 export type Cleanup =
   | "trailing user turn removed"
   | "system text put in front of a user message"
+  | "system text kept"
   | "empty message kept";
 
 /** Counts of one reading of a corpus. */

@@ -34,6 +34,7 @@ export class ChatTemplate {
   readonly #special: AddedTokens;
   /** end a turn */
   readonly #ends: readonly number[];
+  #keepsSystem: boolean | "first" | undefined;
 
   private constructor(
     source: string,
@@ -97,6 +98,25 @@ export class ChatTemplate {
       else for (const id of this.#tokenizer.encodeOne(restore(piece))) ids.push(id);
     }
     return ids;
+  }
+
+  /** Where in a conversation the template takes system messages: anywhere, in front of all others, or nowhere. */
+  get keepsSystem(): boolean | "first" {
+    return this.#keepsSystem ??=
+      this.#shows(["system", "user", "assistant", "system", "user", "assistant"]) ||
+      (this.#shows(["system", "user", "assistant"]) ? "first" : false);
+  }
+
+  /** Whether a conversation of these roles is rendered with all that is said, in order. */
+  #shows(roles: TemplateMessage["role"][]): boolean {
+    const messages = roles.map((role, i) => ({ role, content: `said by ${i}.` }));
+    try {
+      const text = this.#render({ messages, add_generation_prompt: false, ...this.#names });
+      return messages.reduce((at, { content }) => at < 0 ? at : text.indexOf(content, at), 0) >= 0;
+    } catch (error) {
+      if (error instanceof MicrogptError) return false; // it refuses it
+      throw error;
+    }
   }
 
   /**

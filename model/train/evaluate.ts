@@ -120,9 +120,9 @@ export async function evaluate(options: EvaluateOptions): Promise<CorpusEvaluati
   const reading = Object.fromEntries(
     Object.keys(CORPUS_OPTIONS).map((name) => [name, options[name as keyof CorpusSettings]]),
   );
-  const corpus = await openCorpus({ ...reading, chat } as Parameters<typeof openCorpus>[0]);
   const tokenizer = await openTokenizer(base.tokenizerJson, options.threads);
-  const encoder = await encoderOf(base, tokenizer);
+  const { encoder, keepSystem } = await encoderOf(base, tokenizer);
+  const corpus = await openCorpus({ ...reading, chat, keepSystem } as Parameters<typeof openCorpus>[0]);
   const prepared = await tokensOf(
     corpus,
     options,
@@ -154,10 +154,11 @@ export async function evaluate(options: EvaluateOptions): Promise<CorpusEvaluati
 async function encoderOf(
   base: BaseModel,
   tokenizer: Awaited<ReturnType<typeof openTokenizer>>,
-): Promise<DocumentEncoder> {
-  if (!base.rules) return ownEncoder(tokenizer);
+): Promise<{ encoder: DocumentEncoder; keepSystem: boolean | "first" }> {
+  if (!base.rules) return { encoder: ownEncoder(tokenizer), keepSystem: false };
   const rules = await foreignRules({ ...base.rules, config: base.config }, tokenizer);
-  return foreignEncoder(tokenizer, rules, base.rules);
+  const { keepsSystem = false } = rules.template ?? {};
+  return { encoder: foreignEncoder(tokenizer, rules, base.rules), keepSystem: keepsSystem };
 }
 
 /** Sums over targets. */

@@ -119,10 +119,10 @@ async function prepareData(
   notices: string[],
   ranks: Ranks | undefined,
 ): Promise<PreparedData> {
-  const corpus = await openData(options, checkpoint);
   const given = checkpoint ?? base;
   const known = given && await openTokenizer(given.tokenizerJson, options.threads);
   const foreign = given?.rules && await foreignRules({ ...given.rules, config: given.config }, known!);
+  const corpus = await openData(options, checkpoint, foreign?.template?.keepsSystem);
   const encoderOf = (tokenizer: Tokenizer) =>
     foreign ? foreignEncoder(tokenizer, foreign, given!.rules!) : ownEncoder(tokenizer);
   const tokens = await tokensOf(corpus, options, settings, known, encoderOf, ranks);

@@ -57,11 +57,13 @@ export function checkDataSource(options: TrainOptions): void {
 
 /**
  * Finds the data that options or the checkpoint name, and reads none of it yet.
+ * @param keepSystem where the model takes system messages
  * @throws {MicrogptError} for data that is not there, or not of the kind that the checkpoint was trained on
  */
 export async function openData(
   options: TrainOptions,
   checkpoint: LoadedCheckpoint | undefined,
+  keepSystem: boolean | "first" = false,
 ): Promise<Corpus> {
   const saved = checkpoint?.trainState;
   const { documents, conversations } = options;
@@ -72,7 +74,7 @@ export async function openData(
     throw new MicrogptError("`conversations`: the checkpoint was trained on plain text", { usage: true });
   }
   if (documents !== undefined) return corpusOf("text", documents);
-  if (conversations !== undefined) return corpusOf("chat", conversations);
+  if (conversations !== undefined) return corpusOf("chat", conversations, { keepSystem });
   if (options.input === undefined && saved === undefined) {
     throw new MicrogptError("`input` is required", {
       hint: "name a text file with one document a line, or JSONL with `chat`",
@@ -86,7 +88,7 @@ export async function openData(
     );
   }
   const chat = checkedMode(options.chat, saved?.dataset_mode) === "chat";
-  const reading = { ...(saved ? readingOf(saved) : {}), ...givenReading(options), chat };
+  const reading = { ...(saved ? readingOf(saved) : {}), ...givenReading(options), chat, keepSystem };
   try {
     return await openCorpus(reading as CorpusOptions);
   } catch (error) {

@@ -82,8 +82,22 @@ Deno.test("conversations: system text goes in front of the next user message, or
     report.notices.includes("data cleanup: system text of 3 conversations put in front of a user message"),
   );
   const kept = await read(content, { keepSystem: true });
-  assert.deepEqual(kept.documents[0], [system("be kind"), user("hi"), assistant("hello")]);
-  assert.deepEqual(kept.report.cleaned, { "empty message kept": 1 });
+  assert.deepEqual(kept.documents.slice(0, 3), [
+    [system("be kind"), user("hi"), assistant("hello")],
+    [system("be kind"), user("hi"), assistant("hello")],
+    [system("a"), assistant("b"), user("c"), assistant("d")],
+  ]);
+  assert.deepEqual(kept.report.cleaned, { "system text kept": 3 });
+  assert(
+    kept.report.notices.includes("system text of 3 conversations stays: the model's template takes it"),
+  );
+  const talk = [system("a"), user("b"), assistant("c"), system("d"), user("e"), assistant("f")];
+  const first = await read(jsonl(talk), { keepSystem: "first" });
+  assert.deepEqual(first.documents, [[...talk.slice(0, 3), user("d\n\ne"), assistant("f")]]);
+  assert.deepEqual(first.report.cleaned, {
+    "system text kept": 1,
+    "system text put in front of a user message": 1,
+  });
 });
 
 Deno.test("conversations: tool calls and images are skipped and counted; strict stops with file and line", async () => {

@@ -54,6 +54,22 @@ Deno.test("a template's special tokens are ids, and text is encoded as in one pi
   assert.deepEqual(second, [...tokenizer.encodeOne("user\nhello")]);
 });
 
+Deno.test("a template says where it takes system messages", async () => {
+  using tokenizer = chatMl();
+  const first = "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% endif %}" +
+    "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }}{% endif %}{% endfor %}";
+  const silent = "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}{% endfor %}";
+  for (
+    const [source, where] of [[CHATML, true], [first, "first"], [silent, false], [
+      OWN_TEMPLATE,
+      false,
+    ]] as const
+  ) {
+    const template = await ChatTemplate.read(source, tokenizer, { eos: [] });
+    assert.equal(template.keepsSystem, where, source);
+  }
+});
+
 Deno.test("an assistant's message at the end is continued", async () => {
   using tokenizer = chatMl();
   const template = await ChatTemplate.read(CHATML, tokenizer, { eos: [] });

@@ -272,3 +272,33 @@ Deno.test("what cannot be started from is refused in one line, and nothing is wr
     // the shape that it has may be named
     await run({ documents: DOCUMENTS, output, steps: 1, from: base!, nLayer: 2, nEmbd: 16, arch: "gpt" });
   }));
+
+Deno.test("system text stays where the model's template takes it, else it opens what the user says", () =>
+  inDirectory(async (dir) => {
+    const conversations: Message[][] = CONVERSATIONS.map((messages) => [
+      { role: "system", content: "be brief" },
+      ...messages,
+    ]);
+    const [takes, refuses] = [join(dir, "takes"), join(dir, "refuses")];
+    for (const path of [takes, refuses]) await Deno.mkdir(path);
+    const plain = tinyModel();
+    await writeTiny(takes, plain);
+    await writeTiny(refuses, { ...plain, chatTemplate: OWN_TEMPLATE });
+    const plans: PlanEvent[] = [];
+    for (
+      const [from, said] of [
+        [takes, "system text of 30 conversations stays: the model's template takes it"],
+        [refuses, "data cleanup: system text of 30 conversations put in front of a user message"],
+        [undefined, "data cleanup: system text of 30 conversations put in front of a user message"],
+      ] as const
+    ) {
+      for (const loss of ["answers", "all"] as const) {
+        const output = join(dir, `out-${plans.length}`);
+        const shape = from === undefined ? SMALL : { from, batchSize: 4 };
+        const events = await run({ conversations, output, steps: 2, loss, ...shape });
+        assert(notices(events).includes(said), notices(events).join("\n"));
+        assert(Number.isFinite(evaluations(events).at(-1)!.loss));
+        plans.push(planOf(events));
+      }
+    }
+  }));
