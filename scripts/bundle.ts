@@ -32,7 +32,7 @@ async function copySources(from: string, to: string): Promise<void> {
     for await (const { name } of Deno.readDir(from)) await copySources(join(from, name), join(to, name));
   } else if (from.endsWith(".wgsl")) {
     await Deno.writeTextFile(to, minifiedWgsl(await Deno.readTextFile(from)));
-  } else if (/\.(ts|json|lock)$/.test(from)) await Deno.copyFile(from, to);
+  } else if (/\.(ts|json|lock|py)$/.test(from)) await Deno.copyFile(from, to);
 }
 
 /** Bundles the copy of the sources in `from`. @throws {Error} when `deno bundle` fails */

@@ -4,13 +4,14 @@ import { join } from "../../platform/paths.ts";
 import type { ModelConfig } from "../config.ts";
 import type { DeviceOptions } from "../devices.ts";
 import type { GptConfig } from "../gpt.ts";
-import { readModel, saveInferenceModel } from "../files/checkpoint.ts";
+import { readModel, readModelHeader, saveInferenceModel } from "../files/checkpoint.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { checkOptions, type Options, type OptionValues } from "../../device/options.ts";
 import { modelKind } from "../files/any_model.ts";
 import { localModel } from "../files/hub/download.ts";
-import { sameDirectory, weightsFile } from "../files/directory.ts";
+import { ifThere, openIfThere, sameDirectory, weightsFile } from "../files/directory.ts";
 import { RunLock } from "../files/lock.ts";
+import type { FileDtype } from "../files/safetensors.ts";
 import type { ExportType } from "./llama_export.ts";
 
 /** What is written, each option declared once. */
@@ -21,7 +22,7 @@ export const EXPORT_OPTIONS = {
     choices: ["safetensors", "onnx", "hf", "gguf"],
     default: "safetensors",
     help: "safetensors for microgpt, onnx for transformers.js and onnxruntime; " +
-      "of a Llama also hf for transformers and MLX, gguf for llama.cpp and ollama",
+      "hf for transformers, of a Llama also for MLX; of a Llama gguf for llama.cpp and ollama",
   },
   type: {
     type: "choice",
@@ -76,8 +77,12 @@ export async function exportModel(
     options;
   checkType(options);
   from = await localModel(from);
-  if (format === "hf" || format === "gguf") {
-    return await exportLlama(from, to, format, type ?? (half ? "f16" : "f32"));
+  const dtype = type ?? (half ? "f16" : "f32");
+  if (format === "hf") return await exportForTransformers(from, to, dtype);
+  if (format === "gguf") {
+    const { exportGgufDirectory, readLlama } = await import("./llama_export.ts");
+    const source = await readLlama(from, format);
+    return await lockedExport(from, to, () => exportGgufDirectory(to, source, dtype));
   }
   await checkIsOurs(from, format);
   const model = await readModel(from);
@@ -105,19 +110,36 @@ export async function exportModel(
   }
 }
 
-async function exportLlama(
-  from: string,
-  to: string,
-  format: "hf" | "gguf",
-  type: ExportType,
-): Promise<ExportResult> {
-  const { exportGgufDirectory, exportHf, readLlama } = await import("./llama_export.ts");
-  const source = await readLlama(from, format);
+async function exportForTransformers(from: string, to: string, type: ExportType): Promise<ExportResult> {
+  if (type === "q8_0") {
+    throw new MicrogptError("`type` q8_0 is for `format` gguf: transformers has no such type", {
+      hint: "write f32, f16 or bf16",
+      usage: true,
+    });
+  }
+  const dtype = type.toUpperCase() as FileDtype;
+  if (await isGpt(from)) {
+    const model = await readModel(from);
+    const { exportGptHf } = await import("./gpt_hf_export.ts");
+    const config = gptConfigOf(model.config);
+    return await lockedExport(from, to, () => exportGptHf(to, { ...model, config }, dtype));
+  }
+  const { exportHf, readLlama } = await import("./llama_export.ts");
+  const source = await readLlama(from, "hf");
+  return await lockedExport(from, to, () => exportHf(to, source, dtype));
+}
+
+async function isGpt(path: string): Promise<boolean> {
+  if (await modelKind(path) !== "microgpt" || !(await ifThere(files.stat(path)))?.isDirectory) return false;
+  using meta = await openIfThere(path, "meta.json");
+  return meta !== undefined && (await readModelHeader(path)).config.architecture !== "llama";
+}
+
+/** @param write writes the export. @returns path of its weights */
+async function lockedExport(from: string, to: string, write: () => Promise<string>): Promise<ExportResult> {
   await checkIsOther(from, to);
   using _lock = await RunLock.take(to);
-  const file = format === "hf"
-    ? await exportHf(to, source, type)
-    : await exportGgufDirectory(to, source, type);
+  const file = await write();
   return { file, bytes: (await files.stat(file)).size };
 }
 

@@ -1,17 +1,18 @@
 /** Exports of a Llama for other programs: a HuggingFace directory, or a GGUF file with a Modelfile. */
-import { files } from "../../platform/files.ts";
 import { join } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { type AnyModel, readAnyModel } from "../files/any_model.ts";
 import { writeHashed } from "../files/digest.ts";
 import { exportGguf, modelfile } from "../files/gguf/llama_export.ts";
 import type { WrittenType } from "../files/gguf/quantize.ts";
-import { HF_FILES, type HfExport, writeHfDirectory } from "../files/hf/directory.ts";
+import { type HfExport, writeHfDirectory } from "../files/hf/directory.ts";
 import { namesOf } from "../files/own_files.ts";
 import { publish } from "../files/publish.ts";
+import type { FileDtype } from "../files/safetensors.ts";
 import type { LlamaConfig } from "../llama_config.ts";
 import { networkOf } from "../networks.ts";
-import { checkGgufOutput, checkHfOutput, MODELFILE_KEY, textDigest } from "./llama_output.ts";
+import { isClose } from "./compare_weights.ts";
+import { checkGgufOutput, checkHfOutput, MODELFILE_KEY, removeOldHf, textDigest } from "./llama_output.ts";
 
 /** Element types of an export's matrices. */
 export type ExportType = "f32" | "f16" | "bf16" | "q8_0";
@@ -31,7 +32,7 @@ export async function readLlama(path: string, format: string): Promise<LlamaSour
   const { config, name, tokenizer, ends, addBos } = model;
   if (config.architecture !== "llama") {
     throw new MicrogptError(`\`format\` ${format} is for the architecture llama, and ${path} is a gpt`, {
-      hint: "export it with `format` onnx, or train with `arch` llama",
+      hint: "export it with `format` hf or onnx, or train with `arch` llama",
       usage: true,
     });
   }
@@ -56,25 +57,15 @@ export async function readLlama(path: string, format: string): Promise<LlamaSour
  * @returns path of the weights
  * @throws {MicrogptError} when `to` cannot be written or holds what is not ours, or a weight does not fit the type
  */
-export async function exportHf(to: string, source: LlamaSource, type: ExportType): Promise<string> {
-  if (type === "q8_0") {
-    throw new MicrogptError("`type` q8_0 is for `format` gguf: transformers has no such type", {
-      hint: "write f32, f16 or bf16",
-      usage: true,
-    });
-  }
+export async function exportHf(to: string, source: LlamaSource, dtype: FileDtype): Promise<string> {
   await checkHfOutput(to);
-  const dtype = type.toUpperCase() as Exclude<WrittenType, "Q8_0">;
   let written: string[] = [];
   await publish(to, async (staging) => {
     await writeHfDirectory(staging, source, dtype);
     await compare(await readAnyModel(staging), source, () => dtype);
     written = await namesOf(staging);
   });
-  // a template of the earlier export would be taken for this one's; it was checked that it is ours
-  for (const name of HF_FILES) {
-    if (!written.includes(name) && (await namesOf(to)).includes(name)) await files.remove(join(to, name));
-  }
+  await removeOldHf(to, written);
   return join(to, "model.safetensors");
 }
 
@@ -140,32 +131,4 @@ function same(a: unknown, b: unknown): boolean {
   if (typeof a === "number" && typeof b === "number") return Math.abs(a - b) <= 1e-6 * Math.abs(b);
   if (typeof a !== "object" || typeof b !== "object" || !a || !b) return a === b;
   return Object.entries(b).every(([key, value]) => same((a as Record<string, unknown>)[key], value));
-}
-
-/** Q8_0 has one factor for so many neighbours. */
-const BLOCK = 32;
-
-/** Half a step of a type: of the value, and for Q8_0 of the largest of its block (with its factor, which is f16). */
-const STEPS: Record<WrittenType, number> = {
-  F32: 0,
-  F16: 2 ** -11,
-  BF16: 2 ** -8,
-  Q8_0: 1 / 254 + 2 ** -10,
-};
-/** Half of the smallest number of f16, which the factor of Q8_0 is, too. */
-const SMALLEST: Record<WrittenType, number> = { F32: 0, F16: 2 ** -25, BF16: 0, Q8_0: 127 * 2 ** -25 };
-
-function isClose(read: Float32Array, written: Float32Array, type: WrittenType): boolean {
-  for (let start = 0; start < read.length; start += BLOCK) {
-    const end = Math.min(start + BLOCK, read.length);
-    let largest = 0;
-    if (type === "Q8_0") {
-      for (let i = start; i < end; i++) largest = Math.max(largest, Math.abs(written[i]!));
-    }
-    for (let i = start; i < end; i++) {
-      const scale = type === "Q8_0" ? largest : Math.abs(written[i]!);
-      if (!(Math.abs(read[i]! - written[i]!) <= STEPS[type] * scale + SMALLEST[type])) return false;
-    }
-  }
-  return true;
 }

@@ -8,7 +8,7 @@ import { fileSource } from "../files/gguf/file_source.ts";
 import { readGguf } from "../files/gguf/read.ts";
 import { HF_FILES, HF_PRODUCER } from "../files/hf/directory.ts";
 import { checkWritable } from "../files/output_directory.ts";
-import { checkStaged, isEntry, notOurs } from "../files/own_files.ts";
+import { checkStaged, isEntry, namesOf, notOurs } from "../files/own_files.ts";
 import { readMetadata } from "../files/safetensors.ts";
 
 /** In the metadata of a GGUF export: the SHA-256 of the Modelfile beside it. */
@@ -30,6 +30,14 @@ export async function checkHfOutput(dir: string): Promise<void> {
     const { format: _, producer, ...digests } = await readMetadata(file, path);
     return producer === HF_PRODUCER ? digests : undefined;
   });
+}
+
+/** Removes files of the earlier export that this one does not have, which would be taken for its own; all were checked. */
+export async function removeOldHf(dir: string, written: readonly string[]): Promise<void> {
+  const there = await namesOf(dir);
+  for (const name of HF_FILES) {
+    if (!written.includes(name) && there.includes(name)) await files.remove(join(dir, name));
+  }
 }
 
 /**

@@ -48,7 +48,13 @@ const FILE_NAMES: ReadonlySet<string> = new Set([...ALL_CHECKPOINT_FILES, ...ONN
 const STAGED_NAMES: ReadonlySet<string> = new Set([...FILE_NAMES, ...HF_FILES, ...GGUF_FILES]);
 
 /** First byte of the files that do not begin with "{". */
-const FIRST_BYTES: Record<string, string> = { "model.gguf": "G", Modelfile: "F", "model.onnx": "\b" };
+const FIRST_BYTES: Record<string, string> = {
+  "model.gguf": "G",
+  Modelfile: "F",
+  "model.onnx": "\b",
+  "configuration_microgpt.py": '"',
+  "modeling_microgpt.py": '"',
+};
 
 const isDirectoryName = (name: string) =>
   [KEPT_DIR, STAGING, COMMITTED, REPLACED, REMOVING].includes(name) || KEPT_NAME.test(name);

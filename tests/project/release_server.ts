@@ -12,6 +12,7 @@ const TYPES: Record<string, string> = {
   ts: "application/typescript",
   json: "application/json",
   wgsl: "text/plain",
+  py: "text/plain",
 };
 
 /** The server, and what a release would hold for this machine. */

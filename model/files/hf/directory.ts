@@ -145,7 +145,7 @@ export interface HfExport {
   chatTemplate?: string;
 }
 
-/** The files that are written; `chat_template.jinja` only where there is a template. */
+/** The files that are written; `chat_template.jinja` only where there is a template, the code only for a gpt. */
 export const HF_FILES = [
   "config.json",
   "generation_config.json",
@@ -153,6 +153,8 @@ export const HF_FILES = [
   "tokenizer.json",
   "tokenizer_config.json",
   "chat_template.jinja",
+  "configuration_microgpt.py",
+  "modeling_microgpt.py",
 ] as const;
 
 /** One of them. */
@@ -161,7 +163,8 @@ export type HfFile = (typeof HF_FILES)[number];
 /** What the weights' file of an export says of who made it. */
 export const HF_PRODUCER = "microgpt";
 
-const TORCH_NAMES: Record<FileDtype, string> = { F32: "float32", BF16: "bfloat16", F16: "float16" };
+/** What PyTorch calls the types. */
+export const TORCH_NAMES: Record<FileDtype, string> = { F32: "float32", BF16: "bfloat16", F16: "float16" };
 
 /**
  * Writes all files of a model. The weights' file names the digests of the others, by which an export is known again.

@@ -142,8 +142,8 @@ Deno.test("options that do not go together, and models that do not become that",
     const to = join(dir, "to");
     const rejects = (promise: Promise<unknown>, expected: RegExp) => assert.rejects(promise, expected);
     await rejects(
-      exportModel(gpt, to, { format: "hf" }),
-      /`format` hf is for the architecture llama, and .*gpt is a gpt$/,
+      exportModel(gpt, to, { format: "gguf" }),
+      /`format` gguf is for the architecture llama, and .*gpt is a gpt$/,
     );
     await rejects(exportModel(hf, to), /is a HuggingFace directory, which does not become safetensors$/);
     await rejects(exportModel(hf, to, { format: "hf", type: "q8_0" }), /`type` q8_0 is for `format` gguf/);
