@@ -35,7 +35,7 @@ export {
   type TextEvaluation,
 } from "./model/train/evaluate.ts";
 export type { EvaluationEvent, RecoveryEvent, StepEvent, TrainingEvent } from "./model/train/trainer.ts";
-export type { MemoryPlan } from "./model/train/memory_plan.ts";
+export { type MemoryPlan, type TrainingMemory, trainingMemory } from "./model/train/memory_plan.ts";
 export type { RanksPlan } from "./model/train/ranks.ts";
 export {
   DEFAULTS,
@@ -75,7 +75,13 @@ export {
   type TextInspection,
   type TokenMap,
 } from "./model/generate/inspect_text.ts";
-export { describeModel, type ModelSummary, type TrainingSummary } from "./model/files/summary.ts";
+export {
+  describeModel,
+  type ModelFormat,
+  type ModelSummary,
+  type RunningMemory,
+  type TrainingSummary,
+} from "./model/files/summary.ts";
 export { type DownloadOptions, type DownloadProgress, localModel } from "./model/files/hub/download.ts";
 export type { ModelKind } from "./model/files/any_model.ts";
 export type { RequiredSetting, TrainState } from "./model/files/train_state.ts";

@@ -8,6 +8,7 @@ import {
   MicrogptError,
   renderInspection,
   SETTINGS,
+  trainingMemory,
   type TrainingSummary,
 } from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
@@ -60,7 +61,8 @@ async function showModel(
   json: boolean,
 ): Promise<void> {
   const model = await describeModel(await localModelDir(dir), dtype ? { dtype } : {});
-  const { source, config, chat, parameters, tokenizer, file, memory, unusable, training } = model;
+  const { source, config, chat, parameters, tokenizer, file, memory, unusable, formats, training } = model;
+  const toTrain = unusable === undefined ? trainingMemory(config) : undefined;
   if (json) {
     return printJson({
       directory: dir,
@@ -71,6 +73,8 @@ async function showModel(
       tokenizer,
       file,
       memory,
+      training_memory: toTrain ?? null,
+      formats,
       ...(unusable === undefined ? {} : { unusable }),
       training: training?.state ?? null,
     });
@@ -84,7 +88,21 @@ async function showModel(
     "memory",
     `weights in ${memory.dtype} ${megabytes(memory.weights)}, a full context ${megabytes(memory.context)}`,
   );
+  const types = Object.entries(memory.byDtype).map(([type, bytes]) => `${type} ${megabytes(bytes)}`);
+  entry("", `weights by --dtype on the CPU: ${types.join(", ")}`);
+  if (toTrain) {
+    const { state, activations } = toTrain;
+    entry(
+      "to train",
+      `${megabytes(state)}, and ${megabytes(activations)} for 1,024 tokens of a batch (f32, Adam)`,
+    );
+  }
   if (unusable !== undefined) entry("use", `none here: ${unusable}`);
+  else {
+    const uses = ["generate", ...(chat ? ["chat"] : []), "serve", "eval", "train --from"];
+    const goesOn = training && training.state.step !== training.state.steps_total ? ["train --resume"] : [];
+    entry("use", `${[...uses, ...goesOn].join(", ")}; export as ${formats.join(", ")}`);
+  }
   if (training) showTraining(dir, training);
   else if (source !== "microgpt") entry("training", `no state: a ${SOURCES[source]}`);
   else entry("training", "no state: an inference-only model");

@@ -1,7 +1,7 @@
 /** What can be said about a model without its weights: what `microgpt info` shows. */
 import { isDataFile } from "../../data/corpus.ts";
 import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
-import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
+import { parseTokenizerJson, type TokenizerFile } from "../../data/tokenizer_json.ts";
 import type { ModelConfig } from "../config.ts";
 import { checkConfig, networkOf } from "../networks.ts";
 import type { WeightType } from "../../device/device.ts";
@@ -32,12 +32,29 @@ export interface ModelSummary {
   tokenizer: { tokens: number; merges: number; special: string[] };
   /** of the weights' file or files */
   file: { format: "safetensors" | "gguf"; dtype: string; bytes: number };
-  /** what it takes to run it on the CPU: bytes of the weights and their types, and bytes of the keys and values of a full context */
-  memory: { weights: number; dtype: string; context: number };
+  /** what it takes to run it on the CPU */
+  memory: RunningMemory;
   /** why it can be looked at only; undefined where it generates */
   unusable: string | undefined;
+  /** what it can become by an export */
+  formats: readonly ModelFormat[];
   /** undefined for an inference-only model */
   training: TrainingSummary | undefined;
+}
+
+/** What an export may be. */
+export type ModelFormat = "safetensors" | "onnx" | "hf" | "gguf";
+
+/** Bytes that generating takes on the CPU. */
+export interface RunningMemory {
+  /** of the weights */
+  weights: number;
+  /** their types */
+  dtype: string;
+  /** of the weights by the type that is asked for */
+  byDtype: Record<WeightType, number>;
+  /** of keys and values of a full context */
+  context: number;
 }
 
 /** What the checkpoint of a run says. */
@@ -75,11 +92,13 @@ function memoryOf(
   { layout, cacheWidth, config }: Network,
   types: WeightSource["types"],
   dtype: WeightType | undefined,
-): ModelSummary["memory"] {
+): RunningMemory {
   const matrices = weightMatrices(layout, types, dtype);
+  const held = (asked: WeightType) => heldBytes(layout, weightMatrices(layout, types, asked));
   return {
     weights: heldBytes(layout, matrices),
     dtype: [...new Set(matrices.map(({ type }) => type))].join("+"),
+    byDtype: { f32: held("f32"), bf16: held("bf16"), f16: held("f16"), q8: held("q8") },
     context: F32_BYTES * cacheWidth * config.block_size,
   };
 }
@@ -102,6 +121,9 @@ async function describeOwn(dir: string, dtype: WeightType | undefined): Promise<
     file: { format: "safetensors", dtype: fileDtype, bytes: weightsBytes },
     memory: memoryOf(network, types, dtype),
     unusable: undefined,
+    formats: config.architecture === "llama"
+      ? ["safetensors", "hf", ...ggufFormat(parseTokenizerJson(tokenizerJson))]
+      : ["safetensors", "hf", "onnx"],
     training: trainState && await describeTraining(dir, trainState),
   };
 }
@@ -124,8 +146,14 @@ async function describeForeign(path: string, dtype: WeightType | undefined): Pro
     file: { format: kind === "gguf" ? "gguf" : "safetensors", dtype: fileDtype, bytes: weightsBytes },
     memory: memoryOf(network, types, dtype),
     unusable: reasonAgainst(config),
+    formats: ["hf", ...ggufFormat(tokenizer)],
     training: undefined,
   };
+}
+
+/** GGUF names the way to split; only some have a name. */
+function ggufFormat({ split }: TokenizerFile): ModelFormat[] {
+  return split ? ["gguf"] : [];
 }
 
 /** Why a network that is read cannot be computed. */

@@ -48,6 +48,31 @@ class CountingAllocator implements Allocator {
   }
 }
 
+/** What `train` with `from` would take, whatever the data. */
+export interface TrainingMemory {
+  /** bytes of weights, gradients and moments in f32 */
+  state: number;
+  /** bytes that every 1,024 tokens of a batch take */
+  activations: number;
+}
+
+/**
+ * Says what training a model takes on the CPU in f32 with Adam, all parameters trained.
+ *
+ * @example
+ * ```ts
+ * import { trainingMemory } from "../../mod.ts";
+ *
+ * const { state, activations } = trainingMemory({ vocab_size: 300, n_embd: 32, n_head: 4, n_layer: 2, block_size: 64 });
+ * console.log(`${(state + activations) / 1e6} MB for 1,024 tokens a step`);
+ * ```
+ */
+export function trainingMemory(config: ModelConfig): TrainingMemory {
+  const device = { dtype: "f32", stepsInFlight: 1 } as const;
+  const { total, activations, batch } = memoryPlan(device, config, { maxTokens: 1024, maxDocuments: 1 });
+  return { state: total - activations - batch, activations: activations + batch };
+}
+
 /** What training a model would allocate, without allocating it. */
 export function memoryPlan(
   device: Pick<Device, "dtype" | "stepsInFlight">,

@@ -23,7 +23,21 @@ Deno.test("info, generate and chat of a HuggingFace directory and a GGUF file", 
       await stdout("info", "--model-dir", hf),
       /chat, [\d,]+ parameters\nnetwork .*context 64 tokens[^]*safetensors, BF16, [^]*: a HuggingFace directory\n$/,
     );
+    const said = await stdout("info", "--model-dir", hf);
+    assert.match(
+      said,
+      /^memory +weights in bf16 0 MB, a full context 0 MB\n +weights by --dtype on the CPU: f32 /m,
+    );
+    assert.match(said, /^to train +\d+ MB, and \d+ MB for 1,024 tokens of a batch \(f32, Adam\)$/m);
+    assert.match(said, /^use +generate, chat, serve, eval, train --from; export as hf, gguf$/m);
     const info = JSON.parse(await stdout("info", "--model-dir", gguf, "--json"));
+    const { f32, bf16, q8 } = info.memory.byDtype;
+    assert(f32 > bf16 && bf16 >= q8 && q8 > 0);
+    // weights, gradients and two moments
+    const { state, activations } = info.training_memory;
+    assert(state >= 16 * info.parameters && state < 17 * info.parameters + (1 << 20));
+    assert(activations > 1024 * 4 * info.n_embd * info.n_layer);
+    assert.deepEqual(info.formats, ["hf", "gguf"]);
     assert.deepEqual([info.source, info.kind, info.file.format, info.file.dtype, info.training], [
       "gguf",
       "chat",
