@@ -180,6 +180,32 @@ Deno.test("a directory without a tokenizer, without weights, without anything", 
     );
   }));
 
+Deno.test("weights that are cut off, that overlap, that are no numbers", () =>
+  inDirectory(async (dir) => {
+    await writeTiny(dir);
+    const path = join(dir, "model.safetensors");
+    const good = await Deno.readFile(path);
+    await Deno.writeFile(path, good.subarray(0, good.length - 4096));
+    assert.match(
+      await refusal(dir, dir),
+      /model\.safetensors: the tensors take \d+ bytes, the file has \d+ for them$/,
+    );
+    const start = 8 + Number(new DataView(good.buffer).getBigUint64(0, true));
+    const header = JSON.parse(new TextDecoder().decode(good.subarray(8, start)));
+    const offsets = header["model.norm.weight"].data_offsets;
+    header["model.norm.weight"].data_offsets = offsets.map((offset: number) => offset - 4);
+    const json = new TextEncoder().encode(JSON.stringify(header));
+    const length = new Uint8Array(8);
+    new DataView(length.buffer).setBigUint64(0, BigInt(json.length), true);
+    await Deno.writeFile(path, new Uint8Array([...length, ...json, ...good.subarray(start)]));
+    assert.match(
+      await refusal(dir, dir),
+      /tensor model\.norm\.weight overlaps the one before it \(at byte \d+, expected \d+\)$/,
+    );
+    await Deno.writeFile(path, good.fill(255, start));
+    assert.match(await refusal(dir, dir), /model\.safetensors: tensor \S+ holds NaN at \[0, 0\]$/);
+  }));
+
 Deno.test("a tokenizer of another model, and one that is not read", () =>
   inDirectory(async (dir) => {
     const model = tinyModel({ vocab_size: 264 });
@@ -271,6 +297,21 @@ const FILES: [
     "a merge of three",
     (m) => m.set("tokenizer.ggml.merges", { type: "array", of: "string", value: ["a b c"] }),
     /merge 0 is "a b c", not two/,
+  ],
+  [
+    "a token twice",
+    (m) => (m.get("tokenizer.ggml.tokens") as { value: string[] }).value[41] = "A",
+    /x\.gguf: the token "A" is there twice$/,
+  ],
+  [
+    "a merge of tokens that there are not",
+    (m) => m.set("tokenizer.ggml.merges", { type: "array", of: "string", value: ["zzzz a"] }),
+    /x\.gguf: merge 0 needs the token "zzzz", which is special or not in the vocabulary$/,
+  ],
+  [
+    "an unknown type of token",
+    (m) => (m.get("tokenizer.ggml.token_type") as { value: Int32Array }).value[3] = 6,
+    /token 3 is of type 6, which is not read$/,
   ],
   [
     "another tensor",
