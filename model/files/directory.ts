@@ -217,7 +217,7 @@ export async function openModelFile(dir: string, name: ModelFile): Promise<FileH
   }
   if (name === "model.safetensors" && await ifThere(files.stat(join(dir, "weights.safetensors")))) {
     throw new MicrogptError(`${dir} holds a Llama as unreleased versions saved it, which is no longer read`, {
-      hint: "train it anew, or export it with the version that saved it: `export --format hf`",
+      hint: "train it anew, or export it with `format` hf by the version that saved it",
     });
   }
   throw new MicrogptError(`${join(dir, name)} is missing`, {
