@@ -162,7 +162,8 @@ Deno.test(
     const old = async (number: string) => await loadedStep(`${dir}.old${number}`);
     await saveCheckpoint(dir, await checkpointAt(500, metrics, OTHER_CONFIG));
     await replace(5); // 500 is old
-    const place = await oldModelPlace(dir);
+    const { names, ...place } = await oldModelPlace(dir);
+    assert.deepEqual([...names], [...CHECKPOINT_FILES.gpt]);
     assert.deepEqual(place, { path: `${await Deno.realPath(dir)}.old-2`, replaces: false });
     await replace(7);
     assert.deepEqual([await old(""), await old("-2")], [500, 5]);
