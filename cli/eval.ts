@@ -9,6 +9,7 @@ import {
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf, given } from "./flags.ts";
 import { ANY_MODEL, localModelDir } from "./model_dir.ts";
+import { PreparationView } from "./progress.ts";
 import { print, printJson, sayNotice } from "./terminal.ts";
 
 export const command: Command = {
@@ -29,16 +30,20 @@ async function runEval(values: FlagValues): Promise<void> {
   if (input === undefined) {
     throw new MicrogptError("--input is required", { hint: "name the text to measure", usage: true });
   }
-  const printDocument = ({ document, ...figures }: DocumentEvaluation) =>
+  const preparation = new PreparationView();
+  const printDocument = ({ document, ...figures }: DocumentEvaluation) => {
+    preparation.end();
     printJson({ document, ...fieldsOf(figures) });
+  };
   const { notices, documents, blockSize, mode, device, ...figures } = await evaluate({
     modelDir: await localModelDir(modelDir as string),
     ...given(CORPUS_OPTIONS, values),
     ...(chat === undefined ? {} : { chat: !!chat }),
     ...given(EVALUATE_OPTIONS, values),
     ...given(DEVICE_OPTIONS, values),
+    onPreparing: (progress) => preparation.show(progress),
     ...(perDocument ? { onDocument: printDocument } : {}),
-  });
+  }).finally(() => preparation.end());
   for (const notice of notices) sayNotice(notice);
   if (perDocument) return;
   if (json) return printJson({ documents, ...fieldsOf(figures), block_size: blockSize, mode, device });

@@ -6,6 +6,7 @@ import {
   inspectData,
   type InspectDataOptions,
   MicrogptError,
+  type PreparationProgress,
   renderInspection,
   SETTINGS,
   trainingMemory,
@@ -16,6 +17,7 @@ import { flagsOf } from "./flags.ts";
 import { harmless } from "./harmless.ts";
 import { ANY_MODEL, localModelDir } from "./model_dir.ts";
 import { resumeCommand } from "./printed_command.ts";
+import { PreparationView } from "./progress.ts";
 import { print, printJson, sayNotice } from "./terminal.ts";
 
 const HELP_DTYPE =
@@ -149,7 +151,10 @@ function entry(label: string, text: string): void {
 
 /** What the program would read of a data file, and how long its documents are in tokens. */
 async function showData({ json, ...options }: FlagValues): Promise<void> {
-  const { mode, notices, inspection } = await inspectData(options as unknown as InspectDataOptions);
+  const preparation = new PreparationView({ tokens: "reading" });
+  const onProgress = (progress: PreparationProgress) => preparation.show(progress);
+  const { mode, notices, inspection } = await inspectData({ ...options, onProgress } as InspectDataOptions)
+    .finally(() => preparation.end());
   for (const notice of notices) sayNotice(notice);
   if (json) return printJson(inspection);
   const unit = mode === "chat" ? "conversations" : "documents";

@@ -6,6 +6,7 @@ import {
   type EndEvent,
   type EvaluationEvent,
   type PlanEvent,
+  type PreparationProgress,
   PRESETS,
   renderLengths,
   RUN_OPTIONS,
@@ -32,7 +33,7 @@ import {
   sayNotice,
   styled,
 } from "./terminal.ts";
-import { LineProgress, LiveProgress } from "./progress.ts";
+import { LineProgress, LiveProgress, PreparationView } from "./progress.ts";
 
 export const command: Command = {
   flags: [
@@ -56,8 +57,12 @@ async function runTrain(values: FlagValues): Promise<number> {
   const finalSamples = 5;
   // downloaded with a bar, where it is on the hub
   const from = values.from === undefined ? {} : { from: await localModelDir(values.from as string) };
-  const events = train({ ...values as TrainOptions, ...from, finalSamples, signal: interrupt.signal });
-  const plan = (await events.next()).value as PlanEvent;
+  const preparation = new PreparationView();
+  const onPreparing = (progress: PreparationProgress) => preparation.show(progress);
+  const { signal } = interrupt;
+  const events = train({ ...values as TrainOptions, ...from, finalSamples, signal, onPreparing });
+  const plan = await firstEvent(events, interrupt, preparation, values);
+  if (!plan) return 130;
   if (plan.ranks && plan.ranks.rank > 0) return await joinIn(events, interrupt);
   describe(plan);
   const stopListening = onInterrupt(() => {
@@ -78,6 +83,37 @@ async function runTrain(values: FlagValues): Promise<number> {
   }
   await finish(plan, told, end, values);
   return end.complete ? 0 : 130;
+}
+
+/**
+ * The plan, before which large data may take hours.
+ * @returns undefined where Ctrl-C ended its preparation
+ */
+async function firstEvent(
+  events: AsyncIterator<TrainEvent>,
+  interrupt: AbortController,
+  preparation: PreparationView,
+  values: FlagValues,
+): Promise<PlanEvent | undefined> {
+  // one of several processes cannot end alone before they all know of each other: the launcher ends them
+  const stopListening = values.distributed === "mpi" ? () => {} : onInterrupt(() => interrupt.abort());
+  try {
+    return (await events.next()).value as PlanEvent;
+  } catch (error) {
+    if (error !== interrupt.signal.reason) throw error;
+    preparation.end();
+    say(stoppedBefore(preparation.last));
+    return undefined;
+  } finally {
+    preparation.end();
+    stopListening();
+  }
+}
+
+/** What is left of a preparation that was stopped. */
+function stoppedBefore(last: PreparationProgress | undefined): string {
+  const kept = last?.phase === "tokens" ? "the tokenizer is kept for the same command" : "nothing is kept";
+  return `stopped before the first step: ${kept}`;
 }
 
 /** A process that another one speaks for. @returns the exit code, as that of the other */

@@ -57,18 +57,24 @@ export interface Inspection extends LengthStatistics {
  * Reads a corpus and describes it. Memory does not grow with it.
  * @param tokenizer counts the tokens
  * @param options.blockSize of the model that is to be trained on it
+ * @param options.onRead told the bytes read so far
  * @throws {MicrogptError} when the corpus cannot be read
  */
 export async function inspectCorpus(
   corpus: Omit<Corpus, "textBlocks">,
   tokenizer: Tokenizer,
-  { blockSize, signal }: { blockSize?: number; signal?: AbortSignal } = {},
+  { blockSize, onRead, signal }: {
+    blockSize?: number;
+    onRead?: (bytes: number) => void;
+    signal?: AbortSignal;
+  } = {},
 ): Promise<Inspection> {
   const lengths = new LengthCounts();
   const distinct = new DistinctCount();
   const characters = new CharacterCounts();
   const examples = new Examples();
-  for await (const { documents } of corpus.blocks(signal)) {
+  for await (const { documents, bytesRead } of corpus.blocks(signal)) {
+    onRead?.(bytesRead);
     const chat = corpus.mode === "chat";
     const encoded = chat
       ? encodeChat(documents as Message[][], tokenizer)

@@ -143,7 +143,9 @@ export async function trimCache(root: string, limit: number, kept: string): Prom
 
 /** What a person is told when prepared data cannot be written. */
 export function cannotPrepare(dir: string, error: unknown): unknown {
-  if (error instanceof MicrogptError || !(error instanceof Error)) return error;
+  // a signal's reason is a DOMException
+  const known = error instanceof MicrogptError || error instanceof DOMException;
+  if (known || !(error instanceof Error)) return error;
   const system = "code" in error || isFileError(error, "PermissionDenied", "NotCapable", "NotADirectory");
   if (!system) return error;
   const full = /no space left|disk quota/iu.test(error.message);

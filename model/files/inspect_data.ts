@@ -1,6 +1,7 @@
 /** What a data file holds, before anything is trained on it: what `microgpt info --input` shows. */
 import { type Corpus, type CorpusBlock, type CorpusOptions, openCorpus } from "../../data/corpus.ts";
 import { inspectCorpus, type Inspection } from "../../data/inspection.ts";
+import type { PreparationProgress } from "../../data/tokens/prepare_tokens.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { openTokenizer, trainTokenizer } from "../devices.ts";
@@ -16,6 +17,8 @@ export interface InspectDataOptions extends CorpusOptions {
   modelDir?: string;
   /** size of that one */
   vocabSize?: number;
+  /** told how far it is */
+  onProgress?: (progress: PreparationProgress) => void;
 }
 
 /** What was found. */
@@ -33,7 +36,7 @@ export interface InspectedData {
  * @throws {MicrogptError} for data that cannot be used, and a model that does not load
  */
 export async function inspectData(options: InspectDataOptions): Promise<InspectedData> {
-  const { modelDir, vocabSize, chat, ...corpusOptions } = options;
+  const { modelDir, vocabSize, chat, onProgress, ...corpusOptions } = options;
   if (modelDir !== undefined && vocabSize !== undefined) {
     throw new MicrogptError(
       "`vocabSize` makes a tokenizer, `modelDir` takes the model's: give one of them",
@@ -46,12 +49,11 @@ export async function inspectData(options: InspectDataOptions): Promise<Inspecte
   const notices: string[] = [];
   const [corpus, tokenizer] = model
     ? [opened, await openTokenizer(model.tokenizerJson)]
-    : await withTokenizer(opened, vocabSize ?? DEFAULTS.vocabSize, notices);
-  const inspection = await inspectCorpus(
-    corpus,
-    tokenizer,
-    model ? { blockSize: model.config.block_size } : {},
-  );
+    : await withTokenizer(opened, vocabSize ?? DEFAULTS.vocabSize, notices, onProgress);
+  const inspection = await inspectCorpus(corpus, tokenizer, {
+    ...(model ? { blockSize: model.config.block_size } : {}),
+    onRead: (bytes) => onProgress?.({ phase: "tokens", bytes, totalBytes: corpus.totalBytes }),
+  });
   return { mode: corpus.mode, notices: [...notices, ...corpus.report().notices], inspection };
 }
 
@@ -63,6 +65,7 @@ async function withTokenizer(
   corpus: Corpus,
   vocabSize: number,
   notices: string[],
+  onProgress?: InspectDataOptions["onProgress"],
 ): Promise<[Omit<Corpus, "textBlocks">, Tokenizer]> {
   const read: CorpusBlock[] = [];
   const texts: string[] = [];
@@ -72,6 +75,7 @@ async function withTokenizer(
     const { done, value } = await rest.next();
     if (done) break;
     read.push(value);
+    onProgress?.({ phase: "words", bytes: value.bytesRead, totalBytes: corpus.totalBytes });
     for (const text of value.documents.flatMap(textsOf)) {
       texts.push(text);
       characters += text.length;

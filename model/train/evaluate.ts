@@ -6,6 +6,7 @@ import { CORPUS_OPTIONS, type CorpusSettings } from "../../data/corpus_options.t
 import { AllBut } from "../../data/document_numbers.ts";
 import { type DocumentEncoder, ownEncoder } from "../../data/documents.ts";
 import { type Pieces, piecesOf } from "../../data/tokens/pieces.ts";
+import type { PreparationProgress } from "../../data/tokens/prepare_tokens.ts";
 import { CONTROL, type Device } from "../../device/device.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { checkOptions, type Options } from "../../device/options.ts";
@@ -53,6 +54,8 @@ export interface EvaluateOptions extends DeviceOptions, Partial<CorpusSettings> 
   blockSize?: number;
   /** what counts of conversations; default: all */
   loss?: "all" | "answers";
+  /** told how far the preparation of large data is */
+  onPreparing?: (progress: PreparationProgress) => void;
   /** told each document's figures, in order */
   onDocument?: (document: DocumentEvaluation) => void;
   /** ends it with an error */

@@ -176,7 +176,7 @@ export async function tokensOf(
     seed,
     cacheDir: cacheDir ?? defaultCacheDir(),
     cacheBytes: cacheSize * 1e9,
-    onProgress: onPreparing,
+    onProgress: ranks?.isFirst === false ? undefined : onPreparing,
     signal: options.signal,
   });
 }
