@@ -91,6 +91,7 @@ export { EXPORT_OPTIONS, exportModel, type ExportOptions, type ExportResult } fr
 export type { ExportType } from "./model/export/llama_export.ts";
 export { type OnnxGenerateOptions, OnnxModel } from "./model/export/onnx_model.ts";
 export {
+  type CacheDiagnosis,
   type DeviceDiagnosis,
   diagnose,
   type Diagnosis,

@@ -1,37 +1,48 @@
 import project from "../deno.json" with { type: "json" };
 import {
+  type CacheDiagnosis,
   type DeviceDiagnosis,
   diagnose,
   type Diagnosis,
   type GpuDiagnosis,
   type MpiDiagnosis,
+  RUN_OPTIONS,
 } from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
-import { inFlags } from "./flags.ts";
+import { flagsOf, inFlags } from "./flags.ts";
 import { harmlessLine } from "./harmless.ts";
 import { print, printJson, styled } from "./terminal.ts";
 
 export const command: Command = {
-  flags: [{ name: "--json", help: "print one JSON object" }],
+  flags: [
+    ...flagsOf({
+      cacheDir: { ...RUN_OPTIONS.cacheDir, help: "look here for large data that is kept as tokens" },
+    }),
+    { name: "--json", help: "print one JSON object" },
+  ],
   run: runDoctor,
 };
 
 /** @returns 1 when there is no device that can train */
-async function runDoctor({ json }: FlagValues): Promise<number> {
+async function runDoctor({ cacheDir, json }: FlagValues): Promise<number> {
   const program = {
     version: project.version,
     deno: Deno.version.deno,
     system: `${Deno.build.os} ${Deno.osRelease()}, ${Deno.build.arch}`,
   };
-  const { library, cpu, webgpu, mpi } = await diagnose();
+  const { library, cpu, webgpu, mpi, cache } = await diagnose(
+    cacheDir === undefined ? {} : { cacheDir: cacheDir as string },
+  );
   if (mpi.rank > 0) return 0; // rank 0 speaks for all
   const diagnosis: Diagnosis = {
     library: worded(library),
     cpu: worded(cpu),
     webgpu: worded(webgpu),
     mpi: worded(mpi),
+    cache,
   };
-  if (json) printJson({ ...program, ...diagnosis });
+  const limit = RUN_OPTIONS.cacheSize.default * 1e9;
+  if (json) printJson({ ...program, ...diagnosis, cache: { ...cache, limit } });
   else show(program, diagnosis);
   return cpu.problem !== undefined && webgpu.problem !== undefined ? 1 : 0;
 }
@@ -48,7 +59,7 @@ function worded<Finding extends { problem?: string; warnings?: string[] }>(findi
 
 function show(
   program: { version: string; deno: string; system: string },
-  { library, cpu, webgpu, mpi }: Diagnosis,
+  { library, cpu, webgpu, mpi, cache }: Diagnosis,
 ): void {
   entry("microgpt", `${program.version}, Deno ${program.deno}, ${program.system}`);
   entry("library", library.path ? `${harmlessLine(library.path)}: works` : bad(library.problem!));
@@ -56,6 +67,21 @@ function show(
   device("webgpu", webgpu);
   if (webgpu.features) showGpu(webgpu);
   showMpi(mpi);
+  showCache(cache);
+}
+
+function showCache({ dir, corpora, files, bytes, problem }: CacheDiagnosis): void {
+  if (dir === undefined) return entry("cache", "none: large data is prepared anew for each run");
+  if (problem !== undefined) return entry("cache", bad(`${dir}: ${problem}`));
+  const held = corpora === 0
+    ? "nothing is kept"
+    : `${corpora} data ${corpora === 1 ? "set" : "sets"} as tokens in ${files} files, ${gigabytes(bytes)}`;
+  const limit = RUN_OPTIONS.cacheSize.default;
+  entry("cache", `${harmlessLine(dir)}: ${held}; at most ${limit} GB (train --cache-size)`);
+}
+
+function gigabytes(bytes: number): string {
+  return bytes < 1e8 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
 function showMpi({ library, speed, problem }: MpiDiagnosis): void {

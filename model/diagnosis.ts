@@ -1,4 +1,6 @@
 /** What this machine can compute with, checked and measured: what `microgpt doctor` prints. */
+import { cacheUsage, defaultCacheDir } from "../data/tokens/cache.ts";
+import { isFileError } from "../platform/files.ts";
 import { type DeviceName, openDevice } from "./devices.ts";
 import type { Device } from "../device/device.ts";
 import { MicrogptError } from "../device/errors.ts";
@@ -17,6 +19,8 @@ export interface Diagnosis {
   webgpu: GpuDiagnosis;
   /** the MPI library */
   mpi: MpiDiagnosis;
+  /** large data that is kept as tokens */
+  cache: CacheDiagnosis;
 }
 
 /** The native library. */
@@ -24,6 +28,20 @@ export interface LibraryDiagnosis {
   /** the file that was opened */
   path?: string;
   /** why it cannot be used */
+  problem?: string;
+}
+
+/** Large data that training keeps as tokens. */
+export interface CacheDiagnosis {
+  /** where; undefined where the user has no cache directory */
+  dir?: string;
+  /** how many different data sets */
+  corpora: number;
+  /** how many files */
+  files: number;
+  /** how large these are */
+  bytes: number;
+  /** why it cannot be looked into */
   problem?: string;
 }
 
@@ -69,10 +87,31 @@ export interface MpiDiagnosis {
   problem?: string;
 }
 
-/** Opens, checks and measures; takes about a second per device. Failures are reported, not thrown. */
-export async function diagnose(): Promise<Diagnosis> {
+/**
+ * Opens, checks and measures; takes about a second per device. Failures are reported, not thrown.
+ * @param options.cacheDir where training keeps large data, if not in the user's cache directory
+ */
+export async function diagnose({ cacheDir }: { cacheDir?: string } = {}): Promise<Diagnosis> {
   const cpu = await diagnoseDevice("cpu", () => Promise.resolve({}));
-  return { library: await diagnoseLibrary(), cpu, webgpu: await diagnoseGpu(), mpi: await diagnoseMpi() };
+  return {
+    library: await diagnoseLibrary(),
+    cpu,
+    webgpu: await diagnoseGpu(),
+    mpi: await diagnoseMpi(),
+    cache: await diagnoseCache(cacheDir),
+  };
+}
+
+async function diagnoseCache(cacheDir: string | undefined): Promise<CacheDiagnosis> {
+  const nothing = { corpora: 0, files: 0, bytes: 0 };
+  const dir = cacheDir ?? defaultCacheDir();
+  if (dir === undefined) return nothing;
+  try {
+    return { dir, ...await cacheUsage(dir) };
+  } catch (error) {
+    if (!isFileError(error, "PermissionDenied", "NotCapable", "NotADirectory")) throw error;
+    return { dir, ...nothing, problem: (error as Error).message };
+  }
 }
 
 async function diagnoseMpi(): Promise<MpiDiagnosis> {

@@ -90,6 +90,7 @@ async function ifThere<T>(looked: Promise<T>): Promise<T | undefined> {
 /** A directory of prepared data. */
 interface Usage {
   dir: string;
+  files: number;
   bytes: number;
   used: number;
 }
@@ -101,12 +102,13 @@ async function usages(root: string): Promise<Usage[]> {
     for await (const { name, isDirectory } of files.readDir(root)) {
       if (!isDirectory) continue;
       const dir = join(root, name);
-      let bytes = 0;
+      let [count, bytes] = [0, 0];
       for await (const entry of files.readDir(dir)) {
+        if (entry.name !== LOCK) count++;
         bytes += (await ifThere(files.stat(join(dir, entry.name))))?.size ?? 0;
       }
       const used = (await ifThere(files.stat(join(dir, LOCK))))?.mtime?.getTime() ?? 0;
-      found.push({ dir, bytes, used });
+      found.push({ dir, files: count, bytes, used });
     }
   } catch (error) {
     if (!isFileError(error, "NotFound")) throw error;
@@ -115,9 +117,10 @@ async function usages(root: string): Promise<Usage[]> {
 }
 
 /** What the cache holds. */
-export async function cacheUsage(root: string): Promise<{ corpora: number; bytes: number }> {
+export async function cacheUsage(root: string): Promise<{ corpora: number; files: number; bytes: number }> {
   const all = await usages(root);
-  return { corpora: all.length, bytes: all.reduce((sum, { bytes }) => sum + bytes, 0) };
+  const sum = (name: "files" | "bytes") => all.reduce((total, usage) => total + usage[name], 0);
+  return { corpora: all.length, files: sum("files"), bytes: sum("bytes") };
 }
 
 /**

@@ -366,7 +366,8 @@ Deno.test("completions of bash complete", { ignore: windows }, async () => {
 Deno.test("doctor names the library and measures the devices", async () => {
   const { code, stdout } = await microgpt(["doctor", "--json"]);
   assert.equal(code, 0);
-  const { version, library, cpu, webgpu } = JSON.parse(stdout);
+  const { version, library, cpu, webgpu, cache } = JSON.parse(stdout);
+  assert.ok(cache.dir.endsWith("data") && cache.limit === 20e9, JSON.stringify(cache));
   assert.match(version, /^\d+\.\d+\.\d+$/);
   assert.ok((await Deno.stat(library.path)).isFile);
   assert.ok(cpu.name.length > 0 && cpu.productGigaflops > 0.1, JSON.stringify(cpu));

@@ -35,10 +35,13 @@ Deno.test({
     }),
 });
 
-Deno.test("a pipe gets no bar", () =>
-  withLargeData(async (_, args) => {
+Deno.test("a pipe gets no bar, and doctor shows what is kept", () =>
+  withLargeData(async (dir, args) => {
     const { code, stderr } = await microgpt([...args, "--dry-run"]);
     assert.equal(code, 0, stderr);
     assert.match(stderr, /^data +.*large\.txt: \d+ documents/mu);
     assert(!stderr.includes("\x1b") && !stderr.includes("━"), stderr);
+    const doctor = await microgpt(["doctor", "--cache-dir", `${dir}/cache`]);
+    const kept = `cache +${dir}/cache: 1 data set as tokens in 3 files, [\\d.]+ MB; at most 20 GB`;
+    assert.match(doctor.stdout, new RegExp(`^${kept}`, "m"));
   }));
