@@ -58,6 +58,7 @@ export {
 } from "./model/generate/generation.ts";
 export { SAMPLING, type SamplingOptions } from "./model/generate/sampling.ts";
 export type { PromptOptions } from "./model/generate/prompt.ts";
+export { type FilePrompt, readPrompt, readPrompts } from "./model/generate/prompts.ts";
 export { type ChatOptions, ChatSession, type SendOptions } from "./model/generate/chat.ts";
 export { checkServeOptions, handler, type HandlerOptions, type ServeHandler } from "./model/serve/serve.ts";
 export {
@@ -117,6 +118,7 @@ export type { CorpusOptions, CorpusReport, Items } from "./data/corpus.ts";
 export type { PreparationProgress } from "./data/tokens/prepare_tokens.ts";
 export type { FileCount } from "./data/reading/notices.ts";
 export type { Cleanup, SkipReason } from "./data/reading/tally.ts";
+export { type CleanupRow, renderCleanup } from "./data/cleanup.ts";
 export { type ExampleDocument, type Inspection, renderInspection } from "./data/inspection.ts";
 export { type Message, parseConversation, type Role } from "./data/chat.ts";
 export { type LengthBucket, type LengthStatistics, renderLengths } from "./data/lengths.ts";

@@ -23,6 +23,7 @@ const OTHER_OPTIONS = [
   "preset",
   "chat",
   "prompt",
+  "promptFile",
   "modelDir",
 ];
 
