@@ -5,12 +5,13 @@ import {
   evaluate,
   EVALUATE_OPTIONS,
   MicrogptError,
+  renderCleanup,
 } from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf, given } from "./flags.ts";
 import { ANY_MODEL, localModelDir } from "./model_dir.ts";
 import { PreparationView } from "./progress.ts";
-import { print, printJson, sayNotice } from "./terminal.ts";
+import { print, printJson, say, sayNotice } from "./terminal.ts";
 
 export const command: Command = {
   flags: [
@@ -35,7 +36,7 @@ async function runEval(values: FlagValues): Promise<void> {
     preparation.end();
     printJson({ document, ...fieldsOf(figures) });
   };
-  const { notices, documents, blockSize, mode, device, ...figures } = await evaluate({
+  const { notices, cleanup, documents, blockSize, mode, device, ...figures } = await evaluate({
     modelDir: await localModelDir(modelDir as string),
     ...given(CORPUS_OPTIONS, values),
     ...(chat === undefined ? {} : { chat: !!chat }),
@@ -45,6 +46,7 @@ async function runEval(values: FlagValues): Promise<void> {
     ...(perDocument ? { onDocument: printDocument } : {}),
   }).finally(() => preparation.end());
   for (const notice of notices) sayNotice(notice);
+  for (const line of renderCleanup(cleanup)) say(line);
   if (perDocument) return;
   if (json) return printJson({ documents, ...fieldsOf(figures), block_size: blockSize, mode, device });
   const count = (n: number) => n.toLocaleString("en");

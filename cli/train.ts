@@ -8,6 +8,7 @@ import {
   type PlanEvent,
   type PreparationProgress,
   PRESETS,
+  renderCleanup,
   renderLengths,
   RUN_OPTIONS,
   SETTINGS,
@@ -163,6 +164,7 @@ function describe(plan: PlanEvent): void {
   );
   if (plan.ranks) entry("ranks", ranksLine(plan.ranks));
   for (const line of renderLengths(plan.lengths, unit)) say(line);
+  for (const line of renderCleanup(plan.cleanup)) say(line);
 }
 
 /** What sharing a step costs. */

@@ -27,11 +27,6 @@ export function countEmptyMessages(messages: readonly Message[]): number {
   return empty;
 }
 
-/** The notice about empty messages; undefined when there are none. */
-export function emptyMessagesNotice(empty: number): string | undefined {
-  return empty === 0 ? undefined : `warning: ${empty} messages are empty, and are trained on as such`;
-}
-
 /** What cleaning changed, as the line to print; undefined when it changed nothing. */
 export function cleanupNotice(
   { trimmed, skipped }: { trimmed: number; skipped: number },

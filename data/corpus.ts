@@ -6,7 +6,7 @@
 import { sha256 } from "../platform/hash.ts";
 import { checkOptions } from "../device/options.ts";
 import { MicrogptError } from "../device/errors.ts";
-import { cleanupNotice, describe, emptyMessagesNotice, type Message } from "./chat.ts";
+import { cleanupNotice, describe, type Message } from "./chat.ts";
 import { CORPUS_OPTIONS, type CorpusSettings } from "./corpus_options.ts";
 import { readConversation } from "./reading/conversation.ts";
 import { type PackedTexts, TextPacker } from "./packed_texts.ts";
@@ -88,7 +88,7 @@ export interface CorpusReport {
   skipped: Partial<Record<SkipReason, number>>;
   /** how many were changed, by what was done */
   cleaned: Partial<Record<Cleanup, number>>;
-  /** the same for people, one line each */
+  /** what a person should know of the files, one line each */
   notices: string[];
 }
 
@@ -280,21 +280,12 @@ abstract class CountedCorpus implements Corpus {
     if (!this.reading?.ended) throw new Error("the corpus has not been read to its end");
     const { tally, collected, kinds, hashes, bytes, notices } = this.reading;
     const trimmed = tally.cleaned.get("trailing user turn removed") ?? 0;
-    const system = tally.cleaned.get("system text put in front of a user message") ?? 0;
-    const kept = tally.cleaned.get("system text kept") ?? 0;
     const skipped = tally.skipped.get("no assistant turn") ?? 0;
     const unit = this.mode === "chat" ? "conversations" : "documents";
     const said = [
       ...fileNotices([...kinds.values()], unit),
       ...notices,
       cleanupNotice({ trimmed, skipped }),
-      system === 0
-        ? undefined
-        : `data cleanup: system text of ${system} conversations put in front of a user message`,
-      kept === 0 ? undefined : `system text of ${kept} conversations stays: the model's template takes it`,
-      ...[...tally.skipped].filter(([reason]) => reason !== "no assistant turn")
-        .map(([reason, n]) => `data cleanup: ${n} ${unit} skipped (${reason})`),
-      emptyMessagesNotice(tally.cleaned.get("empty message kept") ?? 0),
     ];
     return {
       sha256: hashes.length === 1 ? hashes[0]! : sha256().update(hashes.join("\n")).digest("hex"),
@@ -312,9 +303,10 @@ abstract class CountedCorpus implements Corpus {
   protected checkSomeLeft(name: string, hint: string): void {
     const { collected, tally } = this.reading!;
     if (collected.count > 0) return;
-    const reasons = [...tally.skipped].map(([reason, n]) => `${n} skipped: ${reason}`).join(", ");
+    const skipped = [...tally.skipped].filter(([reason]) => reason !== "empty");
+    const reasons = skipped.map(([reason, n]) => `${n} skipped: ${reason}`).join(", ");
     const without = tally.skipped.get("no assistant turn");
-    const missing = tally.skipped.size === 1 && without !== undefined
+    const missing = skipped.length === 1 && without !== undefined
       ? ` with an assistant turn (${without} without)`
       : reasons && ` (${reasons})`;
     const unit = this.mode === "chat" ? "conversation" : "document";

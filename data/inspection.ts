@@ -4,6 +4,7 @@
  */
 
 import type { Message } from "./chat.ts";
+import { cleanupOf, type CleanupRow, copyRows, renderCleanup } from "./cleanup.ts";
 import { contentHashes } from "./content_hash.ts";
 import type { Corpus, CorpusReport } from "./corpus.ts";
 import { DistinctCount } from "./distinct.ts";
@@ -47,6 +48,8 @@ export interface Inspection extends LengthStatistics {
   };
   /** documents that are longer than the block, where a block size is known */
   long?: { blockSize: number; documents: number; tokens: number };
+  /** what would not be trained on as it is */
+  cleanup: CleanupRow[];
   /** chosen by a hash of their content */
   examples: ExampleDocument[];
   /** what was read, left out and changed */
@@ -90,15 +93,21 @@ export async function inspectCorpus(
   }
   const { notices: _, ...data } = corpus.report();
   const statistics = lengths.statistics();
+  const unit = corpus.mode === "chat" ? "conversations" : "documents";
+  const copies = Math.max(statistics.documents - distinct.count, 0);
   return {
     input: corpus.path,
     mode: corpus.mode,
     vocab_size: tokenizer.vocabSize,
     ...statistics,
-    copies: Math.max(statistics.documents - distinct.count, 0),
+    copies,
     copiesExact: distinct.isExact,
     alphabet: characters.summary(),
     ...(blockSize === undefined ? {} : { long: { blockSize, ...lengths.above(blockSize + 1) } }),
+    cleanup: [
+      ...cleanupOf(data, unit),
+      ...copyRows({ documents: copies, distinct: 0 }, unit),
+    ],
     examples: examples.shown(tokenizer),
     data,
   };
@@ -173,7 +182,7 @@ function visible(bytes: Uint8Array): string {
  * @param unit what one document is called, in the plural
  */
 export function renderInspection(inspection: Inspection, unit: string): string[] {
-  const { tokens, vocab_size, data, alphabet, copies, copiesExact, documents, long, examples } = inspection;
+  const { tokens, vocab_size, data, alphabet, cleanup, copiesExact, documents, long, examples } = inspection;
   const number = (n: number) => n.toLocaleString("en");
   const named = alphabet.common.map(({ character }) => escaped(character)).join(" ");
   const lines = [
@@ -182,17 +191,14 @@ export function renderInspection(inspection: Inspection, unit: string): string[]
     `${number(data.bytes)} bytes read, ${number(data.characters)} UTF-16 units of text kept`,
     `alphabet: ${number(alphabet.characters)} characters, most frequent first: ${named}`,
   ];
-  if (copies > 0) {
-    lines.push(`${copiesExact ? "" : "about "}${copies} of ${documents} ${unit} repeat others word for word`);
-  }
+  if (!copiesExact) lines.push("the number of copies is an estimate");
   if (long && long.documents > 0) {
     const share = (100 * long.documents / documents).toFixed(1);
     lines.push(
       `${number(long.documents)} ${unit} (${share} %) are longer than the block of ${long.blockSize} tokens`,
     );
   }
-  for (const [reason, n] of Object.entries(data.skipped)) lines.push(`left out: ${number(n)} (${reason})`);
-  for (const [cleanup, n] of Object.entries(data.cleaned)) lines.push(`changed: ${number(n)} (${cleanup})`);
+  lines.push(...renderCleanup(cleanup));
   lines.push(`${examples.length === 1 ? "one of them" : `${examples.length} of them`} in tokens:`);
   for (const { tokens, length } of examples) {
     const rest = length > tokens.length ? ` … ${number(length - tokens.length)} more` : "";

@@ -153,19 +153,3 @@ export function splitByCount(count: number, fraction: number, seed: number): Spl
   if (fraction > 0 && held === 0) split.notice = offNotice(count, undefined);
   return split;
 }
-
-/**
- * The notice about documents that repeat others word for word; undefined where none does.
- * @param split if there is one
- */
-export function copiesNotice(
-  { documents, distinct }: Pick<HashSummary, "documents" | "distinct">,
-  unit: string,
-  split?: Split,
-): string | undefined {
-  const copies = documents - distinct;
-  if (copies === 0) return undefined;
-  const left = split?.leftOut.length ?? 0;
-  const leftOut = left > 0 ? `; ${left} that repeat a held-out one are left out` : "";
-  return `${copies} of ${documents} ${unit} repeat others word for word${leftOut}`;
-}

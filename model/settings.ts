@@ -237,7 +237,8 @@ export const SETTINGS = {
     choices: ["truncate", "skip", "split"],
     default: "truncate",
     help:
-      "documents longer than the block: cut off, dropped, or split into several, conversations at messages",
+      "documents longer than the block: cut off, dropped, or split into several, conversations at messages " +
+      "(with `preset` and plain text split)",
     saved: "long",
   },
   skipLong: {

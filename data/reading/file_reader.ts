@@ -108,7 +108,7 @@ export async function* readFile(
       const reader = new TextFileReader(source.name, sample, settings, tally, sink);
       const { addBytes } = sink;
       const left = addBytes && reader.isLines && encodingOf(sample) === "utf-8"
-        ? yield* readLines(source, sample, bytes, addBytes)
+        ? yield* readLines(source, sample, bytes, addBytes, tally)
         : { bytes, offset: 0, line: 1 };
       if (left) {
         reader.begin(left.line);
@@ -150,6 +150,7 @@ async function* readLines(
   sample: Uint8Array,
   bytes: AsyncIterable<Uint8Array>,
   addBytes: EmitBytes,
+  tally: Tally,
 ): AsyncGenerator<number, Left | undefined> {
   refuseSignatures(name, sample);
   const lines = new LineBytes(addBytes);
@@ -169,6 +170,8 @@ async function* readLines(
       yield bytesRead();
     }
   } finally {
+    tally.leaveOutEmpty(lines.empty);
+    tally.clean("white space at its ends removed", lines.trimmed);
     if (!handedOn) await pieces.return?.();
   }
 }
@@ -280,7 +283,9 @@ class TextFileReader {
   #textCutter(line: number): Cutter {
     const emit: Emit<string> = (text) => {
       const document = text.trim();
-      if (document !== "") this.#sink.add(document);
+      if (document === "") return this.#tally.leaveOutEmpty();
+      if (document.length < text.length) this.#tally.clean("white space at its ends removed");
+      this.#sink.add(document);
     };
     const document = this.#document();
     if (document === "line") return new LineCutter(this.#name, emit, MAX_LINE_BYTES, line);

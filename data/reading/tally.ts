@@ -4,14 +4,16 @@ import { MicrogptError } from "../../device/errors.ts";
 
 /** Why a document or conversation is left out. */
 export type SkipReason =
+  | "empty"
   | "no assistant turn"
   | "tool calls"
   | "images or other content that is no text"
   | "no text in the field"
   | "another number of columns than the header";
 
-/** What is done to a conversation that is kept. */
+/** What is done to a document or conversation that is kept. */
 export type Cleanup =
+  | "white space at its ends removed"
   | "trailing user turn removed"
   | "system text put in front of a user message"
   | "system text kept"
@@ -41,6 +43,11 @@ export class Tally {
       });
     }
     add(this.skipped, reason, 1);
+  }
+
+  /** Leaves out documents of plain text that are white space alone, which is nothing unusual. */
+  leaveOutEmpty(times = 1): void {
+    if (times > 0) add(this.skipped, "empty", times);
   }
 
   /** Notes that a conversation was changed, or how many of its messages were. */

@@ -1,6 +1,7 @@
 /** How well a model predicts given text: log-probabilities of a corpus, by any model that can be trained on. */
 import { batchesInOrder } from "../../data/batches.ts";
 import { bytesOfTokens } from "../../data/bits_per_byte.ts";
+import { cleanupOf, type CleanupRow } from "../../data/cleanup.ts";
 import { openCorpus } from "../../data/corpus.ts";
 import { CORPUS_OPTIONS, type CorpusSettings } from "../../data/corpus_options.ts";
 import { AllBut } from "../../data/document_numbers.ts";
@@ -18,7 +19,7 @@ import { flatTensor } from "../parameters.ts";
 import { DEFAULTS } from "../settings.ts";
 import { type BaseModel, readBase } from "./base_model.ts";
 import { deviceOptions, tokensOf } from "./prepare.ts";
-import { dataNotices } from "./training_data.ts";
+import { dataNotices, unitOf } from "./training_data.ts";
 
 /** Windows are no longer than this unless asked for: memory grows with them. */
 const USUAL_WINDOW = 1024;
@@ -92,6 +93,8 @@ export interface CorpusEvaluation extends TextEvaluation {
   mode: "text" | "chat";
   /** the hardware's own name */
   device: string;
+  /** what of the data is not measured as it is */
+  cleanup: CleanupRow[];
   /** what a person should know of the data */
   notices: string[];
 }
@@ -147,6 +150,7 @@ export async function evaluate(options: EvaluateOptions): Promise<CorpusEvaluati
       blockSize,
       mode: corpus.mode,
       device: sum.device,
+      cleanup: cleanupOf(prepared.report, unitOf(corpus.mode)),
       notices: dataNotices(corpus, prepared, undefined),
     };
   } finally {

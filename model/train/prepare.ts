@@ -1,4 +1,5 @@
 /** Everything up to the first step of a run: output, checkpoint, data, tokenizer, device. */
+import { cleanupOf, type CleanupRow, longRows } from "../../data/cleanup.ts";
 import { type Corpus, isDataFile } from "../../data/corpus.ts";
 import type { LengthStatistics } from "../../data/lengths.ts";
 import { defaultCacheDir } from "../../data/tokens/cache.ts";
@@ -38,6 +39,7 @@ import {
   type Parts,
   savedReading,
   splitData,
+  unitOf,
 } from "./training_data.ts";
 
 /** A run that is ready to start. */
@@ -60,6 +62,8 @@ export interface PreparedRun {
   parameters: number;
   /** of all documents, before any is truncated */
   lengths: LengthStatistics;
+  /** what is not trained on as it is */
+  cleanup: CleanupRow[];
   trainingDocuments: number;
   validationDocuments: number;
   memory: MemoryPlan;
@@ -107,6 +111,7 @@ interface PreparedData {
   foreign: ForeignRules | undefined;
   config: ModelConfig;
   lengths: LengthStatistics;
+  cleanup: CleanupRow[];
   parts: Parts;
   trainingData: TrainingData;
 }
@@ -135,9 +140,16 @@ async function prepareData(
     const long = longDocuments(settings);
     const fitted = fitDocuments(store, counts, blockSize, long, loss === "answers", corpus.mode);
     notices.push(...fitted.notices);
-    const parts = splitData(tokens, fitted.kept, corpus.mode, settings, checkpoint, notices);
+    const unit = unitOf(corpus.mode);
+    const left = fitted.kept?.length ?? counts.documents;
+    const cleanup = [
+      ...cleanupOf(tokens.report, unit),
+      ...longRows(counts, left, blockSize, long, unit),
+    ];
+    const parts = splitData(tokens, fitted.kept, corpus.mode, settings, checkpoint, notices, cleanup);
     const trainingData = batches(store, parts, long, settings, tokenizer, encoderOf(tokenizer).end);
-    return { corpus, digest, tokenizer, foreign, config, lengths: counts.statistics(), parts, trainingData };
+    const lengths = counts.statistics();
+    return { corpus, digest, tokenizer, foreign, config, lengths, cleanup, parts, trainingData };
   } catch (error) {
     tokens.store.close();
     throw error;
@@ -240,7 +252,7 @@ async function prepareLocked(
     checkpoint?.config.n_layer ?? settings.nLayer,
   );
   const prepared = await prepareData(options, settings, checkpoint, base, notices, ranks);
-  const { corpus, tokenizer, foreign, config, lengths, parts, trainingData } = prepared;
+  const { corpus, tokenizer, foreign, config, lengths, cleanup, parts, trainingData } = prepared;
   // whatever is thrown until the run is there frees data and device; who gets the run closes it, and with it both
   using opened = new DisposableStack();
   opened.defer(() => trainingData.close?.());
@@ -300,6 +312,7 @@ async function prepareLocked(
     chat,
     parameters: layout.count,
     lengths,
+    cleanup,
     trainingDocuments: parts.training.length,
     validationDocuments: parts.validation.length,
     memory: memoryPlan(device, config, trainingData, recipe.optimizer, buffers),

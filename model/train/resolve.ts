@@ -4,7 +4,15 @@ import { holdsCheckpoint, type LoadedCheckpoint } from "../files/checkpoint.ts";
 import { keptIn } from "../files/output_directory.ts";
 import { readFreeze } from "../freeze.ts";
 import { networkOf } from "../networks.ts";
-import { DEFAULTS, fieldsOf, FROM_DEFAULTS, PRESETS, type SettingName, type Settings } from "../settings.ts";
+import {
+  DEFAULTS,
+  fieldsOf,
+  FROM_DEFAULTS,
+  type PresetName,
+  PRESETS,
+  type SettingName,
+  type Settings,
+} from "../settings.ts";
 import { type BaseModel, checkShape } from "./base_model.ts";
 import type { TrainOptions } from "./options.ts";
 import type { Recipe } from "./trainer.ts";
@@ -40,7 +48,10 @@ export function resolveSettings(
       .map((name) => [name, options[name as keyof Settings]]),
   ) as Partial<Settings>;
   if (base) return settingsFrom(base, given, isChat(options));
-  if (!checkpoint) return { ...DEFAULTS, ...(options.preset ? PRESETS[options.preset] : {}), ...given };
+  if (!checkpoint) {
+    const preset = options.preset ? presetOf(options.preset, isChat(options), given) : {};
+    return { ...DEFAULTS, ...preset, ...given };
+  }
 
   const saved = settingsOf(checkpoint);
   const ofTheModel = fieldsOf("config").map(([name]) => name);
@@ -64,6 +75,11 @@ export function resolveSettings(
   // none of a run that is complete: `TrainingRun.events` then asks for `steps`
   const remaining = total !== undefined ? { steps: Math.max(0, total - step) } : {};
   return { ...DEFAULTS, ...saved, ...remaining, ...given };
+}
+
+/** The settings of a preset. Of plain text nothing is thrown away, unless somebody asks for that. */
+function presetOf(name: PresetName, chat: boolean, { skipLong }: Partial<Settings>): Partial<Settings> {
+  return chat || skipLong ? PRESETS[name] : { long: "split", ...PRESETS[name] };
 }
 
 /** Whether options name conversations. */

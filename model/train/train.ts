@@ -1,4 +1,5 @@
 /** Training from data to checkpoint: what `microgpt train` does, for programs. */
+import type { CleanupRow } from "../../data/cleanup.ts";
 import type { LengthStatistics } from "../../data/lengths.ts";
 import type { Dtype } from "../../device/device.ts";
 import { MicrogptError } from "../../device/errors.ts";
@@ -32,6 +33,8 @@ export interface PlanEvent {
   validationDocuments: number;
   /** of all documents, before any is truncated */
   lengths: LengthStatistics;
+  /** what is not trained on as it is */
+  cleanup: CleanupRow[];
   /** the architecture */
   config: ModelConfig;
   /** its layers, heads and width, in words */

@@ -1,11 +1,11 @@
 /** The documents of a run: found, prepared, split, and packed into batches. */
 import { batchesInOrder, BatchSampler } from "../../data/batches.ts";
 import { bytesOfTokens, targetBytes } from "../../data/bits_per_byte.ts";
+import { type CleanupRow, copyRows } from "../../data/cleanup.ts";
 import { type Corpus, corpusOf, type CorpusOptions, isDataFile, openCorpus } from "../../data/corpus.ts";
 import type { DocumentNumbers } from "../../data/document_numbers.ts";
 import { CORPUS_OPTIONS } from "../../data/corpus_options.ts";
 import {
-  copiesNotice,
   type HashSummary,
   type Split,
   splitByCount,
@@ -142,6 +142,11 @@ export function savedReading(corpus: Corpus): Pick<TrainState, "dataset_inputs" 
   };
 }
 
+/** What one document is called, in the plural. */
+export function unitOf(mode: "text" | "chat"): "documents" | "conversations" {
+  return mode === "chat" ? "conversations" : "documents";
+}
+
 /** What a person should know about the data that was read, and what is different from when the run began. */
 export function dataNotices(
   corpus: Corpus,
@@ -187,14 +192,14 @@ export function splitData(
   settings: Settings,
   checkpoint: LoadedCheckpoint | undefined,
   notices: string[],
+  cleanup: CleanupRow[],
 ): Parts {
   const hashes = kept ? summaryOf(picked(all, kept)) : all;
   const split =
     (checkpoint && earlierSplit(report.sha256, hashes.documents, settings, checkpoint, notices)) ??
       splitDocuments(hashes, settings.valFraction, checkpoint?.trainState.val_threshold);
   if (split.notice) notices.push(split.notice);
-  const copies = copiesNotice(hashes, mode === "chat" ? "conversations" : "documents", split);
-  if (copies) notices.push(copies);
+  cleanup.push(...copyRows(hashes, unitOf(mode), split.leftOut.length));
   const training = trainingDocuments(split, hashes.documents);
   if (!kept) return { split, training, validation: split.validation };
   return {

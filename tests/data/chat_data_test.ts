@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { countEmptyMessages, emptyMessagesNotice } from "../../data/chat.ts";
+import { countEmptyMessages } from "../../data/chat.ts";
 import { readContent, refusal as refusalOfContent } from "./corpus_reading.ts";
 
 const user = (content: string) => ({ role: "user" as const, content });
@@ -43,10 +43,9 @@ Deno.test("chat: no cleanup, no line", async () => {
 });
 
 Deno.test("chat: messages that say nothing are counted", () => {
-  const notice = (...contents: string[]) =>
-    emptyMessagesNotice(countEmptyMessages(contents.map((content) => assistant(content))));
-  assert.equal(notice("a"), undefined);
-  assert.equal(notice("", "a", " \n"), "warning: 2 messages are empty, and are trained on as such");
+  const empty = (...contents: string[]) => countEmptyMessages(contents.map((content) => assistant(content)));
+  assert.equal(empty("a"), 0);
+  assert.equal(empty("", "a", " \n"), 2);
 });
 
 Deno.test("chat: other fields are ignored, escapes and whitespace of contents kept", async () => {

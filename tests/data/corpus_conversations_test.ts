@@ -1,3 +1,4 @@
+import { cleanupOf, renderCleanup } from "../../data/cleanup.ts";
 import assert from "node:assert/strict";
 import { readContent, refusal } from "./corpus_reading.ts";
 
@@ -78,9 +79,6 @@ Deno.test("conversations: system text goes in front of the next user message, or
     [user("plain"), assistant("e")],
   ]);
   assert.equal(report.cleaned["system text put in front of a user message"], 3);
-  assert(
-    report.notices.includes("data cleanup: system text of 3 conversations put in front of a user message"),
-  );
   const kept = await read(content, { keepSystem: true });
   assert.deepEqual(kept.documents.slice(0, 3), [
     [system("be kind"), user("hi"), assistant("hello")],
@@ -130,8 +128,13 @@ Deno.test("conversations: tool calls and images are skipped and counted; strict 
   assert.deepEqual(report.notices, [
     "chats.jsonl: 3 conversations, in several shapes",
     "data cleanup: 1 conversations trimmed (trailing user turn removed), 1 skipped (no assistant turn)",
-    "data cleanup: 1 conversations skipped (tool calls)",
-    "data cleanup: 1 conversations skipped (images or other content that is no text)",
+  ]);
+  assert.deepEqual(renderCleanup(cleanupOf(report, "conversations")), [
+    "cleanup:",
+    "  1 conversation left out: tool calls",
+    "  1 conversation left out: images or other content that is no text",
+    "  1 conversation left out: no assistant turn",
+    "  1 conversation changed: trailing user turn removed",
   ]);
   assert.equal(
     await refused(content, { strict: true }),
@@ -141,7 +144,9 @@ Deno.test("conversations: tool calls and images are skipped and counted; strict 
 
 Deno.test("conversations: messages that say nothing are counted", async () => {
   const { report } = await read(jsonl([user(""), assistant("a")], [user("b"), assistant(" ")]));
-  assert(report.notices.includes("warning: 2 messages are empty, and are trained on as such"));
+  assert.deepEqual(cleanupOf(report, "conversations"), [
+    { count: 2, unit: "messages", effect: "kept", reason: "empty" },
+  ]);
 });
 
 Deno.test("conversations: what is in no known shape stops with file, line and a hint", async () => {

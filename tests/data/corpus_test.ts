@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { cleanupOf } from "../../data/cleanup.ts";
 import { createHash } from "node:crypto";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import { corpusOf, openCorpus } from "../../data/corpus.ts";
@@ -77,12 +78,20 @@ Deno.test("corpus: JSONL is told by its content, its field by the usual name or 
   assert.match(await refusal('{"n": 1}\n'), /has no field that holds text: its fields are "n"/u);
 });
 
+Deno.test("corpus: empty lines and white space that was removed are counted, also where reading is strict", async () => {
+  const { documents, report } = await readContent("a\n\n  b \n\t\n\nc", { strict: true });
+  assert.deepEqual(documents, ["a", "b", "c"]);
+  assert.deepEqual(cleanupOf(report, "documents"), [
+    { count: 3, unit: "documents", effect: "left out", reason: "empty" },
+    { count: 1, unit: "documents", effect: "changed", reason: "white space at its ends removed" },
+  ]);
+});
+
 Deno.test("corpus: records without text are counted, or stop where reading is strict", async () => {
   const content = '{"text": "a"}\n{"text": null}\n{"other": 1}\n{"text": "b"}\n{"text": " "}\n';
   const { documents, report } = await readContent(content);
   assert.deepEqual(documents, ["a", "b"]);
   assert.deepEqual(report.skipped, { "no text in the field": 3 });
-  assert(report.notices.includes("data cleanup: 3 documents skipped (no text in the field)"));
   assert.match(await refusal(content, { strict: true }), /^data.txt line 2: no text in the field \| /u);
 });
 

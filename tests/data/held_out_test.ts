@@ -135,9 +135,12 @@ Deno.test("train and info tell of copies, and of text that is another format's s
     });
     assert.equal(code, 0, stderr);
     assert.match(stderr, /^a\.jsonl: 80 documents, field text$/m);
-    assert.match(stderr, /^40 of 80 documents repeat others word for word/m);
+    assert.match(
+      stderr,
+      /^ +\d+ documents kept: repeat others word for word\n +\d+ documents left out: repeat a held-out one/m,
+    );
     const info = await microgpt(["info", "--input", "a.jsonl"], { cwd: dir });
-    assert.match(info.stdout, /^40 of 80 documents repeat others word for word$/m);
+    assert.match(info.stdout, /^ +40 documents kept: repeat others word for word$/m);
     assert.match(info.stderr, /^a\.jsonl: 80 documents, field text$/m);
     const { stdout } = await microgpt(["info", "--json", "--input", "a.jsonl"], { cwd: dir });
     assert.equal(JSON.parse(stdout).copies, 40);

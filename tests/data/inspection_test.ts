@@ -23,7 +23,7 @@ Deno.test("inspection: counts, lengths, alphabet, copies and documents in tokens
   assert.deepEqual(inspection.long, { blockSize: 6, documents: 1, tokens: 8 });
   assert.equal(inspection.examples.length, 4);
   const lines = renderInspection(inspection, "documents");
-  assert(lines.includes("2 of 6 documents repeat others word for word"));
+  assert(lines.includes("  2 documents kept: repeat others word for word"));
   assert(lines.includes("1 documents (16.7 %) are longer than the block of 6 tokens"));
   assert(lines.includes("  <bos>|a|\\n|b|<bos>"));
   assert(lines.includes("  <bos>|b|\\xf0|\\x9f|\\x91|\\x8b|<bos>"));
@@ -37,8 +37,8 @@ Deno.test("inspection: of conversations what is left out and changed, and turns 
   const tokenizer = byteTokenizer(["<bos>", "<user>", "<assistant>", "<end_turn>"]);
   const inspection = await inspectCorpus(corpusOf("chat", chats), tokenizer);
   const lines = renderInspection(inspection, "conversations");
-  assert(lines.includes("left out: 1 (no assistant turn)"));
-  assert(lines.includes("changed: 1 (trailing user turn removed)"));
+  assert(lines.includes("  1 conversation left out: no assistant turn"));
+  assert(lines.includes("  1 conversation changed: trailing user turn removed"));
   assert(lines.includes("  <bos>|<user>|a|<end_turn>|<assistant>|b|<end_turn>|<bos>"));
 });
 
@@ -67,7 +67,7 @@ Deno.test("info: several inputs of several formats, as lines and as JSON", async
     const { stdout, stderr, code } = await microgpt(["info", ...inputs], { cwd });
     assert.equal(code, 0, stderr);
     assert.match(stdout, /^lengths: 4 documents, median 6/u);
-    assert.match(stdout, /^left out: 1 \(no text in the field\)$/mu);
+    assert.match(stdout, /^ +1 document left out: no text in the field$/mu);
     assert.match(stdout, /^ {2}<bos>\|a\|n\|n\|a\|<bos>$/mu);
     assert.match(
       stderr,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
+import { copyRows, renderCleanup } from "../../data/cleanup.ts";
 import { contentHash } from "../../data/content_hash.ts";
 import {
-  copiesNotice,
   type HashSummary,
   type Split,
   splitByCount,
@@ -88,11 +88,13 @@ Deno.test("split: copies are on one side, held out once, counted and told", () =
   for (const d of trainingDocuments(split, 250)) assert(!out.includes(documents[d]!));
   assert.equal(split.training + split.validation.length + split.leftOut.length, 250);
   assert(split.leftOut.length >= 10);
-  assert.equal(
-    copiesNotice(hashes(documents), "documents", split),
-    `150 of 250 documents repeat others word for word; ${split.leftOut.length} that repeat a held-out one are left out`,
-  );
-  assert.equal(copiesNotice(hashes(names(9)), "documents"), undefined);
+  const left = split.leftOut.length;
+  assert.deepEqual(renderCleanup(copyRows(hashes(documents), "documents", left)), [
+    "cleanup:",
+    `  ${150 - left} documents kept: repeat others word for word`,
+    `  ${`${left}`.padStart(`${150 - left}`.length)} documents left out: repeat a held-out one word for word`,
+  ]);
+  assert.deepEqual(copyRows(hashes(names(9)), "documents"), []);
 });
 
 Deno.test("split: at least one, at most 512, never all", () => {

@@ -403,8 +403,16 @@ Deno.test("conversations in memory are cleaned as those of a file, and compared 
     const events = await Array.fromAsync(train({ ...chat, conversations }));
     assert.deepEqual(events.flatMap((event) => event.type === "notice" ? [event.message] : []), [
       "data cleanup: 1 conversations trimmed (trailing user turn removed), 1 skipped (no assistant turn)",
-      "1 of 2 conversations repeat others word for word",
     ]);
+    const plan = events.find((event) => event.type === "plan");
+    assert.deepEqual(
+      plan!.cleanup.map(({ count, effect, reason }) => `${count} ${effect}: ${reason}`),
+      [
+        "1 left out: no assistant turn",
+        "1 changed: trailing user turn removed",
+        "1 kept: repeat others word for word",
+      ],
+    );
     const state = JSON.parse(await Deno.readTextFile(join(output, "train_state.json")));
     assert(!("dataset_sha256" in state));
     const { run, notices } = await prepareRun({ resume: output, conversations: [[user, assistant]] });
