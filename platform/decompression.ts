@@ -1,4 +1,7 @@
-/** Decompression: Node's zlib in Deno, which knows zstd; gzip alone in a browser, which knows no more. */
+/**
+ * Decompression: Node's zlib in Deno, which knows zstd; gzip alone in a browser, which knows no more. xz is WebAssembly,
+ * which both run.
+ */
 import { MicrogptError } from "../device/errors.ts";
 import { builtin } from "./host.ts";
 
@@ -29,16 +32,22 @@ function zlib(): Zlib {
 
 /**
  * Unpacks bytes that come in pieces.
- * @param members of gzip all bytes, of zstd one frame or more at a time
+ * @param members of gzip and xz all bytes, of zstd one frame or more at a time
  * @param chunkBytes of the pieces that come out, at most
  * @throws what reading `members` throws; an Error when they are damaged or cut off
  */
 export async function* decompressed(
   members: AsyncIterable<Uint8Array>,
-  compression: "gzip" | "zstd",
+  compression: "gzip" | "zstd" | "xz",
   chunkBytes: number,
 ): AsyncGenerator<Uint8Array> {
-  if (compression === "gzip" && !builtin("zlib")) return yield* gunzipInBrowser(members);
+  if (compression === "xz") {
+    const { default: { XzReadableStream } } = await import("npm:xz-decompress@0.2.3");
+    return yield* through(members, (packed) => new XzReadableStream(packed), xzError);
+  }
+  if (compression === "gzip" && !builtin("zlib")) {
+    return yield* through(members, (packed) => packed.pipeThrough(new DecompressionStream("gzip")));
+  }
   const { Readable } = builtin<Streams>("stream")!;
   const { pipeline } = builtin<{ pipeline(...streams: unknown[]): Promise<void> }>("stream/promises")!;
   const options = { chunkSize: chunkBytes };
@@ -59,7 +68,34 @@ export async function* decompressed(
   }
 }
 
-async function* gunzipInBrowser(members: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+/** xz data that is whole and not read here. */
+export class UnknownXzError extends Error {}
+
+/** What the codes of the library mean (xz_ret of XZ Embedded). */
+function xzError(error: unknown): unknown {
+  const code = /failed with error code (\d+)$/u.exec(error instanceof Error ? error.message : "")?.[1];
+  switch (code) {
+    case undefined:
+      return error;
+    case "3":
+    case "4":
+      return new UnknownXzError("it was packed with a dictionary of more memory than is given to it");
+    case "2":
+    case "6":
+      return new UnknownXzError("it was packed in a way that is not read, such as with a check by SHA-256");
+    case "8":
+      return new Error("unexpected end of file");
+    default:
+      return new Error("its data is wrong");
+  }
+}
+
+/** Sends bytes through a stream of the web. */
+async function* through(
+  members: AsyncIterable<Uint8Array>,
+  unpack: (packed: ReadableStream<Uint8Array<ArrayBuffer>>) => ReadableStream<Uint8Array>,
+  errorOf: (error: unknown) => unknown = (error) => error,
+): AsyncGenerator<Uint8Array> {
   const iterator = members[Symbol.asyncIterator]();
   let failure: unknown;
   const source = new ReadableStream<Uint8Array<ArrayBuffer>>({
@@ -74,11 +110,11 @@ async function* gunzipInBrowser(members: AsyncIterable<Uint8Array>): AsyncGenera
     },
     cancel: async () => void await iterator.return?.(),
   });
-  const reader = source.pipeThrough(new DecompressionStream("gzip")).getReader();
+  const reader = unpack(source).getReader();
   try {
     for (let step = await reader.read(); !step.done; step = await reader.read()) yield step.value;
   } catch (error) {
-    throw failure ?? error;
+    throw failure ?? errorOf(error);
   } finally {
     await reader.cancel().catch(() => {}); // it failed, or is at its end
   }

@@ -242,7 +242,8 @@ class TextFileReader {
   }
 
   #document(): string {
-    return this.#settings.document ?? (/\.(md|markdown)(\.(gz|zst))?$/iu.test(this.#name) ? "file" : "line");
+    return this.#settings.document ??
+      (/\.(md|markdown)(\.(gz|zst|xz))?$/iu.test(this.#name) ? "file" : "line");
   }
 
   #makeCutter(sample: string, line: number): Cutter {

@@ -3,7 +3,7 @@
 import { type FileHandle, files } from "../../platform/files.ts";
 import { sha256 } from "../../platform/hash.ts";
 import { standardInput } from "../../platform/host.ts";
-import { decompressed } from "../../platform/decompression.ts";
+import { decompressed, UnknownXzError } from "../../platform/decompression.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { cannotRead } from "./limits.ts";
 import type { InputFile } from "./input_files.ts";
@@ -16,7 +16,10 @@ const READ_BYTES = 1024 * 1024;
 const BOMB = { bytes: 256 * 1024 * 1024, ratio: 500 };
 
 /** How a file is compressed. */
-export type Compression = "gzip" | "zstd";
+export type Compression = "gzip" | "zstd" | "xz";
+
+/** The programs that unpack it. */
+const UNPACKERS: Record<Compression, string> = { gzip: "gunzip", zstd: "unzstd", xz: "unxz" };
 
 /** An input that is being read. */
 export interface ByteSource {
@@ -109,6 +112,7 @@ async function* stdinChunks(): AsyncGenerator<Uint8Array> {
 export function compressionOf(start: Uint8Array): Compression | undefined {
   const begins = (...bytes: number[]) => bytes.every((byte, i) => start[i] === byte);
   if (begins(0x1f, 0x8b, 0x08)) return "gzip";
+  if (begins(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00)) return "xz";
   return begins(0x28, 0xb5, 0x2f, 0xfd) || isSkippableFrame(start) ? "zstd" : undefined;
 }
 
@@ -135,9 +139,7 @@ export async function* unpack(
       unpacked += piece.length;
       if (unpacked > BOMB.bytes && unpacked > BOMB.ratio * bytesRead()) {
         throw new MicrogptError(`${name} unpacks to more than ${BOMB.ratio} times its size`, {
-          hint: `it is hardly text; if it is, unpack it first: ${
-            compression === "gzip" ? "gunzip" : "unzstd"
-          }`,
+          hint: `it is hardly text; if it is, unpack it first: ${UNPACKERS[compression]}`,
         });
       }
       yield piece;
@@ -146,10 +148,15 @@ export async function* unpack(
     signal?.throwIfAborted();
     if (cause instanceof MicrogptError) throw cause;
     throw new MicrogptError(`${name} cannot be unpacked (${compression}): ${reason(cause)}`, {
-      hint: "it is damaged or cut off; get it again",
+      hint: hintOf(cause, compression),
       cause,
     });
   }
+}
+
+function hintOf(cause: unknown, compression: Compression): string {
+  if (!(cause instanceof UnknownXzError)) return "it is damaged or cut off; get it again";
+  return `unpack it first: ${UNPACKERS[compression]}`;
 }
 
 function reason(error: unknown): string {

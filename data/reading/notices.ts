@@ -34,11 +34,11 @@ const NAMES: Record<Format, string> = {
 
 /** Endings of names that say what a file is. */
 const SAID: Record<Format, RegExp> = {
-  text: /\.(txt|text|md|markdown)(\.(gz|zst))?$/iu,
-  jsonl: /\.(jsonl|ndjson)(\.(gz|zst))?$/iu,
-  json: /\.json(\.(gz|zst))?$/iu,
-  csv: /\.csv(\.(gz|zst))?$/iu,
-  tsv: /\.tsv(\.(gz|zst))?$/iu,
+  text: /\.(txt|text|md|markdown)(\.(gz|zst|xz))?$/iu,
+  jsonl: /\.(jsonl|ndjson)(\.(gz|zst|xz))?$/iu,
+  json: /\.json(\.(gz|zst|xz))?$/iu,
+  csv: /\.csv(\.(gz|zst|xz))?$/iu,
+  tsv: /\.tsv(\.(gz|zst|xz))?$/iu,
   parquet: /\.parquet$/iu,
 };
 
@@ -54,7 +54,7 @@ export function fileNotices(kinds: readonly FileCount[], units: string): string[
       SAID[format].test(path) ? "" : NAMES[format],
       detail,
       encoding === undefined || encoding === "utf-8" ? "" : "UTF-16",
-      compression === undefined || /\.(gz|zst)$/iu.test(path) ? "" : compression,
+      compression === undefined || /\.(gz|zst|xz)$/iu.test(path) ? "" : compression,
     ];
     const name = files === 1 ? path : `${path} and ${count(files - 1, "file", "files")} more`;
     return `${name}: ${parts.filter((part) => part !== "").join(", ")}`;

@@ -96,7 +96,7 @@ async function* openText(path: string) {
 
 /** By its name, or because its first line is an object or a list of some. */
 function looksLikeJsonLines(name: string, sample: string): boolean {
-  if (/\.(jsonl|ndjson)(\.(gz|zst))?$/iu.test(name)) return true;
+  if (/\.(jsonl|ndjson)(\.(gz|zst|xz))?$/iu.test(name)) return true;
   return /^\s*(\{\s*"|\[\s*\{\s*")/u.test(sample);
 }
 
