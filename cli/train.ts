@@ -164,7 +164,19 @@ function describe(plan: PlanEvent): void {
   );
   if (plan.ranks) entry("ranks", ranksLine(plan.ranks));
   for (const line of renderLengths(plan.lengths, unit)) say(line);
+  entry("tokens", usedTokens(plan));
   for (const line of renderCleanup(plan.cleanup)) say(line);
+}
+
+/** What share of the tokens is trained on. */
+function usedTokens({ lengths: { tokens: all }, usedTokens: used }: PlanEvent): string {
+  const number = (n: number) => n.toLocaleString("en");
+  // rounded down, so that it never says 100 %
+  return used === all
+    ? `all ${number(all)} are trained on or held out`
+    : `${number(used)} of ${number(all)} (${
+      Math.floor(1000 * used / all) / 10
+    } %) are trained on or held out`;
 }
 
 /** What sharing a step costs. */

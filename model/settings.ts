@@ -294,17 +294,11 @@ export function checkSettings(settings: Partial<Settings>): void {
 
 /**
  * What becomes of documents that are longer than the block: `long`, or `skipLong`, its other name.
- * @throws {MicrogptError} where the two differ, and for `split` where only answers count
+ * @throws {MicrogptError} where the two differ
  */
-export function longDocuments({ long, skipLong, loss }: Settings): Settings["long"] {
+export function longDocuments({ long, skipLong }: Settings): Settings["long"] {
   if (skipLong && long === "split") {
     throw new MicrogptError("`skipLong` and `long` split exclude each other", { usage: true });
-  }
-  if (long === "split" && loss === "answers") {
-    throw new MicrogptError("`long` split goes with `loss` all only: a piece may have no answer", {
-      hint: "use `loss` all, or `long` truncate",
-      usage: true,
-    });
   }
   return skipLong ? "skip" : long;
 }

@@ -20,6 +20,8 @@ interface Cuts {
   firsts: Float64Array;
   /** the first input of each piece of these documents; undefined: every `blockSize` inputs one */
   starts: Uint32Array | undefined;
+  /** behind the last input of each; undefined: where the next piece begins */
+  ends: Uint32Array | undefined;
 }
 
 /** A piece, found. */
@@ -82,7 +84,7 @@ export class Pieces {
   #look(piece: number): Found {
     let place = piece;
     if (this.#cuts) {
-      const { places, firsts, starts } = this.#cuts;
+      const { places, firsts } = this.#cuts;
       let [low, high] = [0, places.length];
       while (low < high) {
         const middle = (low + high) >> 1;
@@ -97,7 +99,7 @@ export class Pieces {
           ? pieces(cut + 1) - pieces(cut) + 1
           : firsts[cut + 1]! - firsts[cut]!;
         const n = piece - firsts[cut]!;
-        if (n < own) return this.#pieceOf(places[cut]!, n, own, starts, pieces(cut) + cut);
+        if (n < own) return this.#pieceOf(this.#cuts, places[cut]!, n, own, pieces(cut) + cut);
         place = places[cut]! + 1 + n - own;
       }
     }
@@ -106,10 +108,11 @@ export class Pieces {
   }
 
   /** Piece `n` of `count` of a document that is cut. @param first where its starts begin */
-  #pieceOf(place: number, n: number, count: number, starts: Uint32Array | undefined, first: number): Found {
+  #pieceOf({ starts, ends }: Cuts, place: number, n: number, count: number, first: number): Found {
     const document = this.#documents.at(place)!;
     const startOf = (i: number) => starts ? starts[first + i]! : i * this.#blockSize;
-    const end = n + 1 < count ? startOf(n + 1) : this.#store.length(document) - 1;
+    const end = ends?.[first + n] ??
+      (n + 1 < count ? startOf(n + 1) : this.#store.length(document) - 1);
     return { document, start: startOf(n), inputs: end - startOf(n) };
   }
 
@@ -169,7 +172,7 @@ function longestOf(store: TokenStore, documents: DocumentNumbers): number {
  * The pieces of some documents, in order.
  * @param documents their numbers; with `skip` none of those that are too long
  * @param blockSize inputs that a piece may have
- * @param answersOnly only answers count as targets: not with `split`, which may leave a piece without any
+ * @param answersOnly only answers count as targets: pieces without any are left out
  */
 export function piecesOf(
   store: TokenStore,
@@ -178,15 +181,21 @@ export function piecesOf(
   long: LongDocuments,
   answersOnly = false,
 ): Pieces {
-  const cuts = long === "split" ? cutsOf(store, documents, blockSize) : undefined;
+  const cuts = long === "split" ? cutsOf(store, documents, blockSize, answersOnly) : undefined;
   return new Pieces(store, blockSize, documents, cuts, answersOnly);
 }
 
 /** How documents that are too long are cut; undefined where none is. */
-function cutsOf(store: TokenStore, documents: DocumentNumbers, blockSize: number): Cuts | undefined {
+function cutsOf(
+  store: TokenStore,
+  documents: DocumentNumbers,
+  blockSize: number,
+  answersOnly: boolean,
+): Cuts | undefined {
   const places = new Growing(Uint32Array);
   const firsts = new Growing(Float64Array);
   const starts = store.hasSpans ? new Growing(Uint32Array) : undefined;
+  const ends = answersOnly ? new Growing(Uint32Array) : undefined;
   let more = 0;
   for (const [place, document] of longOnes(store, documents, blockSize + 1)) {
     places.push(place);
@@ -195,13 +204,41 @@ function cutsOf(store: TokenStore, documents: DocumentNumbers, blockSize: number
     if (!starts) more += Math.ceil(inputs / blockSize) - 1;
     else {
       const cut = cutAtMessages(store, document, blockSize);
-      for (const start of cut) starts.push(start);
-      more += cut.length - 1;
+      const answered = ends && withTargets(store, document, cut);
+      cut.forEach((start, i) => {
+        if (answered && !answered.includes(i)) return;
+        starts.push(start);
+        ends?.push(cut[i + 1] ?? inputs);
+      });
+      more += (answered ?? cut).length - 1;
     }
   }
   if (places.length === 0) return undefined;
   firsts.push(places.array.at(-1)! + more + 1);
-  return { places: places.array, firsts: firsts.array, starts: starts?.array };
+  return { places: places.array, firsts: firsts.array, starts: starts?.array, ends: ends?.array };
+}
+
+/**
+ * Which pieces of a document have a target that is part of an answer; the first where none has.
+ * @param starts of all its pieces
+ */
+function withTargets(store: TokenStore, document: number, starts: readonly number[]): number[] {
+  const found: number[] = [];
+  // the targets of a piece are the ids behind its start, up to the start of the next
+  const lastTarget = (piece: number) => starts[piece + 1] ?? store.length(document) - 1;
+  let first = 0;
+  let at = 0;
+  for (const span of store.spans(document)) {
+    const end = at + (span >>> 3);
+    if (span & MARKS.answer) {
+      while (first < starts.length && lastTarget(first) < at) first++;
+      for (let piece = first; piece < starts.length && starts[piece]! + 1 < end; piece++) {
+        if (piece > (found.at(-1) ?? -1)) found.push(piece);
+      }
+    }
+    at = end;
+  }
+  return found.length > 0 ? found : [0];
 }
 
 /** Documents with more tokens than `limit`: their places among some, and their numbers. */
@@ -275,6 +312,8 @@ function withAnswers(
 export interface FittedDocuments {
   /** their numbers, ascending; undefined where it is all of them */
   kept: Uint32Array | undefined;
+  /** tokens that are left of them */
+  tokens: number;
   /** what a person should know of the others, and of those that are cut off */
   notices: string[];
 }
@@ -315,7 +354,7 @@ export function fitDocuments(
   }
   if (answersOnly) {
     const before = kept ?? numbersWhere(store, () => true);
-    const answered = withAnswers(store, before, blockSize);
+    const answered = withAnswers(store, before, long === "split" ? Infinity : blockSize);
     if (answered.length === 0) {
       throw new MicrogptError(
         `none of the ${count} ${unit} has an answer within block_size (${blockSize}), nothing is left to train on`,
@@ -330,7 +369,7 @@ export function fitDocuments(
   }
   const left = tokensOf(store, counts, kept, long === "split" ? Infinity : blockSize + 1);
   if (left < counts.tokens / 2) notices.push(lossNotice(left, counts.tokens));
-  return { kept, notices };
+  return { kept, tokens: left, notices };
 }
 
 /** Numbers of the documents whose length is asked for, ascending. */

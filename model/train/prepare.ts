@@ -62,6 +62,8 @@ export interface PreparedRun {
   parameters: number;
   /** of all documents, before any is truncated */
   lengths: LengthStatistics;
+  /** tokens of them that are trained on or held out: others do not fit a sequence, or are left out with their document */
+  usedTokens: number;
   /** what is not trained on as it is */
   cleanup: CleanupRow[];
   trainingDocuments: number;
@@ -111,6 +113,8 @@ interface PreparedData {
   foreign: ForeignRules | undefined;
   config: ModelConfig;
   lengths: LengthStatistics;
+  /** tokens of them that are trained on or held out */
+  usedTokens: number;
   cleanup: CleanupRow[];
   parts: Parts;
   trainingData: TrainingData;
@@ -149,7 +153,8 @@ async function prepareData(
     const parts = splitData(tokens, fitted.kept, corpus.mode, settings, checkpoint, notices, cleanup);
     const trainingData = batches(store, parts, long, settings, tokenizer, encoderOf(tokenizer).end);
     const lengths = counts.statistics();
-    return { corpus, digest, tokenizer, foreign, config, lengths, cleanup, parts, trainingData };
+    const usedTokens = fitted.tokens;
+    return { corpus, digest, tokenizer, foreign, config, lengths, usedTokens, cleanup, parts, trainingData };
   } catch (error) {
     tokens.store.close();
     throw error;
@@ -252,7 +257,7 @@ async function prepareLocked(
     checkpoint?.config.n_layer ?? settings.nLayer,
   );
   const prepared = await prepareData(options, settings, checkpoint, base, notices, ranks);
-  const { corpus, tokenizer, foreign, config, lengths, cleanup, parts, trainingData } = prepared;
+  const { corpus, tokenizer, foreign, config, lengths, usedTokens, cleanup, parts, trainingData } = prepared;
   // whatever is thrown until the run is there frees data and device; who gets the run closes it, and with it both
   using opened = new DisposableStack();
   opened.defer(() => trainingData.close?.());
@@ -312,6 +317,7 @@ async function prepareLocked(
     chat,
     parameters: layout.count,
     lengths,
+    usedTokens,
     cleanup,
     trainingDocuments: parts.training.length,
     validationDocuments: parts.validation.length,

@@ -33,6 +33,8 @@ export interface PlanEvent {
   validationDocuments: number;
   /** of all documents, before any is truncated */
   lengths: LengthStatistics;
+  /** tokens of them that are trained on or held out: others do not fit a sequence, or are left out with their document */
+  usedTokens: number;
   /** what is not trained on as it is */
   cleanup: CleanupRow[];
   /** the architecture */

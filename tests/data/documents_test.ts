@@ -86,6 +86,37 @@ Deno.test("documents: a conversation that is cut off before its answer is left o
   });
 });
 
+Deno.test("documents: of a split conversation the pieces with an answer are left, and every answer counts once", () => {
+  // 0 <bos>, 1 <user>, 2-9 text, 10 <end>, 11 <assistant>, 12-17 text, 18 <end>, 19 <user>, 20 text, 21 <end>,
+  // 22 <assistant>, 23 text, 24 <end>, 25 <bos>
+  const long = [
+    turn("user", "abcdefgh"),
+    turn("assistant", "ijklmn"),
+    turn("user", "o"),
+    turn("assistant", "p"),
+  ];
+  const short = [turn("user", "a"), turn("assistant", "b")];
+  const store = storeOf(encodeChat([long, short], CHAT));
+  for (const blockSize of [3, 5, 8, 12, 30]) {
+    const all = piecesOf(store, Uint32Array.of(0, 1), blockSize, "split");
+    const answered = piecesOf(store, Uint32Array.of(0, 1), blockSize, "split", true);
+    const counts: number[] = [];
+    let targets = 0;
+    for (let piece = 0; piece < answered.count; piece++) {
+      const counted = answered.counted(piece)!;
+      counts.push(counted.subarray(1).reduce((sum, one) => sum + one, 0));
+      targets += counts.at(-1)!;
+      assert(answered.inputs(piece) <= blockSize);
+    }
+    // six letters and their end, a letter and its end; and of the short one a letter and its end
+    assert.equal(targets, 7 + 2 + 2, `block ${blockSize}`);
+    assert(counts.every((count) => count > 0), `block ${blockSize}: ${counts}`);
+    const silent = Array.from({ length: all.count }, (_, piece) => idsOf(all)[piece]!.join())
+      .filter((ids) => !idsOf(answered).some((other) => other.join() === ids));
+    assert.equal(all.count - answered.count, silent.length);
+  }
+});
+
 function turn(role: "user" | "assistant", content: string) {
   return { role, content };
 }

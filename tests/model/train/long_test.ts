@@ -53,28 +53,54 @@ Deno.test("long split trains on all of long documents, and a resumed run goes on
   }
 });
 
-Deno.test("long split excludes skipLong, and the loss of answers alone", async () => {
+Deno.test("long split excludes skipLong", async () => {
+  await assert.rejects(
+    ran({ ...TINY, long: "split", skipLong: true }),
+    (error) => error instanceof MicrogptError && /exclude each other/.test(error.message),
+  );
+});
+
+Deno.test("long split of conversations trains on every answer, however late it comes", async () => {
+  const output = await Deno.makeTempDir();
+  const { documents: _, ...shape } = TINY;
+  const turn = (content: string) => [
+    { role: "user" as const, content: "a question" },
+    { role: "assistant" as const, content },
+  ];
+  const conversations = Array.from({ length: 4 }, (_, i) => [...turn("b".repeat(20)), ...turn(`c${i}`)]);
+  const answers = {
+    ...shape,
+    conversations,
+    valFraction: 0,
+    vocabSize: 260,
+    loss: "answers",
+    output,
+  } as const;
+  try {
+    const split = await ran({ ...answers, long: "split" });
+    assert(split.losses.every(Number.isFinite), split.losses.join());
+    assert(!split.notices.some((text) => /left out|truncated/.test(text)), split.notices.join());
+    // within the block there is no answer
+    await assert.rejects(ran(answers), /none of the 4 conversations has an answer within block_size/);
+  } finally {
+    await Deno.remove(output, { recursive: true });
+  }
+});
+
+Deno.test("presets split plain text, where nothing else is asked for, and not conversations", async () => {
+  const long = async (options: TrainOptions) => {
+    for await (const event of train({ ...options, dryRun: true, device: "reference" })) {
+      if (event.type === "plan") return [event.settings.long, event.settings.skipLong];
+    }
+  };
+  const documents = ["anna", "bob", "carla"];
   const conversations = [[{ role: "user" as const, content: "a" }, {
     role: "assistant" as const,
     content: "b",
   }]];
-  const output = await Deno.makeTempDir();
-  const { documents: _, ...shape } = TINY;
-  const both = { ...TINY, long: "split", skipLong: true, output } as const;
-  const answers = { ...shape, conversations, long: "split", loss: "answers", output } as const;
-  try {
-    for (
-      const [options, message] of [[both, /exclude each other/], [
-        answers,
-        /goes with `loss` all only/,
-      ]] as const
-    ) {
-      await assert.rejects(
-        ran(options),
-        (error) => error instanceof MicrogptError && message.test(error.message),
-      );
-    }
-  } finally {
-    await Deno.remove(output, { recursive: true });
-  }
+  assert.deepEqual(await long({ documents, preset: "names" }), ["split", false]);
+  assert.deepEqual(await long({ documents, preset: "names", skipLong: true }), ["truncate", true]);
+  assert.deepEqual(await long({ documents, preset: "names", long: "truncate" }), ["truncate", false]);
+  assert.deepEqual(await long({ documents }), ["truncate", false]);
+  assert.deepEqual(await long({ conversations, preset: "chat-small" }), ["truncate", false]);
 });
