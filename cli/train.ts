@@ -103,7 +103,7 @@ async function firstEvent(
   } catch (error) {
     if (error !== interrupt.signal.reason) throw error;
     preparation.end();
-    say(stoppedBefore(preparation.last));
+    say(stoppedBefore(preparation.last, values));
     return undefined;
   } finally {
     preparation.end();
@@ -112,9 +112,13 @@ async function firstEvent(
 }
 
 /** What is left of a preparation that was stopped. */
-function stoppedBefore(last: PreparationProgress | undefined): string {
-  const kept = last?.phase === "tokens" ? "the tokenizer is kept for the same command" : "nothing is kept";
-  return `stopped before the first step: ${kept}`;
+function stoppedBefore(last: PreparationProgress | undefined, { input }: FlagValues): string {
+  const before = "stopped before the first step";
+  // what is not in files, or cannot be kept, lies in a temporary file that goes now
+  const kept = last?.phase === "tokens" && last.totalBytes !== undefined && ![input].flat().includes("-");
+  if (!kept) return `${before}: nothing is kept`;
+  const share = Math.floor(100 * last.bytes / last.totalBytes!);
+  return `${before}: the tokens so far (about ${share} % of the data) are kept, and the same command goes on behind them`;
 }
 
 /** A process that another one speaks for. @returns the exit code, as that of the other */
