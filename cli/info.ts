@@ -13,7 +13,7 @@ import {
   type TrainingSummary,
 } from "../mod.ts";
 import type { Command, FlagValues } from "./command.ts";
-import { flagsOf } from "./flags.ts";
+import { flagsOf, inFlags } from "./flags.ts";
 import { harmless } from "./harmless.ts";
 import { ANY_MODEL, localModelDir } from "./model_dir.ts";
 import { resumeCommand } from "./printed_command.ts";
@@ -22,6 +22,9 @@ import { print, printJson, sayNotice } from "./terminal.ts";
 
 const HELP_DTYPE =
   "type of weights to count memory with (default: as the file has them, q8 for quantized ones)";
+
+const HELP_BLOCK_SIZE = "with --input: tells how many documents are longer (default: the model's)";
+const { default: _, ...BLOCK_SIZE } = SETTINGS.blockSize;
 
 export const command: Command = {
   flags: [
@@ -39,6 +42,7 @@ export const command: Command = {
         help: "size of the tokenizer that is trained to count with, where no model's does",
       },
     }),
+    ...flagsOf({ blockSize: { ...BLOCK_SIZE, help: HELP_BLOCK_SIZE } }),
     ...flagsOf({ dtype: { ...INFERENCE_DEVICE_OPTIONS.dtype, help: HELP_DTYPE } }),
     { name: "--json", help: "print one JSON object" },
   ],
@@ -48,7 +52,7 @@ export const command: Command = {
 async function runInfo(values: FlagValues): Promise<void> {
   const { modelDir, input, json } = values;
   if (input !== undefined) return await showData(values);
-  const aboutData = ["chat", "vocabSize", ...Object.keys(CORPUS_OPTIONS)];
+  const aboutData = ["chat", "vocabSize", "blockSize", ...Object.keys(CORPUS_OPTIONS)];
   const given = aboutData.find((name) => values[name] !== undefined);
   if (given !== undefined) {
     throw new MicrogptError(`\`${given}\` is about a data file: name it with --input`, { usage: true });
@@ -158,5 +162,5 @@ async function showData({ json, ...options }: FlagValues): Promise<void> {
   for (const notice of notices) sayNotice(notice);
   if (json) return printJson(inspection);
   const unit = mode === "chat" ? "conversations" : "documents";
-  for (const line of renderInspection(inspection, unit)) print(harmless(line));
+  for (const line of renderInspection(inspection, unit)) print(harmless(inFlags(line)));
 }

@@ -46,8 +46,8 @@ export interface Inspection extends LengthStatistics {
     /** the most frequent ones, and how often each occurs */
     common: { character: string; count: number }[];
   };
-  /** documents that are longer than the block, where a block size is known */
-  long?: { blockSize: number; documents: number; tokens: number };
+  /** documents that are longer than the block, where a block size is known, their tokens, and those that do not fit */
+  long?: { blockSize: number; documents: number; tokens: number; cutTokens: number };
   /** what would not be trained on as it is */
   cleanup: CleanupRow[];
   /** chosen by a hash of their content */
@@ -103,7 +103,7 @@ export async function inspectCorpus(
     copies,
     copiesExact: distinct.isExact,
     alphabet: characters.summary(),
-    ...(blockSize === undefined ? {} : { long: { blockSize, ...lengths.above(blockSize + 1) } }),
+    ...(blockSize === undefined ? {} : { long: longOf(lengths, blockSize) }),
     cleanup: [
       ...cleanupOf(data, unit),
       ...copyRows({ documents: copies, distinct: 0 }, unit),
@@ -111,6 +111,11 @@ export async function inspectCorpus(
     examples: examples.shown(tokenizer),
     data,
   };
+}
+
+function longOf(lengths: LengthCounts, blockSize: number): NonNullable<Inspection["long"]> {
+  const { documents, tokens } = lengths.above(blockSize + 1);
+  return { blockSize, documents, tokens, cutTokens: tokens - documents * (blockSize + 1) };
 }
 
 function* lengthsOf({ offsets }: TokenDocuments): Generator<number> {
@@ -195,7 +200,10 @@ export function renderInspection(inspection: Inspection, unit: string): string[]
   if (long && long.documents > 0) {
     const share = (100 * long.documents / documents).toFixed(1);
     lines.push(
-      `${number(long.documents)} ${unit} (${share} %) are longer than the block of ${long.blockSize} tokens`,
+      `${
+        number(long.documents)
+      } ${unit} (${share} %) are longer than the block of ${long.blockSize} tokens: ` +
+        `${(100 * long.cutTokens / tokens).toFixed(1)} % of all tokens do not fit, see \`long\``,
     );
   }
   lines.push(...renderCleanup(cleanup));

@@ -17,6 +17,8 @@ export interface InspectDataOptions extends CorpusOptions {
   modelDir?: string;
   /** size of that one */
   vocabSize?: number;
+  /** longest sequence to train on; default: the model's, where there is one */
+  blockSize?: number;
   /** told how far it is */
   onProgress?: (progress: PreparationProgress) => void;
 }
@@ -36,22 +38,26 @@ export interface InspectedData {
  * @throws {MicrogptError} for data that cannot be used, and a model that does not load
  */
 export async function inspectData(options: InspectDataOptions): Promise<InspectedData> {
-  const { modelDir, vocabSize, chat, onProgress, ...corpusOptions } = options;
+  const { modelDir, vocabSize, blockSize: asked, chat, onProgress, ...corpusOptions } = options;
   if (modelDir !== undefined && vocabSize !== undefined) {
     throw new MicrogptError(
       "`vocabSize` makes a tokenizer, `modelDir` takes the model's: give one of them",
       { usage: true },
     );
   }
-  checkSettings(vocabSize === undefined ? {} : { vocabSize });
+  checkSettings({
+    ...(vocabSize === undefined ? {} : { vocabSize }),
+    ...(asked === undefined ? {} : { blockSize: asked }),
+  });
   const model = modelDir === undefined ? undefined : await readModelHeader(modelDir);
   const opened = await openCorpus({ ...corpusOptions, chat: chat === true || model?.chat === true });
   const notices: string[] = [];
   const [corpus, tokenizer] = model
     ? [opened, await openTokenizer(model.tokenizerJson)]
     : await withTokenizer(opened, vocabSize ?? DEFAULTS.vocabSize, notices, onProgress);
+  const blockSize = asked ?? model?.config.block_size;
   const inspection = await inspectCorpus(corpus, tokenizer, {
-    ...(model ? { blockSize: model.config.block_size } : {}),
+    ...(blockSize === undefined ? {} : { blockSize }),
     onRead: (bytes) => onProgress?.({ phase: "tokens", bytes, totalBytes: corpus.totalBytes }),
   });
   return { mode: corpus.mode, notices: [...notices, ...corpus.report().notices], inspection };

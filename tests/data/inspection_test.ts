@@ -20,11 +20,13 @@ Deno.test("inspection: counts, lengths, alphabet, copies and documents in tokens
     characters: 4,
     common: [["a", 10], ["b", 5], ["\n", 1], ["👋", 1]].map(([character, count]) => ({ character, count })),
   });
-  assert.deepEqual(inspection.long, { blockSize: 6, documents: 1, tokens: 8 });
+  assert.deepEqual(inspection.long, { blockSize: 6, documents: 1, tokens: 8, cutTokens: 1 });
   assert.equal(inspection.examples.length, 4);
   const lines = renderInspection(inspection, "documents");
   assert(lines.includes("  2 documents kept: repeat others word for word"));
-  assert(lines.includes("1 documents (16.7 %) are longer than the block of 6 tokens"));
+  const long =
+    "1 documents (16.7 %) are longer than the block of 6 tokens: 3.1 % of all tokens do not fit, see `long`";
+  assert(lines.includes(long), lines.join("\n"));
   assert(lines.includes("  <bos>|a|\\n|b|<bos>"));
   assert(lines.includes("  <bos>|b|\\xf0|\\x9f|\\x91|\\x8b|<bos>"));
 });
