@@ -51,7 +51,7 @@ const tokens = await prepareTokens(corpus, {
 });
 const long = flags.chat ? "skip" : "truncate";
 const { kept } = fitDocuments(tokens.store, tokens.store.counts, blockSize, long, false, corpus.mode);
-const parts = splitData(tokens, kept, corpus.mode, settings, undefined, []);
+const parts = splitData(tokens, kept, corpus.mode, settings, undefined, [], []);
 const pieces = piecesOf(tokens.store, parts.training, blockSize, long);
 const sampler = new BatchSampler(pieces, settings.batchSize, seed);
 
