@@ -57,7 +57,7 @@ async function open(cacheDir: string | undefined, memoryCharacters?: number) {
   });
   const { store, tokenizer } = tokens;
   const { kept } = fitDocuments(store, store.counts, blockSize, "truncate", false, "text");
-  const parts = splitData(tokens, kept, "text", settings, undefined, []);
+  const parts = splitData(tokens, kept, "text", settings, undefined, [], []);
   return { data: batches(store, parts, "truncate", settings, tokenizer), tokens: tokenizer.vocabSize };
 }
 
