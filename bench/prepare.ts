@@ -7,7 +7,7 @@
  *     deno run -A bench/prepare.ts --input corpus.txt --again     # ours alone, then how soon a second run takes its first step
  *
  * Seconds are of whole processes, from their start to their end; memory is the most that a process and its children have
- * together (Pss, every 50 ms), of Linux.
+ * together (Pss, every 250 ms), of Linux.
  */
 import { parseArgs } from "node:util";
 
@@ -101,7 +101,7 @@ async function measure(command: string, args: string[], until?: RegExp): Promise
   const child = new Deno.Command(command, { args, stdout: "piped", stderr: until ? "piped" : "inherit" })
     .spawn();
   let bytes = 0;
-  const timer = setInterval(() => bytes = Math.max(bytes, memoryOf(child.pid)), 50);
+  const timer = setInterval(() => bytes = Math.max(bytes, memoryOf(child.pid)), 250);
   let output = "";
   let seconds = 0;
   const take = async (stream: ReadableStream<Uint8Array>) => {
