@@ -89,7 +89,8 @@ function writeHelp(text: string): void {
 }
 
 function option(flag: Flag): Option {
-  const made = new Option(flag.value ? `${flag.name} <${flag.value}>` : flag.name, help(flag));
+  const value = flag.value && (flag.optional ? ` [${flag.value}]` : ` <${flag.value}>`);
+  const made = new Option(`${flag.name}${value ?? ""}`, help(flag));
   if (flag.repeatable) {
     made.argParser((text, before: string[] | undefined) => [...before ?? [], String(parseFlag(flag, text))]);
   } else if (flag.value) made.argParser((text) => parseFlag(flag, text));

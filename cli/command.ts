@@ -12,6 +12,8 @@ export interface Flag {
   /** numbers are parsed; text is as typed */
   type?: "number" | "text";
   help: string;
+  /** may be given without a value, and is `true` then */
+  optional?: boolean;
   /** may be given several times: its value is a list of texts */
   repeatable?: boolean;
   /** shown in the help; the command itself applies it */
@@ -70,7 +72,7 @@ export function checkWords(flags: readonly Flag[], words: readonly string[]): vo
     const word = words[i]!;
     const flag = flagOf(word);
     if (!flag) continue;
-    const { name, value, repeatable } = flag;
+    const { name, value, repeatable, optional } = flag;
     if (value === undefined) {
       if (word !== name) throw new MicrogptError(`${name} takes no value, got ${word}`, { usage: true });
       continue;
@@ -82,6 +84,10 @@ export function checkWords(flags: readonly Flag[], words: readonly string[]): vo
     if (word !== name) continue;
     const next = words[++i];
     if (next === undefined || !flagOf(next)) continue;
+    if (optional) {
+      i--; // it has no value, and the next word is a flag of its own
+      continue;
+    }
     throw new MicrogptError(`${name} has no value: ${next} after it is a flag`, {
       hint: `should ${next} be the value, write ${name}=${next}`,
       usage: true,

@@ -21,7 +21,7 @@ export const command: Command = {
     {
       name: "--model-dir",
       value: "dir",
-      help: "the model (default: MODEL_DIR of the environment, else output)",
+      help: "the model (default: MODEL_DIR of the environment, else output; with --watch none)",
     },
     ...flagsOf(SERVE_OPTIONS),
     ...flagsOf(DEFAULTED_SAMPLING),
@@ -36,23 +36,33 @@ const LOOPBACK = /^(localhost|::1|127(\.\d{1,3}){3})$/i;
 async function runServe(values: FlagValues): Promise<number> {
   const options = settings(values);
   checkServeOptions({ ...options, ...given(DEVICE_OPTIONS, values) });
-  const modelDir = values.modelDir as string ?? Deno.env.get("MODEL_DIR") ?? "output";
+  const modelDir = values.modelDir as string ?? Deno.env.get("MODEL_DIR") ??
+    (options.watch ? undefined : "output");
   checkPublic(options);
   const tls = await certificate(options);
-  const loading = loadModel(modelDir, given(DEVICE_OPTIONS, values));
-  loading.catch(() => {}); // it is awaited below
-  const { log = SERVE_OPTIONS.log.default, modelName = basename(resolve(modelDir)), ...rest } = options;
+  const loading = modelDir === undefined ? undefined : loadModel(modelDir, given(DEVICE_OPTIONS, values));
+  loading?.catch(() => {}); // it is awaited below
+  const {
+    log = SERVE_OPTIONS.log.default,
+    modelName = basename(resolve(modelDir ?? "none")),
+    ...rest
+  } = options;
   const serve = await handler(loading, {
     ...rest,
     modelName,
     ...(log === "none" ? {} : { log: log === "json" ? logJson : logText }),
   });
-  const server = listen(serve, options, tls);
+  const server = listen((request) => serve(request), options, tls);
   try {
     using model = await loading;
     await serve.ready;
-    sayWarnings(model.device);
-    say(`serving ${modelName} (${model.parameters.toLocaleString("en")} parameters on ${model.deviceName})`);
+    if (model) {
+      sayWarnings(model.device);
+      say(
+        `serving ${modelName} (${model.parameters.toLocaleString("en")} parameters on ${model.deviceName})`,
+      );
+    }
+    if (options.watch) say(`showing runs in ${options.watch.join(", ")}`);
     await untilAsked();
     await end(server, serve, options.grace ?? SERVE_OPTIONS.grace.default);
     return 0;
@@ -103,17 +113,17 @@ async function certificate(
 }
 
 /** @throws {MicrogptError} when the address is in use or not ours */
-function listen(
-  serve: ServeHandler,
+export function listen(
+  serve: (request: Request) => Promise<Response>,
   { host = SERVE_OPTIONS.host.default, port = SERVE_OPTIONS.port.default }: Partial<ServeOptions>,
-  tls: { cert: string; key: string } | undefined,
+  tls?: { cert: string; key: string },
 ): Deno.HttpServer {
   const onListen = ({ hostname, port }: Deno.NetAddr) => {
     const name = hostname.includes(":") ? `[${hostname}]` : hostname;
     say(`listening on ${tls ? "https" : "http"}://${name}:${port}`);
   };
   try {
-    return Deno.serve({ hostname: host, port, onListen, ...tls }, (request) => serve(request));
+    return Deno.serve({ hostname: host, port, onListen, ...tls }, serve);
   } catch (cause) {
     const reason = cause instanceof Deno.errors.AddrInUse ? "it is in use" : (cause as Error).message;
     throw new MicrogptError(`cannot listen on ${host} port ${port}: ${reason}`, {

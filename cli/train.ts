@@ -34,6 +34,7 @@ import {
   sayNotice,
   styled,
 } from "./terminal.ts";
+import { samplesOfWatched, WATCH_PORT, WatchPage } from "./watch_page.ts";
 import { LineProgress, LiveProgress, PreparationView } from "./progress.ts";
 
 export const command: Command = {
@@ -47,6 +48,13 @@ export const command: Command = {
     ...flagsOf(SETTINGS),
     ...flagsOf(DEVICE_OPTIONS),
     ...flagsOf(RUN_OPTIONS),
+    {
+      name: "--watch",
+      value: "port",
+      type: "number",
+      optional: true,
+      help: `show the run as it goes on at http://127.0.0.1:PORT; 0 takes a free port; default ${WATCH_PORT}`,
+    },
     { name: "--dry-run", help: "stop before the first step: show configuration, memory plan and lengths" },
   ],
   run: runTrain,
@@ -56,13 +64,15 @@ export const command: Command = {
 async function runTrain(values: FlagValues): Promise<number> {
   const interrupt = new AbortController();
   const finalSamples = 5;
+  const { watch, ...flags } = values;
+  if (watch !== undefined) flags.sampleEvery ??= samplesOfWatched(flags);
   // downloaded with a bar, where it is on the hub
   const from = values.from === undefined ? {} : { from: await localModelDir(values.from as string) };
   const preparation = new PreparationView();
   const onPreparing = (progress: PreparationProgress) => preparation.show(progress);
   const { signal } = interrupt;
-  const events = train({ ...values as TrainOptions, ...from, finalSamples, signal, onPreparing });
-  const plan = await firstEvent(events, interrupt, preparation, values);
+  const events = train({ ...flags as TrainOptions, ...from, finalSamples, signal, onPreparing });
+  const plan = await firstEvent(events, interrupt, preparation, flags);
   if (!plan) return 130;
   if (plan.ranks && plan.ranks.rank > 0) return await joinIn(events, interrupt);
   describe(plan);
@@ -71,10 +81,13 @@ async function runTrain(values: FlagValues): Promise<number> {
     interrupt.abort();
   });
   let told: Told;
+  let page: WatchPage | undefined;
   try {
+    page = watch === undefined || values.dryRun ? undefined : await WatchPage.open(plan.output, watch);
     told = await follow(plan, events, interrupt.signal);
   } finally {
     stopListening(); // from here on, Ctrl-C works as usual
+    await page?.close();
   }
   const { end } = told;
   if (!end) return 0; // --dry-run

@@ -49,7 +49,7 @@ async function bundleSources(from: string, output: string): Promise<void> {
     "--code-splitting",
   ];
   args.push("--sourcemap", "linked", "--external", "../native/*", "--external", "../../native/*");
-  for (const file of ["app", "metrics", "service"]) args.push("--external", `./${file}.ts`);
+  for (const file of ["app", "metrics", "runs", "service"]) args.push("--external", `./${file}.ts`);
   args.push("--outdir", output, "microgpt.ts");
   const { success, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: from, stderr: "piped" })
     .output();

@@ -24,6 +24,12 @@ export interface EvaluationMetrics {
   val_bits_per_byte: number;
 }
 
+/** Samples in `metrics.jsonl`. */
+export interface SamplesMetrics {
+  step: number;
+  samples: string[];
+}
+
 /** The log as it stood at one instant: the first `bytes` of `path`, then `rest`. */
 export interface MetricsSnapshot {
   path: string;
@@ -99,7 +105,7 @@ export class MetricsLog {
    * Adds a line. A loss that is not finite becomes null, as JSON has it. A line that cannot be written, on a full disk,
    * waits in memory for the next that can: a run is not lost for that.
    */
-  append(metrics: StepMetrics | EvaluationMetrics): void {
+  append(metrics: StepMetrics | EvaluationMetrics | SamplesMetrics): void {
     const failedBefore = this.#failure !== undefined;
     this.#write(JSON.stringify(metrics) + "\n");
     if (!failedBefore && this.#failure !== undefined) {

@@ -14,6 +14,7 @@ import type { Endpoint, Metrics } from "./metrics.ts";
 import { modelList, modelObject } from "./models.ts";
 import { chatCompletions, completions } from "./openai.ts";
 import { PAGE_PATHS, pageFile } from "./page.ts";
+import type { Runs } from "./runs.ts";
 import type { LogEntry } from "./log_entry.ts";
 import { Call, type Service } from "./service.ts";
 import { siblingChat, siblingGenerate } from "./sibling.ts";
@@ -23,6 +24,10 @@ export interface AppOptions extends GuardOptions {
   metrics: Metrics;
   /** undefined while the model loads */
   service: () => Service | undefined;
+  /** there is one, or will be; without only runs are shown */
+  hasModel: boolean;
+  /** undefined: none are shown */
+  runs: Runs | undefined;
   log: ((entry: LogEntry) => void) | undefined;
 }
 
@@ -44,14 +49,19 @@ const ANSWERING: Record<string, [Endpoint, Answering]> = {
 /** Needs no key. */
 const OPEN_PATHS = [...PAGE_PATHS, "/health"];
 
+/** Training runs, for the page. */
+const RUNS = "/microgpt/v1/runs";
+const RUN_METRICS = "/microgpt/v1/runs/metrics";
+
 /** Makes the application. */
 export function createApp(options: AppOptions): Hono<Env> {
-  const { metrics } = options;
+  const { metrics, hasModel, runs } = options;
   // clients join base and path with two slashes
   const app = new Hono<Env>({ getPath: (request) => new URL(request.url).pathname.replace(/\/{2,}/g, "/") });
   const ready = (): Service => {
     const service = options.service();
     if (service) return service;
+    if (!hasModel) throw new ApiError(404, "this server has no model: it shows training runs");
     throw new ApiError(503, "Loading model", { type: "unavailable_error", retryAfter: 1 });
   };
 
@@ -69,10 +79,15 @@ export function createApp(options: AppOptions): Hono<Env> {
   });
 
   for (const path of PAGE_PATHS) app.get(path, () => pageFile(path));
-  app.get("/health", (c) => options.service() ? c.json({ status: "ok" }) : ready() as never);
+  app.get("/health", (c) => options.service() || !hasModel ? c.json({ status: "ok" }) : ready() as never);
   app.get("/metrics", (c) => c.text(metrics.text(), 200, { "content-type": "text/plain; version=0.0.4" }));
-  app.get("/v1/models", (c) => c.json(modelList(ready())));
+  app.get("/v1/models", (c) => c.json(hasModel ? modelList(ready()) : { object: "list", data: [] }));
   app.get("/v1/models/:id{.+}", (c) => c.json(modelObject(ready(), c.req.param("id"))));
+  app.get(RUNS, async (c) => c.json({ watching: runs !== undefined, runs: await runs?.list() ?? [] }));
+  app.get(RUN_METRICS, async (c) => {
+    if (!runs) throw new ApiError(404, "this server shows no training runs");
+    return c.json(await runs.metrics(c.req.query("run") ?? "", c.req.query("after") ?? ""));
+  });
   for (const [path, [endpoint, answer]] of Object.entries(ANSWERING)) {
     app.post(path, async (c) => {
       const call = new Call(c.req.raw, endpoint);
@@ -84,7 +99,7 @@ export function createApp(options: AppOptions): Hono<Env> {
     throw new ApiError(404, "this server has no embeddings: its models make text", { code: "not_supported" });
   });
   const methods = { ...Object.fromEntries(Object.keys(ANSWERING).map((path) => [path, "POST"])) };
-  for (const path of [...OPEN_PATHS, "/metrics", "/v1/models"]) methods[path] = "GET";
+  for (const path of [...OPEN_PATHS, "/metrics", "/v1/models", RUNS, RUN_METRICS]) methods[path] = "GET";
   for (const [path, method] of Object.entries(methods)) {
     app.all(path, () => {
       throw new ApiError(405, `this takes ${method}`, { code: "method_not_allowed" });

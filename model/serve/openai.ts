@@ -81,7 +81,7 @@ export async function completions(service: Service, body: unknown, call: Call): 
   const request = parseRequest(CompletionRequest, body);
   service.checkModel(request.model);
   const { model, tokens } = service;
-  const { echo = false } = request;
+  const { echo = false, return_token_ids: withIds } = request;
   const n = request.n ?? 1;
   if (request.best_of != null && request.best_of !== n) {
     throw new ApiError(400, "this server does not support `best_of` other than `n`", { param: "best_of" });
@@ -98,12 +98,18 @@ export async function completions(service: Service, body: unknown, call: Call): 
   const hasText = (id: number) => id < tokens.tokenizer.vocabSize;
   const lengths = prompts.map((prompt) => echo ? [...textOf(prompt)].length : 0);
   const ends = prompts.flatMap((_, i) => Array.from({ length: n }, () => lengths[i]!));
-  const logprobs = (index: number, text: string, scores: TokenScore[]): CompletionLogprobs | null => {
+  const scored = (scores: (TokenScore | { id: number })[], offset: number): CompletionLogprobs | null => {
     if (alternatives === undefined) return null;
-    const made = tokens.completion(scores, ends[index]!, alternatives);
-    ends[index]! += [...text].length;
-    return made;
+    const made = tokens.completion(scores, offset, alternatives);
+    return withIds ? { ...made, content: scores.map((score) => tokens.entryWithId(score)) } : made;
   };
+  const logprobs = (index: number, text: string, scores: TokenScore[]): CompletionLogprobs | null => {
+    const offset = ends[index]!;
+    ends[index] = offset + [...text].length;
+    return scored(scores, offset);
+  };
+  // as vLLM's server has it
+  const promptIds = ({ ids }: FittedPrompt) => withIds ? { prompt_token_ids: ids } : {};
   return await respond(service, call, {
     prefix: "cmpl",
     object: "text_completion",
@@ -114,13 +120,16 @@ export async function completions(service: Service, body: unknown, call: Call): 
     maxTokens: request.max_tokens ?? COMPLETION_TOKENS,
     alternatives,
     scorePrompt: Boolean(echo) && alternatives !== undefined,
-    opening: (prompt) => echo ? [{ text: textOf(prompt), logprobs: null }] : [],
+    opening: (prompt) => {
+      if (!echo && !withIds) return [];
+      return [{ text: echo ? textOf(prompt) : "", logprobs: null, ...promptIds(prompt) }];
+    },
     delta: (index, text, scores) => ({ text, logprobs: logprobs(index, text, scores) }),
     closing: { text: "", logprobs: null },
     whole: (prompt, text, scores, promptScores) => {
       const front = echo ? shown(prompt) : [];
       // the first token of all has nothing before it; what was put in front is not shown
-      const scored = echo && alternatives !== undefined
+      const before = echo && alternatives !== undefined
         ? [
           ...prompt.added === 0 ? [{ id: front[0]! }] : [],
           ...promptScores.slice(Math.max(0, prompt.added - 1)),
@@ -128,9 +137,8 @@ export async function completions(service: Service, body: unknown, call: Call): 
         : [];
       return {
         text: (echo ? textOf(prompt) : "") + text,
-        logprobs: alternatives === undefined
-          ? null
-          : tokens.completion([...scored, ...scores], 0, alternatives),
+        logprobs: scored([...before, ...scores], 0),
+        ...promptIds(prompt),
       };
     },
     stream: request.stream ?? false,

@@ -50,6 +50,12 @@ export const SERVE_OPTIONS = {
     value: "origin",
     help: "web origin whose pages may use the server, such as https://example.org",
   },
+  watch: {
+    type: "text",
+    repeatable: true,
+    value: "dir",
+    help: "show a training run, or all in a folder of them, as they go on",
+  },
   tlsCert: { type: "text", value: "file", help: "certificate in PEM, for https" },
   tlsKey: { type: "text", value: "file", help: "private key of the certificate in PEM" },
   grace: {

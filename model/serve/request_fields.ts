@@ -73,6 +73,7 @@ export const CompletionRequest = z.object({
   ]).nullish(),
   logprobs: whole(0, 20),
   echo: z.boolean().nullish(),
+  return_token_ids: z.boolean().nullish(),
   best_of: whole(1, MOST_ANSWERS),
 });
 

@@ -35,7 +35,7 @@ export interface ServeHandler {
 }
 
 /**
- * Serves a model over HTTP: OpenAI's API, `/health` and `/metrics`.
+ * Serves a model over HTTP: OpenAI's API, a page to talk with it, `/health` and `/metrics`.
  *
  * @example
  * ```ts
@@ -53,21 +53,22 @@ export interface ServeHandler {
  * await serve.close();
  * ```
  *
- * @param model or what it will be: until then the answer is 503
+ * @param model or what it will be: until then the answer is 503; undefined serves the runs of `watch` alone
  * @param options who may ask, and how much; `host` is the address that is listened on: on this machine's own, requests
  * under other names are refused
  * @throws {MicrogptError} for options out of range
  */
 export async function handler(
-  model: LanguageModel | Promise<LanguageModel>,
+  model: LanguageModel | Promise<LanguageModel> | undefined,
   options: HandlerOptions = {},
 ): Promise<ServeHandler> {
   const { log, ...checked } = options;
   const { log: _, ...table }: Options = SERVE_OPTIONS;
   checkOptions({ ...table, ...DEFAULTED_SAMPLING }, checked);
-  const [{ answer, createApp }, { Metrics }, { Service }] = await Promise.all([
+  const [{ answer, createApp }, { Metrics }, { Runs }, { Service }] = await Promise.all([
     import("./app.ts"),
     import("./metrics.ts"),
+    import("./runs.ts"),
     import("./service.ts"),
   ]);
   const metrics = new Metrics();
@@ -83,12 +84,14 @@ export async function handler(
     const limits = { parallel, queue, cacheMb };
     service = new Service(loaded, modelName, metrics, { ...options, requestTimeout }, limits);
   };
-  if (!(model instanceof Promise)) load(model);
+  if (model !== undefined && !(model instanceof Promise)) load(model);
   const ready = model instanceof Promise ? model.then(load) : Promise.resolve();
   ready.catch(() => {}); // whoever waits hears of it
   const appOptions = {
     metrics,
     service: () => service,
+    hasModel: model !== undefined,
+    runs: options.watch && new Runs(options.watch),
     log,
     host: options.host ?? SERVE_OPTIONS.host.default,
     apiKey: options.apiKey,

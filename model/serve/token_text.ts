@@ -13,6 +13,8 @@ export interface CompletionLogprobs {
   token_logprobs: (number | null)[];
   top_logprobs: (Record<string, number> | null)[] | null;
   text_offset: number[];
+  /** where ids were asked for, the same as chat completions have it, with ids */
+  content?: unknown[];
 }
 
 /** Names and bytes of tokens. */
@@ -37,10 +39,18 @@ export class TokenText {
 
   /** An entry of `logprobs.content` of a chat completion. */
   chatEntry({ top, ...token }: TokenScore) {
-    const entry = ({ id, logprob }: Scored) => {
-      return { token: this.name(id), logprob: finite(logprob), bytes: [...this.bytes(id)] };
-    };
-    return { ...entry(token), top_logprobs: top.map(entry) };
+    return { ...this.#entry(token), top_logprobs: top.map((scored) => this.#entry(scored)) };
+  }
+
+  /** The same with ids. A text's first token has no probability and no alternatives. */
+  entryWithId(token: TokenScore | { id: number }) {
+    const entry = (scored: Scored) => ({ id: scored.id, ...this.#entry(scored) });
+    if ("logprob" in token) return { ...entry(token), top_logprobs: token.top.map(entry) };
+    return { ...entry({ id: token.id, logprob: 0 }), logprob: null, top_logprobs: [] };
+  }
+
+  #entry({ id, logprob }: Scored) {
+    return { token: this.name(id), logprob: finite(logprob), bytes: [...this.bytes(id)] };
   }
 
   /**

@@ -88,6 +88,9 @@ const RETRY_MS = 30_000;
 /** A state of more bytes is not copied for a save: that reads it piece by piece, and steps wait. */
 const HELD_BYTES = 512e6;
 
+/** Characters of a sample that the log keeps. */
+const LONGEST_SAMPLE = 2000;
+
 /** How long the last save is tried again, and the pauses between: at first, and as they grow at most. */
 const SAVE_PATIENCE_MS = 10 * 60_000;
 const FIRST_PAUSE_MS = 1000;
@@ -105,6 +108,8 @@ export class TrainingRun {
   #isBest = false;
   /** a save under way while steps go on */
   #saving: Promise<void> | undefined;
+  /** the log, as long as steps are done */
+  #openLog: MetricsLog | undefined;
   /** how it ended, until that is reported */
   #saveEnded: RunEvent | undefined;
   /** why the last save failed, until one succeeds; and when to try again */
@@ -181,6 +186,7 @@ export class TrainingRun {
       if (ranks === undefined || ranks.isFirst) {
         yield* this.#prepare();
         log = await MetricsLog.open(output, resumed && { dir: resumed.dir, step: this.startStep });
+        this.#openLog = log;
       }
       yield* this.#train(log, signal, pauseAt);
       if (signal?.aborted && this.trainer.step === this.startStep) return; // no step was done: nothing to save
@@ -188,9 +194,15 @@ export class TrainingRun {
       ranks?.group.barrier(); // nobody goes before the checkpoint is whole
     } finally {
       await this.#saving;
+      this.#openLog = undefined;
       await log?.close();
       this.#options.lock?.release();
     }
+  }
+
+  /** Notes samples in the log, which is open while steps are done. */
+  noteSamples(step: number, texts: readonly string[]): void {
+    this.#openLog?.append({ step, samples: texts.map((text) => text.slice(0, LONGEST_SAMPLE)) });
   }
 
   /** What a person should know about the directory, before the first step. */

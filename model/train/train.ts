@@ -159,7 +159,9 @@ async function* runTraining(
     for await (const event of run.events({ pauseAt: samplesAt, ...(signal ? { signal } : {}) })) {
       yield event;
       if (samples && event.type === "step" && samplesAt(event.step)) {
-        yield await samplesOf(prepared, SAMPLES);
+        const drawn = await samplesOf(prepared, SAMPLES);
+        run.noteSamples(drawn.step, drawn.texts);
+        yield drawn;
       }
     }
     const complete = run.trainer.step >= run.totalSteps;

@@ -1,9 +1,11 @@
 /** The server's page: its views, and what is around them. */
 import { ApiError, setKeyDialog } from "./api.js";
 import { Chat, servedModel } from "./chat.js";
+import { Completion } from "./complete.js";
 import { announce, at, button, download, make, tell } from "./page.js";
 import { Settings } from "./settings.js";
 import { Store } from "./store.js";
+import { Watch, watchedRuns } from "./watch.js";
 import { fromJsonl, jsonl, newConversation, turns } from "./tree.js";
 
 /** @typedef {import("./tree.js").Conversation} Conversation */
@@ -15,6 +17,8 @@ const WIDE = matchMedia("(min-width: 60rem)");
 
 /** @type {Chat | undefined} */
 let chat;
+/** @type {Completion | undefined} */
+let completion;
 /** @type {Store | undefined} */
 let store;
 const settings = new Settings(at("setting-fields"));
@@ -208,7 +212,7 @@ at("import-file").onchange = async () => {
 
 /** By `code`: what Alt and a letter write differs between systems. @type {Record<string, () => unknown>} */
 const KEYS = {
-  KeyN: startNew,
+  KeyN: () => chat && startNew(),
   KeyR: () => chat?.again(),
   KeyS: () => at("show-settings").click(),
   ...Object.fromEntries(
@@ -222,9 +226,10 @@ addEventListener("keydown", (event) => {
       for (const id of ["conversations", "settings"]) showPanel(/** @type {any} */ (id), false);
     }
     chat?.stop();
+    completion?.stop();
   }
   const action = event.altKey && !event.ctrlKey && !event.metaKey ? KEYS[event.code] : undefined;
-  if (!action || !chat) return;
+  if (!action) return;
   event.preventDefault();
   action();
 });
@@ -258,17 +263,23 @@ async function startChat(model) {
 
 async function start() {
   const model = await connected();
-  if (model) {
+  const { watching } = await watchedRuns();
+  if (watching) at("tab-watch").hidden = false;
+  if (!model) at("model").textContent = "training runs";
+  else {
     at("model").textContent = model.id;
     document.title = `${model.id} · microgpt`;
     settings.showDefaults(model.meta.defaults);
     if (model.meta.chat) await startChat(model);
+    completion = new Completion(model, settings);
+    at("tab-complete").hidden = false;
   }
   const open = VIEWS.filter((view) => !at(`tab-${view}`).hidden);
   const [wanted = "", id] = location.hash.slice(1).split("/");
   const last = conversations.find((conversation) => conversation.id === id);
   if (last) chat?.open(last);
   showView(open.includes(wanted) ? wanted : open[0]);
+  if (watching) new Watch().follow();
   if (chat) listConversations();
   document.body.dataset.ready = "";
 }

@@ -116,7 +116,14 @@ const FIELDS = [
 ];
 
 /** What stands for no change. */
-const NEUTRAL = { min_p: 0, repetition_penalty: 1, frequency_penalty: 0, presence_penalty: 0, seed: "any" };
+const NEUTRAL = {
+  min_p: 0,
+  repetition_penalty: 1,
+  frequency_penalty: 0,
+  presence_penalty: 0,
+  seed: "any",
+  max_tokens: "auto",
+};
 
 /** The form, and what is in it. */
 export class Settings {

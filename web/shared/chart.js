@@ -5,7 +5,7 @@
 const MARGIN = { left: 44, right: 12, top: 10, bottom: 26 };
 
 /** Round numbers between two others, about n of them. @param {number} low @param {number} high @param {number} n */
-function ticks(low, high, n) {
+export function ticks(low, high, n) {
   const rough = (high - low) / n || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough) ?? rough;

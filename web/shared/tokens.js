@@ -43,12 +43,19 @@ export function tokenElement({ text, probability, expected }, isFirst = false) {
   return span;
 }
 
-/** A list of tokens with bars for their probabilities. @param {{text: string, probability: number}[]} tokens */
-export function probabilityBars(tokens) {
+/**
+ * A list of tokens with bars for their probabilities.
+ * @param {{text: string, probability: number}[]} tokens
+ * @param {(index: number) => void} [choose] makes buttons of them
+ */
+export function probabilityBars(tokens, choose) {
   const list = document.createElement("ol");
   list.className = "bars";
-  for (const { text, probability } of tokens) {
+  for (const [index, { text, probability }] of tokens.entries()) {
     const item = document.createElement("li");
+    const row = document.createElement(choose ? "button" : "div");
+    row.className = "bar-row";
+    if (choose) row.onclick = () => choose(index);
     const name = document.createElement("code");
     name.textContent = visible(text);
     const bar = document.createElement("span");
@@ -56,7 +63,8 @@ export function probabilityBars(tokens) {
     bar.style.width = `${Math.max(1, probability * 100)}%`;
     const number = document.createElement("small");
     number.textContent = percent(probability);
-    item.append(name, bar, number);
+    row.append(name, bar, number);
+    item.append(row);
     list.append(item);
   }
   return list;

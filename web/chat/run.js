@@ -1,0 +1,101 @@
+/** What is known of a training run, from the lines of its log. */
+
+/**
+ * @typedef {{step: number, value: number}} Point
+ * @typedef {{id: string, name: string, running: boolean, changed: number, stepsTotal: number | null}} RunInfo
+ */
+
+/** Steps over which speed is told. */
+const SPEED_STEPS = 50;
+
+/** Removes points from a step on. @param {{step: number}[]} points @param {number} step */
+function cutAt(points, step) {
+  while (points.length > 0 && points[points.length - 1].step >= step) points.pop();
+}
+
+/** A run's curves and samples. */
+export class Run {
+  cursor = "";
+  /** @type {Point[]} */ loss = [];
+  /** @type {Point[]} */ learningRate = [];
+  /** @type {Point[]} */ gradNorm = [];
+  /** tokens a second, each over some steps @type {Point[]} */ speed = [];
+  /** @type {(Point & {bits: number})[]} */ heldOut = [];
+  /** @type {{step: number, texts: string[]}[]} */ samples = [];
+  /** @type {{tokens: number, ms: number}[]} */ #recent = [];
+
+  /** @param {RunInfo} info */
+  constructor(info) {
+    this.info = info;
+  }
+
+  /** Forgets its lines: another log follows. */
+  clear() {
+    this.cursor = "";
+    for (const points of [...this.#curves, this.heldOut, this.samples]) points.length = 0;
+    this.#recent = [];
+  }
+
+  get #curves() {
+    return [this.loss, this.learningRate, this.gradNorm, this.speed];
+  }
+
+  /** Takes a line. A step that comes again counts in place of what was there. @param {any} line */
+  add({ step, loss, lr, grad_norm, tokens, ms, val_loss, val_bits_per_byte, samples }) {
+    if (typeof step !== "number") return;
+    if (Array.isArray(samples)) {
+      cutAt(this.samples, step);
+      this.samples.push({ step, texts: samples.map(String) });
+    } else if (val_loss !== undefined) {
+      cutAt(this.heldOut, step);
+      this.heldOut.push({ step, value: val_loss ?? NaN, bits: val_bits_per_byte ?? NaN });
+    } else if (loss !== undefined) {
+      for (const points of this.#curves) cutAt(points, step);
+      this.loss.push({ step, value: loss ?? NaN });
+      this.learningRate.push({ step, value: lr ?? NaN });
+      this.gradNorm.push({ step, value: grad_norm ?? NaN });
+      this.#recent.push({ tokens, ms });
+      if (this.#recent.length > SPEED_STEPS) this.#recent.shift();
+      const sum = (/** @type {"tokens" | "ms"} */ key) =>
+        this.#recent.reduce((all, entry) => all + entry[key], 0);
+      this.speed.push({ step, value: 1000 * sum("tokens") / sum("ms") });
+    }
+  }
+
+  /** Steps done. */
+  get step() {
+    return this.loss.at(-1)?.step ?? 0;
+  }
+
+  /** "running", "done" or "stopped" */
+  get state() {
+    const { running, stepsTotal } = this.info;
+    if (running) return "running";
+    return stepsTotal !== null && this.step >= stepsTotal ? "done" : "stopped";
+  }
+
+  /** Seconds to its end; undefined where that is not known. */
+  get secondsLeft() {
+    const { running, stepsTotal } = this.info;
+    if (!running || stepsTotal === null || this.#recent.length === 0) return undefined;
+    const mean = this.#recent.reduce((sum, { ms }) => sum + ms, 0) / this.#recent.length;
+    return Math.max(0, stepsTotal - this.step) * mean / 1000;
+  }
+}
+
+/**
+ * A running mean, which is not drawn towards where it began.
+ * @param {Point[]} points @param {number} weight 0 … 1, of what was before
+ * @returns {Point[]} without what is no number
+ */
+export function smoothed(points, weight) {
+  const made = [];
+  let [mean, rest] = [0, 1];
+  for (const { step, value } of points) {
+    if (!Number.isFinite(value)) continue;
+    mean = weight * mean + (1 - weight) * value;
+    rest *= weight;
+    made.push({ step, value: mean / (1 - rest) });
+  }
+  return made;
+}
