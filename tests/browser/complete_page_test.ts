@@ -90,6 +90,7 @@ chromiumTest("the server's page: completion", async (t) => {
     await page.value("document.querySelector('#tokens .text-token:nth-child(9)').focus()");
     await page.page.keyboard.press("ArrowRight");
     await page.page.keyboard.press("ArrowLeft");
+    assert.equal(await page.value("document.getElementById('expected').checkVisibility()"), true);
     assert.match((await page.texts("#expected > small"))[0]!, /^e: /);
     await page.page.keyboard.press("ArrowDown");
     await page.page.keyboard.press("ArrowDown");

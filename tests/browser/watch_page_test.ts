@@ -47,6 +47,7 @@ chromiumTest("the server's page: training runs", async (t) => {
   await t.step("a run that is over is there with its losses and samples", async () => {
     for await (const _ of run(join(folder, "slow"), 0.001));
     await rowSays("40 of 40");
+    await rowSays("done");
     const [, , loss, held, best, speed, state] = await row("slow");
     assert.equal(state, "done");
     for (const number of [loss, held, best]) assert.ok(Number(number) > 1 && Number(number) < 7, `${number}`);

@@ -238,7 +238,7 @@ export class Completion {
     };
     tokens.onpointerleave = leave;
     tokens.onclick = (/** @type {Event} */ event) => placeOf(event) >= 0 && this.#openAt(placeOf(event));
-    tokens.onfocusin = (/** @type {Event} */ event) => placeOf(event) >= 0 && this.#openAt(placeOf(event));
+    tokens.addEventListener("focusin", (event) => placeOf(event) >= 0 && this.#openAt(placeOf(event)));
     tokens.onkeydown = (/** @type {KeyboardEvent} */ event) => this.#keys(event, placeOf(event));
     card.onpointerenter = stay;
     card.onpointerleave = leave;
