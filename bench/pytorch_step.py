@@ -2,10 +2,12 @@
 
 The same model and optimizer as ours, written the way a PyTorch program usually is: batches padded to their
 longest document, q, k and v in one linear, F.scaled_dot_product_attention, fused Adam, and optionally
-torch.compile and bf16 autocast. Only real target tokens count in tokens_per_second.
+torch.compile and bf16 autocast. With --arch llama the model is LlamaForCausalLM of transformers. Only real target
+tokens count in tokens_per_second.
 
     python bench/pytorch_step.py --tokens documents.bin --n-embd 64 --n-head 4 --n-layer 2 --steps 200
     python bench/pytorch_step.py --tokens documents.bin --mode compile --server   # then "run 20" on stdin
+    python bench/pytorch_step.py --tokens documents.bin --arch llama --n-kv-head 2 --ffn 192
 
 The documents file holds little-endian u32: the number of documents n, their n + 1 start offsets into the ids,
 then the ids of all documents end to end. Step k trains on documents [k·batch, (k+1)·batch), starting over
@@ -125,6 +127,39 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED_TARGET)
 
 
+class Llama(nn.Module):
+    """LlamaForCausalLM of transformers, with the weights that it draws, loss included.
+
+    Padding comes after the tokens and attention is causal, so that no mask is needed: without one, attention takes
+    PyTorch's fastest way.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__()
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        config = LlamaConfig(
+            vocab_size=args.vocab_size,
+            hidden_size=args.n_embd,
+            intermediate_size=args.ffn,
+            num_hidden_layers=args.n_layer,
+            num_attention_heads=args.n_head,
+            num_key_value_heads=args.n_kv_head or args.n_head,
+            max_position_embeddings=args.block_size,
+            rms_norm_eps=RMSNORM_EPS,
+            tie_word_embeddings=args.tie,
+            use_cache=False,
+            attn_implementation="sdpa",
+        )
+        self.model = LlamaForCausalLM(config)
+
+    def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean loss over the targets that are not padding. inputs, targets: [N, T]."""
+        # `shift_labels` are targets as they are; labels alone would be shifted.
+        output = self.model(inputs, labels=targets, shift_labels=targets, ignore_index=IGNORED_TARGET)
+        return output.loss
+
+
 class Trainer:
     """Runs training steps one after another and times them."""
 
@@ -134,7 +169,8 @@ class Trainer:
         self.device = torch.device(found if args.device == "auto" else args.device)
         self.documents = Documents(args.tokens, args.block_size, args.vocab_size)
         torch.manual_seed(42)
-        model = GPT(args.vocab_size, args.n_embd, args.n_head, args.n_layer, args.block_size).to(self.device)
+        size = (args.vocab_size, args.n_embd, args.n_head, args.n_layer, args.block_size)
+        model = (Llama(args) if args.arch == "llama" else GPT(*size)).to(self.device)
         self.parameters = list(model.parameters())
         self.adam = torch.optim.Adam(self.parameters, lr=args.lr, betas=(0.85, 0.99), eps=1e-8, fused=True)
         # Lengths differ from batch to batch: one graph for all of them, or there would be one compilation each.
@@ -209,11 +245,15 @@ def parse_arguments() -> argparse.Namespace:
     """The command line; model and training defaults are those of `microgpt train`."""
     parser = argparse.ArgumentParser(description="Time PyTorch's training step on pre-tokenized documents.")
     parser.add_argument("--tokens", type=Path, required=True, help="documents file, see the top of this script")
+    parser.add_argument("--arch", choices=("gpt", "llama"), default="gpt", help="llama needs transformers")
     parser.add_argument("--n-embd", type=int, default=64)
     parser.add_argument("--n-head", type=int, default=4)
     parser.add_argument("--n-layer", type=int, default=2)
     parser.add_argument("--block-size", type=int, default=256)
     parser.add_argument("--vocab-size", type=int, default=4096)
+    parser.add_argument("--n-kv-head", type=int, default=0, help="llama: heads of keys and values; 0 = --n-head")
+    parser.add_argument("--ffn", type=int, default=192, help="llama: width of the MLP")
+    parser.add_argument("--tie", action="store_true", help="llama: the embedding is the head, too")
     parser.add_argument("--batch-size", type=int, default=8, help="documents a step")
     parser.add_argument("--lr", type=float, default=0.001, help="constant learning rate")
     parser.add_argument("--steps", type=int, default=100, help="timed steps")

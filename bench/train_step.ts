@@ -1,7 +1,9 @@
 /**
- * Training steps per preset, measured in rounds that alternate with PyTorch's on the same documents.
+ * Training steps per preset, measured in rounds that alternate with PyTorch's on the same documents, and with another
+ * preset's. A Llama is measured beside LlamaForCausalLM of transformers.
  *
  *     deno run -A bench/train_step.ts --preset chat-small --tokens documents.bin --python python3
+ *     deno run -A bench/train_step.ts --preset chat-llama --beside chat-medium --tokens documents.bin --python python3
  *     deno run -A bench/train_step.ts --preset chat-medium --tokens documents.bin --python python3 --device webgpu
  *     deno run -A bench/train_step.ts --tokens documents.bin --profile
  *
@@ -12,9 +14,10 @@
 import { parseArgs } from "node:util";
 import { type DeviceName, openDevice } from "../model/devices.ts";
 import type { AdamState, Device, Dtype, PackedDocuments } from "../device/device.ts";
-import { type GptConfig, gptNetwork } from "../model/gpt.ts";
+import type { Network } from "../model/network.ts";
+import { networkKind } from "../model/networks.ts";
 import { flatTensor } from "../model/parameters.ts";
-import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
+import { DEFAULTS, type PresetName, PRESETS, type Settings } from "../model/settings.ts";
 import { lines } from "../scripts/lines.ts";
 import { median, readBatches } from "./documents_file.ts";
 import { printProfile, type Profile, profiled } from "./profile.ts";
@@ -23,6 +26,8 @@ const { values: flags } = parseArgs({
   options: {
     /** of `microgpt train`, or `defaults` */
     preset: { type: "string", default: "defaults" },
+    /** another preset, trained on the same documents in the same rounds */
+    beside: { type: "string" },
     tokens: { type: "string" },
     /** threads of both sides */
     threads: { type: "string", default: "2" },
@@ -41,20 +46,44 @@ const { values: flags } = parseArgs({
 });
 if (flags.tokens === undefined) throw new Error("--tokens is needed: a documents file");
 
-if (flags.preset !== "defaults" && !(flags.preset in PRESETS)) {
-  throw new Error(`--preset is defaults, ${Object.keys(PRESETS).join(", ")}`);
+/** The settings of a preset; `defaults` is one, too. */
+function settingsOf(preset: string): Settings {
+  if (preset === "defaults") return DEFAULTS;
+  if (!(preset in PRESETS)) throw new Error(`a preset is defaults, ${Object.keys(PRESETS).join(", ")}`);
+  return { ...DEFAULTS, ...PRESETS[preset as PresetName] };
 }
-const settings = flags.preset === "defaults"
-  ? DEFAULTS
-  : { ...DEFAULTS, ...PRESETS[flags.preset as PresetName] };
 
-const config: GptConfig = {
-  vocab_size: settings.vocabSize,
-  n_embd: settings.nEmbd,
-  n_head: settings.nHead,
-  n_layer: settings.nLayer,
-  block_size: settings.blockSize,
-};
+/** A new model of a preset. */
+function networkOf(settings: Settings): Network {
+  const kind = networkKind(settings.arch);
+  return kind.create(kind.configOf(settings, settings.vocabSize));
+}
+
+const settings = settingsOf(flags.preset);
+const network = networkOf(settings);
+
+/**
+ * Floating-point operations that training takes for a token, counted as is usual: 2 for each multiply-add, forward once and
+ * backward twice. A product of a token with a matrix of P numbers is 6 P; attention of H heads, D wide, over c tokens is
+ * two products of c · H · D: 12 c · H · D a layer, c being the mean number of tokens that a token of the batches sees. Norms,
+ * activations, embeddings and the optimizer are left out.
+ */
+function flopsPerToken({ layout, config, toShape }: Network, batches: PackedDocuments[]): number {
+  const matrices = layout.entries.filter(({ role, name }) => {
+    return role === "matrix" || role === "head" || toShape().tie && name.includes("embed_tokens");
+  });
+  const numbers = matrices.reduce((sum, { rows, cols }) => sum + rows * cols, 0);
+  let [seen, tokens] = [0, 0];
+  for (const { starts } of batches) {
+    for (let d = 0; d + 1 < starts.length; d++) {
+      const length = starts[d + 1]! - starts[d]!;
+      seen += length * (length + 1) / 2;
+      tokens += length;
+    }
+  }
+  const heads = config.n_head * (toShape().headDim || config.n_embd / config.n_head);
+  return 6 * numbers + 12 * config.n_layer * heads * (seen / tokens);
+}
 
 /** Our side: a model with fresh weights that trains on one batch after another. */
 class Trainer {
@@ -63,8 +92,7 @@ class Trainer {
   readonly #step: (documents: PackedDocuments) => Promise<void>;
   #next = 0;
 
-  constructor(device: Device, batches: PackedDocuments[]) {
-    const network = gptNetwork(config);
+  constructor(device: Device, network: Network, batches: PackedDocuments[]) {
     const { layout } = network;
     const params = flatTensor(device, "weights", layout, "f32");
     device.write(params, network.initialParameters(42));
@@ -80,7 +108,7 @@ class Trainer {
     device.write(state.control, new Float32Array([0, device.dtype === "f16" ? 2 ** 15 : 1, 0, 0]));
     const maxTokens = Math.max(...batches.map((b) => b.tokens.length));
     const activations = network.allocateActivations(device, maxTokens);
-    const batch = device.createBatch(maxTokens, settings.batchSize);
+    const batch = device.createBatch(maxTokens, batches[0]!.starts.length - 1);
     const metrics = device.tensor("metrics", 1, 4);
     const weights = network.views(device, work);
     const gradients = network.views(device, state.gradients);
@@ -132,20 +160,23 @@ class PyTorch {
 
   constructor(readonly mode: "eager" | "compile", python: string, tokens: string) {
     const script = new URL("./pytorch_step.py", import.meta.url).pathname;
+    const { arch, nEmbd, nHead, nLayer, blockSize, nKvHead, ffn, tie } = network.toShape();
     const options = {
-      "--n-embd": config.n_embd,
-      "--n-head": config.n_head,
-      "--n-layer": config.n_layer,
-      "--block-size": config.block_size,
-      "--vocab-size": config.vocab_size,
+      "--arch": arch ?? "gpt",
+      "--n-embd": nEmbd,
+      "--n-head": nHead,
+      "--n-layer": nLayer,
+      "--block-size": blockSize,
+      "--vocab-size": settings.vocabSize,
       "--batch-size": settings.batchSize,
+      ...(arch === "llama" ? { "--n-kv-head": nKvHead, "--ffn": ffn } : {}),
       "--threads": flags.threads,
       "--dtype": flags.dtype,
       "--device": flags.device === "cpu" ? "cpu" : "auto",
     };
     this.#process = new Deno.Command(python, {
       args: [
-        ...[script, "--server", "--mode", mode, "--tokens", tokens],
+        ...[script, "--server", "--mode", mode, "--tokens", tokens, ...tie ? ["--tie"] : []],
         ...Object.entries(options).flatMap(([flag, value]) => [flag, String(value)]),
       ],
       stdin: "piped",
@@ -187,11 +218,26 @@ const opened = await openDevice({
   threads: Number(flags.threads),
 });
 const profile: Profile = new Map();
-const trainer = new Trainer(flags.profile ? profiled(opened, profile) : opened, batches);
+const trainer = new Trainer(flags.profile ? profiled(opened, profile) : opened, network, batches);
 console.log(`${flags.preset}, ${flags.dtype}, on ${opened.name}`);
-const warm = await trainer.run(20);
-const steps = Number(flags.steps) || Math.max(5, Math.round(2 / (warm.seconds / 20)));
+
+/** Warms up, and says how many steps a round has. */
+async function stepsOf(trainer: Trainer): Promise<number> {
+  const warm = await trainer.run(10);
+  return Number(flags.steps) || Math.max(5, Math.round(20 / warm.seconds));
+}
+const steps = await stepsOf(trainer);
 profile.clear();
+
+/** Another preset of ours, with what a token takes there against a token here. */
+const beside = flags.beside === undefined ? undefined : await (async (preset: string) => {
+  const other = networkOf(settingsOf(preset));
+  const trainer = new Trainer(opened, other, batches);
+  const flops = [flopsPerToken(network, batches), flopsPerToken(other, batches)] as const;
+  const [here, there] = flops.map((flops) => (flops / 1e6).toFixed(1));
+  console.log(`a token takes ${here} MFLOP, one of ${preset} ${there}`);
+  return { preset, trainer, steps: await stepsOf(trainer), weight: flops[0] / flops[1] };
+})(flags.beside);
 
 const others = flags.python === undefined
   ? []
@@ -211,6 +257,7 @@ for (const other of others) {
 
 const speeds: number[] = [];
 const ratios: number[] = [];
+const atEqualFlops: number[] = [];
 let total = 0;
 for (let round = 0; round < Number(flags.rounds); round++) {
   const { tokens, seconds } = await trainer.run(steps);
@@ -218,6 +265,12 @@ for (let round = 0; round < Number(flags.rounds); round++) {
   const ours = tokens / seconds;
   speeds.push(ours);
   const parts = [`ours ${ours.toFixed(0)} tok/s, ${(seconds * 1000 / steps).toFixed(2)} ms a step`];
+  if (beside) {
+    const other = await beside.trainer.run(beside.steps);
+    const theirs = other.tokens / other.seconds;
+    atEqualFlops.push(ours * beside.weight / theirs);
+    parts.push(`${beside.preset} ${theirs.toFixed(0)}, at equal flops ${atEqualFlops.at(-1)!.toFixed(2)}`);
+  }
   let best = 0;
   for (const [other, count] of theirs) {
     const { tokens_per_second } = await other.run(count);
@@ -235,6 +288,9 @@ console.log(
     `peak memory ${peakMegabytes().toFixed(0)} MB`,
 );
 if (ratios.length > 0) console.log(`median ratio to PyTorch's better mode: ${median(ratios).toFixed(2)}`);
+if (beside) {
+  console.log(`median ratio to ${beside.preset} at equal flops: ${median(atEqualFlops).toFixed(2)}`);
+}
 if (flags.profile) printProfile(profile, total);
 for (const other of theirs.keys()) await other.close();
 opened.destroy();
