@@ -81,14 +81,19 @@ class LlamaCpp:
         parameters.words[0] = context
         self.context = llama.llama_init_from_model(loaded, parameters)
         llama.llama_set_n_threads(self.context, threads, threads)
-        cpu = ctypes.CDLL(cpu_library(folder))
-        declare(cpu, "ggml_threadpool_new", pointer, pointer)
-        pool = cpu.ggml_threadpool_new(ctypes.byref(base.ggml_threadpool_params_default(threads)))
-        llama.llama_attach_threadpool(self.context, pool, None)
+        self.cpu = ctypes.CDLL(cpu_library(folder))
+        declare(self.cpu, "ggml_threadpool_new", pointer, pointer)
+        declare(self.cpu, "ggml_threadpool_pause", None, pointer)
+        self.pool = self.cpu.ggml_threadpool_new(ctypes.byref(base.ggml_threadpool_params_default(threads)))
+        llama.llama_attach_threadpool(self.context, self.pool, None)
 
     def clear(self) -> None:
         """Forgets all tokens."""
         self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
+
+    def rest(self) -> None:
+        """Puts its threads to sleep. They would go on looking for work for some tenths of a second."""
+        self.cpu.ggml_threadpool_pause(self.pool)
 
     def decode(self, tokens: Sequence[int]) -> float:
         """Takes in tokens after those before. Returns seconds."""
@@ -130,6 +135,7 @@ def main() -> None:
         llama.clear()
         llama.decode(tokens[:start])
         stream_seconds = sum(llama.decode([token]) for token in tokens[start : start + count])
+        llama.rest()
         print(json.dumps({"prompt": prompt / prompt_seconds, "stream": count / stream_seconds}), flush=True)
 
 

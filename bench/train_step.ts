@@ -36,6 +36,8 @@ const { values: flags } = parseArgs({
     steps: { type: "string", default: "0" },
     /** interpreter with torch; without it only ours is measured */
     python: { type: "string" },
+    /** PyTorch's: `compile` needs a C++ compiler, and a minute or two */
+    modes: { type: "string", default: "eager,compile" },
     /** of ours; PyTorch takes the CPU beside `cpu`, else CUDA where it finds it */
     device: { type: "string", default: "cpu" },
     /** of both sides; PyTorch's bf16 is autocast */
@@ -158,7 +160,7 @@ class PyTorch {
   readonly #input: WritableStreamDefaultWriter<Uint8Array>;
   readonly #lines: AsyncIterator<string, void>;
 
-  constructor(readonly mode: "eager" | "compile", python: string, tokens: string) {
+  constructor(readonly mode: string, python: string, tokens: string) {
     const script = new URL("./pytorch_step.py", import.meta.url).pathname;
     const { arch, nEmbd, nHead, nLayer, blockSize, nKvHead, ffn, tie } = network.toShape();
     const options = {
@@ -241,7 +243,7 @@ const beside = flags.beside === undefined ? undefined : await (async (preset: st
 
 const others = flags.python === undefined
   ? []
-  : (["eager", "compile"] as const).map((mode) => new PyTorch(mode, flags.python!, flags.tokens!));
+  : flags.modes.split(",").map((mode) => new PyTorch(mode, flags.python!, flags.tokens!));
 const theirs = new Map<PyTorch, number>();
 for (const other of others) {
   try {

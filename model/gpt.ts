@@ -352,6 +352,7 @@ function decodeStep(
   w.layers.forEach((layer, i) => {
     d.rmsNormMatmul(qkv, x, layer.qkv, norm);
     d.attentionCached(heads, qkv, caches[i]!, rows, contextLength, config.n_head);
+    if (logitRows === 0 && i === w.layers.length - 1) return; // its keys and values are kept: nobody needs more
     d.matmul(x, heads, layer.attnWo, "NT", { add: x });
     d.rmsNormMatmul(fc1, x, layer.mlpFc1, norm, true);
     d.matmul(x, fc1, layer.mlpFc2, "NT", { add: x });

@@ -333,6 +333,7 @@ function decodeStep(
     projectQkv(d, config, qkv, rawQkv, norm, layer, constants);
     d.ropeRows(qkv, constants.angles, rows, H + Hkv);
     d.attentionCached(heads, qkv, caches[i]!, rows, contextLength, H, Hkv);
+    if (logitRows === 0 && i === w.layers.length - 1) return; // its keys and values are kept: nobody needs more
     d.matmul(x, heads, layer.attnO, "NT", { add: x });
     d.scaledRmsNorm(norm, x, layer.norm2, epsilon);
     d.matmul(gateUp, norm, layer.gateUp, "NT");

@@ -9,6 +9,8 @@ use std::ptr::NonNull;
 
 /// Tensors start at a cache line, and no two share one.
 const ALIGNMENT: usize = 64;
+/// Elements from which on a tensor asks for large pages: parameters and their like, of which no end stays untouched.
+const LARGE: usize = 4 << 20;
 
 /// Zeroed 32-bit elements. Memory that was never touched costs nothing: the system hands out its zero pages lazily.
 struct Buffer {
@@ -24,11 +26,14 @@ unsafe impl Send for Buffer {}
 
 impl Buffer {
     /// None when memory runs out.
-    fn new(len: usize) -> Option<Buffer> {
+    fn new(len: usize, large_pages: bool) -> Option<Buffer> {
         // Asking the allocator for 64 would make it write the zeros itself and so touch every page.
         let layout = Layout::array::<u32>(len.checked_add(2 * ALIGNMENT / 4)?).ok()?.align_to(16).ok()?;
         // SAFETY: the layout is not empty.
         let allocation = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        if large_pages {
+            prefer_large_pages(allocation.as_ptr(), layout.size());
+        }
         let skip = allocation.align_offset(ALIGNMENT);
         // SAFETY: skip < ALIGNMENT, and that much was added to the layout.
         let data = unsafe { allocation.add(skip) }.cast();
@@ -41,6 +46,22 @@ impl Drop for Buffer {
         // SAFETY: allocated in `new` with this layout.
         unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
     }
+}
+
+/// Asks for pages of 2 MiB instead of 4 KiB: who reads many megabytes then looks up fewer addresses. Many systems give them to
+/// those alone who ask. Neighbours that ask share such pages, so that it pays for smaller allocations, too.
+fn prefer_large_pages(start: *mut u8, len: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 4096;
+        let (first, end) = (start.addr().next_multiple_of(PAGE), (start.addr() + len) / PAGE * PAGE);
+        if first < end {
+            // SAFETY: whole pages of the allocation. It is advice: where it is not followed, nothing changes.
+            unsafe { libc::madvise(start.with_addr(first).cast(), end - first, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, len);
 }
 
 /// Part of a tensor as the caller names it: elements `offset … offset + len` of tensor `handle`.
@@ -65,7 +86,13 @@ impl Default for Tensors {
 impl Tensors {
     /// A zeroed tensor of `len` elements; None when memory runs out.
     pub fn allocate(&mut self, len: f64) -> Option<u32> {
-        Some(self.buffers.insert(Buffer::new(as_index(len)?)?))
+        let len = as_index(len)?;
+        Some(self.buffers.insert(Buffer::new(len, len >= LARGE)?))
+    }
+
+    /// The same for elements that are read from start to end, again and again.
+    pub fn allocate_streamed(&mut self, len: f64) -> Option<u32> {
+        Some(self.buffers.insert(Buffer::new(as_index(len)?, true)?))
     }
 
     /// Frees the memory; does nothing when it was freed already.

@@ -291,7 +291,7 @@ pub unsafe extern "C" fn mg_cpu_allocate_weights(
             return Err("handle must have one element".into());
         };
         let shape = Shape::new(kind, rows, cols)?;
-        *handle = d.tensors.allocate(shape.words() as f64).unwrap_or(NONE);
+        *handle = d.tensors.allocate_streamed(shape.words() as f64).unwrap_or(NONE);
         Ok(())
     })
 }

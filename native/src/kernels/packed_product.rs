@@ -32,19 +32,36 @@ const PART_FLOPS: usize = 200_000;
 const ROWS: usize = 64;
 
 /// Bytes by which memory is asked for before it is read. What the processor fetches by itself ends at each page of 4 KiB.
-const AHEAD: usize = 6 * 1024;
+const AHEAD: usize = 4 * 1024;
+const LINE_BYTES: usize = 64;
 
-/// Asks for memory, which need not be there.
+/// Asks for a line of memory, which need not be there.
 #[inline(always)]
-fn prefetch(from: *const u8, bytes: usize) {
+fn prefetch(from: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    for at in (0..bytes).step_by(64) {
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch of any address does no harm.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (from, bytes);
+    let _ = from;
+}
+
+/// Asks for what is read `AHEAD` bytes after the numbers of k number `p` of a block. A line or two at a time: asked for all at
+/// once, the lines of a block wait for each other, and two threads read half as fast.
+#[inline(always)]
+fn prefetch_ahead<const KIND: u8>(block: *const u8, p: usize) {
+    let (scales, bytes) = if KIND == Q8 { (SCALES, PANEL) } else { (0, block_bytes(KIND) / BLOCK) };
+    let at = block.wrapping_add(AHEAD + scales + p * bytes);
+    if p == 0 && scales > 0 {
+        prefetch(block.wrapping_add(AHEAD));
+    }
+    if (p * bytes).is_multiple_of(LINE_BYTES) {
+        for line in (0..bytes).step_by(LINE_BYTES) {
+            prefetch(at.wrapping_add(line));
+        }
+    }
 }
 
 /// What is done with the sums.
@@ -198,7 +215,6 @@ unsafe fn of_panel<S: Widen, const KIND: u8, const ROWS: usize, const VECTORS: u
             // SAFETY: blocks of the panel, whose length `Packed` has checked, and numbers of x.
             unsafe {
                 let block = bytes.as_ptr().add(first / BLOCK * block_bytes(KIND));
-                prefetch(block.wrapping_add(AHEAD), block_bytes(KIND));
                 let mut scales = [zero; VECTORS];
                 if KIND == Q8 {
                     for v in 0..VECTORS {
@@ -206,6 +222,7 @@ unsafe fn of_panel<S: Widen, const KIND: u8, const ROWS: usize, const VECTORS: u
                     }
                 }
                 for p in 0..BLOCK.min(k - first) {
+                    prefetch_ahead::<KIND>(block, p);
                     let mut weights = [zero; VECTORS];
                     for v in 0..VECTORS {
                         weights[v] = read::<S, KIND>(simd, block, p * PANEL + v * S::F32_LANES);
