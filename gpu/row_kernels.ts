@@ -208,9 +208,6 @@ export function crossEntropy(
   );
 }
 
-/** More runs of suppressed ids the kernel has no parameters for. */
-const MAX_RUNS = 8;
-
 /** See `Device.sample`. */
 export function sample(
   { runner, subgroups }: RowContext,

@@ -2,23 +2,23 @@
  * The CPU device: the kernels of the native library behind the `Device` interface. Each call is one synchronous native
  * call with numbers only; the library checks every range, this file checks shapes.
  */
-import {
-  type AdamHyper,
-  type AdamState,
-  type Batch,
-  type DecodeRows,
-  type Device,
-  type Draws,
-  type Dtype,
-  type ElementType,
-  type HeldWeights,
-  type MatmulForm,
-  type MatmulFusion,
-  type PackedDocuments,
-  type Tensor,
-  type UpdateHyper,
-  type UpdateTarget,
-  type WeightMatrix,
+import type {
+  AdamHyper,
+  AdamState,
+  Batch,
+  DecodeRows,
+  Device,
+  Draws,
+  Dtype,
+  ElementType,
+  HeldWeights,
+  MatmulForm,
+  MatmulFusion,
+  PackedDocuments,
+  Tensor,
+  UpdateHyper,
+  UpdateTarget,
+  WeightMatrix,
 } from "../device/device.ts";
 import type { NativeMemory } from "../device/group.ts";
 import { deviceClosed, MicrogptError } from "../device/errors.ts";

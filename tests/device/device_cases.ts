@@ -4,7 +4,7 @@
  */
 import type { ModelConfig } from "../../model/config.ts";
 import { type LlamaConfig, ropeAngles } from "../../model/llama_config.ts";
-import type { AdamState, Device, ElementType, Tensor } from "../../device/device.ts";
+import type { AdamState, Device, Tensor } from "../../device/device.ts";
 import { networkOf } from "../../model/networks.ts";
 import { flatTensor } from "../../model/parameters.ts";
 import {
