@@ -38,7 +38,8 @@ pub fn load(
         pairs.push((left.to_string(), right.to_string()));
     }
     // a word that is a token whatever the merges say is the crate's
-    let merger = (!ignore_merges).then(|| Merger::new(|name| vocab.get(name).copied(), made.into_iter()));
+    let merger =
+        (!ignore_merges).then(|| Box::new(Merger::new(|name| vocab.get(name).copied(), made.into_iter())));
     let builder = BPE::builder().vocab_and_merges(vocab, pairs).ignore_merges(ignore_merges);
     let mut model = builder.build().map_err(|error| error.to_string())?;
     // The crate's cache stays in each thread after the tokenizer is gone; `encode` has its own.

@@ -85,7 +85,7 @@ impl<'a> Documents<'a> {
 /// A loaded tokenizer. It does not know the special tokens.
 pub enum Tokenizer {
     /// Splits in a way that is known here: the model that words go through, or its merges alone, and words that did.
-    Words { model: Box<BPE>, merger: Option<Merger>, split: Split, known: Mutex<Vec<WordCache>> },
+    Words { model: Box<BPE>, merger: Option<Box<Merger>>, split: Split, known: Mutex<Vec<WordCache>> },
     /// The crate does everything.
     Whole(Box<tokenizers::Tokenizer>),
 }

@@ -40,7 +40,7 @@ type Tables = [WordTable; TABLES];
 pub struct WordCounts {
     tables: [Mutex<WordTable>; TABLES],
     /// what threads have counted and not added yet; one that counts takes some, and puts it back
-    own: Mutex<Vec<Box<Tables>>>,
+    own: Mutex<Vec<Tables>>,
     /// the last document, which ends with a newline if another one follows
     last: Option<String>,
     bytes: u64,
