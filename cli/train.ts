@@ -34,7 +34,7 @@ import {
   sayNotice,
   styled,
 } from "./terminal.ts";
-import { samplesOfWatched, WATCH_PORT, WatchPage } from "./watch_page.ts";
+import { samplesOfWatched, WATCH_PORT, WatchPage, watchPort } from "./watch_page.ts";
 import { LineProgress, LiveProgress, PreparationView } from "./progress.ts";
 
 export const command: Command = {
@@ -64,7 +64,8 @@ export const command: Command = {
 async function runTrain(values: FlagValues): Promise<number> {
   const interrupt = new AbortController();
   const finalSamples = 5;
-  const { watch, ...flags } = values;
+  const { watch: watched, ...flags } = values;
+  const watch = watched === undefined ? undefined : watchPort(watched);
   if (watch !== undefined) flags.sampleEvery ??= samplesOfWatched(flags);
   // downloaded with a bar, where it is on the hub
   const from = values.from === undefined ? {} : { from: await localModelDir(values.from as string) };

@@ -1,5 +1,5 @@
 /** The page of `train --watch`: the server, with this run and no model. */
-import { DEFAULTS, handler, type PresetName, PRESETS, type ServeHandler } from "../mod.ts";
+import { DEFAULTS, handler, MicrogptError, type PresetName, PRESETS, type ServeHandler } from "../mod.ts";
 import type { FlagValues } from "./command.ts";
 import { listen } from "./serve.ts";
 
@@ -13,6 +13,18 @@ const SAMPLED_PARTS = 20;
 export function samplesOfWatched({ steps, preset }: FlagValues): number {
   const planned = steps ?? PRESETS[preset as PresetName]?.steps ?? DEFAULTS.steps;
   return Math.max(1, Math.round(Number(planned) / SAMPLED_PARTS));
+}
+
+/**
+ * The port of `--watch`.
+ * @param given `true` is the usual one
+ * @throws {MicrogptError} when it is none
+ */
+export function watchPort(given: FlagValues[string]): number {
+  if (given === true) return WATCH_PORT;
+  const port = given as number;
+  if (Number.isInteger(port) && port >= 0 && port <= 65535) return port;
+  throw new MicrogptError(`--watch must be a port from 0 to 65535, got ${port}`, { usage: true });
 }
 
 /** A page that somebody looks at asks more often than that, and hears of the run's end. */
@@ -33,12 +45,11 @@ export class WatchPage {
 
   /**
    * @param dir where the run writes
-   * @param port as it was given: `true` is the usual one
    * @throws {MicrogptError} when the port is in use
    */
-  static async open(dir: string, port: FlagValues[string]): Promise<WatchPage> {
+  static async open(dir: string, port: number): Promise<WatchPage> {
     const serve = await handler(undefined, { watch: [dir] });
-    return new WatchPage(serve, port === true ? WATCH_PORT : port as number);
+    return new WatchPage(serve, port);
   }
 
   async close(): Promise<void> {

@@ -25,11 +25,16 @@ export function cleanupOf(
     rows.push({ count, unit, effect: "left out", reason });
   }
   for (const [reason, count] of Object.entries(cleaned)) {
-    rows.push(
-      reason === "empty message kept"
-        ? { count, unit: "messages", effect: "kept", reason: "empty" }
-        : { count, unit, effect: "changed", reason },
-    );
+    if (reason === "empty message kept") {
+      rows.push({ count, unit: "messages", effect: "kept", reason: "empty" });
+    } else if (reason === "system text kept") {
+      rows.push({
+        count,
+        unit,
+        effect: "kept",
+        reason: "with system text, which the model's template takes",
+      });
+    } else rows.push({ count, unit, effect: "changed", reason });
   }
   return rows;
 }

@@ -288,7 +288,13 @@ const FRACTIONS = [
   "--val-fraction",
   "--temperature",
   "--top-p",
+  "--min-p",
+  "--repetition-penalty",
+  "--frequency-penalty",
+  "--presence-penalty",
 ];
+/** Flags that may be less than zero. */
+const SIGNED = ["--temperature", "--frequency-penalty", "--presence-penalty"];
 
 /** What else each command needs, so that only the flag is wrong. */
 const OTHERWISE: Record<string, (dir: string) => string[]> = {
@@ -322,7 +328,7 @@ async function refusesNumbers(command: string, { name }: Flag, otherwise: string
   const values = [...NEVER];
   if (NOT_ZERO.includes(name)) values.push("0");
   if (!FRACTIONS.includes(name)) values.push("1.5");
-  if (name !== "--temperature") values.push("-1");
+  if (!SIGNED.includes(name)) values.push("-1");
   for (const value of values) {
     const { code, stderr } = await captured([command, ...otherwise, `${name}=${value}`]);
     assert.match(stderr, ERROR, `${name}=${value}`);

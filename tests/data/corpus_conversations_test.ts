@@ -86,9 +86,6 @@ Deno.test("conversations: system text goes in front of the next user message, or
     [system("a"), assistant("b"), user("c"), assistant("d")],
   ]);
   assert.deepEqual(kept.report.cleaned, { "system text kept": 3 });
-  assert(
-    kept.report.notices.includes("system text of 3 conversations stays: the model's template takes it"),
-  );
   const talk = [system("a"), user("b"), assistant("c"), system("d"), user("e"), assistant("f")];
   const first = await read(jsonl(talk), { keepSystem: "first" });
   assert.deepEqual(first.documents, [[...talk.slice(0, 3), user("d\n\ne"), assistant("f")]]);

@@ -285,18 +285,24 @@ Deno.test("system text stays where the model's template takes it, else it opens 
     await writeTiny(takes, plain);
     await writeTiny(refuses, { ...plain, chatTemplate: OWN_TEMPLATE });
     const plans: PlanEvent[] = [];
+    const moved = { effect: "changed", reason: "system text put in front of a user message" };
     for (
-      const [from, said] of [
-        [takes, "system text of 30 conversations stays: the model's template takes it"],
-        [refuses, "data cleanup: system text of 30 conversations put in front of a user message"],
-        [undefined, "data cleanup: system text of 30 conversations put in front of a user message"],
+      const [from, row] of [
+        [takes, { effect: "kept", reason: "with system text, which the model's template takes" }],
+        [refuses, moved],
+        [undefined, moved],
       ] as const
     ) {
       for (const loss of ["answers", "all"] as const) {
         const output = join(dir, `out-${plans.length}`);
         const shape = from === undefined ? SMALL : { from, batchSize: 4 };
         const events = await run({ conversations, output, steps: 2, loss, ...shape });
-        assert(notices(events).includes(said), notices(events).join("\n"));
+        const { cleanup } = planOf(events);
+        assert.deepEqual(cleanup.find(({ reason }) => reason === row.reason), {
+          count: 30,
+          unit: "conversations",
+          ...row,
+        });
         assert(Number.isFinite(evaluations(events).at(-1)!.loss));
         plans.push(planOf(events));
       }
