@@ -29,16 +29,27 @@ export function onInterrupt(stop: () => void): () => void {
   if (Deno.build.os === "windows") listeners.push(["SIGBREAK", first]);
   else {
     listeners.push(["SIGTERM", first]);
-    // Asked before the first listener: with that Deno catches SIGHUP too, and ends at it unless there is a listener for it.
-    // One that does nothing, and stays, therefore keeps nohup's promise.
-    if (ignoresHangUp()) Deno.addSignalListener("SIGHUP", () => {});
-    else listeners.push(["SIGHUP", first]);
+    if (!keepsNohup()) listeners.push(["SIGHUP", first]);
   }
   for (const [signal, listener] of listeners) Deno.addSignalListener(signal, listener);
   return () => {
     clearTimeout(timer);
     for (const [signal, listener] of listeners) Deno.removeSignalListener(signal, listener);
   };
+}
+
+let hangUpIgnored: boolean | undefined;
+
+/**
+ * Whether SIGHUP is to be ignored. Asked once, before the first listener: with that Deno catches SIGHUP too, and ends at it
+ * unless there is a listener for it. One that does nothing, and stays, therefore keeps nohup's promise.
+ */
+function keepsNohup(): boolean {
+  if (hangUpIgnored === undefined) {
+    hangUpIgnored = ignoresHangUp();
+    if (hangUpIgnored) Deno.addSignalListener("SIGHUP", () => {});
+  }
+  return hangUpIgnored;
 }
 
 const SIGHUP = 1;
