@@ -11,10 +11,11 @@ import { ownEncoder } from "../data/documents.ts";
 import { fitDocuments } from "../data/tokens/pieces.ts";
 import { prepareTokens } from "../data/tokens/prepare_tokens.ts";
 import type { Device } from "../device/device.ts";
-import { openDevice, openTokenizer, openWordCounter } from "../model/devices.ts";
+import { openDevice } from "../model/devices.ts";
 import { networkKind, networkOf } from "../model/networks.ts";
 import { emptyState } from "../model/optimizer_state.ts";
 import { DEFAULTS, type PresetName, PRESETS } from "../model/settings.ts";
+import { newTokenizerOf } from "../model/train/prepare.ts";
 import { resolveRecipe } from "../model/train/resolve.ts";
 import { Trainer, type TrainingData } from "../model/train/trainer.ts";
 import { batches, splitData } from "../model/train/training_data.ts";
@@ -42,12 +43,7 @@ const { vocabSize, blockSize, seed } = settings;
 async function open(cacheDir: string | undefined, memoryCharacters?: number) {
   const corpus = await openCorpus({ input });
   const tokens = await prepareTokens(corpus, {
-    newTokenizer: {
-      key: JSON.stringify({ vocabSize, chat: false, tokenizerSample: 0 }),
-      sample: 0,
-      openCounter: () => openWordCounter({ vocabSize, chat: false }),
-      load: (json) => openTokenizer(json),
-    },
+    newTokenizer: newTokenizerOf({ ...settings, chat: false, tokenizerSample: 0 }),
     encoderOf: ownEncoder,
     answersOnly: false,
     seed,

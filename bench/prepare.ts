@@ -42,26 +42,19 @@ async function prepare(cacheDir: string): Promise<Phases> {
   const { openCorpus } = await import("../data/corpus.ts");
   const { ownEncoder } = await import("../data/documents.ts");
   const { prepareTokens } = await import("../data/tokens/prepare_tokens.ts");
-  const { openTokenizer, openWordCounter } = await import("../model/devices.ts");
+  const { newTokenizerOf } = await import("../model/train/prepare.ts");
   const vocabSize = Number(vocabulary);
   const started = performance.now();
   let trained = started;
   const tokens = await prepareTokens(await openCorpus({ input }), {
-    newTokenizer: {
-      // as `train` has it, so that a run finds what was prepared
-      key: JSON.stringify({ vocabSize, chat: false, tokenizerSample: 0 }),
-      sample: 0,
-      openCounter: () => openWordCounter({ vocabSize, chat: false }),
-      load: (json) => openTokenizer(json),
-    },
+    newTokenizer: newTokenizerOf({ vocabSize, arch: "gpt", chat: false, tokenizerSample: 0 }),
     encoderOf: ownEncoder,
     answersOnly: false,
     seed: 42,
     cacheDir,
     cacheBytes: 1e12,
     onProgress: ({ phase }) => {
-      if (phase !== "tokens") trained = performance.now();
-      else if (trained === started) trained = performance.now();
+      if (phase !== "tokens" || trained === started) trained = performance.now();
     },
   });
   const ended = performance.now();

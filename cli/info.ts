@@ -89,7 +89,7 @@ async function showModel(
   entry("network", `${model.network}, context ${config.block_size} tokens`);
   entry("tokenizer", `${tokenizer.tokens} tokens: byte-level BPE, ${tokenizer.merges} merges`);
   entry("special", specialTokens(tokenizer.special));
-  entry("weights", `${file.format}, ${file.dtype}, ${megabytes(file.bytes, 2)}`);
+  entry("weights", `${file.format}, ${file.dtype}, ${megabytes(file.bytes)}`);
   entry(
     "memory",
     `weights in ${memory.dtype} ${megabytes(memory.weights)}, a full context ${megabytes(memory.context)}`,
@@ -117,8 +117,8 @@ async function showModel(
 /** What a model of others is on disk. */
 const SOURCES = { huggingface: "HuggingFace directory", gguf: "GGUF file" };
 
-function megabytes(bytes: number, digits = 0): string {
-  return `${(bytes / 1e6).toFixed(digits)} MB`;
+function megabytes(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 2 : 0)} MB`;
 }
 
 /** Some models have hundreds. */

@@ -14,7 +14,7 @@ import {
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf, given } from "./flags.ts";
 import { onInterrupt } from "./interrupt.ts";
-import { jsonLine, say, sayWarnings } from "./terminal.ts";
+import { jsonLine, say, sayNotice, sayWarnings } from "./terminal.ts";
 
 export const command: Command = {
   flags: [
@@ -62,7 +62,11 @@ async function runServe(values: FlagValues): Promise<number> {
         `serving ${modelName} (${model.parameters.toLocaleString("en")} parameters on ${model.deviceName})`,
       );
     }
-    if (options.watch) say(`showing runs in ${options.watch.join(", ")}`);
+    for (const dir of options.watch ?? []) {
+      const there = await Deno.stat(dir).then(() => true, () => false);
+      if (there) say(`showing runs in ${dir}`);
+      else sayNotice(`warning: ${dir} does not exist: its runs are shown once they are there`);
+    }
     await untilAsked();
     await end(server, serve, options.grace ?? SERVE_OPTIONS.grace.default);
     return 0;

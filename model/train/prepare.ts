@@ -4,7 +4,7 @@ import { type Corpus, isDataFile } from "../../data/corpus.ts";
 import type { LengthStatistics } from "../../data/lengths.ts";
 import { defaultCacheDir } from "../../data/tokens/cache.ts";
 import { fitDocuments } from "../../data/tokens/pieces.ts";
-import { type PreparedTokens, prepareTokens } from "../../data/tokens/prepare_tokens.ts";
+import { type NewTokenizer, type PreparedTokens, prepareTokens } from "../../data/tokens/prepare_tokens.ts";
 import { checkAgreement } from "../../device/group.ts";
 import { type DocumentEncoder, ownEncoder } from "../../data/documents.ts";
 import { withLeadingToken } from "../../data/leading_token.ts";
@@ -181,13 +181,7 @@ export async function tokensOf(
     encoderOf,
     answersOnly: loss === "answers",
     newTokenizer: {
-      key: JSON.stringify({ vocabSize, chat, tokenizerSample, ...(arch === "llama" ? { arch } : {}) }),
-      sample: tokenizerSample * 1e6,
-      openCounter: async () => {
-        const counter = await openWordCounter({ vocabSize, chat, threads });
-        return arch === "llama" ? withSavedText(counter, threads) : counter;
-      },
-      load: (json) => openTokenizer(json, threads),
+      ...newTokenizerOf({ vocabSize, arch, chat, tokenizerSample, threads }),
       share: ranks && { isFirst: ranks.isFirst, text: (json) => ranks.shareText(json) },
     },
     seed,
@@ -196,6 +190,23 @@ export async function tokensOf(
     onProgress: ranks?.isFirst === false ? undefined : onPreparing,
     signal: options.signal,
   });
+}
+
+/** How a new model's tokenizer is made. */
+export function newTokenizerOf(
+  { vocabSize, arch, chat, tokenizerSample, threads }:
+    & Pick<Settings, "vocabSize" | "arch">
+    & { chat: boolean; tokenizerSample: number; threads?: number | undefined },
+): NewTokenizer {
+  return {
+    key: JSON.stringify({ vocabSize, chat, tokenizerSample, ...(arch === "llama" ? { arch } : {}) }),
+    sample: tokenizerSample * 1e6,
+    openCounter: async () => {
+      const counter = await openWordCounter({ vocabSize, chat, threads });
+      return arch === "llama" ? withSavedText(counter, threads) : counter;
+    },
+    load: (json) => openTokenizer(json, threads),
+  };
 }
 
 /** Makes tokenizers with the text that a Llama's directory has, so that a resumed run finds the tokens of this one. */

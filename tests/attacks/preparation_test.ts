@@ -2,31 +2,12 @@
 
 import assert from "node:assert/strict";
 import { openCorpus } from "../../data/corpus.ts";
-import { ownEncoder } from "../../data/documents.ts";
 import { CacheEntry } from "../../data/tokens/cache.ts";
 import { type PreparationOptions, prepareTokens } from "../../data/tokens/prepare_tokens.ts";
-import { openTokenizer, openWordCounter } from "../../model/devices.ts";
+import { smallPreparation } from "../data/small_preparation.ts";
 import { withFiles } from "../data/corpus_reading.ts";
 
 const LINES = Array.from({ length: 60_000 }, (_, i) => `line ${i} says ${"word ".repeat(i % 9)}${i * i}`);
-
-function options(cacheDir: string, more: Partial<PreparationOptions> = {}): PreparationOptions {
-  return {
-    encoderOf: ownEncoder,
-    answersOnly: false,
-    newTokenizer: {
-      key: "300",
-      sample: 0,
-      openCounter: () => openWordCounter({ vocabSize: 300, chat: false }),
-      load: (json) => openTokenizer(json),
-    },
-    seed: 42,
-    cacheDir,
-    cacheBytes: 1e9,
-    memoryCharacters: 1000,
-    ...more,
-  };
-}
 
 /** Prepares a file. @returns how many documents it has */
 async function prepare(
@@ -34,7 +15,7 @@ async function prepare(
   cache: string,
   more: Partial<PreparationOptions> = {},
 ): Promise<number> {
-  const { store } = await prepareTokens(await openCorpus({ input }), options(cache, more));
+  const { store } = await prepareTokens(await openCorpus({ input }), smallPreparation(cache, more));
   store.close();
   return store.documents;
 }
@@ -72,7 +53,7 @@ Deno.test("attack: data that grows, shrinks or vanishes between its two readings
   for (const [message, change] of changes) {
     await withFiles({ "a.txt": text }, async (dir) => {
       const [input, cache] = [`${dir}/a.txt`, `${dir}/cache`];
-      const { newTokenizer } = options(cache);
+      const { newTokenizer } = smallPreparation(cache);
       const load = newTokenizer.openCounter;
       // words are counted, then tokens are made
       const openCounter = async () => {
@@ -145,26 +126,16 @@ Deno.test("attack: a cache at its limit gives up what was not used for longest, 
     },
   ));
 
-Deno.test("attack: two processes that prepare the same data at once both have all of it", () =>
+Deno.test("attack: three processes that prepare the same data at once all have all of it", () =>
   withFiles({ "a.txt": LINES.join("\n") }, async (dir) => {
+    const from = (path: string) => JSON.stringify(import.meta.resolve(path));
+    const [input, cache] = [`${dir}/a.txt`, `${dir}/cache`].map((path) => JSON.stringify(path));
     const program = `
-      import { openCorpus } from ${JSON.stringify(import.meta.resolve("../../data/corpus.ts"))};
-      import { ownEncoder } from ${JSON.stringify(import.meta.resolve("../../data/documents.ts"))};
-      import { prepareTokens } from ${
-      JSON.stringify(import.meta.resolve("../../data/tokens/prepare_tokens.ts"))
-    };
-      import { openTokenizer, openWordCounter } from ${
-      JSON.stringify(import.meta.resolve("../../model/devices.ts"))
-    };
-      const phases = new Set();
-      const { store, tokenizer } = await prepareTokens(await openCorpus({ input: ${
-      JSON.stringify(`${dir}/a.txt`)
-    } }), {
-        encoderOf: ownEncoder, answersOnly: false, seed: 42, cacheDir: ${JSON.stringify(`${dir}/cache`)},
-        cacheBytes: 1e9, memoryCharacters: 1000, onProgress: ({ phase }) => phases.add(phase),
-        newTokenizer: { key: "300", sample: 0, load: (json) => openTokenizer(json),
-          openCounter: () => openWordCounter({ vocabSize: 300, chat: false }) },
-      });
+      import { openCorpus } from ${from("../../data/corpus.ts")};
+      import { prepareTokens } from ${from("../../data/tokens/prepare_tokens.ts")};
+      import { smallPreparation } from ${from("../data/small_preparation.ts")};
+      const prepared = prepareTokens(await openCorpus({ input: ${input} }), smallPreparation(${cache}));
+      const { store, tokenizer } = await prepared;
       console.log(JSON.stringify([store.documents, store.tokens, tokenizer.vocabSize]));`;
     const args = ["run", "-A", "--no-check", `data:application/typescript,${encodeURIComponent(program)}`];
     const ran = await Promise.all([1, 2, 3].map(() => new Deno.Command(Deno.execPath(), { args }).output()));

@@ -8,7 +8,7 @@ import {
   type PreparedTokens,
   prepareTokens,
 } from "../../data/tokens/prepare_tokens.ts";
-import { openTokenizer, openWordCounter } from "../../model/devices.ts";
+import { smallPreparation } from "./small_preparation.ts";
 
 const LINES = Array.from(
   { length: 3000 },
@@ -22,24 +22,6 @@ async function inDirectory(use: (dir: string) => Promise<void>): Promise<void> {
   } finally {
     await Deno.remove(dir, { recursive: true });
   }
-}
-
-function options(cacheDir: string | undefined, more: Partial<PreparationOptions> = {}): PreparationOptions {
-  return {
-    encoderOf: ownEncoder,
-    answersOnly: false,
-    newTokenizer: {
-      key: "300",
-      sample: 0,
-      openCounter: () => openWordCounter({ vocabSize: 300, chat: false }),
-      load: (json) => openTokenizer(json),
-    },
-    seed: 42,
-    cacheDir,
-    cacheBytes: 1e9,
-    memoryCharacters: 1000,
-    ...more,
-  };
 }
 
 /** Everything that training sees. */
@@ -76,19 +58,24 @@ Deno.test("tokens in a file are those in memory, and a second run reads no data"
     const [input, cache] = [`${dir}/a.txt`, `${dir}/cache`];
     await Deno.writeTextFile(input, LINES.join("\n"));
     const memory = seen(
-      await prepareTokens(await openCorpus({ input }), options(undefined, { memoryCharacters: 1e9 })),
+      await prepareTokens(
+        await openCorpus({ input }),
+        smallPreparation(undefined, { memoryCharacters: 1e9 }),
+      ),
     );
     assert.equal(memory.documents.length, 3000);
-    assert.deepEqual(seen(await prepareTokens(await openCorpus({ input }), options(cache))), memory);
+    assert.deepEqual(seen(await prepareTokens(await openCorpus({ input }), smallPreparation(cache))), memory);
     const untouched = await openCorpus({ input });
     untouched.blocks = () => assert.fail("the data was read again");
-    assert.deepEqual(seen(await prepareTokens(untouched, options(cache))), memory);
+    assert.deepEqual(seen(await prepareTokens(untouched, smallPreparation(cache))), memory);
     // another process at the same time, and texts that can be read only once
     const both = await Promise.all(
-      [1, 2].map(async () => await prepareTokens(await openCorpus({ input }), options(`${dir}/two`))),
+      [1, 2].map(async () =>
+        await prepareTokens(await openCorpus({ input }), smallPreparation(`${dir}/two`))
+      ),
     );
     for (const one of both) assert.deepEqual(seen(one), memory);
-    const once = seen(await prepareTokens(corpusOf("text", LINES.values()), options(cache)));
+    const once = seen(await prepareTokens(corpusOf("text", LINES.values()), smallPreparation(cache)));
     assert.deepEqual([once.documents, once.json], [memory.documents, memory.json]);
   });
 });
@@ -97,14 +84,14 @@ Deno.test("prepared data that was cut or changed is made anew, and that is said"
   await inDirectory(async (dir) => {
     const [input, cache] = [`${dir}/a.txt`, `${dir}/cache`];
     await Deno.writeTextFile(input, LINES.join("\n"));
-    const good = seen(await prepareTokens(await openCorpus({ input }), options(cache)));
+    const good = seen(await prepareTokens(await openCorpus({ input }), smallPreparation(cache)));
     for (const kind of ["tokens", "hashes", "tokenizer"]) {
       const bytes = await Deno.readFile(cached(cache, kind));
       const changed = bytes.slice();
       changed[bytes.length >> 1]! ^= 1;
       for (const bad of [bytes.slice(0, -9), changed, new Uint8Array()]) {
         await Deno.writeFile(cached(cache, kind), bad);
-        const prepared = await prepareTokens(await openCorpus({ input }), options(cache));
+        const prepared = await prepareTokens(await openCorpus({ input }), smallPreparation(cache));
         if (kind !== "hashes" || bad !== changed) {
           assert.match(
             prepared.notices.join(),
@@ -115,7 +102,10 @@ Deno.test("prepared data that was cut or changed is made anew, and that is said"
           assert.throws(() => prepared.hashes.all(), { message: /is damaged: remove it$/ });
           prepared.store.close();
           await Deno.remove(cached(cache, kind));
-          assert.deepEqual(seen(await prepareTokens(await openCorpus({ input }), options(cache))), good);
+          assert.deepEqual(
+            seen(await prepareTokens(await openCorpus({ input }), smallPreparation(cache))),
+            good,
+          );
         } else assert.deepEqual(seen(prepared), good);
       }
     }
@@ -126,7 +116,10 @@ Deno.test("a preparation that was stopped goes on behind the blocks that are who
   await inDirectory(async (dir) => {
     const [input, cache] = [`${dir}/a.txt`, `${dir}/cache`];
     await Deno.writeTextFile(input, LINES.join("\n"));
-    const { tokenizer, ...good } = await prepareTokens(await openCorpus({ input }), options(`${dir}/whole`));
+    const { tokenizer, ...good } = await prepareTokens(
+      await openCorpus({ input }),
+      smallPreparation(`${dir}/whole`),
+    );
     const expected = seen({ tokenizer, ...good });
     const whole = await Deno.readFile(cached(`${dir}/whole`, "tokens"));
     /** Prepares, and counts what is encoded. */
@@ -145,7 +138,7 @@ Deno.test("a preparation that was stopped goes on behind the blocks that are who
         };
       };
       const more = { encoderOf, tokenizer, ...(signal ? { signal } : {}) };
-      const prepared = await prepareTokens(await openCorpus({ input }), options(cache, more));
+      const prepared = await prepareTokens(await openCorpus({ input }), smallPreparation(cache, more));
       return { encoded, prepared };
     };
     const stop = new AbortController();
@@ -176,7 +169,10 @@ Deno.test("a preparation that was stopped goes on behind the blocks that are who
     await Deno.remove(finished);
     await Deno.writeFile(part, left);
     await Deno.writeTextFile(input, [...LINES.slice(0, 500), "new", ...LINES.slice(500)].join("\n"));
-    const fresh = await prepareTokens(await openCorpus({ input }), options(undefined, { tokenizer }));
+    const fresh = await prepareTokens(
+      await openCorpus({ input }),
+      smallPreparation(undefined, { tokenizer }),
+    );
     assert.deepEqual(seen((await prepare()).prepared), seen(fresh));
   });
 });

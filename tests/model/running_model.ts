@@ -1,9 +1,10 @@
 /** A model of any kind as other programs are compared with it: logits, most probable tokens, likelihoods. */
-import type { DecodeRows, Device } from "../../device/device.ts";
+import type { Device } from "../../device/device.ts";
 import { readAnyModel } from "../../model/files/any_model.ts";
 import type { DecodeMemory, Network, Weights } from "../../model/network.ts";
 import { networkOf } from "../../model/networks.ts";
 import { flatTensor } from "../../model/parameters.ts";
+import { decodeRows } from "../device/case_data.ts";
 
 /** Whose logits are asked for in pieces of so many tokens. */
 const ROWS = 64;
@@ -41,7 +42,7 @@ export class RunningModel {
    * @returns [tokens, V]
    */
   async logits(tokens: number[], first = 0): Promise<Float32Array> {
-    const rows = decodeRows(this.#device, tokens, first);
+    const rows = decodeRows(this.#device, tokens, tokens.map((_, i) => first + i), tokens.map(() => 0));
     this.#network.decodeStep(
       this.#device,
       this.#weights,
@@ -91,18 +92,4 @@ export function largest(values: ArrayLike<number>): number {
   let best = 0;
   for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
   return best;
-}
-
-/** Tokens of one sequence as rows to decode. */
-function decodeRows(d: Device, tokens: number[], first: number): DecodeRows {
-  const column = (label: string, values: number[]) => {
-    const tensor = d.tensor(label, values.length, 1, "u32");
-    d.write(tensor, Uint32Array.from(values));
-    return tensor;
-  };
-  return {
-    tokens: column("tokens", tokens),
-    positions: column("positions", tokens.map((_, i) => first + i)),
-    sequences: column("sequences", tokens.map(() => 0)),
-  };
 }

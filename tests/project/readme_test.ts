@@ -48,6 +48,7 @@ async function checkoutWithData(): Promise<string> {
   await Deno.symlink(Deno.execPath(), join(dir, ".bin/deno"));
   const names = (await Deno.readTextFile(join(ROOT, "data/samples/names.txt"))).split("\n").slice(0, 200);
   await Deno.writeTextFile(join(dir, "my.txt"), names.join("\n"));
+  await Deno.writeTextFile(join(dir, "prompts.txt"), "an\nbe\n");
   const chats = names.slice(0, 40).map((name) => [
     { role: "user", content: `Who is ${name}?` },
     { role: "assistant", content: `${name} is a name.` },
