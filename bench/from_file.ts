@@ -37,7 +37,7 @@ if (flags.input === undefined || flags["cache-dir"] === undefined) {
 const { input } = flags;
 const preset = flags.preset === "defaults" ? {} : PRESETS[flags.preset as PresetName];
 const settings = { ...DEFAULTS, ...preset, evalEvery: 0 };
-const { vocabSize, blockSize, seed } = settings;
+const { blockSize, seed } = settings;
 
 /** @param memoryCharacters most text that stays in memory */
 async function open(cacheDir: string | undefined, memoryCharacters?: number) {
