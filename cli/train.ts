@@ -5,6 +5,7 @@ import {
   DEVICE_OPTIONS,
   type EndEvent,
   type EvaluationEvent,
+  MicrogptError,
   type PlanEvent,
   type PreparationProgress,
   PRESETS,
@@ -84,7 +85,7 @@ async function runTrain(values: FlagValues): Promise<number> {
   let told: Told;
   let page: WatchPage | undefined;
   try {
-    page = watch === undefined || values.dryRun ? undefined : await WatchPage.open(plan.output, watch);
+    if (watch !== undefined && !values.dryRun) page = await watchPage(plan.output, watch);
     told = await follow(plan, events, interrupt.signal);
   } finally {
     stopListening(); // from here on, Ctrl-C works as usual
@@ -98,6 +99,16 @@ async function runTrain(values: FlagValues): Promise<number> {
   }
   await finish(plan, told, end, values);
   return end.complete ? 0 : 130;
+}
+
+/** The page of the run. Where it cannot be had, the run goes on without: it is said. */
+async function watchPage(output: string, port: number): Promise<WatchPage | undefined> {
+  try {
+    return await WatchPage.open(output, port);
+  } catch (error) {
+    if (!(error instanceof MicrogptError)) throw error;
+    say(`warning: --watch: ${error.message}; training goes on without its page`);
+  }
 }
 
 /**

@@ -41,14 +41,15 @@ export function cleanupOf(
 
 /**
  * Documents that repeat others word for word.
+ * @param copies how many there are
  * @param leftOut those of them that repeat a held-out one
  */
 export function copyRows(
-  { documents, distinct }: { documents: number; distinct: number },
+  copies: number,
   unit: "documents" | "conversations",
   leftOut = 0,
 ): CleanupRow[] {
-  const kept = documents - distinct - leftOut;
+  const kept = copies - leftOut;
   const rows: CleanupRow[] = [];
   if (kept > 0) rows.push({ count: kept, unit, effect: "kept", reason: "repeat others word for word" });
   if (leftOut > 0) {

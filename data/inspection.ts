@@ -106,7 +106,7 @@ export async function inspectCorpus(
     ...(blockSize === undefined ? {} : { long: longOf(lengths, blockSize) }),
     cleanup: [
       ...cleanupOf(data, unit),
-      ...copyRows({ documents: copies, distinct: 0 }, unit),
+      ...copyRows(copies, unit),
     ],
     examples: examples.shown(tokenizer),
     data,

@@ -2,7 +2,7 @@
 import { IN_PROMPT, LEAST_TEMPERATURE, type Sampling } from "./device.ts";
 
 /** Most runs of neighbouring ids that can be suppressed. */
-const MAX_RUNS = 8;
+export const MAX_RUNS = 8;
 
 /** Where the runs begin in a row of `Draws.settings`. */
 const RUNS_AT = 8;

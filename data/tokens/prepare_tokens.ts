@@ -102,9 +102,14 @@ export async function prepareTokens(corpus: Corpus, options: PreparationOptions)
     return await prepareInFiles(corpus, () => again, options);
   }
   const all: ReadBlocks = async function* () {
-    yield first.value!;
-    yield second.value!;
-    yield* blocks;
+    for (const { value } of [first, second]) {
+      signal?.throwIfAborted();
+      yield value!;
+    }
+    for await (const block of blocks) {
+      signal?.throwIfAborted();
+      yield block;
+    }
   };
   if (options.tokenizer) return await prepareInFiles(corpus, () => all, options);
   using opened = new DisposableStack();

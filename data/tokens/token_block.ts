@@ -3,7 +3,7 @@
 import type { Message } from "../chat.ts";
 import type { Corpus } from "../corpus.ts";
 import { type DocumentEncoder, MARKS, type TokenDocuments } from "../documents.ts";
-import { countOf, type PackedTexts, type Texts } from "../packed_texts.ts";
+import type { PackedTexts, Texts } from "../packed_texts.ts";
 
 /** UTF-16 units of text in a block: enough work for all threads, and little enough memory. */
 export const BLOCK_CHARACTERS = 16 << 20;
@@ -18,11 +18,6 @@ export interface DocumentBlock {
   characters: number;
   /** bytes of input read so far */
   bytesRead: number;
-}
-
-/** How many documents a block has. */
-export function documentsIn(documents: DocumentBlock["documents"]): number {
-  return Array.isArray(documents) ? documents.length : countOf(documents);
 }
 
 /**

@@ -14,7 +14,7 @@ import { specialTokens, withoutLeadingBos } from "./onnx_config.ts";
 import { type OnnxCache, OnnxSession } from "./onnx_session.ts";
 import { buildPrompt, type PromptOptions, sampleText, type SpecialIds } from "../generate/prompt.ts";
 import { mixSeed, uniform } from "../../device/random.ts";
-import { drawToken } from "../../device/sampling.ts";
+import { drawToken, hasPenalties, penalize, saidIn } from "../../device/sampling.ts";
 
 /** How to generate; what is left out is as in `microgpt generate`. */
 export interface OnnxGenerateOptions extends PromptOptions, SamplingOptions {
@@ -88,6 +88,8 @@ export class OnnxModel {
     const prompt = buildPrompt(this.tokenizer, this.isChat, this.config.block_size, options);
     const mixedSeed = mixSeed(seed);
     const text = sampleText(this.tokenizer, prompt);
+    const V = this.config.vocab_size;
+    const said = hasPenalties(drawn as Sampling) ? saidIn(prompt.ids, V, prompt.stopTokens) : undefined;
     let feed = prompt.ids;
     let position = 0;
     let cache: OnnxCache | undefined;
@@ -100,12 +102,14 @@ export class OnnxModel {
       });
       cache = step.cache;
       position += feed.length;
-      const logits = Float64Array.from(step.logits.subarray(-this.config.vocab_size));
+      const logits = Float64Array.from(step.logits.subarray(-V));
       const suppressed = n < prompt.minTokens
         ? [...prompt.suppressed, ...prompt.stopTokens]
         : prompt.suppressed;
       const sampling: Sampling = { ...drawn, suppressed };
+      if (said) penalize(logits, said, sampling);
       const token = drawToken(logits, uniform(mixedSeed, position - 1), sampling);
+      if (said) said[token]!++;
       if (prompt.stopTokens.includes(token)) break;
       const piece = text([token], false);
       if (piece) yield piece;

@@ -2,6 +2,7 @@
 import type { ModelConfig } from "../config.ts";
 import type { TextRules } from "../files/description.ts";
 import { MicrogptError } from "../../device/errors.ts";
+import { MAX_RUNS } from "../../device/sampling.ts";
 import type { DocumentEncoder, TokenDocuments } from "../../data/documents.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import { ChatTemplate } from "./chat_template.ts";
@@ -20,9 +21,6 @@ export interface ForeignRules {
   /** ids that are never drawn */
   suppressed: number[];
 }
-
-/** More runs of neighbouring ids no device suppresses (see `Sampling`). */
-const MAX_RUNS = 8;
 
 /**
  * The rules of a model.

@@ -1,10 +1,11 @@
 /** The model as `/v1/models` describes it. */
 import { contextOf } from "../generate/generation.ts";
-import { SAMPLING } from "../generate/sampling.ts";
+import { samplingOf } from "../generate/sampling.ts";
 import type { Service } from "./service.ts";
 
 /** The one model, as OpenAI describes one; `meta` as llama.cpp's server has it. */
 function describe({ name, created, model, loaded, options }: Service) {
+  const defaults = samplingOf(options);
   return {
     id: name,
     object: "model",
@@ -18,11 +19,15 @@ function describe({ name, created, model, loaded, options }: Service) {
       chat: loaded.chat || loaded.hasTemplate,
       device: loaded.deviceName,
       // it takes system messages; another has them in front of what the user says
-      system: model.foreign?.template !== undefined,
+      system: Boolean(model.foreign?.template?.keepsSystem),
       defaults: {
-        temperature: options.temperature ?? SAMPLING.temperature.default,
-        top_k: options.topK ?? SAMPLING.topK.default,
-        top_p: options.topP ?? SAMPLING.topP.default,
+        temperature: defaults.temperature,
+        top_k: defaults.topK,
+        top_p: defaults.topP,
+        min_p: defaults.minP,
+        repetition_penalty: defaults.repetitionPenalty,
+        frequency_penalty: defaults.frequencyPenalty,
+        presence_penalty: defaults.presencePenalty,
       },
     },
   };

@@ -22,8 +22,16 @@ function plainMessages(messages: ChatRequest["messages"]): Message[] {
   }));
 }
 
-/** Puts system messages in front of what the user says next, for models that know only users and assistants. */
-function withoutSystem(messages: readonly Message[]): Message[] {
+/**
+ * Puts system messages that the model does not take in front of what the user says next, as in training.
+ * @param keeps those that it takes: all, one in front of all others, or none
+ */
+function withTakenSystem(messages: readonly Message[], keeps: boolean | "first"): Message[] {
+  if (keeps === true) return [...messages];
+  const [first] = messages;
+  if (keeps === "first" && first?.role === "system") {
+    return [first, ...withTakenSystem(messages.slice(1), false)];
+  }
   const turns: Message[] = [];
   let before: string[] = [];
   for (const { role, content } of messages) {
@@ -57,7 +65,7 @@ export function fittedConversation(
   truncate: boolean,
 ): FittedPrompt {
   const context = contextOf(model);
-  let turns = model.foreign?.template ? [...messages] : withoutSystem(messages);
+  let turns = withTakenSystem(messages, model.foreign?.template?.keepsSystem ?? false);
   const whole = encoded(model, turns);
   let prompt = whole;
   // a quarter is for the answer, as in `microgpt chat`

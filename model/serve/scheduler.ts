@@ -240,7 +240,12 @@ export class Scheduler {
     if (answer.request.maxTokens === 0) return this.#end(answer, "length");
     const { sampling, stopTokens } = answer.request;
     if (hasPenalties(sampling)) answer.said = saidIn(ids, this.#vocabulary, stopTokens);
-    this.#begin(answer);
+    try {
+      this.#begin(answer);
+    } catch (error) { // it asks for what cannot be drawn: others can
+      this.#drop(answer);
+      return answer.listener.failed(error);
+    }
     answer.state = "drawing";
     this.#drawing.push(answer);
   }

@@ -32,7 +32,7 @@ export interface CheckpointEvent {
   directory: string;
   /** its evaluation is the best so far: it is kept in DIR/checkpoints/best too */
   best: boolean;
-  /** the run has done all its steps */
+  /** the run has come to its end */
   final: boolean;
 }
 
@@ -112,6 +112,8 @@ export class TrainingRun {
   #openLog: MetricsLog | undefined;
   /** how it ended, until that is reported */
   #saveEnded: RunEvent | undefined;
+  /** it ended before its last step, out of patience */
+  #ended = false;
   /** why the last save failed, until one succeeds; and when to try again */
   #failed: { message: string; retryAt: number } | undefined;
 
@@ -150,6 +152,11 @@ export class TrainingRun {
   /** S: the step the run ends with */
   get totalSteps(): number {
     return this.#options.recipe.totalSteps;
+  }
+
+  /** the run has come to its end: nothing more would be trained */
+  get complete(): boolean {
+    return this.#ended || this.trainer.step >= this.totalSteps;
   }
 
   /** the step it started from */
@@ -267,14 +274,17 @@ export class TrainingRun {
       if (complete && (savesAt(event.step) || isBest || event.step === retryStep)) {
         yield* this.#saveMeanwhile(log, savesAt(event.step));
       }
-      const best = event.type === "evaluation" && this.#outOfPatience(event.step);
+      if (event.type !== "evaluation" || recipe.patience === 0) continue;
+      const best = this.#outOfPatience(event.step);
+      // of a run that goes on, the first rank alone remembers the best
+      this.#ended = ranks ? ranks.firstSays(best !== undefined) : best !== undefined;
       if (best) {
         yield notice(
           `${recipe.patience} evaluations in a row were no better than that of step ${best.step} ` +
             `(loss ${best.loss.toFixed(4)}): training ends here`,
         );
-        break;
       }
+      if (this.#ended) break;
     }
     if (data.validationBytes > 0 && evaluated !== this.trainer.step) {
       // after Ctrl-C the checkpoint comes first: an evaluation may take minutes
@@ -357,7 +367,7 @@ export class TrainingRun {
       lr_halved: this.trainer.recovered,
       ...(lossScale === undefined ? {} : { loss_scale: lossScale }),
       ...(goodSteps === undefined ? {} : { good_steps: goodSteps }),
-      final: step >= recipe.totalSteps,
+      final: step >= recipe.totalSteps || this.#ended,
     };
     const description = { config, chat, tokenizerJson, ...(rules ? { rules } : {}) };
     return { ...description, params, optimizer, trainState, metrics: log.snapshot() };

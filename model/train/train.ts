@@ -77,7 +77,7 @@ export interface EndEvent {
   type: "end";
   /** steps done */
   step: number;
-  /** all steps are done; false where the run was told to end before */
+  /** it came to its end; false where it was told to end before */
   complete: boolean;
   /** directory of the last checkpoint */
   output: string;
@@ -164,7 +164,7 @@ async function* runTraining(
         yield drawn;
       }
     }
-    const complete = run.trainer.step >= run.totalSteps;
+    const { complete } = run;
     if (samples && complete && finalSamples > 0) yield await samplesOf(prepared, finalSamples);
     yield {
       type: "end",

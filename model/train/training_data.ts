@@ -199,7 +199,7 @@ export function splitData(
     (checkpoint && earlierSplit(report.sha256, hashes.documents, settings, checkpoint, notices)) ??
       splitDocuments(hashes, settings.valFraction, checkpoint?.trainState.val_threshold);
   if (split.notice) notices.push(split.notice);
-  cleanup.push(...copyRows(hashes, unitOf(mode), split.leftOut.length));
+  cleanup.push(...copyRows(hashes.documents - hashes.distinct, unitOf(mode), split.leftOut.length));
   const training = trainingDocuments(split, hashes.documents);
   if (!kept) return { split, training, validation: split.validation };
   return {

@@ -113,6 +113,21 @@ chromiumTest("the server's page: chat", async (t) => {
     await page.page.keyboard.press("Backspace");
   });
 
+  await t.step("a conversation that is deleted while its answer comes stays away", async () => {
+    await page.press("New chat");
+    page.pace = 300;
+    await page.page.type("#say", "count");
+    await page.page.keyboard.press("Enter");
+    await page.until("document.querySelectorAll('#conversation-list .title').length === 4");
+    await page.page.click("#conversation-list li button:last-child");
+    await page.press("Delete", "#sure-dialog");
+    await page.until(DONE);
+    page.pace = 0;
+    await page.page.reload();
+    await page.until("document.body.dataset.ready !== undefined");
+    assert.deepEqual(await page.texts("#conversation-list .title"), ["count", "count", "hello"]);
+  });
+
   await t.step("the export is what train reads, and comes in again", async () => {
     await page.value(
       `globalThis.files = []; URL.createObjectURL = (blob) => (files.push(blob.text()), "blob:none")`,
@@ -150,6 +165,15 @@ chromiumTest("the server's page: chat", async (t) => {
       await page.picture("chat-dropped");
     },
   );
+
+  await t.step("a fraction between the arrows' steps is sent", async () => {
+    await page.page.click("#show-settings");
+    await page.fill("#setting-temperature", "0.725");
+    await page.press("Regenerate", ".said");
+    await page.until(DONE);
+    assert.deepEqual(await page.texts("#messages"), [""]);
+    await page.press("Close", "#settings");
+  });
 
   await t.step("a setting that cannot be sent is named, and nothing is lost", async () => {
     await page.page.click("#show-settings");

@@ -112,6 +112,22 @@ Deno.test("prepared data that was cut or changed is made anew, and that is said"
   });
 });
 
+Deno.test("a preparation of data that comes but once ends when it is told to", async () => {
+  const stop = new AbortController();
+  let given = 0;
+  const documents = (async function* () {
+    for (const line of LINES) {
+      if (given++ === LINES.length / 2) stop.abort(new Error("stopped"));
+      yield line;
+    }
+  })();
+  await assert.rejects(
+    prepareTokens(corpusOf("text", documents), smallPreparation(undefined, { signal: stop.signal })),
+    { message: "stopped" },
+  );
+  assert(given < LINES.length, `all of ${given} documents were read`);
+});
+
 Deno.test("a preparation that was stopped goes on behind the blocks that are whole", async () => {
   await inDirectory(async (dir) => {
     const [input, cache] = [`${dir}/a.txt`, `${dir}/cache`];

@@ -22,9 +22,7 @@ export type Request =
   /** the `top` highest logits after each of the tokens from number `first` on */
   | { do: "best"; tokens: number[]; first: number; top: number }
   /** natural logarithm of the probability of each token but the first */
-  | { do: "likelihood"; tokens: number[] }
-  /** seconds to take in all but the last of the tokens, and then to generate `count` from it, the text's end among them */
-  | { do: "time"; tokens: number[]; count: number };
+  | { do: "likelihood"; tokens: number[] };
 
 export interface Answers {
   /** what llama.cpp complained about */
@@ -36,7 +34,6 @@ export interface Answers {
   greedy: number[];
   best: [token: number, logit: number][][];
   likelihood: number[];
-  time: { prompt: number; generated: number };
 }
 
 /** The part of node-llama-cpp that is used here. */
@@ -133,20 +130,6 @@ async function likelihood(tokens: number[]): Promise<number[]> {
   });
 }
 
-async function time(tokens: number[], count: number): Promise<Answers["time"]> {
-  let start = performance.now();
-  await sequence!.evaluateWithoutGeneratingNewTokens(tokens.slice(0, -1));
-  const prompt = (performance.now() - start) / 1000;
-  start = performance.now();
-  let generated = 0;
-  // an end of the text does not end the generation
-  for await (const _ of sequence!.evaluate(tokens.slice(-1), { temperature: 0, yieldEogToken: true })) {
-    if (++generated === count) break;
-  }
-  if (generated < count) throw new Error(`only ${generated} of ${count} tokens were generated`);
-  return { prompt, generated: (performance.now() - start) / 1000 };
-}
-
 async function answer(request: Request): Promise<unknown> {
   if (request.do === "open") return await open(request);
   if (request.do === "tokenize") return request.texts.map((text) => [...model!.tokenize(text, false)]);
@@ -161,8 +144,6 @@ async function answer(request: Request): Promise<unknown> {
       return await best(request.tokens, request.first, request.top);
     case "likelihood":
       return await likelihood(request.tokens);
-    case "time":
-      return await time(request.tokens, request.count);
   }
 }
 

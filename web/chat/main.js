@@ -131,6 +131,7 @@ let conversations = [];
 
 /** @param {Conversation} conversation */
 async function keep(conversation) {
+  if (conversation.forgotten) return;
   if (!conversations.includes(conversation)) conversations.unshift(conversation);
   listConversations();
   try {
@@ -168,6 +169,7 @@ async function forget(conversation) {
   at("sure-text").textContent =
     `Delete “${conversation.title}” with its ${conversation.messages.length} messages?`;
   if (!await confirmed(at("sure-dialog"))) return;
+  conversation.forgotten = true;
   if (chat?.conversation === conversation) chat.open(newConversation());
   conversations = conversations.filter((other) => other !== conversation);
   listConversations();

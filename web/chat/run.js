@@ -24,9 +24,10 @@ export class Run {
   /** @type {{step: number, texts: string[]}[]} */ samples = [];
   /** @type {{tokens: number, ms: number}[]} */ #recent = [];
 
-  /** @param {RunInfo} info */
-  constructor(info) {
+  /** @param {RunInfo} info @param {number} number how many were seen before it */
+  constructor(info, number) {
     this.info = info;
+    this.number = number;
   }
 
   /** Forgets its lines: another log follows. */

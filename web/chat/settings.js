@@ -58,8 +58,8 @@ const FIELDS = [
     name: "repetition_penalty",
     label: "Repetition penalty",
     type: "number",
-    min: 0.1,
-    max: 10,
+    min: 0.01,
+    max: 100,
     step: 0.05,
     help: "above 1: what was said, in the prompt too, is less probable",
   },
@@ -115,15 +115,8 @@ const FIELDS = [
   },
 ];
 
-/** What stands for no change. */
-const NEUTRAL = {
-  min_p: 0,
-  repetition_penalty: 1,
-  frequency_penalty: 0,
-  presence_penalty: 0,
-  seed: "any",
-  max_tokens: "auto",
-};
+/** What is left to each request. */
+const OPEN = { seed: "any", max_tokens: "auto" };
 
 /** The form, and what is in it. */
 export class Settings {
@@ -192,7 +185,7 @@ export class Settings {
 
   /** Shows what the server takes for what is left empty. @param {Record<string, number>} defaults */
   showDefaults(defaults) {
-    for (const [name, value] of Object.entries({ ...NEUTRAL, ...defaults })) {
+    for (const [name, value] of Object.entries({ ...OPEN, ...defaults })) {
       const input = this.#inputs.get(name);
       if (input) input.placeholder = String(value);
     }
@@ -218,7 +211,11 @@ export class Settings {
       if (name === "system" || (field.view && field.view !== view)) continue;
       if (type === "switch") fields[name] = input.checked;
       else if (type === "number") {
-        if (!input.checkValidity()) throw this.#wrong(field, input.validationMessage);
+        const { validity } = input;
+        // a step is how far the arrows go; between them lie numbers too, but of what is counted
+        const between = validity.stepMismatch && !Number.isInteger(field.step) && !validity.rangeOverflow &&
+          !validity.rangeUnderflow;
+        if (!validity.valid && !between) throw this.#wrong(field, input.validationMessage);
         if (input.value !== "") fields[name] = Number(input.value);
       } else if (input.value !== "") fields[name] = this.#lines(field, input.value);
     }

@@ -10,8 +10,8 @@
  * }} Message `used`: tokens of the context after it
  * @typedef {{
  *   id: string, title: string, created: number, changed: number, system?: string,
- *   messages: Message[], chosen: Record<string, string>,
- * }} Conversation
+ *   messages: Message[], chosen: Record<string, string>, forgotten?: boolean,
+ * }} Conversation `forgotten`: it was deleted while its answer was still coming
  * @typedef {{role: string, content: string}} Turn
  */
 

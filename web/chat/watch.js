@@ -26,6 +26,7 @@ export async function watchedRuns() {
 export class Watch {
   /** in the order in which they were first seen @type {Map<string, Run>} */
   #runs = new Map();
+  #seen = 0;
   /** @type {Set<string>} */
   #hidden = new Set(JSON.parse(sessionStorage.getItem(HIDDEN) ?? "[]"));
   #charts = {
@@ -65,7 +66,7 @@ export class Watch {
     for (const id of this.#runs.keys()) if (!ids.has(id)) this.#runs.delete(id);
     let changed = false;
     for (const info of runs) {
-      const run = this.#runs.get(info.id) ?? new Run(info);
+      const run = this.#runs.get(info.id) ?? new Run(info, this.#seen++);
       this.#runs.set(info.id, run);
       run.info = info;
       if (!this.#hidden.has(info.id)) changed = await this.#readOn(run) || changed;
@@ -98,7 +99,7 @@ export class Watch {
 
   /** The colour of a run stays the same while others come and go. @param {string} id */
   #colour(id) {
-    return `--run-${[...this.#runs.keys()].indexOf(id) % COLOURS}`;
+    return `--run-${(this.#runs.get(id)?.number ?? 0) % COLOURS}`;
   }
 
   #list() {

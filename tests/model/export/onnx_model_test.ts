@@ -43,19 +43,21 @@ Deno.test("OnnxModel samples the tokens that a device samples with the same seed
   device.write(flat, params);
   const weights = gptNetwork(config).views(device, flat);
   const decoder = new Decoder(device, config, weights, 1, config.block_size);
-  const sampling = { temperature: 1.5, topK: 40, topP: 0.9 };
+  const plain = { temperature: 1.5, topK: 40, topP: 0.9 };
   await withModel(source, async (model) => {
     const texts = new Set<string>();
-    for (const seed of [1, 2, 42]) {
+    const penalties = { repetitionPenalty: 1.5, frequencyPenalty: 0.5, presencePenalty: 0.5 };
+    for (const [seed, more] of [[1, {}], [2, {}], [42, {}], [42, penalties]] as const) {
       const tokens: number[] = [];
       const start = { sequence: 0, token: 0, position: 0, seed };
+      const sampling = { ...plain, ...more };
       const options = { ...sampling, suppressed: [], stopTokens: [0], maxTokens: 12 };
       for await (const events of decoder.decode([start], options)) tokens.push(...events[0]!.tokens);
       const text = await textOf(model.generate({ ...sampling, seed, maxTokens: 12 }));
       assert.equal(text, tokenizer.decode(tokens));
       texts.add(text);
     }
-    assert.equal(texts.size, 3, "seeds differ");
+    assert.equal(texts.size, 4, "seeds differ, and so do penalties");
   });
   decoder.close();
   device.destroy();

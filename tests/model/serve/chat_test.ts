@@ -106,6 +106,26 @@ Deno.test("a bias forbids and forces tokens; penalties keep from saying things a
   assert.ok(turns(await content({ ...forced, frequency_penalty: 2, presence_penalty: 2 })) > kept);
 });
 
+Deno.test("a server's own sampling is what it says, and what requests that say nothing get", async () => {
+  const own = { temperature: 0.5, topK: 3, topP: 0.9, minP: 0.01, repetitionPenalty: 1.1 };
+  await using server = await served({ ...own, frequencyPenalty: 0.2, presencePenalty: 0.1 });
+  const { data: [{ meta }] } = await (await server.ask("/v1/models")).json();
+  assert.deepEqual(meta.defaults, {
+    temperature: 0.5,
+    top_k: 3,
+    top_p: 0.9,
+    min_p: 0.01,
+    repetition_penalty: 1.1,
+    frequency_penalty: 0.2,
+    presence_penalty: 0.1,
+  });
+  const content = async (fields: object) => {
+    const response = await server.ask("/v1/chat/completions", question("count", { seed: 4, ...fields }));
+    return (await response.json()).choices[0].message.content;
+  };
+  assert.equal(await content({}), await content(meta.defaults));
+});
+
 Deno.test("a system message is put in front of what the user says", async () => {
   await using server = await served();
   const messages = [{ role: "system", content: "he" }, {

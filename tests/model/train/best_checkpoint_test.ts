@@ -76,7 +76,10 @@ Deno.test("a run out of patience ends, its best is kept, and a resumed one ends 
         .length,
       1,
     );
-    assert.equal((await readCheckpoint(output)).trainState.step, ends.step);
+    const { trainState } = await readCheckpoint(output);
+    assert.deepEqual([trainState.step, trainState.final], [ends.step, true]);
+    const end = events.at(-1)!;
+    assert(end.type === "end" && end.complete);
     assert.equal((await measured(join(output, "checkpoints/best"), join(dir, "scratch"))).step, step);
     const abort = new AbortController();
     for await (const event of train({ ...OPTIONS, output: other, patience: 2, signal: abort.signal })) {

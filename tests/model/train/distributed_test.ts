@@ -92,6 +92,21 @@ trainingTest("a rank without memory says so, and ends the others", async (launch
   await assert.rejects(Deno.stat(join(output, "weights.safetensors")), Deno.errors.NotFound);
 });
 
+trainingTest(
+  "ranks run out of patience together, though only one remembers the best",
+  async (launcher, dir) => {
+    const output = join(dir, "model");
+    const shared = "--distributed mpi --threads 1 --grad-accum 4 --eval-every 2 --lr 0.5 --warmup-steps 0";
+    const args = ["--input", join(dir, "names.txt"), "--output", output, ...TINY, ...shared.split(" ")];
+    const first = await ended(start(launcher, 2, args));
+    assert.equal(first.code, 0, first.text);
+    const more = "--steps 40 --patience 2 --distributed mpi --threads 1".split(" ");
+    const { code, text } = await ended(start(launcher, 2, ["--resume", output, "--output", output, ...more]));
+    assert.equal(code, 0, text);
+    assert.match(text, /2 evaluations in a row were no better than that of step \d+/);
+  },
+);
+
 trainingTest("processes that would each train alone are refused", async (launcher, dir) => {
   const args = ["--input", join(dir, "names.txt"), "--output", join(dir, "model"), ...TINY];
   const { code, text } = await ended(start(launcher, 2, args));
