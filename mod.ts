@@ -25,6 +25,16 @@ export {
   type TrainEvent,
 } from "./model/train/train.ts";
 export { RUN_OPTIONS, type TrainOptions } from "./model/train/options.ts";
+export {
+  sweep,
+  type SweepEvent,
+  type SweepOptions,
+  type SweepResult,
+  type SweepResultEvent,
+  type SweepRun,
+  type SweepRunEvent,
+  type SweptValues,
+} from "./model/train/sweep.ts";
 export type { CheckpointEvent, NoticeEvent, RunEvent } from "./model/train/run.ts";
 export {
   type CorpusEvaluation,

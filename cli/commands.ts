@@ -3,6 +3,10 @@ import type { Command } from "./command.ts";
 
 export const COMMANDS: Record<string, { summary: string; load: () => Promise<{ command: Command }> }> = {
   train: { summary: "train a model on your text or conversations", load: () => import("./train.ts") },
+  sweep: {
+    summary: "train each combination of some settings, and compare",
+    load: () => import("./sweep.ts"),
+  },
   generate: { summary: "print samples of a model", load: () => import("./generate.ts") },
   chat: { summary: "talk with a model that was trained on conversations", load: () => import("./chat.ts") },
   serve: { summary: "serve a model over HTTP: OpenAI's API", load: () => import("./serve.ts") },

@@ -1,7 +1,7 @@
 /** Batches: which documents a step sees, and how they are packed for the device. */
 
 import type { PackedDocuments } from "../device/device.ts";
-import { mixSeed, shuffled } from "../device/random.ts";
+import { hash32, mixSeed, shuffled, uniform } from "../device/random.ts";
 import type { Pieces } from "./tokens/pieces.ts";
 
 /** Packs pieces of documents end to end into the arrays that the device loads, without allocating for each batch. */
@@ -70,6 +70,14 @@ export function countedTargets({ targets, weights }: PackedDocuments): number {
   return weights ? weights.reduce((sum, weight) => sum + weight, 0) : targets.length;
 }
 
+/** What training hides of its inputs, so that nothing is learned by heart from a few words. */
+export interface InputMask {
+  /** of the inputs, from 0; the first of a piece is never hidden */
+  share: number;
+  /** what stands in their place */
+  token: number;
+}
+
 /**
  * Draws training batches. Epoch e visits all pieces in an order that depends on the seed and e alone, and batch b
  * takes positions b · batchSize … of the endless series of epochs: there is no state but the batch's number, so a
@@ -83,16 +91,21 @@ export class BatchSampler {
   readonly #count: number;
   readonly #seed: number;
   readonly #packer: DocumentPacker;
+  readonly #mask: InputMask | undefined;
   /** The epoch whose order is cached. */
   #epoch = -1;
   #order: (position: number) => number = () => 0;
 
-  /** @param pieces at least one */
-  constructor(pieces: Pieces, batchSize: number, seed: number) {
+  /**
+   * @param pieces at least one
+   * @param mask hides inputs; targets stay
+   */
+  constructor(pieces: Pieces, batchSize: number, seed: number, mask?: InputMask) {
     if (pieces.count === 0) throw new RangeError("no document to draw from");
     this.batchSize = batchSize;
     this.#count = pieces.count;
     this.#seed = mixSeed(seed);
+    this.#mask = mask;
     this.maxTokens = batchSize * pieces.longest;
     this.#packer = new DocumentPacker(pieces, this.maxTokens, batchSize);
   }
@@ -104,7 +117,19 @@ export class BatchSampler {
   batch(number: number): PackedDocuments {
     this.#packer.clear();
     for (let i = 0; i < this.batchSize; i++) this.#packer.add(this.#piece(number * this.batchSize + i));
-    return this.#packer.packed();
+    const packed = this.#packer.packed();
+    if (this.#mask) this.#hide(packed, number, this.#mask);
+    return packed;
+  }
+
+  /** Hides inputs of a batch: which ones depends on the seed, its number and their places. */
+  #hide({ tokens, starts }: PackedDocuments, number: number, { share, token }: InputMask): void {
+    const drawn = hash32(this.#seed ^ hash32(number ^ 0x6d61736b));
+    let document = 0;
+    for (let t = 0; t < tokens.length; t++) {
+      if (t === starts[document]) document++;
+      else if (uniform(drawn, t) < share) tokens[t] = token;
+    }
   }
 
   /** The piece at a position of the endless series of epochs. */

@@ -218,6 +218,14 @@ export const SETTINGS = {
     default: 0,
     help: "steps between checkpoints; 0 = only at the end",
   },
+  maskTokens: {
+    type: "number",
+    min: 0,
+    max: 0.9,
+    default: 0,
+    help: "share of input tokens that training hides, against learning by heart",
+    saved: "mask_tokens",
+  },
   loss: {
     type: "choice",
     choices: ["all", "answers"],

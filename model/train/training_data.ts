@@ -1,5 +1,5 @@
 /** The documents of a run: found, prepared, split, and packed into batches. */
-import { batchesInOrder, BatchSampler } from "../../data/batches.ts";
+import { batchesInOrder, BatchSampler, type InputMask } from "../../data/batches.ts";
 import { bytesOfTokens, targetBytes } from "../../data/bits_per_byte.ts";
 import { type CleanupRow, copyRows } from "../../data/cleanup.ts";
 import { type Corpus, corpusOf, type CorpusOptions, isDataFile, openCorpus } from "../../data/corpus.ts";
@@ -240,6 +240,19 @@ function earlierSplit(
 /** Most tokens of an evaluation's batch, unless one document has more. */
 const EVALUATION_TOKENS = 1024;
 
+/** @throws {MicrogptError} where no token says nothing */
+function maskOf({ maskTokens: share }: Settings, end: number | undefined): InputMask | undefined {
+  if (share === 0) return undefined;
+  if (end !== undefined) return { share, token: end };
+  throw new MicrogptError(
+    "`maskTokens` puts the token that ends a document in their place: the model has none",
+    {
+      hint: "leave it out",
+      usage: true,
+    },
+  );
+}
+
 /**
  * Tokens as the trainer takes them.
  * @param end the token that ends a document
@@ -255,7 +268,7 @@ export function batches(
   const { blockSize, loss } = settings;
   const answersOnly = loss === "answers";
   const pieces = piecesOf(store, training, blockSize, long, answersOnly);
-  const sampler = new BatchSampler(pieces, settings.batchSize, settings.seed);
+  const sampler = new BatchSampler(pieces, settings.batchSize, settings.seed, maskOf(settings, end));
   const held = piecesOf(store, validation, blockSize, long, answersOnly);
   const maxTokens = Math.max(sampler.maxTokens, held.longest);
   // full batches would touch activations that training batches, of mixed lengths, hardly ever reach

@@ -299,6 +299,7 @@ const SIGNED = ["--temperature", "--frequency-penalty", "--presence-penalty"];
 /** What else each command needs, so that only the flag is wrong. */
 const OTHERWISE: Record<string, (dir: string) => string[]> = {
   train: (dir) => ["--input", `${dir}/names.txt`, "--output", `${dir}/trained`, "--dry-run"],
+  sweep: (dir) => ["--input", `${dir}/names.txt`, "--output", `${dir}/swept`, "--lr", "0.1,0.2"],
   generate: (dir) => ["--model-dir", `${dir}/model`],
   chat: (dir) => ["--model-dir", `${dir}/model`],
   serve: (dir) => ["--model-dir", `${dir}/model`],

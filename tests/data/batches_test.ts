@@ -88,6 +88,31 @@ Deno.test("batches: maxTokens bounds every batch", () => {
   for (let b = 0; b < 30; b++) assert(sampler.batch(b).tokens.length <= sampler.maxTokens);
 });
 
+Deno.test("batches: a mask hides a share of the inputs, never a first one, and no target", () => {
+  const documents = numbered(40);
+  const mask = { share: 0.3, token: 7777 };
+  const [plain, hidden, again] = [undefined, mask, mask].map((mask) =>
+    new BatchSampler(pieces(documents, range(40)), 16, 3, mask)
+  );
+  const places = new Set<string>();
+  let [count, inputs] = [0, 0];
+  for (const b of [5, 0, 1, 2, 3, 4]) {
+    const { tokens, targets, starts } = plain!.batch(b);
+    const masked = hidden!.batch(b);
+    assert.deepEqual([masked.targets, masked.starts], [targets, starts]);
+    for (const start of starts.subarray(0, -1)) assert.equal(masked.tokens[start], tokens[start]);
+    const at = Array.from(masked.tokens.keys()).filter((t) => masked.tokens[t] === 7777);
+    for (const t of tokens.keys()) assert(at.includes(t) || masked.tokens[t] === tokens[t]);
+    places.add(String(at));
+    count += at.length;
+    inputs += tokens.length - 16;
+  }
+  assert.equal(places.size, 6);
+  assert(Math.abs(count / inputs - 0.3) < 0.08, `${count} of ${inputs}`);
+  // the batch's number is the only state
+  assert.deepEqual(again!.batch(4), hidden!.batch(4));
+});
+
 Deno.test("batches: nothing to draw from is a mistake of the caller", () => {
   assert.throws(() => new BatchSampler(pieces(numbered(2), new Uint32Array(0)), 4, 1), RangeError);
 });

@@ -23,7 +23,7 @@ function shortened(command: string): string | undefined {
       "--port 0",
     );
   }
-  if (!/\btrain\b/.test(command)) return command;
+  if (!/\b(?:train|sweep)\b/.test(command)) return command;
   return `${command.replace(/ --steps \d+/, "")} --steps 3 --threads 2`;
 }
 

@@ -140,6 +140,7 @@ const RUN: TrainOptions & { documents: string[] } = {
   schedule: "trapezoid",
   weightDecay: 0.1,
   cautiousDecay: true,
+  maskTokens: 0.2,
   warmupSteps: 3,
 };
 
