@@ -24,6 +24,12 @@ export const RUN_OPTIONS = {
     default: 0,
     help: "print three samples every n steps; 0 = never",
   },
+  log: {
+    type: "choice",
+    choices: ["none", "tensorboard"],
+    default: "none",
+    help: "beside metrics.jsonl: event files in DIR/tensorboard",
+  },
   distributed: {
     type: "choice",
     choices: ["none", "mpi"],
@@ -85,6 +91,8 @@ export interface TrainOptions
   keep?: number;
   /** steps between samples, which come as events; 0 = none */
   sampleEvery?: number;
+  /** "tensorboard": its event files in DIR/tensorboard, beside metrics.jsonl */
+  log?: "none" | "tensorboard";
   /** "mpi": share each step among the processes of a launch, all of which call `train` with the same options */
   distributed?: "none" | "mpi";
   /** how gradients travel between processes; bf16 halves the traffic and changes the bits */

@@ -10,10 +10,12 @@ import { generateSamples, wholeSamples } from "../generate/generation.ts";
 import { networkOf } from "../networks.ts";
 import type { Settings } from "../settings.ts";
 import type { MemoryPlan } from "./memory_plan.ts";
+import { EventFile } from "./event_file.ts";
 import type { TrainOptions } from "./options.ts";
 import { type PreparedRun, prepareRun } from "./prepare.ts";
 import { openRanks, type Ranks, type RanksPlan } from "./ranks.ts";
 import type { RunEvent } from "./run.ts";
+import type { EvaluationEvent, StepEvent } from "./trainer.ts";
 
 /** What is going to be trained, on what and where: the first event. */
 export interface PlanEvent {
@@ -151,6 +153,8 @@ async function* runTraining(
   const { run, notices } = prepared;
   const { sampleEvery = 0, finalSamples = 0 } = options;
   const samples = ranks === undefined || ranks.isFirst;
+  const logs = options.log === "tensorboard" && samples;
+  let events: EventFile | undefined;
   try {
     yield planOf(prepared);
     for (const message of notices) yield { type: "notice", message };
@@ -158,6 +162,11 @@ async function* runTraining(
     const samplesAt = (step: number) => sampleEvery > 0 && step % sampleEvery === 0;
     for await (const event of run.events({ pauseAt: samplesAt, ...(signal ? { signal } : {}) })) {
       yield event;
+      if (logs && isMeasured(event)) {
+        events ??= await EventFile.open(run.output);
+        const message = events.append(event);
+        if (message !== undefined) yield { type: "notice", message };
+      }
       if (samples && event.type === "step" && samplesAt(event.step)) {
         const drawn = await samplesOf(prepared, SAMPLES);
         run.noteSamples(drawn.step, drawn.texts);
@@ -175,8 +184,14 @@ async function* runTraining(
       skippedSteps: run.skippedSteps,
     };
   } finally {
+    events?.close();
     run.close();
   }
+}
+
+/** Whether an event has numbers for a log. */
+function isMeasured(event: RunEvent): event is StepEvent | EvaluationEvent {
+  return event.type === "step" || event.type === "evaluation";
 }
 
 function planOf(prepared: PreparedRun): PlanEvent {
