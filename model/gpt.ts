@@ -377,7 +377,7 @@ export function gptNetwork(config: GptConfig): GptNetwork {
     toMeta: () => Object.fromEntries(FIELDS.map((field) => [field, config[field]])),
     toShape: () => ({ arch: "gpt", nEmbd: E, nHead: H, nLayer: L, blockSize: config.block_size }),
     describe: () => `${L} layers, ${H} heads, width ${E}`,
-    initialParameters: (seed, std) => initialParameters(layout, L, addsToResidual, seed, std),
+    initialParameters: (...drawn) => initialParameters(layout, L, addsToResidual, ...drawn),
     views: (d, flat) => weightViews(d, flat, layout, config),
     allocateActivations: (allocator, maxTokens) => allocateActivations(allocator, config, maxTokens),
     forward: (d, ...rest) => forward(d, config, ...rest),

@@ -366,7 +366,7 @@ export function llamaNetwork(config: LlamaConfig): LlamaNetwork {
       const family = config.qk_norm ? "Qwen 3" : config.qkv_bias ? "Qwen 2" : "Llama";
       return `${family}, ${L} layers, ${H} heads${shared} of ${D}, width ${config.n_embd}, MLP ${config.ffn}`;
     },
-    initialParameters: (seed, std) => initialParameters(layout, L, addsToResidual, seed, std),
+    initialParameters: (...drawn) => initialParameters(layout, L, addsToResidual, ...drawn),
     views: (d, flat) => weightViews(d, flat, layout, config),
     allocateActivations: (allocator, maxTokens) => allocateActivations(allocator, config, maxTokens),
     forward: (d, ...rest) => forward(d, config, ...rest),

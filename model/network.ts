@@ -76,9 +76,10 @@ export interface Network<
   /**
    * Draws initial weights.
    * @param std standard deviation; default: the network's own choice
+   * @param zero what adds to the residual stream, and the head, begin at 0
    * @returns the flat array, [layout.length]; zeros between blocks
    */
-  initialParameters(seed: number, std?: number): Float32Array<ArrayBuffer>;
+  initialParameters(seed: number, std?: number, zero?: boolean): Float32Array<ArrayBuffer>;
   /** Views of `flat` [1, layout.length] as what forward and backward take. */
   views(device: Device, flat: Tensor): W;
 

@@ -133,6 +133,7 @@ const INITIAL_STD = 0.02;
  * projections that add to the residual stream (Radford et al. 2019).
  * @param nLayer L
  * @param addsToResidual which parameters those projections are
+ * @param zero they and the head begin at 0, so that each layer begins as none, and every token equally likely (Zhang et al. 2019)
  * @returns [layout.length]
  */
 export function initialParameters(
@@ -141,13 +142,14 @@ export function initialParameters(
   addsToResidual: (name: string) => boolean,
   seed: number,
   std = INITIAL_STD,
+  zero = false,
 ): Float32Array<ArrayBuffer> {
   const flat = new Float32Array(layout.length);
   const mixed = mixSeed(seed);
   for (const { name, role, rows, cols, offset } of layout.entries) {
     const end = offset + rows * cols;
     const scale = addsToResidual(name) ? std / Math.sqrt(2 * nLayer) : std;
-    if (role === "bias") continue;
+    if (role === "bias" || zero && (role === "head" || addsToResidual(name))) continue;
     if (role === "norm") flat.fill(1, offset, end);
     else for (let i = offset; i < end; i++) flat[i] = scale * normal(mixed, i);
   }

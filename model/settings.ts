@@ -172,6 +172,12 @@ export const SETTINGS = {
     help: "muon: weight decay only where it goes the way of the update",
     saved: "cautious_decay",
   },
+  zeroInit: {
+    type: "switch",
+    default: false,
+    help: "a new model's head, and what its layers add, begin at 0",
+    saved: "zero_init",
+  },
   schedule: {
     type: "choice",
     choices: ["linear", "cosine", "trapezoid"],

@@ -2,10 +2,10 @@
  * Compares recipes: the same data, the same seeds, equal steps or equal seconds of training; held-out bits per byte of each.
  *
  *     deno run -A bench/quality/recipes.ts --input data/samples/names.txt --preset names --steps 400 \
- *       --recipe "--lr 0.01" --recipe "--optimizer muon --lr 0.01" --seeds 42,43,44 --results names.jsonl
- *     deno run -A bench/quality/recipes.ts --input chats.jsonl --chat --preset chat-small --seconds 600 --recipe ""
+ *       --seeds 42,43,44 --results names.jsonl -- "" "--lr 0.01" "--optimizer muon --lr 0.01"
+ *     deno run -A bench/quality/recipes.ts --input chats.jsonl --chat --preset chat-small --seconds 600 -- ""
  *
- * A recipe is flags of `microgpt train`; the first is what the others are compared with. `--common` are flags of all. With
+ * A recipe is flags of `microgpt train`; the first is what the others are compared with. `--common=FLAGS` are of all. With
  * `--seconds` a trial tells how fast a recipe's steps are, and the run gets as many as fit: its schedule ends there. Time is
  * that of steps; evaluations are not counted. Runs that `--results` has are not repeated, so that a long comparison can be
  * done in pieces.
@@ -15,14 +15,13 @@ import { parseFlag } from "../../cli/command.ts";
 import { flagsOf } from "../../cli/flags.ts";
 import { type PresetName, SETTINGS, type Settings, train, type TrainOptions } from "../../mod.ts";
 
-const { values: flags } = parseArgs({
+const { values: flags, positionals: recipes } = parseArgs({
+  allowPositionals: true,
   options: {
     input: { type: "string" },
     /** the input is conversations */
     chat: { type: "boolean", default: false },
     preset: { type: "string" },
-    /** flags of `microgpt train` */
-    recipe: { type: "string", multiple: true },
     /** flags that all recipes have */
     common: { type: "string", default: "" },
     seeds: { type: "string", default: "42" },
@@ -34,7 +33,7 @@ const { values: flags } = parseArgs({
     results: { type: "string" },
   },
 });
-if (flags.input === undefined || !flags.recipe) throw new Error("--input and --recipe are needed");
+if (flags.input === undefined || recipes.length === 0) throw new Error("--input and recipes are needed");
 if ((flags.steps === undefined) === (flags.seconds === undefined)) {
   throw new Error("--steps or --seconds is needed, one of them");
 }
@@ -99,8 +98,9 @@ async function run(options: TrainOptions, seconds = Infinity): Promise<Omit<Resu
   return result;
 }
 
-/** As many steps as fit `--seconds`, or `--steps`. */
+/** The recipe's own `--steps`, or those of all, or as many as fit `--seconds`. */
 async function stepsOf(options: TrainOptions): Promise<number> {
+  if (options.steps !== undefined) return options.steps;
   if (flags.steps !== undefined) return Number(flags.steps);
   const trial = await run({ ...options, steps: 1_000_000 }, TRIAL_SECONDS);
   return Math.max(1, Math.floor(Number(flags.seconds) * trial.steps / trial.seconds));
@@ -118,7 +118,7 @@ if (flags.results !== undefined) {
   }
 }
 
-const { input, chat, preset, common, threads, recipe: recipes } = flags;
+const { input, chat, preset, common, threads } = flags;
 const found = new Map<string, Result[]>(recipes.map((recipe) => [recipe, []]));
 for (const seed of flags.seeds.split(",").map(Number)) {
   for (const recipe of recipes) {

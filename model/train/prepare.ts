@@ -276,7 +276,7 @@ async function prepareLocked(
     ? resumedState(checkpoint)
     : base
     ? startedState(await base.readParameters())
-    : freshState(config, settings.seed);
+    : freshState(config, settings);
   const given = checkpoint ?? base;
   const chat = given ? given.chat : corpus.mode === "chat";
   if (ranks) checkSameRun(ranks, options, settings, prepared, initial());
@@ -409,12 +409,12 @@ function recordOf(
   };
 }
 
-function freshState(config: ModelConfig, seed: number): () => TrainingState {
+function freshState(config: ModelConfig, { seed, zeroInit }: Settings): () => TrainingState {
   const network = networkOf(config);
   return () => ({
     step: 0,
     adamStep: 0,
-    params: network.initialParameters(seed),
+    params: network.initialParameters(seed, undefined, zeroInit),
     optimizer: emptyState(network.layout),
   });
 }

@@ -54,6 +54,37 @@ Deno.test("a gpt's parameters: which are hidden matrices, and what its meta.json
   assert.equal(cacheWidth, 16);
 });
 
+Deno.test("what begins at 0 is the head and what layers add; all else is drawn as ever", () => {
+  const shape = {
+    nEmbd: 8,
+    nHead: 2,
+    nLayer: 2,
+    blockSize: 4,
+    nKvHead: 0,
+    headDim: 0,
+    ffn: 8,
+    ropeTheta: 1e4,
+  };
+  for (const arch of ["gpt", "llama"] as const) {
+    for (const tie of arch === "llama" ? [false, true] : [false]) {
+      const kind = networkKind(arch);
+      const network = kind.create(kind.configOf({ arch, ...shape, tie }, 11));
+      const [drawn, zero] = [network.initialParameters(5), network.initialParameters(5, undefined, true)];
+      const zeros: string[] = [];
+      for (const { name, offset, rows, cols } of network.layout.entries) {
+        const [a, b] = [drawn, zero].map((flat) => flat!.slice(offset, offset + rows * cols));
+        if (b!.every((value) => value === 0)) zeros.push(name.replace(/\d/, "N"));
+        else assert.deepEqual(a, b, name);
+      }
+      const added = arch === "gpt"
+        ? ["layerN.attn_wo", "layerN.mlp_fc2", "lm_head"]
+        : ["model.layers.N.mlp.down_proj.weight", "model.layers.N.self_attn.o_proj.weight"];
+      const head = arch === "llama" && !tie ? ["lm_head.weight"] : [];
+      assert.deepEqual([...new Set(zeros)].sort(), [...added, ...head].sort());
+    }
+  }
+});
+
 Deno.test("a model of an unknown architecture is refused, not read as another", async () => {
   await withDirectory(async (dir) => {
     const meta = {
