@@ -29,10 +29,23 @@ export interface LockHolder {
   command: string;
 }
 
-/** Whether some process seems to hold the lock on a directory, for who only wants to look. */
+/**
+ * Whether some process holds the lock on a directory, for who only wants to look. What a killed process left does not count,
+ * unless it was of another machine.
+ */
 export async function isLocked(dir: string): Promise<boolean> {
-  return await ifThere(files.stat(join(dir, LOCK_FILE))) !== undefined;
+  using file = await ifThere(files.open(join(dir, LOCK_FILE), { read: true }));
+  if (!file) return false;
+  // shared, so that those who look do not see each other; closing the file lets go of it
+  const free = await tryLock(file, false);
+  if (!free) return true; // held, or nobody can tell
+  const holder = parseHolder(await readAll(file));
+  return holder !== undefined && isOfAnotherMachine(holder);
 }
+
+/** Whoever only looks whether a file is locked has it for less than that. */
+const LOOK_MS = 20;
+const LOOKS = 5;
 
 /** A process that has just locked the file may not have written its name yet. */
 const NAME_PATIENCE_MS = 500;
@@ -93,7 +106,11 @@ export class RunLock {
     if (!file) return undefined;
     let ours = false;
     try {
-      const locked = await tryLock(file);
+      let locked = await tryLock(file);
+      for (let tries = 1; locked === false && tries < LOOKS; tries++) {
+        await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+        locked = await tryLock(file);
+      }
       if (locked === false) throw heldBy(dir, await holderOf(path));
       if (!isAt(await file.stat(), await ifThere(files.stat(path)))) return undefined;
       const directory = await ifThere(files.stat(dir));
@@ -157,9 +174,9 @@ export class RunLock {
 }
 
 /** @returns true when we have it, false when another process does, undefined where there are no locks */
-async function tryLock(file: FileHandle): Promise<boolean | undefined> {
+async function tryLock(file: FileHandle, exclusive = true): Promise<boolean | undefined> {
   try {
-    return await file.tryLock(true);
+    return await file.tryLock(exclusive);
   } catch (error) {
     if (isSystemError(error)) return undefined;
     throw error;

@@ -4,10 +4,10 @@ import { basename, join, resolve } from "../../platform/paths.ts";
 import { ifThere, isSystemError, openIfThere, readTextIfThere, WORKING_LOG } from "../files/directory.ts";
 import { isLocked } from "../files/lock.ts";
 import { STATE_MAX_BYTES } from "../files/train_state.ts";
-import { ApiError } from "./api_error.ts";
 
-/** Of a log, what one answer tells. */
+/** What one answer tells of a log, and of all logs. */
 const PIECE_BYTES = 512 << 10;
+const ANSWER_BYTES = 2 << 20;
 /** Most runs of a folder. */
 const MOST_RUNS = 100;
 
@@ -21,10 +21,12 @@ export interface RunInfo {
   changed: number;
   /** the step that it ends with, where a checkpoint says so */
   stepsTotal: number | null;
+  /** what its log says since, where that was asked for */
+  piece?: LogPiece;
 }
 
 /** Lines of a run's log. */
-export interface MetricsPiece {
+export interface LogPiece {
   /** they are the first ones: what was told before is of another log */
   reset: boolean;
   /** more is there already */
@@ -39,21 +41,23 @@ export class Runs {
   /** @param places directories of runs, and folders of them */
   constructor(readonly places: readonly string[]) {}
 
-  /** All runs that are there now. */
-  async list(): Promise<RunInfo[]> {
-    const found = await this.#find();
-    return await Promise.all([...found].map(([id, dir]) => describe(id, dir)));
-  }
-
   /**
-   * What a run has logged since.
-   * @param cursor of the piece before; "" begins
-   * @throws {ApiError} 404
+   * All runs that are there now, with what some of them have logged since.
+   * @param since where a run's log was read to, by id: the cursor of the piece before; "" begins
    */
-  async metrics(id: string, cursor: string): Promise<MetricsPiece> {
-    const dir = (await this.#find()).get(id);
-    if (dir === undefined) throw new ApiError(404, "there is no such run", { code: "run_not_found" });
-    return await readPiece(dir, cursor);
+  async list(since: ReadonlyMap<string, string> = new Map()): Promise<RunInfo[]> {
+    const found = await Promise.all(
+      [...await this.#find()].map(async ([id, dir]) => ({ info: await describe(id, dir), dir })),
+    );
+    let left = ANSWER_BYTES;
+    for (const { info, dir } of found) {
+      const cursor = since.get(info.id);
+      if (cursor === undefined) continue;
+      const { bytes, ...piece } = await readPiece(dir, cursor, Math.min(PIECE_BYTES, left));
+      left -= bytes;
+      info.piece = piece;
+    }
+    return found.map(({ info }) => info);
   }
 
   /** The directories of runs by their ids, which are their names where those differ. */
@@ -110,7 +114,8 @@ async function describe(id: string, dir: string): Promise<RunInfo> {
   return {
     id,
     name: id,
-    running: isOpen && await isLocked(dir),
+    // where we may not look there is somebody else's
+    running: isOpen && (await quiet(isLocked(dir)) ?? true),
     changed: await lastChange(dir) ?? 0,
     stepsTotal: await stepsTotal(dir),
   };
@@ -126,23 +131,33 @@ async function stepsTotal(dir: string): Promise<number | null> {
   }
 }
 
-/** Reads on in a run's log. The same file is known by its number; a checkpoint's log is another file than the run's. */
-async function readPiece(dir: string, cursor: string): Promise<MetricsPiece> {
+/**
+ * Reads on in a run's log. The same file is known by its number; a checkpoint's log is another file than the run's.
+ * @param most bytes; none where others have taken them all: there may be more then
+ */
+async function readPiece(dir: string, cursor: string, most: number): Promise<LogPiece & { bytes: number }> {
+  if (most === 0) return { reset: false, more: true, cursor, metrics: [], bytes: 0 };
   using file = await quiet(files.open(join(dir, WORKING_LOG))) ?? await openIfThere(dir, "metrics.jsonl");
-  if (!file) return { reset: true, more: false, cursor: "", metrics: [] };
+  if (!file) return { reset: true, more: false, cursor: "", metrics: [], bytes: 0 };
   const { ino, size, mtime } = await file.stat();
   const number = ino ?? mtime?.getTime() ?? 0;
   const [sameNumber, place] = cursor.split("-").map(Number);
   const goesOn = sameNumber === number && place! <= size;
   const start = goesOn ? place! : 0;
   await file.seek(start, SEEK_START);
-  const bytes = new Uint8Array(Math.min(PIECE_BYTES, size - start));
+  const bytes = new Uint8Array(Math.min(most, size - start));
   let length = 0;
   for (let read; length < bytes.length && (read = await file.read(bytes.subarray(length)));) length += read;
   const end = bytes.subarray(0, length).lastIndexOf(10) + 1; // the rest is half a line
   const metrics = new TextDecoder().decode(bytes.subarray(0, end)).split("\n").flatMap(parsed);
   const next = start + end;
-  return { reset: !goesOn, more: end > 0 && length === PIECE_BYTES, cursor: `${number}-${next}`, metrics };
+  return {
+    reset: !goesOn,
+    more: end > 0 && length === most,
+    cursor: `${number}-${next}`,
+    metrics,
+    bytes: length,
+  };
 }
 
 /** A line's object; none where it is not JSON. */

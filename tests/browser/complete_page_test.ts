@@ -112,13 +112,25 @@ chromiumTest("the server's page: completion", async (t) => {
     await page.page.keyboard.press("Backspace");
     await page.press("Continue");
     await page.until(
-      "!document.getElementById('stop-text').hidden && document.querySelectorAll('.text-token.model').length > 3",
+      "!document.querySelector('.text-token.person') && document.querySelectorAll('.text-token.model').length > 3",
     );
     await page.press("Stop");
     await page.until(DONE);
     page.pace = 0;
     assert.match((await page.texts("#text-note"))[0]!, /^stopped · \d+ tokens/);
     assert.match(await text(), /^a b/);
+  });
+
+  await t.step("stop ends the scoring of what the person wrote, too", async () => {
+    const before = await text();
+    page.hold = true;
+    await page.fill("#begin", "z y x");
+    await page.press("Continue");
+    await page.until("!document.getElementById('stop-text').hidden");
+    await page.press("Stop");
+    await page.until(DONE);
+    page.hold = false;
+    assert.equal(await text(), before);
   });
 
   await t.step("it fits a phone, where a tap shows what was expected", async () => {

@@ -9,12 +9,18 @@ export class ServedPage implements AsyncDisposable {
   readonly problems: string[] = [];
   /** milliseconds between the events of a stream */
   pace = 0;
+  /** posts get no answer until their client leaves */
+  hold = false;
   page!: Page;
   readonly url: string;
   readonly #http: Deno.HttpServer<Deno.NetAddr>;
 
   private constructor(serve: (request: Request) => Promise<Response>) {
-    const answer = async (request: Request) => this.#paced(await serve(request));
+    const answer = async (request: Request) => {
+      if (!this.hold || request.method !== "POST") return this.#paced(await serve(request));
+      await new Promise((resolve) => request.signal.addEventListener("abort", resolve));
+      return new Response();
+    };
     this.#http = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, answer);
     this.url = `http://127.0.0.1:${this.#http.addr.port}/`;
   }

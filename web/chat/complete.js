@@ -83,8 +83,7 @@ export class Completion {
 
   /** Goes on with what the person wrote. */
   async begin() {
-    if (this.#writing) return;
-    try {
+    await this.#work(async (signal) => {
       const { truncate } = this.settings.fields("complete");
       const body = {
         model: this.model.id,
@@ -95,44 +94,57 @@ export class Completion {
         return_token_ids: true,
         truncate,
       };
-      const { choices: [{ logprobs, prompt_token_ids }] } = await (await ask("v1/completions", { body }))
-        .json();
+      const response = await ask("v1/completions", { body, signal });
+      const { choices: [{ logprobs, prompt_token_ids }] } = await response.json();
       this.#remember();
       const { content } = logprobs;
       this.#before = prompt_token_ids.slice(0, prompt_token_ids.length - content.length);
       this.#tokens = content.map((/** @type {any} */ entry) => tokenOf(entry, "person"));
-    } catch (error) {
-      return tell(error);
-    }
-    this.#show();
-    await this.#write();
+      this.#show();
+      await this.#goOn(signal);
+    });
   }
 
   /** Lets the model write at the end. */
-  async #write() {
+  #write() {
+    return this.#work((signal) => this.#goOn(signal));
+  }
+
+  /** Does one thing at a time, which can be stopped. @param {(signal: AbortSignal) => Promise<void>} task */
+  async #work(task) {
     if (this.#writing) return;
     const writing = this.#writing = new AbortController();
+    this.#showState();
     try {
-      const body = {
-        max_tokens: USUAL_TOKENS,
-        ...this.settings.fields("complete"),
-        model: this.model.id,
-        prompt: [...this.#before, ...this.#tokens.map(({ id }) => id)],
-        logprobs: ALTERNATIVES,
-        return_token_ids: true,
-      };
-      this.#showState("");
-      for await (const { choices: [choice], microgpt } of stream("v1/completions", body, writing.signal)) {
-        for (const entry of choice.logprobs?.content ?? []) this.#add(tokenOf(entry, "model"));
-        if (choice.finish_reason) this.#note(choice.finish_reason, microgpt);
-      }
+      await task(writing.signal);
     } catch (error) {
-      if (writing.signal.aborted) this.#note("stopped");
-      else tell(error);
+      if (!writing.signal.aborted) tell(error);
     }
     this.#writing = undefined;
     this.#showState();
     announce(this.text);
+  }
+
+  /** @param {AbortSignal} signal */
+  async #goOn(signal) {
+    const body = {
+      max_tokens: USUAL_TOKENS,
+      ...this.settings.fields("complete"),
+      model: this.model.id,
+      prompt: [...this.#before, ...this.#tokens.map(({ id }) => id)],
+      logprobs: ALTERNATIVES,
+      return_token_ids: true,
+    };
+    this.#showState("");
+    try {
+      for await (const { choices: [choice], microgpt } of stream("v1/completions", body, signal)) {
+        for (const entry of choice.logprobs?.content ?? []) this.#add(tokenOf(entry, "model"));
+        if (choice.finish_reason) this.#note(choice.finish_reason, microgpt);
+      }
+    } catch (error) {
+      if (!signal.aborted) throw error;
+      this.#note("stopped");
+    }
   }
 
   /** @param {string} reason why it ended @param {any} [told] what the server says of it */

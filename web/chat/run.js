@@ -37,6 +37,14 @@ export class Run {
     this.#recent = [];
   }
 
+  /** Takes the next piece of its log. @param {any} piece as the server tells it @returns {boolean} whether it says anything */
+  take({ reset, cursor, metrics }) {
+    if (reset) this.clear();
+    for (const line of metrics) this.add(line);
+    this.cursor = cursor;
+    return metrics.length > 0;
+  }
+
   get #curves() {
     return [this.loss, this.learningRate, this.gradNorm, this.speed];
   }

@@ -17,9 +17,14 @@ function duration(seconds) {
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
-/** All runs that the server shows. @returns {Promise<{watching: boolean, runs: RunInfo[]}>} */
-export async function watchedRuns() {
-  return await (await ask("microgpt/v1/runs")).json();
+/**
+ * All runs that the server shows, and what some have logged since they were last asked about.
+ * @param {Run[]} [known] those of which that is wanted
+ * @returns {Promise<{watching: boolean, runs: (RunInfo & {piece?: any})[]}>}
+ */
+export async function watchedRuns(known = []) {
+  const query = new URLSearchParams(known.flatMap((run) => [["run", run.info.id], ["after", run.cursor]]));
+  return await (await ask(`microgpt/v1/runs?${query}`)).json();
 }
 
 /** Runs, their curves and their samples. */
@@ -61,30 +66,23 @@ export class Watch {
   }
 
   async #look() {
-    const { runs } = await watchedRuns();
-    const ids = new Set(runs.map(({ id }) => id));
-    for (const id of this.#runs.keys()) if (!ids.has(id)) this.#runs.delete(id);
-    let changed = false;
-    for (const info of runs) {
-      const run = this.#runs.get(info.id) ?? new Run(info, this.#seen++);
-      this.#runs.set(info.id, run);
-      run.info = info;
-      if (!this.#hidden.has(info.id)) changed = await this.#readOn(run) || changed;
-    }
-    this.#list();
-    if (changed) this.#draw();
-  }
-
-  /** @param {Run} run @returns {Promise<boolean>} whether there was something new */
-  async #readOn(run) {
-    for (let isNew = false;;) {
-      const query = new URLSearchParams({ run: run.info.id, after: run.cursor });
-      const piece = await (await ask(`microgpt/v1/runs/metrics?${query}`)).json();
-      if (piece.reset) run.clear();
-      for (const line of piece.metrics) run.add(line);
-      run.cursor = piece.cursor;
-      isNew ||= piece.metrics.length > 0;
-      if (!piece.more) return isNew;
+    for (let [isMore, changed] = [true, false]; isMore;) {
+      const shown = [...this.#runs.values()].filter(({ info }) => !this.#hidden.has(info.id));
+      const { runs } = await watchedRuns(shown);
+      const ids = new Set(runs.map(({ id }) => id));
+      for (const id of this.#runs.keys()) if (!ids.has(id)) this.#runs.delete(id);
+      isMore = false;
+      for (const { piece, ...info } of runs) {
+        const run = this.#runs.get(info.id) ?? new Run(info, this.#seen++);
+        const isNew = !this.#runs.has(info.id);
+        this.#runs.set(info.id, run);
+        run.info = info;
+        if (piece) changed = run.take(piece) || changed;
+        // one that was not known is asked about at once
+        isMore ||= piece?.more || (isNew && !this.#hidden.has(info.id));
+      }
+      this.#list();
+      if (changed && !isMore) this.#draw();
     }
   }
 

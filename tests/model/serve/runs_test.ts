@@ -2,12 +2,15 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { handler, type ServeHandler } from "../../../mod.ts";
+import { LOCK_FILE, RunLock } from "../../../model/files/lock.ts";
 import { programArgs, TINY } from "../../cli/program.ts";
 
 const get = (serve: ServeHandler, path: string) => serve(new Request(`http://127.0.0.1${path}`));
 const json = async (serve: ServeHandler, path: string) => await (await get(serve, path)).json();
-const metricsPath = (run: string, after = "") =>
-  `/microgpt/v1/runs/metrics?${new URLSearchParams({ run, after })}`;
+const logPath = (run: string, after = "") => `/microgpt/v1/runs?${new URLSearchParams({ run, after })}`;
+/** What the one run's log says since. */
+const pieceOf = async (serve: ServeHandler, after = "") =>
+  (await json(serve, logPath("run", after))).runs[0].piece;
 
 async function withRun(
   log: string,
@@ -27,14 +30,14 @@ const line = (step: number) => `{"step":${step},"loss":2}\n`;
 
 Deno.test("a log is told piece by piece, whole lines only", async () => {
   await withRun(line(1) + line(2) + '{"step":3,', async (serve, dir) => {
-    const first = await json(serve, metricsPath("run"));
+    const first = await pieceOf(serve);
     assert.deepEqual(first.metrics, [{ step: 1, loss: 2 }, { step: 2, loss: 2 }]);
     assert.deepEqual([first.reset, first.more], [true, false]);
-    const none = await json(serve, metricsPath("run", first.cursor));
+    const none = await pieceOf(serve, first.cursor);
     assert.deepEqual([none.metrics, none.reset, none.cursor], [[], false, first.cursor]);
     const rest = '"loss":1}\nno JSON\n' + line(4);
     await Deno.writeTextFile(join(dir, "metrics.jsonl.part"), rest, { append: true });
-    const next = await json(serve, metricsPath("run", none.cursor));
+    const next = await pieceOf(serve, none.cursor);
     assert.deepEqual(next.metrics, [{ step: 3, loss: 1 }, { step: 4, loss: 2 }]);
   });
 });
@@ -43,16 +46,62 @@ Deno.test("another log in its place begins anew, and a long one comes in pieces"
   const lines = Array.from({ length: 40_000 }, (_, i) => line(i + 1)).join("");
   await withRun(lines, async (serve, dir) => {
     const told: unknown[] = [];
-    let piece = await json(serve, metricsPath("run"));
+    let piece = await pieceOf(serve);
     for (told.push(...piece.metrics); piece.more; told.push(...piece.metrics)) {
-      piece = await json(serve, metricsPath("run", piece.cursor));
+      piece = await pieceOf(serve, piece.cursor);
       assert.equal(piece.reset, false);
     }
     assert.equal(told.length, 40_000);
     await Deno.writeTextFile(join(dir, "metrics.jsonl"), line(1));
     await Deno.remove(join(dir, "metrics.jsonl.part"));
-    const other = await json(serve, metricsPath("run", piece.cursor));
+    const other = await pieceOf(serve, piece.cursor);
     assert.deepEqual([other.reset, other.metrics], [true, [{ step: 1, loss: 2 }]]);
+  });
+});
+
+Deno.test("one request tells of several runs, and of as much as one answer may have", async () => {
+  const lines = Array.from({ length: 40_000 }, (_, i) => line(i + 1)).join("");
+  await withRun(lines, async (serve, dir) => {
+    for (const name of ["a", "b", "c", "d", "e"]) {
+      await Deno.mkdir(join(dir, "..", name));
+      await Deno.writeTextFile(join(dir, "..", name, "metrics.jsonl"), lines);
+    }
+    const told = new Map(["a", "b", "c", "d", "e", "run"].map((id) => [id, { cursor: "", lines: 0 }]));
+    for (let isMore = true; isMore;) {
+      const query = new URLSearchParams(
+        [...told].flatMap(([id, { cursor }]) => [["run", id], ["after", cursor]]),
+      );
+      const response = await get(serve, `/microgpt/v1/runs?${query}`);
+      const text = await response.text();
+      assert.ok(text.length < 3 << 20, `${text.length} characters`);
+      isMore = false;
+      for (const { id, piece } of JSON.parse(text).runs) {
+        const run = told.get(id)!;
+        run.cursor = piece.cursor;
+        run.lines += piece.metrics.length;
+        isMore ||= piece.more;
+      }
+    }
+    for (const { lines } of told.values()) assert.equal(lines, 40_000);
+  });
+});
+
+Deno.test("a run that was killed is no longer running", async () => {
+  await withRun(line(1), async (serve, dir) => {
+    const running = async () => (await json(serve, "/microgpt/v1/runs")).runs[0].running;
+    const lock = await RunLock.take(dir);
+    const text = await Deno.readTextFile(join(dir, LOCK_FILE));
+    // looking disturbs neither who has it nor who wants it
+    assert.deepEqual(await Promise.all(Array.from({ length: 50 }, running)), Array(50).fill(true));
+    lock.release();
+    await Deno.writeTextFile(join(dir, LOCK_FILE), text); // what SIGKILL leaves
+    assert.equal(await running(), false);
+    const looking = Promise.all(Array.from({ length: 200 }, running));
+    (await RunLock.take(dir)).release();
+    await looking;
+    const elsewhere = { ...JSON.parse(text), host: "elsewhere", boot: "another" };
+    await Deno.writeTextFile(join(dir, LOCK_FILE), JSON.stringify(elsewhere));
+    assert.equal(await running(), true);
   });
 });
 
@@ -65,7 +114,8 @@ Deno.test("runs are found in a folder or named, nothing else is read, and there 
     assert.ok(Math.abs(changed - Date.now()) < 60_000);
     assert.deepEqual(run, { id: "run", name: "run", running: false, stepsTotal: 7 });
     for (const id of ["", "..", "run/..", dir, "run (2)"]) {
-      assert.equal((await get(serve, metricsPath(id))).status, 404, id);
+      const { runs } = await json(serve, logPath(id));
+      assert.deepEqual(runs.map(({ piece }: { piece?: unknown }) => piece), [undefined], id);
     }
     const twice = await handler(undefined, { watch: [dir, join(dir, "..")] });
     const ids = (await json(twice, "/microgpt/v1/runs")).runs.map(({ id }: { id: string }) => id);
@@ -104,7 +154,7 @@ Deno.test("train --watch shows its run while it trains, with samples that nobody
   assert.deepEqual([run.id, run.running], ["out", true]);
   let cursor = "";
   const sampled = await until(async () => {
-    const piece = await ask(metricsPath("out", cursor));
+    const { runs: [{ piece }] } = await ask(logPath("out", cursor));
     cursor = piece.cursor;
     return piece.metrics.find(({ samples }: { samples?: string[] }) => samples);
   });
