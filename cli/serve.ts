@@ -14,6 +14,7 @@ import {
 import type { Command, FlagValues } from "./command.ts";
 import { flagsOf, given } from "./flags.ts";
 import { onInterrupt } from "./interrupt.ts";
+import { Listener } from "./listener.ts";
 import { jsonLine, say, sayNotice, sayWarnings } from "./terminal.ts";
 
 export const command: Command = {
@@ -52,7 +53,7 @@ async function runServe(values: FlagValues): Promise<number> {
     modelName,
     ...(log === "none" ? {} : { log: log === "json" ? logJson : logText }),
   });
-  const server = listen((request) => serve(request), options, tls);
+  const server = new Listener((request) => serve(request), options, tls);
   try {
     using model = await loading;
     await serve.ready;
@@ -116,27 +117,6 @@ async function certificate(
   return { cert: await read(tlsCert), key: await read(tlsKey) };
 }
 
-/** @throws {MicrogptError} when the address is in use or not ours */
-export function listen(
-  serve: (request: Request) => Promise<Response>,
-  { host = SERVE_OPTIONS.host.default, port = SERVE_OPTIONS.port.default }: Partial<ServeOptions>,
-  tls?: { cert: string; key: string },
-): Deno.HttpServer {
-  const onListen = ({ hostname, port }: Deno.NetAddr) => {
-    const name = hostname.includes(":") ? `[${hostname}]` : hostname;
-    say(`listening on ${tls ? "https" : "http"}://${name}:${port}`);
-  };
-  try {
-    return Deno.serve({ hostname: host, port, onListen, ...tls }, serve);
-  } catch (cause) {
-    const reason = cause instanceof Deno.errors.AddrInUse ? "it is in use" : (cause as Error).message;
-    throw new MicrogptError(`cannot listen on ${host} port ${port}: ${reason}`, {
-      hint: "choose another with `port`",
-      cause,
-    });
-  }
-}
-
 /** Until Ctrl-C, SIGTERM or the end of the terminal. */
 function untilAsked(): Promise<void> {
   return new Promise((resolve) => {
@@ -148,7 +128,7 @@ function untilAsked(): Promise<void> {
 }
 
 /** Lets answers end for `grace` seconds; then they are cut off. */
-async function end(server: Deno.HttpServer, serve: ServeHandler, grace: number): Promise<void> {
+async function end(server: Listener, serve: ServeHandler, grace: number): Promise<void> {
   say("stopping: answers under way may end");
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<void>((resolve) => timer = setTimeout(resolve, 1000 * grace));

@@ -1,7 +1,7 @@
 /** The page of `train --watch`: the server, with this run and no model. */
 import { DEFAULTS, handler, MicrogptError, type PresetName, PRESETS, type ServeHandler } from "../mod.ts";
 import type { FlagValues } from "./command.ts";
-import { listen } from "./serve.ts";
+import { Listener } from "./listener.ts";
 
 /** Where the page is when no port is named. */
 export const WATCH_PORT = 8080;
@@ -33,14 +33,14 @@ const LAST_LOOK_MS = 2000;
 /** A page on this machine that shows a run. */
 export class WatchPage {
   #asked = -Infinity;
-  readonly server: Deno.HttpServer;
+  readonly server: Listener;
 
   private constructor(readonly serve: ServeHandler, port: number) {
     const answer = (request: Request) => {
       this.#asked = performance.now();
       return serve(request);
     };
-    this.server = listen(answer, { port });
+    this.server = new Listener(answer, { port });
   }
 
   /**

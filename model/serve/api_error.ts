@@ -1,6 +1,6 @@
 /** Errors as OpenAI's API reports them, which its clients turn into their own kinds by status and code. */
 import { MicrogptError } from "../../device/errors.ts";
-import { QueueFull, ShuttingDown, TookTooLong } from "./scheduler.ts";
+import { QueueFull, ReaderStalled, ShuttingDown, TookTooLong } from "./scheduler.ts";
 
 /** Statuses that this server answers with. */
 export type ErrorStatus = 400 | 401 | 403 | 404 | 405 | 408 | 413 | 415 | 429 | 500 | 503 | 504;
@@ -52,6 +52,7 @@ export function apiErrorOf(error: unknown): ApiError {
   }
   if (error instanceof ShuttingDown) return new ApiError(503, error.message, { code: "shutting_down" });
   if (error instanceof TookTooLong) return new ApiError(504, error.message, { code: "timeout" });
+  if (error instanceof ReaderStalled) return new ApiError(408, error.message, { code: "timeout" });
   return new ApiError(500, "the server failed; its log says more");
 }
 

@@ -51,7 +51,6 @@ const OPEN_PATHS = [...PAGE_PATHS, "/health"];
 
 /** Training runs, for the page. */
 const RUNS = "/microgpt/v1/runs";
-const RUN_METRICS = "/microgpt/v1/runs/metrics";
 
 /** Makes the application. */
 export function createApp(options: AppOptions): Hono<Env> {
@@ -83,10 +82,10 @@ export function createApp(options: AppOptions): Hono<Env> {
   app.get("/metrics", (c) => c.text(metrics.text(), 200, { "content-type": "text/plain; version=0.0.4" }));
   app.get("/v1/models", (c) => c.json(hasModel ? modelList(ready()) : { object: "list", data: [] }));
   app.get("/v1/models/:id{.+}", (c) => c.json(modelObject(ready(), c.req.param("id"))));
-  app.get(RUNS, async (c) => c.json({ watching: runs !== undefined, runs: await runs?.list() ?? [] }));
-  app.get(RUN_METRICS, async (c) => {
-    if (!runs) throw new ApiError(404, "this server shows no training runs");
-    return c.json(await runs.metrics(c.req.query("run") ?? "", c.req.query("after") ?? ""));
+  app.get(RUNS, async (c) => {
+    const after = c.req.queries("after") ?? [];
+    const since = new Map((c.req.queries("run") ?? []).map((id, i) => [id, after[i] ?? ""]));
+    return c.json({ watching: runs !== undefined, runs: await runs?.list(since) ?? [] });
   });
   for (const [path, [endpoint, answer]] of Object.entries(ANSWERING)) {
     app.post(path, async (c) => {
@@ -99,26 +98,23 @@ export function createApp(options: AppOptions): Hono<Env> {
     throw new ApiError(404, "this server has no embeddings: its models make text", { code: "not_supported" });
   });
   const methods = { ...Object.fromEntries(Object.keys(ANSWERING).map((path) => [path, "POST"])) };
-  for (const path of [...OPEN_PATHS, "/metrics", "/v1/models", RUNS, RUN_METRICS]) methods[path] = "GET";
+  for (const path of [...OPEN_PATHS, "/metrics", "/v1/models", RUNS]) methods[path] = "GET";
   for (const [path, method] of Object.entries(methods)) {
     app.all(path, () => {
       throw new ApiError(405, `this takes ${method}`, { code: "method_not_allowed" });
     });
   }
-  app.notFound((c) => refusal(c, options, new ApiError(404, "there is nothing here", { code: "not_found" })));
-  app.onError((error, c) => refusal(c, options, error));
+  app.notFound((c) => refusal(c, new ApiError(404, "there is nothing here", { code: "not_found" })));
+  app.onError((error, c) => refusal(c, error));
   return app;
 }
 
 /** Tells a client of an error. */
-function refusal(c: Context<Env>, { metrics }: AppOptions, error: unknown): Response {
+function refusal(c: Context<Env>, error: unknown): Response {
   const told = apiErrorOf(error);
   const { call } = c.env;
-  // failed answers are counted where they fail
-  if (!call?.answers) metrics.add("microgpt_request_errors_total", 1, String(told.status));
   if (told.status === 500 && call) call.error = error instanceof Error ? error.message : String(error);
-  const sibling = c.req.path.startsWith("/microgpt/");
-  const response = sibling
+  const response = c.req.path.startsWith("/microgpt/")
     ? Response.json({ error: told.message }, { status: told.status })
     : told.response();
   if (told.retryAfter !== undefined) response.headers.set("retry-after", String(told.retryAfter));
@@ -145,8 +141,15 @@ export async function answer(app: Hono<Env>, request: Request, options: AppOptio
   const came = performance.now();
   const time = new Date().toISOString();
   const holder: Env["Bindings"] = {};
-  const made = await app.fetch(request, holder);
+  // a `Host` that is no host makes an address that is none
+  const made = URL.canParse(request.url)
+    ? await app.fetch(request, holder)
+    : new ApiError(400, "the request's address cannot be parsed").response();
   const response = new Response(made.body, made);
+  // failed answers are counted where they fail
+  if (response.status >= 400 && !holder.call?.answers) {
+    options.metrics.add("microgpt_request_errors_total", 1, String(response.status));
+  }
   secure(response.headers);
   const origin = allowedOrigin(request, options);
   if (origin !== undefined) {
@@ -155,8 +158,8 @@ export async function answer(app: Hono<Env>, request: Request, options: AppOptio
   }
   const { log } = options;
   if (log) {
-    const { pathname } = new URL(request.url);
-    const entry = { time, method: request.method, path: pathname, status: response.status };
+    const path = URL.canParse(request.url) ? new URL(request.url).pathname : "";
+    const entry = { time, method: request.method, path, status: response.status };
     const finish = () => log({ ...entry, ms: Math.round(performance.now() - came), ...outcome(holder.call) });
     const answers = holder.call?.answers;
     if (answers) answers.finished.then(finish, finish);

@@ -63,6 +63,13 @@ export class EventStream {
     this.#controller.close();
   }
 
+  /** Breaks the connection off: nobody reads what could be said. */
+  abort(reason: unknown): void {
+    if (this.#over) return;
+    this.#end();
+    this.#controller.error(reason);
+  }
+
   #end(): void {
     this.#over = true;
     clearInterval(this.#timer);

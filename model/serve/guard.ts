@@ -30,9 +30,9 @@ export function isLoopback(host: string): boolean {
  */
 export function checkHost(request: Request, { host }: GuardOptions): void {
   if (!isLoopback(host)) return;
-  const given = request.headers.get("host") ?? new URL(request.url).host;
-  const name = given.replace(/:\d*$/, "");
-  if (!isLoopback(name)) {
+  const { hostname, host: own } = new URL(request.url);
+  const given = request.headers.get("host") ?? own;
+  if (!isLoopback(given.replace(/:\d*$/, "")) || !isLoopback(hostname)) {
     throw new ApiError(403, "this server answers to localhost only", { code: "host_not_allowed" });
   }
 }

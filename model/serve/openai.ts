@@ -13,7 +13,7 @@ import {
   MOST_ANSWERS,
   parseRequest,
 } from "./request_fields.ts";
-import type { Ending } from "./scheduler.ts";
+import { type Ending, ReaderStalled } from "./scheduler.ts";
 import type { Call, Service } from "./service.ts";
 import type { CompletionLogprobs } from "./token_text.ts";
 
@@ -253,6 +253,7 @@ function streamed(
     }
     events.done();
   }, (error) => {
+    if (error instanceof ReaderStalled) return events.abort(error);
     events.send(apiErrorOf(error).body());
     events.end();
   });

@@ -31,6 +31,13 @@ export const SERVE_OPTIONS = {
     default: 300,
     help: "seconds that a request may take, its waiting included",
   },
+  readerTimeout: {
+    type: "number",
+    min: 0.001,
+    max: 1e6,
+    default: 10,
+    help: "seconds after which a client that does not read its stream makes room for those who wait",
+  },
   cacheMb: {
     type: "whole",
     min: 1,

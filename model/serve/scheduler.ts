@@ -63,6 +63,9 @@ export class QueueFull extends Error {
 /** A request took longer than it may. */
 export class TookTooLong extends Error {}
 
+/** Whoever asked does not take what it is told, and others wait for its place. */
+export class ReaderStalled extends Error {}
+
 /** The server is about to end. */
 export class ShuttingDown extends Error {}
 
@@ -78,6 +81,8 @@ interface Answer {
   made: number;
   said?: Uint32Array<ArrayBuffer>;
   scores: TokenScore[];
+  /** since when its reader cannot keep up, in `performance.now()` */
+  behindSince?: number | undefined;
 }
 
 /** The event loop is given a moment at least this often. */
@@ -85,6 +90,21 @@ const BREATHE_MS = 4;
 
 /** How often it is looked whether those who cannot keep up can again. */
 const BEHIND_MS = 5;
+
+/** How often it is looked whether something takes too long. */
+const EXPIRE_MS = 20;
+
+/** How many are served. */
+export interface SchedulerLimits {
+  /** answers that are drawn together */
+  parallel: number;
+  /** answers that wait */
+  queue: number;
+  /** megabytes of cache lines, which also bound how many answers are drawn together */
+  cacheMb: number;
+  /** seconds after which a reader that takes nothing makes room for those who wait */
+  readerTimeout: number;
+}
 
 /** What is going on, and what has been. */
 export interface SchedulerCounts {
@@ -114,19 +134,19 @@ export class Scheduler {
   readonly #decoder: Decoder;
   readonly #lines: CacheLines;
   readonly #queueLimit: number;
+  readonly #stalledMs: number;
   readonly #vocabulary: number;
   #waiting: Answer[] = [];
   #feeding: Answer | undefined;
   #drawing: Answer[] = [];
   #wake: (() => void) | undefined;
   #closing = false;
+  /** when it was last looked */
+  #expired = 0;
   readonly #done: Promise<void>;
 
-  /**
-   * @param options.cacheMb bounds the cache lines, and so how many answers are drawn together
-   * @throws {MicrogptError} when the device's memory is short
-   */
-  constructor(model: GenerationModel, options: { parallel: number; queue: number; cacheMb: number }) {
+  /** @throws {MicrogptError} when the device's memory is short */
+  constructor(model: GenerationModel, options: SchedulerLimits) {
     this.contextLength = contextOf(model);
     this.#vocabulary = model.config.vocab_size;
     const lineBytes = this.contextLength * networkOf(model.config).cacheWidth * 4;
@@ -137,6 +157,7 @@ export class Scheduler {
     this.#decoder = new Decoder(model.device, model.config, model.weights, count, this.contextLength);
     this.#lines = new CacheLines(count, (from, length, to) => this.#decoder.copy(from, length, [to]));
     this.#queueLimit = options.queue;
+    this.#stalledMs = 1000 * options.readerTimeout;
     this.#done = this.#run();
   }
 
@@ -189,7 +210,7 @@ export class Scheduler {
           continue;
         }
         if (this.#feeding) await this.#feed(this.#feeding);
-        const rows = this.#drawing.filter(({ listener }) => !listener.behind());
+        const rows = this.#drawing.filter(keepsUp);
         for (let at = 0; at < rows.length; at += STEP_ROWS) await this.#step(rows.slice(at, at + STEP_ROWS));
         if (rows.length === 0 && !this.#feeding) {
           await new Promise((resolve) => setTimeout(resolve, BEHIND_MS));
@@ -206,9 +227,9 @@ export class Scheduler {
 
   /** Gives a line to the answer that waits longest. One prompt is fed at a time, so that the next can find it. */
   #admit(): void {
-    if (this.#feeding || this.#drawing.length >= this.parallel) return;
     const answer = this.#waiting[0];
-    if (!answer) return;
+    if (this.#feeding || !answer) return;
+    if (this.#drawing.length >= this.parallel && !this.#makeRoom()) return;
     const { ids, scorePrompt } = answer.request;
     const taken = this.#lines.take(ids, !scorePrompt);
     if (!taken) return;
@@ -221,6 +242,16 @@ export class Scheduler {
     this.counts.cachedTokens += taken.kept;
     this.#count();
     answer.listener.started(taken.kept);
+  }
+
+  /** Ends the answer whose reader has taken nothing for longest, if that is too long. @returns whether it did */
+  #makeRoom(): boolean {
+    const since = (answer: Answer) => answer.behindSince ?? Infinity;
+    const slowest = this.#drawing.reduce((best, answer) => since(answer) < since(best) ? answer : best);
+    if (!(performance.now() - since(slowest) >= this.#stalledMs)) return false;
+    this.#drop(slowest);
+    slowest.listener.failed(new ReaderStalled("the answer was not read, and others waited"));
+    return true;
   }
 
   /** Feeds a chunk of a prompt; after the last one its answer is drawn from the next step on. */
@@ -323,6 +354,8 @@ export class Scheduler {
   /** Fails what took too long. */
   #expire(): void {
     const now = performance.now();
+    if (now < this.#expired + EXPIRE_MS) return;
+    this.#expired = now;
     for (const answer of this.#all()) {
       if (answer.request.deadline > now) continue;
       this.#drop(answer);
@@ -345,6 +378,14 @@ export class Scheduler {
     this.counts.waiting = this.#waiting.length;
     this.counts.active = this.#drawing.length + (this.#feeding ? 1 : 0);
   }
+}
+
+/** Whether an answer's reader takes what it is told. */
+function keepsUp(answer: Answer): boolean {
+  const isBehind = answer.listener.behind();
+  if (!isBehind) answer.behindSince = undefined;
+  else answer.behindSince ??= performance.now();
+  return !isBehind;
 }
 
 /** Whether an answer's tokens are drawn here. Depends on the request alone, since rounding differs. */

@@ -80,8 +80,9 @@ export async function handler(
       queue = SERVE_OPTIONS.queue.default,
       cacheMb = SERVE_OPTIONS.cacheMb.default,
       requestTimeout = SERVE_OPTIONS.requestTimeout.default,
+      readerTimeout = SERVE_OPTIONS.readerTimeout.default,
     } = options;
-    const limits = { parallel, queue, cacheMb };
+    const limits = { parallel, queue, cacheMb, readerTimeout };
     service = new Service(loaded, modelName, metrics, { ...options, requestTimeout }, limits);
   };
   if (model !== undefined && !(model instanceof Promise)) load(model);

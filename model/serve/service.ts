@@ -6,7 +6,7 @@ import { ApiError, apiErrorOf } from "./api_error.ts";
 import type { LogEntry } from "./log_entry.ts";
 import type { Endpoint, Metrics } from "./metrics.ts";
 import type { FittedPrompt } from "./prompts.ts";
-import { Scheduler } from "./scheduler.ts";
+import { Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { TokenText } from "./token_text.ts";
 import type { HandlerOptions } from "./serve.ts";
 
@@ -52,7 +52,7 @@ export class Service {
     readonly name: string,
     readonly metrics: Metrics,
     readonly options: ServiceOptions,
-    limits: { parallel: number; queue: number; cacheMb: number },
+    limits: SchedulerLimits,
   ) {
     this.model = loaded.generationModel();
     this.tokens = new TokenText(loaded.tokenizer);

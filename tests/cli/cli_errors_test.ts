@@ -282,6 +282,7 @@ const FRACTIONS = [
   "--lr",
   "--muon-lr",
   "--request-timeout",
+  "--reader-timeout",
   "--grace",
   "--grad-clip",
   "--weight-decay",

@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { ended, start } from "../model/train/distributed_run.ts";
 import { LAUNCHERS } from "../native/mpi_launch.ts";
+import { PAGE_PATHS, pageFile } from "../../model/serve/page.ts";
 import { compile } from "../../scripts/compile.ts";
 
 const made = Deno.env.get("MICROGPT_PROGRAM") ?? "";
@@ -62,8 +63,8 @@ async function writeData(directory: string): Promise<void> {
 class Program {
   constructor(readonly folder: string, readonly home: string) {}
 
-  async run(args: string[], { stdin = "", env = {} }: { stdin?: string; env?: Record<string, string> } = {}) {
-    const child = new Deno.Command(`${this.folder}/microgpt${suffix}`, {
+  start(args: string[], env: Record<string, string> = {}): Deno.ChildProcess {
+    return new Deno.Command(`${this.folder}/microgpt${suffix}`, {
       args,
       cwd: this.folder,
       clearEnv: true,
@@ -78,6 +79,10 @@ class Program {
       stdout: "piped",
       stderr: "piped",
     }).spawn();
+  }
+
+  async run(args: string[], { stdin = "", env = {} }: { stdin?: string; env?: Record<string, string> } = {}) {
+    const child = this.start(args, env);
     const writer = child.stdin.getWriter();
     await writer.write(new TextEncoder().encode(stdin)).then(() => writer.close()).catch(() => {});
     const { code, stdout, stderr } = await child.output();
@@ -110,6 +115,36 @@ function systemVariables(): Record<string, string> {
     const value = Deno.env.get(name);
     return value === undefined ? [] : [[name, value]];
   }));
+}
+
+/** Serves a model of chats, and asks for all of the page and for an answer. */
+async function checkServer(program: Program): Promise<void> {
+  const server = program.start(["serve", "--port", "0", "--model-dir", "chatty"]);
+  await server.stdin.close();
+  let said = "";
+  let isReady = () => {};
+  const ready = new Promise<void>((resolve) => isReady = resolve);
+  const listening = (async () => {
+    for await (const text of server.stderr.pipeThrough(new TextDecoderStream())) {
+      said += text;
+      if (/^serving /m.test(said)) isReady();
+    }
+  })();
+  await Promise.race([ready, listening]);
+  const url = /^listening on (\S+)$/m.exec(said)?.[1];
+  assert(url, said);
+  for (const path of PAGE_PATHS) {
+    assert.equal(await (await fetch(url + path)).text(), await pageFile(path).text(), path);
+  }
+  const response = await fetch(`${url}/v1/chat/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ messages: [{ role: "user", content: "what is 1 plus 1" }], max_tokens: 3 }),
+  });
+  assert.match((await response.json()).choices[0].finish_reason, /^(stop|length)$/);
+  server.kill("SIGTERM");
+  const [{ code }] = await Promise.all([server.status, listening, server.stdout.cancel()]);
+  if (Deno.build.os !== "windows") assert.equal(code, 0, said);
 }
 
 const SMALL = ["--vocab-size", "300", "--n-embd", "16", "--n-layer", "1", "--eval-every", "0"];
@@ -165,6 +200,7 @@ async function checkProgram(t: Deno.TestContext, program: Program, data: string)
     });
     assert.notEqual(stdout.trim(), "");
   });
+  await t.step("serve, with its page", () => checkServer(program));
   for (const launcher of LAUNCHERS) {
     await t.step(`two ranks under ${launcher.program}`, async () => {
       const shared = ["--steps", "3", "--distributed", "mpi", "--threads", "1", "--grad-accum", "2"];
