@@ -1,0 +1,130 @@
+/** A server to measure, as a process, and a client that costs little beside it: for bench/serve.ts. */
+
+/** A request for a completion, and what came of it. */
+export interface Ask {
+  prompt: string;
+  maxTokens: number;
+  seed: number;
+}
+
+/** What an answer took, in milliseconds. */
+export interface Answered {
+  firstMs: number;
+  ms: number;
+  tokens: number;
+}
+
+/** Draws from the model's own distribution, whatever the server's usual filters are. */
+const PLAIN = { temperature: 1, top_k: 0, top_p: 1, min_p: 0, repeat_penalty: 1, cache_prompt: false };
+
+/** How a server is started. */
+export interface ServerCommand {
+  name: string;
+  command: string;
+  args: (port: number) => string[];
+  env?: Record<string, string>;
+  /** the server's own fields in place of, or beside, `PLAIN` */
+  fields?: Record<string, unknown>;
+}
+
+/** A port that nobody listens on. */
+export function freePort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return (listener.addr as Deno.NetAddr).port;
+}
+
+/** A server that runs. */
+export class MeasuredServer implements AsyncDisposable {
+  /** milliseconds from its start until `/health` is 200 */
+  readyMs = 0;
+  readonly url: string;
+  readonly #process: Deno.ChildProcess;
+  readonly #client = Deno.createHttpClient({ poolMaxIdlePerHost: 2000 });
+
+  private constructor(readonly command: ServerCommand, port: number) {
+    this.url = `http://127.0.0.1:${port}`;
+    const { command: program, args, env = {} } = command;
+    const log = { stdin: "null", stdout: "null", stderr: "null" } as const;
+    this.#process = new Deno.Command(program, { args: args(port), env, ...log }).spawn();
+  }
+
+  static async start(command: ServerCommand): Promise<MeasuredServer> {
+    const started = performance.now();
+    const server = new MeasuredServer(command, freePort());
+    let ended = false;
+    server.#process.status.then(() => ended = true);
+    while (!await server.#isReady()) {
+      if (ended) throw new Error(`${command.name} ended: ${command.command} ${command.args(0).join(" ")}`);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    server.readyMs = performance.now() - started;
+    return server;
+  }
+
+  async #isReady(): Promise<boolean> {
+    try {
+      const response = await fetch(`${this.url}/health`, { client: this.#client });
+      await response.body?.cancel();
+      return response.ok;
+    } catch (error) {
+      if (error instanceof TypeError) return false; // nobody listens yet
+      throw error;
+    }
+  }
+
+  /** Memory in use, in MB (2²⁰). */
+  get residentMb(): number {
+    const status = Deno.readTextFileSync(`/proc/${this.#process.pid}/status`);
+    return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)![1]) / 1024;
+  }
+
+  /** Seconds of processor time so far. */
+  get processorSeconds(): number {
+    const stat = Deno.readTextFileSync(`/proc/${this.#process.pid}/stat`);
+    const [user, system] = stat.slice(stat.lastIndexOf(")") + 2).split(" ").slice(11, 13).map(Number);
+    return (user! + system!) / 100;
+  }
+
+  #post({ prompt, maxTokens, seed }: Ask, stream: boolean): Promise<Response> {
+    const fields = { prompt, max_tokens: maxTokens, seed, ...PLAIN, ...this.command.fields };
+    const body = JSON.stringify({
+      ...fields,
+      ...(stream ? { stream, stream_options: { include_usage: true } } : {}),
+    });
+    const headers = { "content-type": "application/json" };
+    return fetch(`${this.url}/v1/completions`, { method: "POST", headers, body, client: this.#client });
+  }
+
+  /** Asks for a stream, and only looks at its last piece, so that the client costs little. */
+  async stream(ask: Ask): Promise<Answered> {
+    const started = performance.now();
+    const response = await this.#post(ask, true);
+    if (!response.ok) throw new Error(`${this.command.name}: ${response.status} ${await response.text()}`);
+    let firstMs = 0;
+    let end: Uint8Array[] = [];
+    for await (const piece of response.body!) {
+      // servers begin a stream before there is anything to say; a token's event is longer than a comment
+      if (firstMs === 0 && piece.length > 40) firstMs = performance.now() - started;
+      end = [...end.slice(-4), piece];
+    }
+    const ms = performance.now() - started;
+    const text = end.map((piece) => new TextDecoder().decode(piece)).join("");
+    const tokens = [...text.matchAll(/"completion_tokens":\s*(\d+)/g)].at(-1)?.[1];
+    if (tokens === undefined) throw new Error(`${this.command.name} says no usage: ${text.slice(-300)}`);
+    return { firstMs, ms, tokens: Number(tokens) };
+  }
+
+  /** Asks for a whole answer. @returns its text */
+  async whole(ask: Ask): Promise<string> {
+    const response = await this.#post(ask, false);
+    const body = await response.json();
+    if (!response.ok) throw new Error(`${this.command.name}: ${response.status} ${JSON.stringify(body)}`);
+    return body.choices[0].text;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#client.close();
+    this.#process.kill("SIGKILL");
+    await this.#process.status;
+  }
+}
