@@ -93,7 +93,7 @@ export {
   type RunningMemory,
   type TrainingSummary,
 } from "./model/files/summary.ts";
-export { type DownloadOptions, type DownloadProgress, localModel } from "./model/files/hub/download.ts";
+export { type DownloadOptions, type DownloadProgress, localModel } from "./model/files/hub/local_model.ts";
 export type { ModelKind } from "./model/files/any_model.ts";
 export type { RequiredSetting, TrainState } from "./model/files/train_state.ts";
 export { inspectData, type InspectDataOptions, type InspectedData } from "./model/files/inspect_data.ts";
@@ -129,7 +129,8 @@ export type { PreparationProgress } from "./data/tokens/prepare_tokens.ts";
 export type { FileCount } from "./data/reading/notices.ts";
 export type { Cleanup, SkipReason } from "./data/reading/tally.ts";
 export { type CleanupRow, renderCleanup } from "./data/cleanup.ts";
-export { type ExampleDocument, type Inspection, renderInspection } from "./data/inspection.ts";
+export type { ExampleDocument, Inspection } from "./data/inspection.ts";
+export { renderInspection } from "./data/inspection_lines.ts";
 export { type Message, parseConversation, type Role } from "./data/chat.ts";
 export { type LengthBucket, type LengthStatistics, renderLengths } from "./data/lengths.ts";
 export type { AddedToken } from "./data/added_tokens.ts";

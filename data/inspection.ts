@@ -4,12 +4,12 @@
  */
 
 import type { Message } from "./chat.ts";
-import { cleanupOf, type CleanupRow, copyRows, renderCleanup } from "./cleanup.ts";
+import { cleanupOf, type CleanupRow, copyRows } from "./cleanup.ts";
 import { contentHashes } from "./content_hash.ts";
 import type { Corpus, CorpusReport } from "./corpus.ts";
 import { DistinctCount } from "./distinct.ts";
 import { encodeChat, encodeText, type TokenDocuments } from "./documents.ts";
-import { LengthCounts, type LengthStatistics, renderLengths } from "./lengths.ts";
+import { LengthCounts, type LengthStatistics } from "./lengths.ts";
 import { SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
 
 /** Documents that are shown, and tokens of each. */
@@ -180,46 +180,4 @@ function visible(bytes: Uint8Array): string {
     return Array.from(bytes, (byte) => byte < 0x80 ? String.fromCharCode(byte) : `\\x${byte.toString(16)}`)
       .join("");
   }
-}
-
-/**
- * The inspection as lines of text.
- * @param unit what one document is called, in the plural
- */
-export function renderInspection(inspection: Inspection, unit: string): string[] {
-  const { tokens, vocab_size, data, alphabet, cleanup, copiesExact, documents, long, examples } = inspection;
-  const number = (n: number) => n.toLocaleString("en");
-  const named = alphabet.common.map(({ character }) => escaped(character)).join(" ");
-  const lines = [
-    ...renderLengths(inspection, unit),
-    `${number(tokens)} tokens of a vocabulary of ${vocab_size}`,
-    `${number(data.bytes)} bytes read, ${number(data.characters)} UTF-16 units of text kept`,
-    `alphabet: ${number(alphabet.characters)} characters, most frequent first: ${named}`,
-  ];
-  if (!copiesExact) lines.push("the number of copies is an estimate");
-  if (long && long.documents > 0) {
-    const share = (100 * long.documents / documents).toFixed(1);
-    lines.push(
-      `${
-        number(long.documents)
-      } ${unit} (${share} %) are longer than the block of ${long.blockSize} tokens: ` +
-        `${(100 * long.cutTokens / tokens).toFixed(1)} % of all tokens do not fit, see \`long\``,
-    );
-  }
-  lines.push(...renderCleanup(cleanup));
-  lines.push(`${examples.length === 1 ? "one of them" : `${examples.length} of them`} in tokens:`);
-  for (const { tokens, length } of examples) {
-    const rest = length > tokens.length ? ` … ${number(length - tokens.length)} more` : "";
-    lines.push(`  ${tokens.map(escaped).join("|")}${rest}`);
-  }
-  return lines;
-}
-
-/** Line ends, tabs and controls as JSON writes them, so that an example stays on its line. */
-function escaped(text: string): string {
-  return text.replace(
-    /[\p{Cc}\u2028\u2029]/gu,
-    (c) =>
-      ({ "\n": "\\n", "\t": "\\t", "\r": "\\r" })[c] ?? `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`,
-  );
 }

@@ -1,12 +1,11 @@
 /** Opens devices and tokenizers: the one place that knows the implementations behind the interfaces. */
 import { os } from "../platform/host.ts";
 import { checkVocabSize, type Tokenizer, type WordCounter } from "../data/tokenizer.ts";
-import { parseTokenizerJson, type TokenizerFile } from "../data/tokenizer_json.ts";
+import type { TokenizerFile } from "../data/tokenizer_json.ts";
 import { checkOptions, type Options, type OptionValues } from "../device/options.ts";
 import { MicrogptError } from "../device/errors.ts";
 import type { Device, Dtype, WeightType } from "../device/device.ts";
 import type { Group } from "../device/group.ts";
-import { ReferenceDevice } from "../device/reference_device.ts";
 
 /** More threads than this must be a mistake. */
 const MAX_THREADS = 1024;
@@ -119,11 +118,13 @@ export async function openDevice(
       return await openGpu(computedIn(device, dtype) ?? "bf16", adapter);
     case "webgpu":
       return await openGpu(computedIn(device, dtype) ?? "f32", adapter);
-    case "reference":
+    case "reference": {
       if (dtype && dtype !== "f32") {
         throw new MicrogptError(`\`device\` reference computes in f32, not ${dtype}`, { usage: true });
       }
+      const { ReferenceDevice } = await import("../device/reference_device.ts");
       return new ReferenceDevice("f32");
+    }
   }
 }
 
@@ -268,6 +269,7 @@ export async function trainTokenizer(
  */
 export async function openTokenizer(saved: string | TokenizerFile, threads?: number): Promise<Tokenizer> {
   checkOptions(DEVICE_OPTIONS, { threads });
+  const { parseTokenizerJson } = await import("../data/tokenizer_json.ts");
   const file = typeof saved === "string" ? parseTokenizerJson(saved) : saved;
   if (await ensureNativeLibrary()) {
     const { NativeTokenizer, setTokenizerThreads } = await import("../native/tokenizer.ts");

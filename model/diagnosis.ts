@@ -1,5 +1,4 @@
 /** What this machine can compute with, checked and measured: what `microgpt doctor` prints. */
-import { cacheUsage, defaultCacheDir } from "../data/tokens/cache.ts";
 import { isFileError } from "../platform/files.ts";
 import { type DeviceName, openDevice } from "./devices.ts";
 import type { Device } from "../device/device.ts";
@@ -104,6 +103,7 @@ export async function diagnose({ cacheDir }: { cacheDir?: string } = {}): Promis
 
 async function diagnoseCache(cacheDir: string | undefined): Promise<CacheDiagnosis> {
   const nothing = { corpora: 0, files: 0, bytes: 0 };
+  const { cacheUsage, defaultCacheDir } = await import("../data/tokens/cache.ts");
   const dir = cacheDir ?? defaultCacheDir();
   if (dir === undefined) return nothing;
   try {

@@ -3,6 +3,7 @@
  * the rest goes through the cache, block by block, where a second run finds it.
  */
 
+import { Cleanup } from "../../platform/cleanup.ts";
 import project from "../../deno.json" with { type: "json" };
 import { files, isFileError } from "../../platform/files.ts";
 import { os } from "../../platform/host.ts";
@@ -112,9 +113,10 @@ export async function prepareTokens(corpus: Corpus, options: PreparationOptions)
     }
   };
   if (options.tokenizer) return await prepareInFiles(corpus, () => all, options);
-  using opened = new DisposableStack();
+  using opened = new Cleanup();
   const spooled = (path: string): ReadBlocks => {
-    const spool = opened.use(new Spool(path, all()));
+    const spool = new Spool(path, all());
+    opened.defer(() => spool[Symbol.dispose]());
     return () => spool.blocks();
   };
   return await prepareInFiles(corpus, spooled, options);

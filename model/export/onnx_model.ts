@@ -10,8 +10,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import { checkGenerateOptions } from "../generate/generation.ts";
 import { samplingOf, type SamplingOptions } from "../generate/sampling.ts";
 import { fileError, parseObject } from "../files/directory.ts";
-import { specialTokens, withoutLeadingBos } from "./onnx_config.ts";
-import { type OnnxCache, OnnxSession } from "./onnx_session.ts";
+import type { OnnxCache, OnnxSession } from "./onnx_session.ts";
 import { buildPrompt, type PromptOptions, sampleText, type SpecialIds } from "../generate/prompt.ts";
 import { mixSeed, uniform } from "../../device/random.ts";
 import { drawToken, hasPenalties, penalize, saidIn } from "../../device/sampling.ts";
@@ -58,6 +57,8 @@ export class OnnxModel {
     const text = async (name: string) => decodeUtf8(await readFile(base, name), name);
     const config = readConfig(await text("config.json"));
     const { HfTokenizer } = await import("../../data/hf_tokenizer.ts");
+    const { specialTokens, withoutLeadingBos } = await import("./onnx_config.ts");
+    const { OnnxSession } = await import("./onnx_session.ts");
     const tokenizer = await HfTokenizer.fromJson(withoutLeadingBos(await text("tokenizer.json")));
     if (tokenizer.vocabSize !== config.vocab_size) {
       throw new MicrogptError(

@@ -11,14 +11,7 @@ import type { ParameterLayout } from "../parameters.ts";
 import { readModel, readModelHeader, sendModelWeights } from "./checkpoint.ts";
 import { ownRules, type TextRules } from "./description.ts";
 import { fileError, ifThere, isOnnxExport } from "./directory.ts";
-import { fileSource } from "./gguf/file_source.ts";
-import { llamaOfGguf } from "./gguf/llama_config.ts";
-import { checkGgufTensors, ggufName, readGgufWeights } from "./gguf/llama_tensors.ts";
-import { sendGgufWeights } from "./gguf/send_weights.ts";
-import { tokenizerOfGguf } from "./gguf/llama_tokenizer.ts";
-import { readGguf } from "./gguf/read.ts";
 import { readHfDirectory } from "./hf/directory.ts";
-import { llamaTensors } from "./hf/tensors.ts";
 import { readHfWeights, sendHfWeights } from "./hf/weights.ts";
 import { newParameters } from "./safetensors.ts";
 import type { WeightSource } from "./weight_source.ts";
@@ -87,7 +80,10 @@ export async function readAnyModel(path: string): Promise<AnyModel> {
       hint: "name a directory that `train` wrote, a HuggingFace directory or a .gguf file",
     });
   }
-  if (info.isFile) return await describeGguf(path);
+  if (info.isFile) {
+    const { describeGguf } = await import("./gguf/describe.ts");
+    return await describeGguf(path);
+  }
   if (!info.isDirectory) throw new MicrogptError(`${path} is neither a file nor a directory`);
   if (await look(join(path, "meta.json")) || await look(join(path, ".saved"))) return await describeOwn(path);
   if (await isOnnxExport(path)) {
@@ -154,43 +150,6 @@ async function describeHf(path: string): Promise<AnyModel> {
       return flat;
     },
     readWeights: (layout, sink) => sendHfWeights(weights, layout, sink),
-  };
-}
-
-async function describeGguf(path: string): Promise<AnyModel> {
-  using file = await open(path);
-  const gguf = await readGguf(await fileSource(file, path), path);
-  const config = await llamaOfGguf(gguf);
-  checkGgufTensors(gguf, config);
-  const { tokenizer, chatTemplate, ends, addBos } = tokenizerOfGguf(gguf);
-  // without the metadata, which has all tokens and merges once more
-  const tensors = { path, byName: gguf.byName };
-  return {
-    kind: "gguf",
-    path,
-    name: basename(path).replace(/\.gguf$/i, ""),
-    config,
-    tokenizer,
-    chat: chatTemplate !== undefined,
-    ownWay: false,
-    ...(chatTemplate === undefined ? {} : { chatTemplate }),
-    ends,
-    addBos,
-    fileDtype: [...new Set(gguf.tensors.map(({ type }) => type))].join("+"),
-    weightsBytes: gguf.tensors.reduce((sum, { bytes }) => sum + bytes, 0),
-    types: new Map(
-      [...llamaTensors(config).keys()].map((name) => [name, gguf.byName.get(ggufName(name))!.type]),
-    ),
-    readParameters: async (layout) => {
-      using again = await open(path);
-      const flat = newParameters(layout, path);
-      await readGgufWeights({ ...tensors, source: await fileSource(again, path) }, config, layout, flat);
-      return flat;
-    },
-    readWeights: async (layout, sink) => {
-      using again = await open(path);
-      await sendGgufWeights({ ...tensors, source: await fileSource(again, path) }, config, layout, sink);
-    },
   };
 }
 

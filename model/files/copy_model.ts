@@ -4,7 +4,6 @@ import { os } from "../../platform/host.ts";
 import { basename, dirname, join } from "../../platform/paths.ts";
 import { forEachChunk, writeHashed } from "./digest.ts";
 import { fileError, ifThere, MODEL_FILES } from "./directory.ts";
-import { syncDirectory } from "./publish.ts";
 
 /**
  * Copies the files of an inference model, so that `to` appears whole or not at all.
@@ -13,12 +12,14 @@ import { syncDirectory } from "./publish.ts";
  * @throws {MicrogptError} when something cannot be read or written
  */
 export async function copyModel(from: string, to: string): Promise<void> {
+  const { syncDirectory } = await import("./publish.ts");
   const parent = dirname(to);
   try {
     await files.mkdir(parent, { recursive: true });
     const staging = await files.makeTempDir({ dir: parent, prefix: `.${basename(to)}-` });
     try {
       await copyInto(from, staging);
+      await syncDirectory(staging);
       await files.rename(staging, to);
       await syncDirectory(parent);
     } catch (error) {
@@ -39,5 +40,4 @@ async function copyInto(from: string, staging: string): Promise<void> {
     await writeHashed(join(staging, name), (file) => forEachChunk(source, (chunk) => file.write(chunk)));
   }
   if (os !== "windows") await files.chmod(staging, 0o755);
-  await syncDirectory(staging);
 }

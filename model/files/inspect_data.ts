@@ -1,11 +1,10 @@
 /** What a data file holds, before anything is trained on it: what `microgpt info --input` shows. */
-import { type Corpus, type CorpusBlock, type CorpusOptions, openCorpus } from "../../data/corpus.ts";
-import { inspectCorpus, type Inspection } from "../../data/inspection.ts";
+import type { Corpus, CorpusBlock, CorpusOptions } from "../../data/corpus.ts";
+import type { Inspection } from "../../data/inspection.ts";
 import type { PreparationProgress } from "../../data/tokens/prepare_tokens.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { openTokenizer, trainTokenizer } from "../devices.ts";
-import { readModelHeader } from "./checkpoint.ts";
 import { checkSettings, DEFAULTS } from "../settings.ts";
 
 /** Text that a tokenizer is made of, in UTF-16 units: enough to count with. */
@@ -49,6 +48,9 @@ export async function inspectData(options: InspectDataOptions): Promise<Inspecte
     ...(vocabSize === undefined ? {} : { vocabSize }),
     ...(asked === undefined ? {} : { blockSize: asked }),
   });
+  const { openCorpus } = await import("../../data/corpus.ts");
+  const { inspectCorpus } = await import("../../data/inspection.ts");
+  const { readModelHeader } = await import("./checkpoint.ts");
   const model = modelDir === undefined ? undefined : await readModelHeader(modelDir);
   const opened = await openCorpus({ ...corpusOptions, chat: chat === true || model?.chat === true });
   const notices: string[] = [];

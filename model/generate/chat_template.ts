@@ -8,6 +8,7 @@ import { addedPattern, AddedTokens } from "../../data/added_tokens.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { printable } from "../files/directory.ts";
+import { commonLength } from "./script.ts";
 
 /** A turn; a system message says how to answer. */
 export interface TemplateMessage {
@@ -201,13 +202,6 @@ export class ChatTemplate {
     }
     return { ids, answers };
   }
-}
-
-/** How far two lists are the same from their start. */
-export function commonLength(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  let n = 0;
-  while (n < a.length && n < b.length && a[n] === b[n]) n++;
-  return n;
 }
 
 /** A text with marks around it, inside the white space at its ends, which templates cut off. */

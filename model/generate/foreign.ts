@@ -5,7 +5,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import { MAX_RUNS } from "../../device/sampling.ts";
 import type { DocumentEncoder, TokenDocuments } from "../../data/documents.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
-import { ChatTemplate } from "./chat_template.ts";
+import type { ChatTemplate } from "./chat_template.ts";
 import { checkFits, noChatTokens, type Prompt, type PromptOptions } from "./prompt.ts";
 
 /** What is known of a model of others beside its network. */
@@ -37,11 +37,14 @@ export async function foreignRules(
     ...(ends.bos === undefined ? {} : { bos: ends.bos }),
     eos: ends.eos,
     addBos,
-    ...(chatTemplate === undefined
-      ? {}
-      : { template: await ChatTemplate.read(chatTemplate, tokenizer, ends) }),
+    ...(chatTemplate === undefined ? {} : { template: await readTemplate(chatTemplate, tokenizer, ends) }),
     suppressed: suppressedIds(special, tokenizer.vocabSize, config.vocab_size),
   };
+}
+
+async function readTemplate(...[text, tokenizer, ends]: Parameters<typeof ChatTemplate.read>) {
+  const { ChatTemplate } = await import("./chat_template.ts");
+  return await ChatTemplate.read(text, tokenizer, ends);
 }
 
 /**

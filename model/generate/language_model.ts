@@ -1,13 +1,10 @@
 /** A trained model, loaded and ready to generate or to chat: what `generate` and `chat` do, for programs. */
 import type { Tokenizer } from "../../data/tokenizer.ts";
-import { type InferenceDeviceOptions, openDevice, openTokenizer } from "../devices.ts";
+import { type InferenceDeviceOptions, openDevice } from "../devices.ts";
 import { type ChatOptions, ChatSession } from "./chat.ts";
-import { readModelHeader, sendModelWeights } from "../files/checkpoint.ts";
 import type { ModelConfig } from "../config.ts";
 import type { Device, Tensor } from "../../device/device.ts";
-import { type ForeignRules, foreignRules } from "./foreign.ts";
-import { localModel } from "../files/hub/download.ts";
-import { type AnyModel, modelKind, readAnyModel } from "../files/any_model.ts";
+import type { ForeignRules } from "./foreign.ts";
 import {
   type GenerateOptions,
   generateSamples,
@@ -17,11 +14,10 @@ import {
 } from "./generation.ts";
 import type { ModelDescription } from "../files/description.ts";
 import type { Weights } from "../network.ts";
-import { checkConfig, networkOf } from "../networks.ts";
-import type { WeightSource } from "../files/weight_source.ts";
+import { networkOf } from "../networks.ts";
 import type { ParameterLayout } from "../parameters.ts";
 import { noChatTokens } from "./prompt.ts";
-import { loadWeights, placeWeights } from "./working_weights.ts";
+import { placeWeights } from "./placed_weights.ts";
 
 /**
  * Loads a model.
@@ -47,7 +43,8 @@ export async function loadModel(
   path: string,
   options: InferenceDeviceOptions = {},
 ): Promise<LanguageModel> {
-  const { source, tokenizer, foreign } = await describeForUse(await localModel(path), options.threads);
+  const { describeForUse, loadWeights } = await import("./described_model.ts");
+  const { source, tokenizer, foreign } = await describeForUse(path, options.threads);
   const { layout } = networkOf(source.config);
   const on = async (device: Device) => {
     const weights = await loadWeights(device, layout, source, options.dtype);
@@ -61,27 +58,6 @@ export async function loadModel(
     device.destroy();
     throw error;
   }
-}
-
-/** What is needed of a description. */
-type Described = Pick<ModelDescription, "config" | "chat">;
-
-/** A model of any kind, and where its weights come from. */
-async function describeForUse(path: string, threads: number | undefined) {
-  if (await modelKind(path) === "microgpt") {
-    const header = await readModelHeader(path);
-    const tokenizer = await openTokenizer(header.tokenizerJson, threads);
-    const source: Described & WeightSource = {
-      ...header,
-      readWeights: (_, sink) => sendModelWeights(path, header, sink),
-    };
-    const { config, rules } = header;
-    return { source, tokenizer, foreign: rules && await foreignRules({ ...rules, config }, tokenizer) };
-  }
-  const source: AnyModel = await readAnyModel(path);
-  checkConfig(source.config, { name: (field) => `${path}: ${field}` });
-  const tokenizer = await openTokenizer(source.tokenizer, threads);
-  return { source, tokenizer, foreign: await foreignRules(source, tokenizer) };
 }
 
 /** Times a few tokens, for the device `auto`. */
@@ -120,7 +96,7 @@ export class LanguageModel implements Disposable {
    * @internal
    */
   constructor(
-    description: Described,
+    description: Pick<ModelDescription, "config" | "chat">,
     weights: Tensor | Float32Array,
     tokenizer: Tokenizer,
     device: Device,

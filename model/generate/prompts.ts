@@ -2,10 +2,6 @@
 
 import { MicrogptError } from "../../device/errors.ts";
 import { checkConversation, jsonReason } from "../../data/chat.ts";
-import { LineCutter } from "../../data/reading/cutter.ts";
-import { decodeText, sampleText } from "../../data/reading/decoded_text.ts";
-import { compressionOf, openBytes, PeekedBytes, unpack } from "../../data/reading/input_bytes.ts";
-import { findInputFiles } from "../../data/reading/input_files.ts";
 import type { PromptOptions } from "./prompt.ts";
 
 /** Bytes that are looked at to tell JSONL from text. */
@@ -53,6 +49,7 @@ export async function* readPrompts(
   path: string,
   options: { system?: boolean } = {},
 ): AsyncGenerator<FilePrompt, void, void> {
+  const { LineCutter } = await import("../../data/reading/cutter.ts");
   let some = false;
   for await (const { name, sample, pieces } of openText(path)) {
     const isJson = looksLikeJsonLines(name, sample);
@@ -77,6 +74,9 @@ export async function* readPrompts(
 
 /** Opens one input as text: yields it once, so that it is closed whatever happens. */
 async function* openText(path: string) {
+  const { decodeText, sampleText } = await import("../../data/reading/decoded_text.ts");
+  const { compressionOf, openBytes, PeekedBytes, unpack } = await import("../../data/reading/input_bytes.ts");
+  const { findInputFiles } = await import("../../data/reading/input_files.ts");
   const { files: found } = path === "-" ? { files: [undefined] } : await findInputFiles([path]);
   if (found.length > 1) {
     throw new MicrogptError(`${path} is ${found.length} files`, { hint: "name one", usage: true });

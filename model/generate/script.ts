@@ -1,7 +1,7 @@
 /** How a conversation becomes tokens: as this program's own chat models learned it, or by a model's chat template. */
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import { commonLength, type TemplateMessage } from "./chat_template.ts";
+import type { TemplateMessage } from "./chat_template.ts";
 import type { ForeignRules } from "./foreign.ts";
 
 /** What a message came to. */
@@ -34,6 +34,13 @@ export interface Script {
 /** Of a context, what a conversation may fill before an answer. */
 function longest(context: number): number {
   return context - Math.ceil(context / 4);
+}
+
+/** How far two lists are the same from their start. */
+export function commonLength(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let n = 0;
+  while (n < a.length && n < b.length && a[n] === b[n]) n++;
+  return n;
 }
 
 /** The turns of this program's own models: `<bos> <user> … <end_turn> <assistant> … <end_turn>`. */

@@ -41,18 +41,3 @@ export async function loadWeights(
   await source.readWeights(layout, sink);
   return held.flat;
 }
-
-/** Weights that are in memory, in f32. @param params [layout.length] */
-export function placeWeights(device: Device, layout: ParameterLayout, params: Float32Array): Tensor {
-  if (!device.holdWeights) {
-    const flat = flatTensor(device, "weights", layout, "work");
-    device.write(flat, params);
-    return flat;
-  }
-  const held = device.holdWeights("weights", layout.length, weightMatrices(layout, new Map()));
-  for (const { offset, rows, cols } of layout.entries) {
-    const values = params.slice(offset, offset + rows * cols);
-    held.write(offset, "F32", new Uint8Array(values.buffer));
-  }
-  return held.flat;
-}

@@ -5,7 +5,7 @@ import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import type { ModelConfig } from "../config.ts";
 import { type AnyModel, readAnyModel } from "../files/any_model.ts";
-import { localModel } from "../files/hub/download.ts";
+import { localModel } from "../files/hub/local_model.ts";
 import { type ModelDescription, OWN_TEMPLATE, savedTokenizer } from "../files/description.ts";
 import { checkConfig, networkOf } from "../networks.ts";
 import type { ParameterLayout } from "../parameters.ts";

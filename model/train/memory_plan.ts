@@ -2,7 +2,8 @@ import type { ModelConfig } from "../config.ts";
 import type { Allocator, Batch, Device, Dtype, ElementType, Purpose, Tensor } from "../../device/device.ts";
 import { networkOf } from "../networks.ts";
 import type { OptimizerName } from "../optimizer_state.ts";
-import { allocateTraining, type TrainingData } from "./trainer.ts";
+import type { TrainingData } from "./trainer.ts";
+import { allocateTraining } from "./training_tensors.ts";
 
 /** Bytes that training takes on the device, by purpose. What a device takes for its own work is not included. */
 export interface MemoryPlan {

@@ -1,4 +1,5 @@
 /** Everything up to the first step of a run: output, checkpoint, data, tokenizer, device. */
+import { Cleanup } from "../../platform/cleanup.ts";
 import { cleanupOf, type CleanupRow, longRows } from "../../data/cleanup.ts";
 import { type Corpus, isDataFile } from "../../data/corpus.ts";
 import type { LengthStatistics } from "../../data/lengths.ts";
@@ -270,7 +271,7 @@ async function prepareLocked(
   const prepared = await prepareData(options, settings, checkpoint, base, notices, ranks);
   const { corpus, tokenizer, foreign, config, lengths, usedTokens, cleanup, parts, trainingData } = prepared;
   // whatever is thrown until the run is there frees data and device; who gets the run closes it, and with it both
-  using opened = new DisposableStack();
+  using opened = new Cleanup();
   opened.defer(() => trainingData.close?.());
   const initial = checkpoint
     ? resumedState(checkpoint)
@@ -336,7 +337,7 @@ async function prepareLocked(
     ...(ranks ? { ranks: await planOfRanks(ranks, run, layout.length, recipe.gradAccum, options) } : {}),
     notices,
   };
-  opened.move();
+  opened.cancel();
   return ready;
 }
 

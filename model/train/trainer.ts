@@ -1,37 +1,26 @@
 /** The training loop: queues steps on a device, a few ahead of what it reads back, and tells what happened. */
 import type { ModelConfig } from "../config.ts";
-import {
-  type Allocator,
-  type Batch,
-  type Device,
-  METRIC,
-  type PackedDocuments,
-  type Tensor,
-} from "../../device/device.ts";
+import { type Device, METRIC, type PackedDocuments } from "../../device/device.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { countedTargets } from "../../data/batches.ts";
 import { Breather, nextWindowSteps } from "../../device/pacing.ts";
 import type { Frozen } from "../freeze.ts";
-import type { Activations, Network, Weights } from "../network.ts";
+import type { Network, Weights } from "../network.ts";
 import type { OptimizerState } from "../optimizer_state.ts";
 import { networkOf } from "../networks.ts";
 import type { OptimizerName } from "../optimizer_state.ts";
 import type { Settings } from "../settings.ts";
-import { adam } from "./adam.ts";
-import { muon } from "./muon.ts";
 import {
-  allocateOptimizer,
   bindUpdates,
   type CurrentState,
   currentState,
-  type Optimizer,
-  type OptimizerMemory,
   readUpdateState,
   type UpdateState,
   writeUpdateState,
 } from "./optimizer.ts";
 import { checkWeights, type Ranks } from "./ranks.ts";
 import { sharedBuffers, SharedStep } from "./shared_step.ts";
+import { allocateTraining, OPTIMIZERS, type TrainingTensors } from "./training_tensors.ts";
 
 /** Where batches come from. What a call returns may be overwritten by the next. */
 export interface TrainingData {
@@ -127,9 +116,6 @@ export interface RecoveryEvent {
 /** What happens while steps are done. */
 export type TrainingEvent = StepEvent | EvaluationEvent | RecoveryEvent;
 
-/** The rules by which gradients change weights. */
-const OPTIMIZERS: Record<OptimizerName, Optimizer> = { adam, muon };
-
 /** This many skipped steps in a row are no accident. */
 const MAX_SKIPPED = 10;
 
@@ -158,42 +144,6 @@ export function learningRate(s: number, recipe: Schedule): number {
   return s < start ? lr : lr * (1 - (s - start) / (S - start));
 }
 
-/** All memory that training takes on a device. */
-interface TrainingMemory {
-  /** see SharedStep; none in a run of one process */
-  shared: Tensor[];
-  optimizer: OptimizerMemory;
-  activations: Activations;
-  batch: Batch;
-  /** [ring, 4] a row a step in flight, see METRIC */
-  metrics: Tensor;
-  /** [1, 4] for evaluations */
-  validation: Tensor;
-}
-
-/**
- * Allocates everything, or counts it when `allocator` is a counter.
- * @param optimizer the rule of the updates
- * @param sharedBuffers lengths of the buffers that gradients are added up in, where ranks share steps
- */
-export function allocateTraining(
-  allocator: Allocator & Pick<Device, "dtype" | "stepsInFlight">,
-  network: Network,
-  data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
-  optimizer: OptimizerName,
-  sharedBuffers: readonly number[] = [],
-): TrainingMemory {
-  const shared = sharedBuffers.map((length) => allocator.tensor("gradients", 1, length, "f32", "gradients"));
-  return {
-    shared,
-    optimizer: allocateOptimizer(allocator, OPTIMIZERS[optimizer], network.layout, shared[0]),
-    activations: network.allocateActivations(allocator, data.maxTokens),
-    batch: allocator.createBatch(data.maxTokens, data.maxDocuments),
-    metrics: allocator.tensor("metrics", 2 * allocator.stepsInFlight, 4),
-    validation: allocator.tensor("validation metrics", 1, 4),
-  };
-}
-
 /** Steps that were queued together and are read back together. */
 interface Window {
   steps: { step: number; learningRate: number; tokens: number }[];
@@ -212,7 +162,7 @@ export class Trainer {
   readonly #device: Device;
   readonly #network: Network;
   readonly #data: TrainingData;
-  readonly #memory: TrainingMemory;
+  readonly #memory: TrainingTensors;
   readonly #recipe: Recipe;
   #step = 0;
   /** the step told last */

@@ -23,25 +23,8 @@ import { llamaOfHf } from "../hf/config.ts";
 import { INDEX, ONE_FILE, shardsOf } from "../hf/weights.ts";
 import { Hub, type HubFile, type HubLimits, LIMITS, UnreachableError } from "./connection.ts";
 import { fetchFile, PART } from "./file.ts";
-import { type HubName, isCommit, isGgufName, isHubName, parseHubName } from "./name.ts";
-
-/** How far a download is. */
-export interface DownloadProgress {
-  /** the file that comes */
-  file: string;
-  /** bytes of all files of the model that are here */
-  received: number;
-  /** bytes of all files of the model */
-  total: number;
-}
-
-/** What a caller may want to hear while a model is downloaded. */
-export interface DownloadOptions {
-  /** called as bytes come */
-  progress?: (progress: DownloadProgress) => void;
-  /** called with what a person should know */
-  notice?: (message: string) => void;
-}
+import type { DownloadOptions } from "./local_model.ts";
+import { type HubName, isCommit, isGgufName, parseHubName } from "./name.ts";
 
 /** Beside the weights, what of a HuggingFace directory is read. */
 const TEXTS = [
@@ -54,25 +37,6 @@ const TEXTS = [
 
 /** More than this no text of a model has. */
 const MAX_TEXT_BYTES = 64 << 20;
-
-/**
- * The path of a model: of `hf:OWNER/NAME[@REVISION][:FILE.gguf]` the directory or file in the cache, after what is missing
- * was downloaded; any other path as it is. Asks the hub at HF_ENDPOINT (default: huggingface.co), with HF_TOKEN where it is
- * set. A model that was downloaded before needs no network.
- *
- * @example
- * ```ts
- * import { localModel } from "../../../mod.ts";
- *
- * console.log(await localModel("names-model")); // names-model
- * ```
- *
- * @param options progress and notices
- * @throws {MicrogptError} as {@link downloadModel}
- */
-export async function localModel(path: string, options: DownloadOptions = {}): Promise<string> {
-  return isHubName(path) ? await downloadModel(path, options) : path;
-}
 
 /**
  * The path in the cache of a model of the hub.
