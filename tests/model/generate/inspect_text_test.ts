@@ -34,10 +34,14 @@ for (const arch of ["gpt", "llama"] as const) {
         assert(row.subarray(t + 1).every((weight) => weight === 0));
       }
     }
+    const answered = await inspectText(output, { prompt: "an" }, "na");
+    assert.deepEqual(answered.tokens.slice(answered.start).map(({ text }) => text).join(""), "na");
+    assert(answered.tokens.at(-1)!.expected.every(({ id, text }) => id >= 0 && text.length > 0));
     await assert.rejects(inspectText(output, "x".repeat(10_000)));
     const map = await mapTokens(output, 40);
     assert.equal(map.texts.length, 40);
     assert.equal(map.places.length, 80);
+    assert(map.nearest.every((others, i) => others.length === 5 && !others.includes(i)));
     assert(map.shown > 0 && map.shown <= 1 && map.places.every(Number.isFinite));
     await Deno.remove(output, { recursive: true });
   });
