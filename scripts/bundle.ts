@@ -9,6 +9,7 @@ import { gzipSync } from "node:zlib";
 import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import * as esbuild from "npm:esbuild@0.28.2";
 import ts from "npm:typescript@5.9.3";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -18,6 +19,12 @@ const root = fileURLToPath(new URL("..", import.meta.url));
  * stay imports that a page never reaches.
  */
 const SOURCES = ["mod.ts", "deno.json", "deno.lock", "device", "platform", "data", "gpu", "model"];
+
+/** What the module may be loaded by; what is newer in the language is written in older words. */
+const BROWSERS = ["chrome123", "edge123", "safari26", "firefox141"];
+
+/** Safari does not know the name by which things are freed. */
+const BANNER = 'Symbol.dispose??=Symbol.for("Symbol.dispose");';
 
 /** A kernel without comments, indentation and empty lines: its text is a third of the bundle. */
 export function minifiedWgsl(source: string): string {
@@ -39,8 +46,6 @@ async function copySources(from: string, to: string): Promise<void> {
 async function bundleSources(from: string, output: string): Promise<void> {
   await Deno.writeTextFile(join(from, "microgpt.ts"), 'export * from "./mod.ts";\n');
   const args = [
-    "bundle",
-    "--quiet",
     "--platform",
     "browser",
     "--format",
@@ -48,25 +53,33 @@ async function bundleSources(from: string, output: string): Promise<void> {
     "--minify",
     "--code-splitting",
   ];
-  args.push("--sourcemap", "linked", "--external", "../native/*", "--external", "../../native/*");
+  args.push("--sourcemap", "inline", "--external", "../native/*", "--external", "../../native/*");
   for (const file of ["app", "metrics", "runs", "service"]) args.push("--external", `./${file}.ts`);
   args.push("--outdir", output, "microgpt.ts");
-  const { success, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: from, stderr: "piped" })
-    .output();
-  if (!success) throw new Error(`deno bundle: ${new TextDecoder().decode(stderr)}`);
+  await denoBundle(args, from);
 }
 
-/** Source maps name the files of the project, not of the copy. */
-async function nameSources(output: string, copy: string): Promise<void> {
-  for (const name of await namesOf(output, ".js.map")) {
+/** Writes each file for `BROWSERS`, with its source map beside it, which names the files of the project, not of the copy. */
+async function finish(output: string, copy: string): Promise<void> {
+  for (const name of await namesOf(output, ".js")) {
     const path = join(output, name);
-    const map = JSON.parse(await Deno.readTextFile(path)) as { sources: string[] };
-    map.sources = map.sources.map((source) => {
+    const { code, map } = await esbuild.transform(await Deno.readTextFile(path), {
+      target: BROWSERS,
+      format: "esm",
+      minify: true,
+      banner: BANNER,
+      sourcemap: "external",
+      sourcefile: name,
+    });
+    const { sources, ...rest } = JSON.parse(map) as { sources: string[] };
+    const named = sources.map((source) => {
       const place = relative(copy, join(output, source));
       return place.startsWith("..") ? `npm/${basename(source)}` : `microgpt/${place.replaceAll("\\", "/")}`;
     });
-    await Deno.writeTextFile(path, JSON.stringify(map));
+    await Deno.writeTextFile(`${path}.map`, JSON.stringify({ ...rest, sources: named }));
+    await Deno.writeTextFile(path, `${code}//# sourceMappingURL=${name}.map\n`);
   }
+  await esbuild.stop();
 }
 
 /** Types of the module, as TypeScript sees them: `microgpt.d.ts` and one file for each module in `types/`. */
@@ -106,7 +119,9 @@ async function namesOf(dir: string, end: string): Promise<string[]> {
 export interface BundleSizes {
   /** `microgpt.js` with all that it imports at once */
   eager: number;
-  /** with the kernels and the tokenizer too: what a page loads to train */
+  /** with what a model is read by, the kernels and the tokenizer: what a page loads to generate on a GPU */
+  generating: number;
+  /** with what trains too */
   training: number;
   /** all files */
   all: number;
@@ -135,11 +150,15 @@ async function sizesOf(output: string): Promise<BundleSizes> {
     return sum;
   };
   const names = await namesOf(output, ".js");
-  const lazy = names.filter((name) => /^(device|hf_tokenizer|bpe_trainer|tokenizers)-/.test(name));
-  const eager = await closure(output, ["microgpt.js"]);
+  const loading = async (...parts: string[]) => {
+    const lazy = names.filter((name) => parts.includes(name.replace(/-\w+\.js$/, "")));
+    return await size(await closure(output, ["microgpt.js", ...lazy]));
+  };
+  const device = ["device", "hf_tokenizer", "tokenizer_json", "tokenizers"];
   return {
-    eager: await size(eager),
-    training: await size(await closure(output, lazy, new Set(eager))),
+    eager: await loading(),
+    generating: await loading("described_model", ...device),
+    training: await loading("training", "bpe_trainer", ...device),
     all: await size(names),
   };
 }
@@ -160,7 +179,7 @@ export async function bundle(
     });
     for (const name of SOURCES) await copySources(join(root, name), join(copy, name));
     await bundleSources(copy, output);
-    await nameSources(output, copy);
+    await finish(output, copy);
   } finally {
     await Deno.remove(copy, { recursive: true });
   }
@@ -168,12 +187,39 @@ export async function bundle(
   return await sizesOf(output);
 }
 
+/**
+ * A module for pages as one JavaScript text.
+ * @param module its path
+ * @throws {Error} when `deno bundle` fails
+ */
+export async function bundleModule(module: string): Promise<string> {
+  const dir = await Deno.makeTempDir({ prefix: "microgpt-bundle-" });
+  try {
+    const output = join(dir, "out.js");
+    const args = ["--platform", "browser", "--external", "../native/*", "--output", output, module];
+    await denoBundle(args, root);
+    return await Deno.readTextFile(output);
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
+}
+
+async function denoBundle(args: string[], cwd: string): Promise<void> {
+  const { success, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["bundle", "--quiet", ...args],
+    cwd,
+    stderr: "piped",
+  }).output();
+  if (!success) throw new Error(`deno bundle: ${new TextDecoder().decode(stderr)}`);
+}
+
 if (import.meta.main) {
   const { values } = parseArgs({ options: { output: { type: "string" } } });
-  const { eager, training, all } = await bundle(values.output);
+  const { eager, generating, training, all } = await bundle(values.output);
   const kb = (bytes: number) => `${(bytes / 1000).toFixed(1)} KB`;
   console.log(
     `${values.output ?? "dist/web"}/microgpt.js: ${kb(eager)} gzipped, with what it imports at once`,
   );
-  console.log(`to train on a GPU ${kb(training)}; all files, most of which load when used, ${kb(all)}`);
+  console.log(`to generate on a GPU ${kb(generating)}, to train ${kb(training)}`);
+  console.log(`all files, most of which load when they are used, ${kb(all)}`);
 }
