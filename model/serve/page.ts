@@ -2,19 +2,19 @@
 import api from "../../web/chat/api.js" with { type: "text" };
 import chat from "../../web/chat/chat.js" with { type: "text" };
 import complete from "../../web/chat/complete.js" with { type: "text" };
-import curves from "../../web/chat/curves.js" with { type: "text" };
 import icon from "../../web/chat/icon.svg" with { type: "text" };
 import index from "../../web/chat/index.html" with { type: "text" };
 import main from "../../web/chat/main.js" with { type: "text" };
-import page from "../../web/chat/page.js" with { type: "text" };
-import run from "../../web/chat/run.js" with { type: "text" };
 import settings from "../../web/chat/settings.js" with { type: "text" };
 import store from "../../web/chat/store.js" with { type: "text" };
 import style from "../../web/chat/style.css" with { type: "text" };
 import tree from "../../web/chat/tree.js" with { type: "text" };
 import watch from "../../web/chat/watch.js" with { type: "text" };
-import chart from "../../web/shared/chart.js" with { type: "text" };
+import curves from "../../web/shared/curves.js" with { type: "text" };
+import page from "../../web/shared/page.js" with { type: "text" };
+import run from "../../web/shared/run.js" with { type: "text" };
 import sharedStyle from "../../web/shared/style.css" with { type: "text" };
+import tokenText from "../../web/shared/token_text.js" with { type: "text" };
 import tokens from "../../web/shared/tokens.js" with { type: "text" };
 
 /** What the page may do: load what is here and ask this server, nothing else; no script or style stands in its HTML. */
@@ -43,18 +43,18 @@ const FILES: Record<string, string> = {
   "/page/chat/api.js": api,
   "/page/chat/chat.js": chat,
   "/page/chat/complete.js": complete,
-  "/page/chat/curves.js": curves,
   "/page/chat/icon.svg": icon,
   "/page/chat/main.js": main,
-  "/page/chat/page.js": page,
-  "/page/chat/run.js": run,
   "/page/chat/settings.js": settings,
   "/page/chat/store.js": store,
   "/page/chat/style.css": style,
   "/page/chat/tree.js": tree,
   "/page/chat/watch.js": watch,
-  "/page/shared/chart.js": chart,
+  "/page/shared/curves.js": curves,
+  "/page/shared/page.js": page,
+  "/page/shared/run.js": run,
   "/page/shared/style.css": sharedStyle,
+  "/page/shared/token_text.js": tokenText,
   "/page/shared/tokens.js": tokens,
 };
 

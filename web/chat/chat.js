@@ -1,6 +1,6 @@
 /** The view in which one talks with the model. */
 import { ask, stream } from "./api.js";
-import { announce, at, button, count, make, tell } from "./page.js";
+import { announce, at, button, count, make, tell } from "../shared/page.js";
 import { add, branches, choose, newConversation, path, remove, ROOT } from "./tree.js";
 
 /**

@@ -3,8 +3,8 @@
  * expected there, and the text goes on from any of that.
  */
 import { ask, stream } from "./api.js";
-import { announce, at, count, make, tell } from "./page.js";
-import { colourOf, percent, probabilityBars, visible } from "../shared/tokens.js";
+import { announce, at, count, tell } from "../shared/page.js";
+import { TokenText } from "../shared/token_text.js";
 
 /**
  * @typedef {{id: number, text: string, bytes: number[], probability: number}} Expected
@@ -18,14 +18,6 @@ import { colourOf, percent, probabilityBars, visible } from "../shared/tokens.js
 const USUAL_TOKENS = 64;
 /** Alternatives of a token. */
 const ALTERNATIVES = 10;
-/** How long the pointer may be between a token and what is shown about it. */
-const LEAVE_MS = 250;
-
-/** What a text that is not whole characters, or nothing to see, looks like. @param {string} name */
-function shownName(name) {
-  return visible(name.replace(/^bytes:/, "").replace(/^ (?=\S)|(?<=\S) $/g, "·"));
-}
-
 /** A token as the server tells it. @param {any} entry @param {Token["by"]} by @returns {Token} */
 function tokenOf({ id, token, bytes, logprob, top_logprobs }, by) {
   const expected = top_logprobs.map((/** @type {any} */ other) => {
@@ -37,23 +29,20 @@ function tokenOf({ id, token, bytes, logprob, top_logprobs }, by) {
 
 /** A text, its tokens, and what it was before. */
 export class Completion {
-  /** @type {Token[]} */
-  #tokens = [];
+  /** @type {TokenText<Token>} */
+  #shown;
   /** ids before the first token that is shown @type {number[]} */
   #before = [];
   /** @type {{tokens: Token[], note: string}[]} */
   #history = [];
   /** @type {AbortController | undefined} */
   #writing;
-  /** the token whose alternatives are shown */
-  #open = -1;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #leaving;
 
   /** @param {import("./chat.js").Model} model @param {import("./settings.js").Settings} settings */
   constructor(model, settings) {
     this.model = model;
     this.settings = settings;
+    this.#shown = new TokenText(at("tokens"), at("expected"), (place, other) => this.#choose(place, other));
     at("begin-form").onsubmit = (/** @type {Event} */ event) => {
       event.preventDefault();
       this.begin();
@@ -68,8 +57,11 @@ export class Completion {
     at("back").onclick = () => this.#back();
     at("copy-text").onclick = () =>
       navigator.clipboard.writeText(this.text).then(() => announce("copied"), tell);
-    this.#listen();
-    this.#show();
+    this.#show([]);
+  }
+
+  get #tokens() {
+    return this.#shown.tokens;
   }
 
   /** The whole text. Characters may be parts of several tokens. */
@@ -99,8 +91,7 @@ export class Completion {
       this.#remember();
       const { content } = logprobs;
       this.#before = prompt_token_ids.slice(0, prompt_token_ids.length - content.length);
-      this.#tokens = content.map((/** @type {any} */ entry) => tokenOf(entry, "person"));
-      this.#show();
+      this.#show(content.map((/** @type {any} */ entry) => tokenOf(entry, "person")));
       await this.#goOn(signal);
     });
   }
@@ -138,7 +129,7 @@ export class Completion {
     this.#showState("");
     try {
       for await (const { choices: [choice], microgpt } of stream("v1/completions", body, signal)) {
-        for (const entry of choice.logprobs?.content ?? []) this.#add(tokenOf(entry, "model"));
+        for (const entry of choice.logprobs?.content ?? []) this.#shown.add(tokenOf(entry, "model"));
         if (choice.finish_reason) this.#note(choice.finish_reason, microgpt);
       }
     } catch (error) {
@@ -172,8 +163,7 @@ export class Completion {
   #back() {
     const last = this.#history.pop();
     if (!last || this.#writing) return;
-    this.#tokens = last.tokens;
-    this.#show();
+    this.#show(last.tokens);
     this.#showState(last.note);
   }
 
@@ -183,42 +173,18 @@ export class Completion {
     const hadFocus = at("expected").contains(document.activeElement);
     this.#remember();
     const { expected } = this.#tokens[place];
-    this.#tokens = [...this.#tokens.slice(0, place), { ...other, expected, by: "choice" }];
-    this.#show();
-    if (hadFocus) at("tokens").children[place].focus();
-    this.#close();
+    this.#show([...this.#tokens.slice(0, place), { ...other, expected, by: "choice" }]);
+    if (hadFocus) this.#shown.focus(place);
+    this.#shown.close();
     return this.#write();
   }
 
   // What is shown -----------------------------------------------------------------------------------------------------
 
-  #show() {
-    const tokens = this.#tokens;
-    this.#tokens = [];
-    at("tokens").replaceChildren();
-    for (const token of tokens) this.#add(token);
+  /** @param {readonly Token[]} tokens */
+  #show(tokens) {
+    this.#shown.set(tokens);
     this.#showState("");
-  }
-
-  /** @param {Token} token */
-  #add(token) {
-    const span = make("span", {
-      className: `text-token ${token.by}`,
-      textContent: token.text === "" || token.text.startsWith("bytes:")
-        ? shownName(token.text)
-        : token.text.replaceAll("\n", "↵\n"),
-      tabIndex: this.#tokens.length === 0 ? 0 : -1,
-    });
-    span.setAttribute("role", "button");
-    const { probability } = token;
-    span.setAttribute(
-      "aria-label",
-      `${shownName(token.text)}${probability === undefined ? "" : `, ${percent(probability)}`}`,
-    );
-    span.setAttribute("aria-haspopup", "dialog");
-    if (probability !== undefined) span.style.background = colourOf(probability);
-    this.#tokens.push(token);
-    at("tokens").append(span);
   }
 
   /** @param {string} [note] default: as it is */
@@ -230,112 +196,5 @@ export class Completion {
     at("go-on").disabled = at("copy-text").disabled = busy || this.#tokens.length === 0;
     at("back").disabled = busy || this.#history.length === 0;
     at("text-help").hidden = this.#tokens.length === 0;
-  }
-
-  // What else was expected --------------------------------------------------------------------------------------------
-
-  #listen() {
-    const tokens = at("tokens");
-    const card = at("expected");
-    const placeOf = (/** @type {any} */ { target }) => [...tokens.children].indexOf(target);
-    const stay = () => clearTimeout(this.#leaving);
-    const leave = () => {
-      stay();
-      // who came by keyboard or click stays until it is closed
-      if (tokens.contains(document.activeElement) || card.contains(document.activeElement)) return;
-      this.#leaving = setTimeout(() => this.#close(), LEAVE_MS);
-    };
-    tokens.onpointerover = (/** @type {PointerEvent} */ event) => {
-      if (event.pointerType === "mouse" && placeOf(event) >= 0) this.#openAt(placeOf(event));
-    };
-    tokens.onpointerleave = leave;
-    tokens.onclick = (/** @type {Event} */ event) => placeOf(event) >= 0 && this.#openAt(placeOf(event));
-    tokens.addEventListener("focusin", (event) => placeOf(event) >= 0 && this.#openAt(placeOf(event)));
-    tokens.onkeydown = (/** @type {KeyboardEvent} */ event) => this.#keys(event, placeOf(event));
-    card.onpointerenter = stay;
-    card.onpointerleave = leave;
-    card.onkeydown = (/** @type {KeyboardEvent} */ event) => this.#cardKeys(event);
-    const outside = ({ target }) => !card.contains(target) && !tokens.contains(target);
-    addEventListener("pointerdown", (event) => outside(event) && this.#close());
-    tokens.closest(".scroll").addEventListener("scroll", () => this.#close());
-  }
-
-  /** @param {KeyboardEvent} event @param {number} place */
-  #keys(event, place) {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (by !== undefined) at("tokens").children[place + by]?.focus();
-    else if (event.key === "ArrowDown" || event.key === "Enter") {
-      at("expected").querySelector("button")?.focus();
-    } else if (event.key === "Escape" && this.#open >= 0) this.#close();
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
-  }
-
-  /** @param {KeyboardEvent} event */
-  #cardKeys(event) {
-    const choices = [...at("expected").querySelectorAll("button")];
-    const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-    if (by !== undefined) choices[choices.indexOf(document.activeElement) + by]?.focus();
-    else if (event.key === "Escape") {
-      const place = this.#open;
-      at("tokens").children[place]?.focus();
-      this.#close();
-    } else return;
-    event.preventDefault();
-    event.stopPropagation();
-  }
-
-  /** @param {number} place */
-  #openAt(place) {
-    clearTimeout(this.#leaving);
-    if (place === this.#open) return;
-    this.#close();
-    this.#open = place;
-    const token = this.#tokens[place];
-    const span = at("tokens").children[place];
-    at("tokens").querySelector("[tabindex='0']")?.setAttribute("tabindex", "-1");
-    span.tabIndex = 0;
-    span.classList.add("open");
-    at("expected").replaceChildren(...this.#about(token, place));
-    at("expected").hidden = false;
-    this.#placeBeside(span);
-  }
-
-  /** @param {Token} token @param {number} place @returns {(Node | string)[]} */
-  #about({ id, text, bytes, probability, expected }, place) {
-    if (probability === undefined) return ["nothing came before it"];
-    const isListed = expected.some((other) => other.id === id);
-    const all = isListed ? expected : [...expected, { id, text, bytes, probability }];
-    const bars = probabilityBars(
-      all.map((other) => ({ text: shownName(other.text), probability: other.probability })),
-      (chosen) => this.#choose(place, all[chosen]),
-    );
-    const own = all.findIndex((other) => other.id === id);
-    bars.children[own]?.classList.add("own");
-    const title = make("small", {
-      textContent: `${shownName(text)}: ${percent(probability)}. Expected here:`,
-    });
-    return [title, bars];
-  }
-
-  /** @param {HTMLElement} span */
-  #placeBeside(span) {
-    const card = at("expected");
-    const [line] = span.getClientRects();
-    if (!line) return;
-    const { width, height } = card.getBoundingClientRect();
-    const left = Math.max(8, Math.min(line.left, innerWidth - width - 8));
-    const below = line.bottom + 4;
-    const top = below + height < innerHeight ? below : Math.max(8, line.top - height - 4);
-    card.style.left = `${left}px`;
-    card.style.top = `${top}px`;
-  }
-
-  #close() {
-    clearTimeout(this.#leaving);
-    at("tokens").children[this.#open]?.classList.remove("open");
-    this.#open = -1;
-    at("expected").hidden = true;
   }
 }

@@ -2,7 +2,7 @@
 import { ApiError, setKeyDialog } from "./api.js";
 import { Chat, servedModel } from "./chat.js";
 import { Completion } from "./complete.js";
-import { announce, at, button, download, make, tell } from "./page.js";
+import { announce, at, button, download, make, tell } from "../shared/page.js";
 import { Settings } from "./settings.js";
 import { Store } from "./store.js";
 import { Watch, watchedRuns } from "./watch.js";
@@ -188,7 +188,8 @@ function exportJsonl(all) {
   const text = jsonl(all.map((conversation) => turns(conversation, knowsSystem)));
   if (text === "") return tell("there is no conversation with an answer");
   const lines = text.split("\n").length - 1;
-  download(`${chat?.model.id ?? "conversations"}.jsonl`, text);
+  const file = new Blob([text], { type: "application/x-ndjson" });
+  download(`${chat?.model.id ?? "conversations"}.jsonl`, file);
   announce(`${lines} conversations exported`);
 }
 

@@ -1,21 +1,15 @@
 /** The view of training runs as they go on. */
 import { ask } from "./api.js";
-import { at, count, make } from "./page.js";
-import { Curves, short } from "./curves.js";
-import { Run, smoothed } from "./run.js";
+import { at, count, duration, make } from "../shared/page.js";
+import { Curves, short } from "../shared/curves.js";
+import { Run, smoothed } from "../shared/run.js";
 
-/** @typedef {import("./run.js").RunInfo} RunInfo */
+/** @typedef {import("../shared/run.js").RunInfo} RunInfo */
 
 const POLL_MS = 1000;
 const COLOURS = 8;
 const MOST_SAMPLES = 30;
 const HIDDEN = "microgpt.hidden-runs";
-
-/** @param {number} seconds */
-function duration(seconds) {
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
-}
 
 /**
  * All runs that the server shows, and what some have logged since they were last asked about.

@@ -83,12 +83,17 @@ export class Run {
     return stepsTotal !== null && this.step >= stepsTotal ? "done" : "stopped";
   }
 
+  /** Milliseconds of a step, over the last ones; undefined before the first. */
+  get stepMs() {
+    const { length } = this.#recent;
+    return length === 0 ? undefined : this.#recent.reduce((sum, { ms }) => sum + ms, 0) / length;
+  }
+
   /** Seconds to its end; undefined where that is not known. */
   get secondsLeft() {
-    const { running, stepsTotal } = this.info;
-    if (!running || stepsTotal === null || this.#recent.length === 0) return undefined;
-    const mean = this.#recent.reduce((sum, { ms }) => sum + ms, 0) / this.#recent.length;
-    return Math.max(0, stepsTotal - this.step) * mean / 1000;
+    const { stepMs, info: { running, stepsTotal } } = this;
+    if (!running || stepsTotal === null || stepMs === undefined) return undefined;
+    return Math.max(0, stepsTotal - this.step) * stepMs / 1000;
   }
 }
 

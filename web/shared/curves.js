@@ -1,6 +1,4 @@
 /** A chart of several runs' curves over steps. */
-import { ticks } from "../shared/chart.js";
-
 /**
  * @typedef {import("./run.js").Point} Point
  * @typedef {{name: string, colour: string, points: Point[], dots?: boolean, faint?: boolean}} Curve `colour`: a CSS variable
@@ -9,6 +7,16 @@ import { ticks } from "../shared/chart.js";
 const MARGIN = { left: 52, right: 12, top: 8, bottom: 24 };
 /** More than so many points of a curve are not seen. */
 const MOST_POINTS = 1500;
+
+/** Round numbers between two others, about n of them. @param {number} low @param {number} high @param {number} n */
+function ticks(low, high, n) {
+  const rough = (high - low) / n || 1;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough) ?? rough;
+  const all = [];
+  for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-6; value += step) all.push(value);
+  return all;
+}
 
 /** A number, short. @param {number} value */
 export function short(value) {

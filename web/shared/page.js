@@ -21,12 +21,18 @@ export function button(text, onclick, label) {
   return made;
 }
 
-/** Says something to the person, until it is closed. @param {unknown} problem */
-export function tell(problem) {
-  const message = problem instanceof Error ? problem.message : String(problem);
+/**
+ * Says something to the person, until it is closed.
+ * @param {unknown} problem an error, or words; `hint` of an error is said below it
+ * @param {{bad?: boolean}} [options] false: it is no problem
+ */
+export function tell(problem, { bad = true } = {}) {
+  const { message = String(problem), hint } =
+    /** @type {{message?: string, hint?: string}} */ (problem ?? {});
   const close = make("button", { className: "plain", textContent: "×", onclick: () => box.remove() });
   close.setAttribute("aria-label", "close");
-  const box = make("div", { className: "message bad" }, close, message);
+  const box = make("div", { className: bad ? "message bad" : "message" }, close, message);
+  if (hint) box.append(make("small", { textContent: hint }));
   at("messages").append(box);
   while (at("messages").children.length > 3) at("messages").firstElementChild.remove();
 }
@@ -36,12 +42,18 @@ export function announce(text) {
   at("announced").textContent = text;
 }
 
-/** Hands the person a file. @param {string} name @param {string} text */
-export function download(name, text) {
-  const url = URL.createObjectURL(new Blob([text], { type: "application/x-ndjson" }));
+/** Hands the person a file. @param {string} name @param {Blob} contents */
+export function download(name, contents) {
+  const url = URL.createObjectURL(contents);
   make("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
 /** @param {number} value */
 export const count = (value) => value.toLocaleString("en");
+
+/** "40 s", "3 min", "1.5 h" @param {number} seconds */
+export function duration(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
