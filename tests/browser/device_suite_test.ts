@@ -4,7 +4,9 @@
  */
 import assert from "node:assert/strict";
 import { DEVICE_CASES } from "../device/device_cases.ts";
-import { bundled, Chromium, chromiumTest, PageServer, ROOT } from "./chromium.ts";
+import { bundleModule } from "../../scripts/bundle.ts";
+import { LEAST_LIMITS } from "../device/least_limits.ts";
+import { Chromium, chromiumTest, PageServer, ROOT } from "./chromium.ts";
 import type { CaseReport } from "./page_cases.ts";
 
 /** Of each kernel a case or two. */
@@ -13,7 +15,7 @@ const CASES = Deno.env.get("MICROGPT_WHOLE_DEVICE_SUITE") === "1"
   : /^(embed.*E = 12.*33|lookup.*E = 12.*33|rmsNorm.*\[130|scaledRmsNorm.*\[33|rope.*17|swiglu.*\[33|.*attention.*E = 12, 4.*33|grouped attention.*2,33|crossEntropy.*\[33|adam|attentionCached.*64|rmsNormMatmul \[7|copy|add|sample from (97|NaN)|decoding)/
     .source;
 chromiumTest("device cases in Chromium", async (t) => {
-  const code = await bundled(`${ROOT}tests/browser/page_cases.ts`);
+  const code = await bundleModule(`${ROOT}tests/browser/page_cases.ts`);
   await using server = new PageServer({}, {
     "": '<link rel="icon" href="data:,"><script type="module" src="/cases.js"></script>',
     "cases.js": code,
@@ -25,8 +27,10 @@ chromiumTest("device cases in Chromium", async (t) => {
   const run = (names: string, subgroups: "auto" | "off") =>
     page.evaluate(`cases.runCases(${JSON.stringify(names)}, "${subgroups}")`) as Promise<CaseReport>;
 
-  await t.step("with what the adapter has", async () => {
+  await t.step("with WebGPU's least limits", async () => {
+    await page.evaluate("cases.forceLeastLimits()");
     const report = await run(CASES, "auto");
+    assert.deepEqual({ ...report.limits, ...LEAST_LIMITS }, report.limits);
     assert.deepEqual(report.failed, []);
     assert(report.cases > 20 && report.cases <= DEVICE_CASES.length, `${report.cases} cases`);
     // Chromium lists them: a shader without `enable subgroups;` would not compile, and the probe would say no

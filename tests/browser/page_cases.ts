@@ -4,6 +4,7 @@ import { openAdapter } from "../../gpu/adapter.ts";
 import { GpuDevice, openGpuDevice } from "../../gpu/device.ts";
 import { measurePeak } from "../../gpu/peak.ts";
 import { DEVICE_CASES } from "../device/device_cases.ts";
+import { forceLeastLimits } from "../device/least_limits.ts";
 
 /** How far results are from what they should be: the largest |difference| / (1 + |expected|), ∞ where one is no number. */
 function distance(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
@@ -15,36 +16,6 @@ function distance(actual: ArrayLike<number>, expected: ArrayLike<number>): numbe
     largest = Math.max(largest, Number.isNaN(off) ? Infinity : off);
   }
   return largest;
-}
-
-/** The least that WebGPU's documents promise, where `requestDevice` gives all that the adapter has. */
-const LEAST_LIMITS = {
-  maxStorageBuffersPerShaderStage: 8,
-  maxStorageBufferBindingSize: 128 << 20,
-  maxBufferSize: 256 << 20,
-  maxComputeWorkgroupStorageSize: 16 << 10,
-  maxComputeInvocationsPerWorkgroup: 256,
-  maxComputeWorkgroupSizeX: 256,
-};
-
-/** Makes all adapters say that they have no more than the least limits. */
-export function forceLeastLimits(): void {
-  const gpu = navigator.gpu;
-  const request = gpu.requestAdapter.bind(gpu);
-  gpu.requestAdapter = async (options) => {
-    const adapter = await request(options);
-    if (!adapter) return null;
-    const limits = new Proxy(adapter.limits, {
-      get: (target, name) => Reflect.get(LEAST_LIMITS, name) ?? Reflect.get(target, name),
-    });
-    return new Proxy(adapter, {
-      get: (target, name) => {
-        if (name === "limits") return limits;
-        const value = Reflect.get(target, name, target);
-        return typeof value === "function" ? value.bind(target) : value;
-      },
-    });
-  };
 }
 
 /** What a page tells of its cases. */

@@ -12,6 +12,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import { ReferenceDevice } from "../../device/reference_device.ts";
 import { assertClose } from "../device/assert_close.ts";
 import { DEVICE_CASES } from "../device/device_cases.ts";
+import { forceLeastLimits, LEAST_LIMITS } from "../device/least_limits.ts";
 import { gpuTest } from "../device/test_gpu.ts";
 
 async function withGpu(use: (d: GpuDevice) => Promise<void>): Promise<void> {
@@ -65,6 +66,22 @@ gpuTest("rows that do not fit into one dimension of a call go on in another", as
       assert(folded.has(kernel), kernel);
     }
   });
+});
+
+gpuTest("kernels pass with WebGPU's least limits", async (t) => {
+  const end = forceLeastLimits();
+  const opened = await openAdapter("f32", false).finally(end);
+  for (const [name, least] of Object.entries(LEAST_LIMITS)) {
+    assert.equal(Reflect.get(opened.gpu.limits, name), least, name);
+  }
+  const d = new GpuDevice(opened, "f32", false);
+  for (const { name, tolerance, run } of DEVICE_CASES.filter(({ name }) => CASES.test(name))) {
+    await t.step(name, async () => {
+      const [expected, actual] = [await run(new ReferenceDevice("f64")), await run(d)];
+      for (const key of Object.keys(expected)) assertClose(actual[key]!, expected[key]!, tolerance, key);
+    });
+  }
+  d.destroy();
 });
 
 Deno.test("tiles along a dimension are as many calls as it takes", () => {
