@@ -104,7 +104,7 @@ async function unusedFiles(): Promise<string[]> {
 }
 
 /** The cached versions of an npm package, as folders. */
-async function packageVersions(name: string): Promise<string[]> {
+export async function packageVersions(name: string): Promise<string[]> {
   await run(["cache", "--quiet", "cli.ts"]);
   const { npmCache } = JSON.parse(await run(["info", "--json"])) as { npmCache: string };
   const found: string[] = [];

@@ -6,15 +6,20 @@
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { bundle } from "./bundle.ts";
+import { bundle, bundleModule } from "./bundle.ts";
+import { packageVersions } from "./compile.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
+
+/** Texts that the page offers. */
+const SAMPLES = ["names.txt", "verses.txt"];
 
 const TYPES: Record<string, string> = {
   html: "text/html; charset=utf-8",
   js: "text/javascript; charset=utf-8",
   css: "text/css; charset=utf-8",
   txt: "text/plain; charset=utf-8",
+  wasm: "application/wasm",
   map: "application/json",
   json: "application/json",
 };
@@ -27,12 +32,26 @@ async function copyFolder(from: string, to: string): Promise<void> {
   }
 }
 
+/** The part of onnxruntime-web that checks ONNX exports; 28 MB, loaded when one is made. */
+const ONNX_RUNTIME = "ort-wasm-simd-threaded.jsep.wasm";
+
+async function copyOnnxRuntime(output: string): Promise<void> {
+  const source = await Deno.readTextFile(join(root, "model", "export", "onnx_session.ts"));
+  const [, version] = /onnxruntime-web@([\d.]+)/.exec(source)!;
+  const folder = (await packageVersions("onnxruntime-web")).find((path) => path.endsWith(`/${version}`));
+  if (!folder) throw new Error(`onnxruntime-web ${version} is not in Deno's cache`);
+  await Deno.copyFile(join(folder, "dist", ONNX_RUNTIME), join(output, ONNX_RUNTIME));
+}
+
 /** Writes the page with all that it loads. @param output emptied before; default `dist/site` */
 export async function buildSite(output = join(root, "dist", "site")): Promise<string> {
   await bundle(output, { types: false });
   await copyFolder(join(root, "web"), output);
   await Deno.remove(join(output, "chat"), { recursive: true }); // the server's page
-  await Deno.copyFile(join(root, "data", "samples", "names.txt"), join(output, "names.txt"));
+  await Deno.remove(join(output, "zip.ts"));
+  await Deno.writeTextFile(join(output, "zip.js"), await bundleModule(join(root, "web", "zip.ts")));
+  await copyOnnxRuntime(output);
+  for (const name of SAMPLES) await Deno.copyFile(join(root, "data", "samples", name), join(output, name));
   return output;
 }
 

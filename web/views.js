@@ -1,5 +1,119 @@
 /** Pictures that teach: where attention heads look, and how tokens lie beside each other. */
+import { make } from "./shared/page.js";
 import { visible } from "./shared/tokens.js";
+
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+
+/** Calls `draw` now, and again when the colours change, as long as the element is on the page. */
+function drawInColours(/** @type {HTMLElement} */ element, /** @type {() => void} */ draw) {
+  draw();
+  const again = () => element.isConnected ? draw() : DARK.removeEventListener("change", again);
+  DARK.addEventListener("change", again);
+}
+
+// Attention -----------------------------------------------------------------------------------------------------------
+
+/**
+ * What a head does most, in words.
+ * @param {Float32Array} weights [T · T] @param {number} T
+ */
+function habitOf(weights, T) {
+  const mean = (/** @type {(t: number) => number} */ of) => {
+    let sum = 0;
+    for (let t = 1; t < T; t++) sum += of(t);
+    return sum / Math.max(1, T - 1);
+  };
+  const shares = [
+    ["the token before", mean((t) => weights[t * T + t - 1])],
+    ["the token itself", mean((t) => weights[t * T + t])],
+    ["the very first token", mean((t) => t === 1 ? 0 : weights[t * T])],
+  ];
+  const [what, share] =
+    /** @type {[string, number]} */ (shares.sort((a, b) => Number(b[1]) - Number(a[1]))[0]);
+  return share > 0.4 ? `mostly at ${what}` : "here and there, depending on the text";
+}
+
+/** A square with a row for each token. @param {HTMLCanvasElement} canvas @param {Float32Array} weights @param {number} T */
+function drawSquare(canvas, weights, T) {
+  canvas.width = canvas.height = T;
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  context.clearRect(0, 0, T, T);
+  context.fillStyle = getComputedStyle(canvas).color;
+  for (let t = 0; t < T; t++) {
+    for (let s = 0; s <= t; s++) {
+      context.globalAlpha = weights[t * T + s];
+      context.fillRect(s, t, 1, 1);
+    }
+  }
+}
+
+/**
+ * All heads as small squares; of the one that is chosen, a text in which those tokens light up that a token looks at.
+ * @param {string[]} tokens @param {Float32Array[][]} attention [layers][heads][T · T]
+ */
+export function attentionView(tokens, attention) {
+  const T = tokens.length;
+  const root = make("div");
+  const intro = make("p", {
+    className: "faint",
+    textContent:
+      "To find the next token, each head looks back at the tokens so far, at some more than at others, and passes on " +
+      "what it finds there. Each square is a head: a row for each token of the text, a column for each token that it may " +
+      "look at, dark where it looks. Choose one, then point at a token.",
+  });
+  const squares = make("div", { className: "heads" });
+  const note = make("p", { className: "faint" });
+  const line = make("p", { className: "written" });
+  /** @type {Float32Array} */
+  let chosen = attention[0][0];
+
+  const spans = tokens.map((text, t) => {
+    const span = make("span", { className: "token", tabIndex: 0, textContent: visible(text) });
+    span.addEventListener("pointerenter", () => show(t));
+    span.addEventListener("focus", () => show(t));
+    return span;
+  });
+  line.append(...spans);
+
+  /** @param {number} t */
+  function show(t) {
+    spans.forEach((span, s) => {
+      const weight = s <= t ? chosen[t * T + s] : 0;
+      span.style.background = `color-mix(in srgb, var(--accent) ${Math.round(weight * 100)}%, transparent)`;
+      span.classList.toggle("looks", s === t);
+    });
+  }
+
+  const buttons = attention.flatMap((heads, layer) =>
+    heads.map((weights, head) => {
+      const canvas = make("canvas");
+      const name = `layer ${layer + 1}, head ${head + 1}`;
+      const button = make("button", { className: "head" }, canvas, make("small", { textContent: name }));
+      button.onclick = () => {
+        chosen = weights;
+        for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
+        note.textContent = `The head ${name} looks ${
+          habitOf(weights, T)
+        }. The token with the frame looks at the green ones:`;
+        show(T - 1);
+      };
+      drawInColours(canvas, () => drawSquare(canvas, weights, T));
+      return button;
+    })
+  );
+  squares.append(...buttons);
+  root.append(intro, squares, note, line);
+  // colours are known once it is on the page
+  requestAnimationFrame(() => {
+    for (const [i, weights] of attention.flat().entries()) drawSquare(buttons[i].firstChild, weights, T);
+  });
+  buttons[0].click();
+  return root;
+}
+
+// Embeddings ----------------------------------------------------------------------------------------------------------
+
+const [WIDTH, HEIGHT, EDGE] = [900, 560, 34];
 
 /** @param {string} name @param {Record<string, string | number>} attributes */
 function svg(name, attributes) {
@@ -8,118 +122,65 @@ function svg(name, attributes) {
   return element;
 }
 
-/**
- * A text in which, for the token that one points at, the tokens that a head looks at light up.
- * @param {string[]} tokens @param {Float32Array[][]} attention [layers][heads][T · T]
- */
-export function attentionView(tokens, attention) {
-  const T = tokens.length;
-  const root = document.createElement("div");
-  const choice = document.createElement("div");
-  choice.className = "row";
-  const select = document.createElement("select");
-  select.setAttribute("aria-label", "attention head");
-  attention.forEach((heads, layer) =>
-    heads.forEach((_, head) =>
-      select.add(new Option(`layer ${layer + 1}, head ${head + 1}`, `${layer} ${head}`))
-    )
-  );
-  const note = document.createElement("small");
-  choice.append("Where does", select, "look?", note);
-  const line = document.createElement("p");
-  line.style.lineHeight = "2.2";
-  const spans = tokens.map((text, t) => {
-    const span = document.createElement("span");
-    span.className = "token";
-    span.tabIndex = 0;
-    span.textContent = visible(text);
-    span.addEventListener("pointerenter", () => show(t));
-    span.addEventListener("focus", () => show(t));
-    return span;
-  });
-  line.append(...spans);
-  const grid = document.createElement("canvas");
-  grid.style.cssText = "width: min(100%, 26rem); image-rendering: pixelated; border: 1px solid var(--line)";
-  grid.width = grid.height = T;
-  grid.setAttribute("role", "img");
-  grid.setAttribute("aria-label", "how much each token (row) looks at each before it (column)");
-  const legend = document.createElement("p");
-  legend.className = "faint";
-  legend.textContent =
-    "The square: a row for each token, a column for each token that it may look at, dark where it looks. " +
-    "A token sees only what comes before it, so the upper right stays empty.";
-
-  const weights = () => {
-    const [layer, head] = select.value.split(" ").map(Number);
-    return attention[layer][head];
-  };
-  /** @param {number} t */
-  function show(t) {
-    const all = weights();
-    spans.forEach((span, s) => {
-      const weight = s <= t ? all[t * T + s] : 0;
-      span.style.background = `color-mix(in srgb, var(--accent) ${Math.round(weight * 100)}%, transparent)`;
-      span.style.outline = s === t ? "2px solid var(--held-out)" : "";
-    });
-    note.textContent = `“${visible(tokens[t])}” looks at what is green`;
-  }
-  function draw() {
-    const all = weights();
-    const context = /** @type {CanvasRenderingContext2D} */ (grid.getContext("2d"));
-    context.clearRect(0, 0, T, T);
-    for (let t = 0; t < T; t++) {
-      for (let s = 0; s <= t; s++) {
-        context.fillStyle = `rgb(11 110 99 / ${all[t * T + s]})`;
-        context.fillRect(s, t, 1, 1);
-      }
-    }
-    show(T - 1);
-  }
-  select.addEventListener("change", draw);
-  root.append(choice, line, grid, legend);
-  draw();
-  return root;
+/** Values laid between the edges. @param {number[]} values @param {number} size */
+function laid(values, size) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  return values.map((value) => EDGE + (value - low) / (high - low || 1) * (size - 2 * EDGE));
 }
 
-/** Tokens in the plane. @param {{texts: string[], places: Float32Array, shown: number}} map */
-export function tokenMap({ texts, places, shown }) {
-  const [width, height] = [900, 560];
-  const xs = texts.map((_, i) => places[2 * i]);
-  const ys = texts.map((_, i) => places[2 * i + 1]);
-  const scale = (/** @type {number[]} */ values, /** @type {number} */ size) => {
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    return (/** @type {number} */ value) => 30 + (value - low) / (high - low || 1) * (size - 60);
-  };
-  const [x, y] = [scale(xs, width), scale(ys, height)];
+/** Kinds of tokens, by what they look like. @param {string} text */
+function kindOf(text) {
+  if (/^ ?[aeiouyäöü]$/iu.test(text)) return "vowel";
+  if (/^ ?\p{L}$/u.test(text)) return "letter";
+  return /\p{L}/u.test(text) ? "piece" : "sign";
+}
+
+/**
+ * Tokens in the plane; pointing at one shows those that are most like it.
+ * @param {{texts: string[], places: Float32Array, nearest: number[][], shown: number}} map
+ */
+export function tokenMap({ texts, places, nearest, shown }) {
+  const x = laid(texts.map((_, i) => places[2 * i]), WIDTH);
+  const y = laid(texts.map((_, i) => places[2 * i + 1]), HEIGHT);
   const picture = svg("svg", {
-    viewBox: `0 0 ${width} ${height}`,
-    width: "100%",
+    viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+    class: "map",
     role: "img",
     "aria-label": "map of tokens",
   });
-  texts.forEach((text, i) => {
-    const label = svg("text", {
-      x: x(xs[i]),
-      y: y(ys[i]),
-      "font-size": 13,
-      "text-anchor": "middle",
-      fill: kindColour(text),
-    });
+  const note = make("p", { className: "faint" });
+  note.setAttribute("role", "status");
+  const labels = texts.map((text, i) => {
+    const label = svg("text", { x: x[i], y: y[i], class: kindOf(text), tabindex: 0 });
     label.textContent = visible(text);
-    picture.append(label);
+    label.addEventListener("pointerenter", () => point(i));
+    label.addEventListener("focus", () => point(i));
+    return label;
   });
-  const root = document.createElement("div");
-  const note = document.createElement("small");
+  /** @param {number} i */
+  function point(i) {
+    const like = new Set(nearest[i]);
+    labels.forEach((label, j) => {
+      label.classList.toggle("pointed", j === i);
+      label.classList.toggle("near", like.has(j));
+    });
+    picture.append(labels[i]); // above the others
+    note.textContent = `Most like “${visible(texts[i])}”, of all numbers: ${
+      nearest[i].map((j) => `“${visible(texts[j])}”`).join(", ")
+    }`;
+  }
+  picture.append(...labels);
+  const legend = make(
+    "p",
+    { className: "faint legend" },
+    ...[["vowel", "vowels"], ["letter", "other letters"], ["piece", "pieces of words"], [
+      "sign",
+      "digits and signs",
+    ]]
+      .map(([kind, text]) => make("span", {}, make("span", { className: `key ${kind}` }), ` ${text}`)),
+  );
   note.textContent =
-    `${texts.length} tokens; the plane shows ${Math.round(shown * 100)} % of their differences. ` +
-    "Green: vowels alone. Orange: other single letters. Grey: digits and signs. Black or white: pieces of words.";
-  root.append(picture, note);
-  return root;
-}
-
-/** @param {string} text */
-function kindColour(text) {
-  if (/^ ?[aeiouyäöü]$/iu.test(text)) return "var(--training)";
-  if (/^ ?\p{L}$/u.test(text)) return "var(--held-out)";
-  return /\p{L}/u.test(text) ? "var(--ink)" : "var(--faint)";
+    `${texts.length} tokens. The plane shows ${Math.round(shown * 100)} % of their differences. ` +
+    "Point at one to see which others are most like it.";
+  return make("div", {}, picture, note, legend);
 }

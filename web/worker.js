@@ -34,13 +34,22 @@ function tell(event, data) {
   postMessage({ event, data });
 }
 
+/**
+ * What this worker has of a model, but for the log of steps after its checkpoint, which is a run's own.
+ * @param {string} name @returns {Promise<Record<string, Blob> | undefined>}
+ */
+async function inMemory(name) {
+  const tree = await microgpt.readDirectory(modelDir(name)).catch(() => undefined);
+  return tree && Object.fromEntries(Object.entries(tree).filter(([path]) => !path.endsWith(".part")));
+}
+
 /** Keeps what a run has saved, under its name. Failing is no reason to end it. @param {string} name */
 async function keepModel(name) {
   try {
-    await microgpt.keep(name, await microgpt.readDirectory(modelDir(name)));
+    await microgpt.keep(name, await inMemory(name));
     tell("kept", name);
   } catch (error) {
-    tell("notice", { ...problemOf(error), what: "the checkpoint could not be kept in this browser" });
+    tellProblem("the checkpoint could not be kept in this browser", error);
   }
 }
 
@@ -50,6 +59,12 @@ function problemOf(error) {
   return { message: String(message ?? error), hint };
 }
 
+/** Says what went wrong, where a run goes on all the same. @param {string} what @param {unknown} error */
+function tellProblem(what, error) {
+  const { message, hint } = problemOf(error);
+  tell("notice", { message: `${what}: ${message}`, hint, bad: true });
+}
+
 /** Settings of a run as the page chose them. @param {{preset: string, steps?: number, arch?: string}} choice */
 function settingsOf({ preset, steps, arch }) {
   if (!adapter) return { ...TINY, ...(steps ? { steps: Math.min(steps, TINY.steps) } : {}) };
@@ -57,23 +72,38 @@ function settingsOf({ preset, steps, arch }) {
   return { preset, ...llama, ...(steps ? { steps } : {}) };
 }
 
-/** Notices about the device, which the page words for itself. @param {string} message */
-const deviceNotice = (message) => /reference device|software renderer/.test(message);
+/** What the page says in words of its own. @param {string} message */
+const known = (message) =>
+  /reference device|software renderer|: [\d,]+ (documents|conversations)/.test(message);
 
-/** Runs `train` and tells its events. @param {string} name @param {object} options */
+/**
+ * Runs `train` and tells its events. Another tab that trains the same model would write over what this one keeps: the
+ * first has it.
+ * @param {string} name @param {object} options
+ */
 async function run(name, options) {
   loaded?.model.close();
   loaded = undefined;
   running = new AbortController();
+  const { signal } = running;
   try {
-    for await (const event of microgpt.train({ device, ...options, signal: running.signal })) {
-      if (event.type === "plan") tell("plan", planOf(event));
-      else if (event.type !== "notice" || !deviceNotice(event.message)) tell(event.type, event);
-      if (event.type === "checkpoint") await keepModel(name);
-    }
+    await navigator.locks.request(`microgpt: ${name}`, { ifAvailable: true }, async (lock) => {
+      if (!lock) throw new Error(`another tab is training ${name}`);
+      for await (const event of microgpt.train({ device, ...options, signal })) {
+        if (event.type === "plan") tell("plan", planOf(event));
+        else if (event.type !== "notice" || !known(event.message)) tell(event.type, event);
+        if (event.type === "checkpoint") await keepModel(name);
+      }
+    });
   } finally {
     running = undefined;
   }
+}
+
+/** Steps between two looks at the held-out text, samples and checkpoints. @param {number} steps */
+function rhythm(steps) {
+  const every = Math.max(10, Math.round(steps / 20));
+  return { evalEvery: every, sampleEvery: every, checkpointEvery: every };
 }
 
 /** @param {Extract<import("./microgpt.d.ts").TrainEvent, {type: "plan"}>} plan */
@@ -91,14 +121,48 @@ async function model(/** @type {string} */ name) {
   return loaded.model;
 }
 
-/** Puts what is kept of a model where the rest of the worker reads it. @param {string} name */
+/** How far a checkpoint is; -1 where there is none. @param {Record<string, Blob> | undefined} tree */
+async function stepOf(tree) {
+  const text = await tree?.["train_state.json"]?.text();
+  return text === undefined ? -1 : JSON.parse(text).step;
+}
+
+/**
+ * Puts a model where the rest of the worker reads it: what is kept, or what is here already where that is further, since
+ * the browser had no room for it.
+ * @param {string} name
+ */
 async function fetchKept(name) {
-  const [tree, data] = [await microgpt.kept(name), await microgpt.kept(dataName(name))];
-  if (!tree) throw new Error(`nothing is kept under the name ${name}`);
-  await microgpt.removeDirectory(modelDir(name));
-  await microgpt.writeDirectory(modelDir(name), tree);
+  const [here, tree] = [await inMemory(name), await microgpt.kept(name)];
+  if (!here && !tree) throw new Error(`nothing is kept under the name ${name}`);
+  if (tree && (!here || await stepOf(tree) > await stepOf(here))) {
+    await microgpt.removeDirectory(modelDir(name));
+    await microgpt.writeDirectory(modelDir(name), tree);
+  }
+  const data = await microgpt.kept(dataName(name));
   if (data) await microgpt.writeDirectory(dataDir(name), data);
-  return tree;
+}
+
+/** The one file of a run's text; undefined where there is none. @param {string} name */
+async function textOf(name) {
+  const [file] = Object.keys(await microgpt.readDirectory(dataDir(name)).catch(() => ({})));
+  return file && `${dataDir(name)}/${file}`;
+}
+
+/** Files of a model that may be on a server beside those that must. */
+const MORE_FILES = ["config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
+
+/** A .zip of files. @param {string} folder @param {Record<string, Blob>} files @returns {Promise<Blob>} */
+async function zipped(folder, files) {
+  const { zipSync } = await import("./zip.js");
+  const entries = Object.entries(files).map(async ([name, blob]) => [
+    `${folder}/${name}`,
+    new Uint8Array(await blob.arrayBuffer()),
+  ]);
+  // weights hardly get smaller
+  return new Blob([zipSync(Object.fromEntries(await Promise.all(entries)), { level: 0 })], {
+    type: "application/zip",
+  });
 }
 
 const methods = {
@@ -106,6 +170,8 @@ const methods = {
     const { info } = adapter ?? {};
     return {
       webgpu: Boolean(adapter),
+      software: info?.isFallbackAdapter ||
+        /swiftshader|llvmpipe|basic render/i.test(info?.architecture ?? ""),
       device: info && (info.description || info.architecture || info.vendor),
       presets: microgpt.PRESETS,
       tiny: TINY,
@@ -130,58 +196,68 @@ const methods = {
   },
 
   /** Milliseconds of a step, measured with a few of them. */
-  async measure({ name, file, chat, ...choice }) {
+  async measure({ data, ...choice }) {
     await microgpt.removeDirectory("/trial");
     const times = [];
-    const options = { ...settingsOf(choice), steps: 6, evalEvery: 0, checkpointEvery: 0 };
-    for await (
-      const event of microgpt.train({
-        device,
-        ...options,
-        input: `${dataDir(name)}/${file}`,
-        chat,
-        output: "/trial",
-      })
-    ) {
+    const options = {
+      ...settingsOf(choice),
+      steps: 6,
+      evalEvery: 0,
+      checkpointEvery: 0,
+      input: `${dataDir(data.name)}/${data.file}`,
+      chat: data.chat,
+      output: "/trial",
+    };
+    for await (const event of microgpt.train({ device, ...options })) {
       if (event.type === "step" && event.step > 2) times.push(event.milliseconds);
     }
     await microgpt.removeDirectory("/trial");
     return times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
   },
 
-  /** Trains a new model. */
-  async train({ name, file, chat, ...choice }) {
+  /** A name that no model has: the wanted one, or with a number. @param {{name: string}} wanted */
+  async freeName({ name }) {
+    const taken = new Set(await methods.list().then((models) => models.map((model) => model.name)));
+    for (let number = 1;; number++) {
+      const free = number === 1 ? name : `${name} ${number}`;
+      if (!taken.has(free)) return free;
+    }
+  },
+
+  /** Trains a new model. @param {any} choice its name, `data` that was looked at, preset, steps, architecture */
+  async train({ name, data: { name: from, file, chat }, ...choice }) {
     await microgpt.removeDirectory(modelDir(name));
     const settings = settingsOf(choice);
     const steps = settings.steps ?? microgpt.PRESETS[choice.preset].steps;
-    const data = await microgpt.readDirectory(dataDir(name));
-    await microgpt.keep(dataName(name), data).catch((error) => {
-      tell("notice", { ...problemOf(error), what: "the text could not be kept in this browser" });
+    const text = { [file]: (await microgpt.readDirectory(dataDir(from)))[file] };
+    if (from !== name) await microgpt.removeDirectory(dataDir(name));
+    await microgpt.writeDirectory(dataDir(name), text);
+    await microgpt.keep(dataName(name), text).catch((error) => {
+      tellProblem("the text could not be kept in this browser", error);
     });
-    const every = Math.max(10, Math.round(steps / 20));
     await run(name, {
       ...settings,
-      evalEvery: every,
-      sampleEvery: every,
-      checkpointEvery: every,
+      ...rhythm(steps),
       input: `${dataDir(name)}/${file}`,
       chat,
       output: modelDir(name),
     });
   },
 
-  /** Goes on with a run, in this page or after it was opened again, to the step that it was to end with. */
-  async resume({ name, totalSteps }) {
-    const tree = await fetchKept(name);
-    const { step } = JSON.parse(await tree["train_state.json"].text());
-    const every = Math.max(10, Math.round(totalSteps / 20));
-    if (step >= totalSteps) return;
+  /**
+   * Goes on with a run, in this page or after it was opened again.
+   * @param {{name: string, steps?: number, data?: {name: string, file: string}}} run `steps`: more than were planned;
+   *   `data`: a text for a run that has none here
+   */
+  async resume({ name, steps, data }) {
+    await fetchKept(name);
+    const state = JSON.parse(await (await inMemory(name))["train_state.json"].text());
+    const input = await textOf(name) ?? (data && `${dataDir(data.name)}/${data.file}`);
     await run(name, {
       resume: modelDir(name),
-      steps: totalSteps - step,
-      evalEvery: every,
-      sampleEvery: every,
-      checkpointEvery: every,
+      ...(input ? { input } : {}),
+      ...(steps ? { steps } : {}),
+      ...rhythm(steps ? state.step + steps : state.steps_total),
     });
   },
 
@@ -189,21 +265,26 @@ const methods = {
     running?.abort();
   },
 
-  /** What the browser keeps: names, steps, losses so far. */
+  /** What the browser keeps, and what only this page has: names, steps, losses so far. */
   async list() {
-    const names = await microgpt.keptNames().catch(() => []);
+    const kept = await microgpt.keptNames().catch(() => []);
+    const here = Object.keys(await microgpt.readDirectory("/models").catch(() => ({})))
+      .map((path) => path.split("/")[0]);
     const models = [];
-    for (const name of names.filter((name) => !name.endsWith(dataName("")))) {
-      const tree = await microgpt.kept(name);
-      if (!tree?.["train_state.json"]) continue;
-      const state = JSON.parse(await tree["train_state.json"].text());
+    for (const name of new Set([...kept, ...here])) {
+      if (name.endsWith(dataName(""))) continue;
+      const trees = [await microgpt.kept(name).catch(() => undefined), await inMemory(name)];
+      const [a, b] = [await stepOf(trees[0]), await stepOf(trees[1])];
+      const tree = trees[0] && a >= b ? trees[0] : trees[1];
+      if (!tree?.["meta.json"]) continue;
+      const state = JSON.parse(await tree["train_state.json"]?.text() ?? "{}");
       const lines = (await tree["metrics.jsonl"]?.text() ?? "").trim().split("\n").filter(Boolean);
-      const bytes = Object.values(tree).reduce((sum, { size }) => sum + size, 0);
       models.push({
         name,
         step: state.step,
+        stepsTotal: state.steps_total,
         mode: state.dataset_mode,
-        bytes,
+        bytes: Object.values(tree).reduce((sum, { size }) => sum + size, 0),
         metrics: lines.map((line) => JSON.parse(line)),
       });
     }
@@ -220,13 +301,50 @@ const methods = {
   async add({ name, files }) {
     await microgpt.removeDirectory(modelDir(name));
     await microgpt.writeDirectory(modelDir(name), files);
-    const opened = await model(name);
-    await microgpt.keep(name, files);
-    return { chat: opened.chat, parameters: opened.parameters };
+    try {
+      const opened = await model(name);
+      await microgpt.keep(name, files).catch((error) => {
+        tellProblem("the model could not be kept in this browser", error);
+      });
+      return { chat: opened.chat, parameters: opened.parameters };
+    } catch (error) {
+      await microgpt.removeDirectory(modelDir(name));
+      throw error;
+    }
+  },
+
+  /** The files of a .zip that `take` made. @param {{file: Blob}} args */
+  async unzip({ file }) {
+    const { unzipSync } = await import("./zip.js");
+    const entries = Object.entries(unzipSync(new Uint8Array(await file.arrayBuffer())))
+      .filter(([path]) => !path.endsWith("/"));
+    // a kept checkpoint has a meta.json too, further down
+    const [first = ""] = entries.map(([path]) => path).filter((path) => path.endsWith("meta.json"))
+      .sort((a, b) => a.length - b.length);
+    const folder = first.slice(0, -"meta.json".length);
+    const files = entries.filter(([path]) => path.startsWith(folder))
+      .map(([path, bytes]) => [path.slice(folder.length), new Blob([bytes])]);
+    return {
+      name: folder.split("/").at(-2) ?? file.name.replace(/\.zip$/, ""),
+      files: Object.fromEntries(files),
+    };
+  },
+
+  /** A model's folder on a server. @param {{url: string}} args */
+  async fetchModel({ url }) {
+    const texts = await microgpt.fetchDirectory(url, ["meta.json", "tokenizer.json"]);
+    const { architecture } = JSON.parse(await texts["meta.json"].text());
+    const weights = architecture === "llama" ? ["model.safetensors"] : ["weights.safetensors"];
+    const files = { ...texts, ...await microgpt.fetchDirectory(url, weights) };
+    for (const name of architecture === "llama" ? MORE_FILES : []) {
+      Object.assign(files, await microgpt.fetchDirectory(url, [name]).catch(() => ({}))); // may be missing
+    }
+    return files;
   },
 
   async remove({ name }) {
     if (loaded?.name === name) loaded.model.close(), loaded = undefined;
+    await microgpt.removeDirectory(modelDir(name));
     await microgpt.removeKept(name);
     await microgpt.removeKept(dataName(name));
   },
@@ -237,7 +355,12 @@ const methods = {
 
   async chat({ name, text, temperature }) {
     conversation ??= (await model(name)).startChat({ maxTokens: 200, temperature });
-    for await (const piece of conversation.send(text)) tell("piece", piece);
+    let answer = "";
+    for await (const piece of conversation.send(text)) {
+      answer += piece;
+      tell("piece", piece);
+    }
+    return answer;
   },
 
   newChat() {
@@ -245,20 +368,28 @@ const methods = {
     conversation = undefined;
   },
 
-  async inspect({ name, text }) {
-    return await microgpt.inspectText(modelDir(name), text);
+  /** A text, or an answer in a conversation, as the model sees it. */
+  async inspect({ name, text, messages, answer }) {
+    return await microgpt.inspectText(modelDir(name), messages ? { messages } : { prompt: text }, answer);
   },
 
   async map({ name }) {
     return await microgpt.mapTokens(modelDir(name));
   },
 
-  /** The files of a model, or of an export of it. @param {{name: string, kind: "model" | "gguf"}} wanted */
-  async files({ name, kind }) {
-    if (kind === "model") return await microgpt.readDirectory(modelDir(name));
+  /** What a model can be exported as. @param {{name: string}} model @returns {Promise<readonly string[]>} */
+  async formats({ name }) {
+    return (await microgpt.describeModel(modelDir(name))).formats;
+  },
+
+  /** A model, or an export of it, as one file. @param {{name: string, kind: "model" | "hf" | "gguf" | "onnx"}} wanted */
+  async take({ name, kind }) {
+    if (kind === "model") return { name: `${name}.zip`, file: await zipped(name, await inMemory(name)) };
     await microgpt.removeDirectory("/export");
-    await microgpt.exportModel(modelDir(name), "/export", { format: kind });
-    return await microgpt.readDirectory("/export");
+    await microgpt.exportModel(modelDir(name), "/export", { format: kind, device });
+    const files = await microgpt.readDirectory("/export");
+    if (kind === "gguf") return { name: `${name}.gguf`, file: files["model.gguf"] };
+    return { name: `${name}-${kind}.zip`, file: await zipped(`${name}-${kind}`, files) };
   },
 };
 

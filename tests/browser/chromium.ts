@@ -72,10 +72,15 @@ export class PageServer implements AsyncDisposable {
 export class Chromium implements AsyncDisposable {
   private constructor(readonly browser: Browser, readonly profile: string) {}
 
-  /** @param options.webgpu false starts it as on a machine without a GPU */
-  static async start({ webgpu = true, profile = Deno.makeTempDirSync() } = {}): Promise<Chromium> {
+  /**
+   * @param options.webgpu false starts it as on a machine without a GPU
+   * @param options.hardware the machine's own GPU in place of the software adapter
+   */
+  static async start(
+    { webgpu = true, hardware = false, profile = Deno.makeTempDirSync() } = {},
+  ): Promise<Chromium> {
     const gpu = webgpu
-      ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+      ? ["--enable-unsafe-webgpu", ...hardware ? [] : ["--use-webgpu-adapter=swiftshader"]]
       : ["--disable-features=WebGPU", "--disable-gpu"];
     const browser = await puppeteer.launch({
       executablePath: chromiumPath() ?? "chromium",
@@ -97,29 +102,5 @@ export class Chromium implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.browser.close();
-  }
-}
-
-/** A module for pages as one JavaScript text. */
-export async function bundled(module: string): Promise<string> {
-  const dir = await Deno.makeTempDir();
-  try {
-    const args = [
-      "bundle",
-      "--quiet",
-      "--platform",
-      "browser",
-      "--external",
-      "../native/*",
-      "--output",
-      join(dir, "out.js"),
-      module,
-    ];
-    const { success, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: ROOT, stderr: "piped" })
-      .output();
-    if (!success) throw new Error(new TextDecoder().decode(stderr));
-    return await Deno.readTextFile(join(dir, "out.js"));
-  } finally {
-    await Deno.remove(dir, { recursive: true });
   }
 }

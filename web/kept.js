@@ -1,0 +1,124 @@
+/** What the browser keeps: models to use, to go on with, to remove; and models that come from elsewhere. */
+import { at, count, make } from "./shared/page.js";
+import { attempt, problem, sizeOf } from "./page.js";
+import { calls, onChange, state } from "./state.js";
+import { goOn } from "./training.js";
+import { forgetModel, useModel } from "./use.js";
+
+export async function listKept() {
+  const models = await calls.call("list");
+  at("kept-section").hidden = models.length === 0;
+  at("kept").replaceChildren(...models.map(row));
+  await showRoom();
+}
+
+/** @param {any} kept */
+function row(kept) {
+  const { name, step, stepsTotal, bytes } = kept;
+  const action = (/** @type {string} */ text, /** @type {() => unknown} */ act) => {
+    const made = make("button", { textContent: text, disabled: state.training });
+    made.onclick = () => attempt(act, made);
+    return made;
+  };
+  const what = step === undefined ? "a model" : `${count(step)} steps`;
+  const title = make("span", { className: "grow", textContent: `${name}, ${what}, ${sizeOf(bytes)}` });
+  const actions = [action("Use", async () => {
+    const { chat } = await calls.call("open", { name });
+    useModel(name, chat);
+    at("use").scrollIntoView({ behavior: "smooth" });
+  })];
+  if (step < stepsTotal) actions.push(action("Continue training", () => goOn(kept)));
+  else if (step !== undefined) {
+    const steps = () => Number(at("steps").value) || 100;
+    actions.push(action("Train further", () => goOn({ ...kept, stepsTotal: step + steps() }, steps())));
+  }
+  actions.push(action("Remove", async () => {
+    if (!confirm(`Remove ${name} from this browser?`)) return;
+    await calls.call("remove", { name });
+    forgetModel(name);
+    await listKept();
+  }));
+  return make("div", { className: "row" }, title, ...actions);
+}
+
+/** How much room the browser gives. */
+async function showRoom() {
+  const { usage, quota } = await navigator.storage?.estimate?.() ?? {};
+  at("room").textContent = usage === undefined || quota === undefined
+    ? ""
+    : `${sizeOf(usage)} of the ${sizeOf(quota)} that this browser gives to the page are in use.`;
+}
+
+// Models from elsewhere -----------------------------------------------------------------------------------------------
+
+/** @param {string} name @param {Record<string, Blob>} files */
+async function addModel(name, files) {
+  if (!files["weights.safetensors"] && !files["model.safetensors"]) {
+    throw problem(
+      `${name} is no model's folder`,
+      "Take the folder that `microgpt train` wrote, or the .zip of this page: it has weights.safetensors or model.safetensors.",
+    );
+  }
+  const { chat } = await calls.call("add", { name, files });
+  useModel(name, chat);
+  await listKept();
+}
+
+/** All files of a folder that was dropped. @param {FileSystemDirectoryEntry} folder @param {string} [prefix] */
+async function filesOf(folder, prefix = "") {
+  /** @type {Record<string, Blob>} */
+  const files = {};
+  const reader = folder.createReader();
+  for (;;) { // comes in pieces
+    const entries = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (entries.length === 0) return files;
+    for (const entry of entries) {
+      if (entry.name.startsWith(".")) continue;
+      const path = prefix + entry.name;
+      if (entry.isDirectory) Object.assign(files, await filesOf(entry, `${path}/`));
+      else files[path] = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    }
+  }
+}
+
+/** @param {FileSystemDirectoryEntry} folder */
+export async function addFolder(folder) {
+  await addModel(folder.name, await filesOf(folder));
+}
+
+/** A .zip as this page hands it out. @param {File} file */
+export async function addZip(file) {
+  const { name, files } = await calls.call("unzip", { file });
+  await addModel(name, files);
+}
+
+/** A model's folder on a server. @param {string} address */
+export async function addAddress(address) {
+  const url = new URL(address, location.href);
+  const name = decodeURIComponent(url.pathname).split("/").filter(Boolean).at(-1) ?? url.host;
+  await addModel(name, await calls.call("fetchModel", { url: url.href }));
+}
+
+at("folder").onchange = () => {
+  const files = [.../** @type {File[]} */ (at("folder").files)];
+  at("folder").value = "";
+  if (files.length === 0) return;
+  const name = files[0].webkitRelativePath.split("/")[0];
+  const tree = files.map((file) => [file.webkitRelativePath.slice(name.length + 1), file]);
+  const seen = tree.filter(([path]) => !/(^|\/)\./.test(/** @type {string} */ (path)));
+  attempt(() => addModel(name, Object.fromEntries(seen)));
+};
+at("zip").onchange = () => {
+  const [file] = at("zip").files;
+  at("zip").value = "";
+  if (file) attempt(() => addZip(file));
+};
+at("open-folder").onclick = () => at("folder").click();
+at("open-zip").onclick = () => at("zip").click();
+at("open-address").onclick = () => attempt(() => addAddress(at("address").value), at("open-address"));
+at("address").onkeydown = (/** @type {KeyboardEvent} */ { key }) =>
+  key === "Enter" && at("open-address").click();
+
+onChange(() => {
+  for (const id of ["open-folder", "open-zip", "open-address"]) at(id).disabled = state.training;
+});

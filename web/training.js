@@ -1,0 +1,188 @@
+/** A run as it goes on: losses, samples, pausing and going on. */
+import { at, count, duration, make, tell } from "./shared/page.js";
+import { Curves } from "./shared/curves.js";
+import { Run, smoothed } from "./shared/run.js";
+import { attempt } from "./page.js";
+import { choice } from "./setup.js";
+import { calls, changed, hear, onChange, state } from "./state.js";
+import { listKept } from "./kept.js";
+import { useModel } from "./use.js";
+
+/** The running mean of losses is over this part of a run, and at most so many steps. */
+const MEAN = { part: 1 / 60, steps: 25 };
+const MOST_SAMPLES = 12;
+const SHOW_MS = 150;
+
+const chart = new Curves(at("chart"), at("chart-read"));
+let figures = new Run({ id: "", name: "", running: true, changed: 0, stepsTotal: null }, 0);
+
+/** steps when the tab was hidden */
+let hiddenAt = 0;
+/** @type {{release(): Promise<void>} | undefined} */
+let wakeLock;
+
+/** @param {string} name @param {boolean} chat @param {number | null} stepsTotal */
+function startRun(name, chat, stepsTotal) {
+  state.run = { name, chat, began: performance.now() };
+  figures = new Run({ id: name, name, running: true, changed: 0, stepsTotal }, 0);
+  at("samples").replaceChildren(
+    make("p", { className: "faint", textContent: "The first samples come after some steps." }),
+  );
+  at("run").hidden = false;
+  at("run-name").textContent = name;
+  show();
+  at("run").scrollIntoView({ behavior: "smooth", block: "start" });
+}
+
+/** @param {"train" | "resume"} method @param {object} args */
+async function trainWith(method, args) {
+  state.training = true;
+  figures.info.running = true;
+  at("status").textContent = "Preparing: the tokenizer, and the kernels of this GPU…";
+  changed();
+  navigator.storage?.persist?.(); // what is kept is not thrown away when the disk fills; a browser may refuse
+  await stayAwake();
+  try {
+    await calls.call(method, args);
+  } catch (error) {
+    const { message, hint } = /** @type {any} */ (error);
+    tell({ message: `training stopped: ${message}`, hint });
+    at("status").textContent = "Stopped. Nothing is lost up to the last checkpoint: continue from there.";
+  }
+  state.training = false;
+  figures.info.running = false;
+  document.title = "microgpt";
+  wakeLock?.release();
+  await listKept();
+  changed();
+}
+
+/** A screen that goes dark would end the run on a phone. */
+async function stayAwake() {
+  const { wakeLock: screen } = /** @type {any} */ (navigator);
+  wakeLock = await screen?.request("screen").catch(() => undefined); // a hidden page gets none
+}
+
+at("start").onclick = () =>
+  attempt(async () => {
+    const { data, ...settings } = choice();
+    if (!data) return;
+    const name = await calls.call("freeName", { name: data.name }); // no earlier model is written over
+    startRun(name, data.chat, settings.steps ?? null);
+    await trainWith("train", { name, data, ...settings });
+  });
+at("pause").onclick = () => {
+  at("pause").disabled = true;
+  at("status").textContent = "Saving…";
+  attempt(() => calls.call("pause"));
+};
+at("resume").onclick = () => trainWith("resume", { name: state.run?.name });
+
+/**
+ * Shows the losses so far of what is kept, and goes on.
+ * @param {{name: string, mode: string, stepsTotal: number, metrics: any[]}} kept @param {number} [steps] more than were planned
+ */
+export function goOn({ name, mode, stepsTotal, metrics }, steps) {
+  startRun(name, mode === "chat", stepsTotal);
+  for (const line of metrics) figures.add(line);
+  show();
+  return trainWith("resume", { name, steps, data: state.data });
+}
+
+// What is shown -------------------------------------------------------------------------------------------------------
+
+/** Weight of what was before in the running mean. */
+function smoothing() {
+  const steps = Math.min((figures.info.stepsTotal ?? 0) * MEAN.part, MEAN.steps);
+  return 1 - 1 / Math.max(1, steps);
+}
+
+function show() {
+  const { info: { stepsTotal }, loss, heldOut, step } = figures;
+  chart.show([
+    { name: "", colour: "--training", points: loss, faint: true },
+    { name: "loss", colour: "--training", points: smoothed(loss, smoothing()) },
+    { name: "held-out loss", colour: "--held-out", points: heldOut, dots: true },
+  ], Math.max(stepsTotal ?? 1, step));
+  at("progress").value = stepsTotal ? step / stepsTotal : 0;
+}
+
+function showStatus() {
+  const { step, info: { stepsTotal }, secondsLeft, loss, stepMs } = figures;
+  show();
+  if (stepMs === undefined || stepsTotal === null) return;
+  const mean = smoothed(loss.slice(-200), smoothing()).at(-1)?.value ?? NaN;
+  const left = secondsLeft === undefined ? "" : ` · about ${duration(secondsLeft)} left`;
+  at("status").textContent = `step ${count(step)} of ${count(stepsTotal)} · loss ${mean.toFixed(3)} · ` +
+    `${stepMs < 10 ? stepMs.toFixed(1) : Math.round(stepMs)} ms a step${left}`;
+  document.title = `${Math.round(100 * step / stepsTotal)} % · microgpt`;
+}
+
+let waits = false;
+/** However many steps come, the page is drawn a few times a second. */
+function showLater() {
+  if (waits) return;
+  waits = true;
+  setTimeout(() => {
+    waits = false;
+    if (state.training) showStatus();
+  }, SHOW_MS);
+}
+
+hear({
+  plan({ network, parameters, device, totalSteps, trainingDocuments }) {
+    figures.info.stepsTotal = totalSteps;
+    show();
+    at("status").textContent = `${network}: ${count(parameters)} numbers to learn from ` +
+      `${count(trainingDocuments)} documents on ${device}. Compiling for it…`;
+  },
+  step({ step, loss, learningRate: lr, gradNorm: grad_norm, tokens, milliseconds: ms }) {
+    figures.add({ step, loss, lr, grad_norm, tokens, ms });
+    showLater();
+  },
+  evaluation({ step, loss, bitsPerByte }) {
+    figures.add({ step, val_loss: loss, val_bits_per_byte: bitsPerByte });
+    showLater();
+  },
+  samples({ step, texts }) {
+    const title = make("small", { textContent: `after ${count(step)} steps` });
+    const text = make("pre", {
+      textContent: texts.map((/** @type {string} */ sample) => sample.trim() || "(nothing)").join("\n"),
+    });
+    if (at("samples").querySelector("pre") === null) at("samples").replaceChildren();
+    at("samples").prepend(make("div", { className: "sample" }, title, text));
+    while (at("samples").children.length > MOST_SAMPLES) at("samples").lastElementChild.remove();
+  },
+  notice: (notice) => tell(notice, { bad: notice.bad === true }),
+  recovery: ({ step, learningRate }) =>
+    tell(`the loss was no number: back to step ${step}, with learning rate ${learningRate}`, { bad: false }),
+  end({ step, complete }) {
+    const { run } = state;
+    if (!run) return;
+    showStatus();
+    at("status").textContent = complete
+      ? `Done: ${count(step)} steps, in ${duration((performance.now() - run.began) / 1000)}.`
+      : `Paused after ${
+        count(step)
+      } steps. It is kept in this browser: continue now, or when you open this page again.`;
+    useModel(run.name, run.chat);
+  },
+});
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) hiddenAt = figures.step;
+  else if (state.training) {
+    stayAwake();
+    const steps = figures.step - hiddenAt;
+    if (steps > 0) tell(`training went on while the tab was hidden: ${count(steps)} steps`, { bad: false });
+  }
+});
+addEventListener("beforeunload", (event) => state.training && event.preventDefault());
+
+onChange(() => {
+  const { training, run } = state;
+  const { step, info: { stepsTotal } } = figures;
+  at("pause").hidden = !training;
+  at("pause").disabled = false;
+  at("resume").hidden = training || !run || (stepsTotal !== null && step >= stepsTotal);
+});

@@ -1,0 +1,166 @@
+/** A model that is there: it writes, talks, shows what it sees, and can be taken home. */
+import { at, download, make } from "./shared/page.js";
+import { TokenText } from "./shared/token_text.js";
+import { probabilityBars } from "./shared/tokens.js";
+import { attempt, sizeOf } from "./page.js";
+import { exampleFor } from "./setup.js";
+import { calls, changed, hear, onChange, state } from "./state.js";
+import { attentionView, tokenMap } from "./views.js";
+
+/** @param {string} name @param {boolean} chat */
+export function useModel(name, chat) {
+  state.model = { name, chat, example: exampleFor(name, chat) };
+  at("use").hidden = false;
+  at("use-name").textContent = `Use ${name}`;
+  conversation = [];
+  for (const id of ["written", "turns", "seen", "token-map", "take-note"]) at(id).replaceChildren();
+  at("look-at").value = state.model.example;
+  showTab(chat ? "talk" : "write");
+  changed();
+  attempt(async () => {
+    const formats = await ask("formats");
+    for (const kind of ["hf", "gguf", "onnx"]) at(`take-${kind}`).hidden = !formats.includes(kind);
+  });
+}
+
+/** @param {string} name of a model that is gone */
+export function forgetModel(name) {
+  if (state.model?.name !== name) return;
+  state.model = undefined;
+  at("use").hidden = true;
+}
+
+/** @param {string} method @param {object} args */
+const ask = (method, args = {}) => calls.call(method, { name: state.model?.name, ...args });
+
+// Tabs ----------------------------------------------------------------------------------------------------------------
+
+/** @param {string} name */
+function showTab(name) {
+  for (const tab of at("tabs").children) tab.setAttribute("aria-selected", String(tab.dataset.tab === name));
+  for (const panel of document.querySelectorAll("[data-panel]")) {
+    /** @type {HTMLElement} */ (panel).hidden = /** @type {HTMLElement} */ (panel).dataset.panel !== name;
+  }
+  at("legend").hidden = !at("use").querySelector(`[data-panel="${name}"] .text-token`);
+  if (state.training) return;
+  if (name === "see" && !at("seen").hasChildNodes() && at("look-at").value) attempt(look, at("look"));
+  if (name === "map" && !at("token-map").hasChildNodes()) {
+    attempt(async () => at("token-map").replaceChildren(tokenMap(await ask("map"))));
+  }
+}
+at("tabs").onclick = (/** @type {any} */ { target }) => target.dataset.tab && showTab(target.dataset.tab);
+
+// Write and talk ------------------------------------------------------------------------------------------------------
+
+/**
+ * Colours what the model wrote, once it is known how probable it was.
+ * @param {HTMLElement} element holds the text
+ * @param {object} written what `inspect` takes
+ */
+async function colour(element, written) {
+  const { tokens, start } = await ask("inspect", written);
+  at("legend").hidden = false;
+  new TokenText(element, at("expected")).set(tokens.slice(start));
+}
+
+const temperature = () => Number(at("temperature").value);
+let seed = 1;
+
+async function write() {
+  const prompt = at("prompt").value;
+  const texts = await ask("generate", { prompt, temperature: temperature(), seed: seed++ * 100 });
+  const lines = texts.map((/** @type {string} */ textContent) =>
+    make("p", { className: "written", textContent })
+  );
+  at("written").replaceChildren(...lines);
+  for (const [i, line] of lines.entries()) {
+    if (texts[i] === "") {
+      line.replaceChildren(make("span", { className: "faint", textContent: "(nothing: it ended at once)" }));
+    } else await colour(line, { text: "", answer: texts[i] });
+  }
+}
+at("write").onclick = () => attempt(write, at("write"));
+
+/** Longer conversations are not coloured: the reference device, which looks at them, is slow. */
+const MOST_COLOURED = 300;
+
+/** @type {{role: "user" | "assistant", content: string}[]} */
+let conversation = [];
+/** what is being answered in @type {HTMLElement} */
+let answering;
+hear({ piece: (piece) => answering.append(piece) });
+
+/** @param {string} role @param {string} textContent */
+function addTurn(role, textContent) {
+  const turn = make("div", { className: `turn ${role}`, textContent });
+  at("turns").append(turn);
+  return turn;
+}
+
+async function say() {
+  const content = at("say").value.trim();
+  if (!content) return;
+  at("say").value = "";
+  addTurn("user", content);
+  conversation.push({ role: "user", content });
+  const turn = answering = addTurn("assistant", "");
+  const answer = await ask("chat", { text: content, temperature: temperature() });
+  const said = conversation.reduce((sum, { content }) => sum + content.length, answer.length);
+  if (answer !== "" && said < MOST_COLOURED) await colour(turn, { messages: conversation, answer });
+  conversation.push({ role: "assistant", content: answer });
+}
+at("send").onclick = () => attempt(say, at("send"));
+at("new-chat").onclick = () =>
+  attempt(() => {
+    conversation = [];
+    at("turns").replaceChildren();
+    return calls.call("newChat");
+  });
+
+// What it sees --------------------------------------------------------------------------------------------------------
+
+async function look() {
+  const { tokens, next, attention } = await ask("inspect", { text: at("look-at").value });
+  const line = make("p", { className: "written" });
+  // whatever begins every text was never to be expected
+  const first = { ...tokens[0], probability: undefined };
+  new TokenText(line, at("expected")).set([first, ...tokens.slice(1)]);
+  at("legend").hidden = false;
+  at("seen").replaceChildren(
+    make("h3", { textContent: "How probable it found each token" }),
+    line,
+    make("h3", { textContent: "What it expects next" }),
+    probabilityBars(next),
+    make("h3", { textContent: "Where its attention goes" }),
+    attentionView(tokens.map((/** @type {any} */ { text }) => text), attention),
+  );
+}
+at("look").onclick = () => attempt(look, at("look"));
+
+// Take it home --------------------------------------------------------------------------------------------------------
+
+/** @param {"model" | "hf" | "gguf" | "onnx"} kind */
+async function take(kind) {
+  at("take-note").textContent = "Putting it together…";
+  const { name, file } = await ask("take", { kind }).catch((error) => {
+    at("take-note").textContent = "";
+    throw error;
+  });
+  download(name, file);
+  at("take-note").textContent = `${name}: ${sizeOf(file.size)}`;
+}
+const KINDS = /** @type {const} */ (["model", "hf", "gguf", "onnx"]);
+for (const kind of KINDS) at(`take-${kind}`).onclick = () => attempt(() => take(kind), at(`take-${kind}`));
+
+for (const [field, button] of [["prompt", "write"], ["say", "send"], ["look-at", "look"]]) {
+  at(field).onkeydown = (/** @type {KeyboardEvent} */ { key }) => key === "Enter" && at(button).click();
+}
+
+onChange(() => {
+  const { training, model } = state;
+  const off = training || !model;
+  for (const id of ["write", "send", "look", ...KINDS.map((kind) => `take-${kind}`)]) at(id).disabled = off;
+  at("busy").hidden = !training;
+  const talk = /** @type {HTMLElement} */ (document.querySelector('[data-tab="talk"]'));
+  talk.hidden = !model?.chat;
+});
