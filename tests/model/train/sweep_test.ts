@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { sweep, type SweepEvent, type SweepOptions, type SweepResult } from "../../../mod.ts";
-import { combinations } from "../../../model/train/sweep.ts";
+import { combinations } from "../../../model/train/sweeping.ts";
 import { microgpt, NAMES } from "../../cli/program.ts";
 import { withDirectory } from "../files/checkpoint_fixture.ts";
 
