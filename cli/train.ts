@@ -178,7 +178,8 @@ function describe(plan: PlanEvent): void {
   );
   entry(
     "training",
-    `steps ${plan.startStep} … ${plan.totalSteps}, batch ${batch}, lr ${settings.learningRate}, ` +
+    `steps ${plan.startStep} … ${plan.totalSteps}, batch ${batch}, lr ${settings.learningRate}` +
+      (settings.optimizer === "muon" ? ` (muon ${settings.muonLearningRate}), ` : ", ") +
       `warmup ${settings.warmupSteps}, ${clip}, seed ${settings.seed}` +
       (settings.loss === "answers" ? "; only answers count in the loss" : "") +
       (settings.freeze === DEFAULTS.freeze ? "" : `; frozen: ${harmlessLine(settings.freeze)}`),

@@ -155,9 +155,11 @@ ${description}: ${count(outcome.trainingDocuments)} conversations. Licence of th
 | context | ${count(s.blockSize)} tokens |
 | vocabulary | at most ${count(s.vocabSize)} tokens, byte-level BPE of the same data |
 | steps, batch | ${count(outcome.steps)}, ${s.batchSize * s.gradAccum} conversations |
-| learning rate | ${s.learningRate}, warmup ${s.warmupSteps} steps, linear decay to 0 |
+| learning rate | ${s.learningRate}, warmup ${s.warmupSteps} steps, schedule ${s.schedule} |
 | gradient clipping | ${s.gradClip > 0 ? s.gradClip : "none"} |
-| optimizer | Adam, beta 0.85 and 0.99 |
+| optimizer | ${
+    s.optimizer === "muon" ? `Muon, ${s.muonLearningRate}, for the matrices of layers; for the rest ` : ""
+  }Adam, beta 0.85 and 0.99 |
 | seed | ${s.seed} |
 | device | ${outcome.device} |
 
