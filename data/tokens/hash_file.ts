@@ -47,9 +47,12 @@ export class HashFileWriter implements Disposable {
     this.#documents += hashes.length;
   }
 
-  /** Looks at all of them, and makes the file whole. */
-  async finish(): Promise<void> {
-    const { low, documents, distinct, complete, digest } = summarize(this.#file, this.#documents);
+  /**
+   * Looks at all of them, and makes the file whole.
+   * @param most how many are sorted at a time
+   */
+  async finish(most = SORTED_AT_A_TIME): Promise<void> {
+    const { low, documents, distinct, complete, digest } = summarize(this.#file, this.#documents, most);
     const listed = low.documents.length <= MAX_LISTED;
     const index: Index = {
       documents,
@@ -86,7 +89,7 @@ const SORTED_AT_A_TIME = 1 << 22;
 function summarize(
   file: FileHandle,
   documents: number,
-  most = SORTED_AT_A_TIME,
+  most: number,
 ): Omit<HashSummary, "all"> & { digest: string } {
   const ranges = Math.ceil(documents / most);
   const width = Math.ceil(2 ** 53 / ranges);
