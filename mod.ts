@@ -96,7 +96,7 @@ export {
 export { type DownloadOptions, type DownloadProgress, localModel } from "./model/files/hub/local_model.ts";
 export type { ModelKind } from "./model/files/any_model.ts";
 export type { RequiredSetting, TrainState } from "./model/files/train_state.ts";
-export { inspectData, type InspectDataOptions, type InspectedData } from "./model/files/inspect_data.ts";
+export { inspectData, type InspectDataOptions, type InspectedData } from "./model/train/inspect_data.ts";
 export { copyModel } from "./model/files/copy_model.ts";
 export { EXPORT_OPTIONS, exportModel, type ExportOptions, type ExportResult } from "./model/export/export.ts";
 export type { ExportType } from "./model/export/llama_export.ts";

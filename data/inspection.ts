@@ -8,7 +8,7 @@ import { cleanupOf, type CleanupRow, copyRows } from "./cleanup.ts";
 import { contentHashes } from "./content_hash.ts";
 import type { Corpus, CorpusReport } from "./corpus.ts";
 import { DistinctCount } from "./distinct.ts";
-import { encodeChat, encodeText, type TokenDocuments } from "./documents.ts";
+import { type DocumentEncoder, ownEncoder, type TokenDocuments } from "./documents.ts";
 import { LengthCounts, type LengthStatistics } from "./lengths.ts";
 import { SPECIAL_TOKENS, type Tokenizer } from "./tokenizer.ts";
 
@@ -66,7 +66,9 @@ export interface Inspection extends LengthStatistics {
 export async function inspectCorpus(
   corpus: Omit<Corpus, "textBlocks">,
   tokenizer: Tokenizer,
-  { blockSize, onRead, signal }: {
+  { encoder = ownEncoder(tokenizer), blockSize, onRead, signal }: {
+    /** default: our own way to write documents */
+    encoder?: DocumentEncoder;
     blockSize?: number;
     onRead?: (bytes: number) => void;
     signal?: AbortSignal;
@@ -78,10 +80,9 @@ export async function inspectCorpus(
   const examples = new Examples();
   for await (const { documents, bytesRead } of corpus.blocks(signal)) {
     onRead?.(bytesRead);
-    const chat = corpus.mode === "chat";
-    const encoded = chat
-      ? encodeChat(documents as Message[][], tokenizer)
-      : encodeText(documents as string[], tokenizer);
+    const encoded = corpus.mode === "chat"
+      ? await encoder.conversations(documents as Message[][], false)
+      : await encoder.texts(documents as string[]);
     lengths.add(lengthsOf(encoded));
     contentHashes(documents, 0).forEach((hash, d) => {
       distinct.add(hash);

@@ -101,7 +101,10 @@ function regexesOf(value: Json | undefined): string[] {
   });
 }
 
-/** Whether a group that repeats something is itself repeated, as in (a*)*: the way to exponential time. */
+/**
+ * Whether a group that repeats something, or leaves a choice, is itself repeated, as in (a*)*, (a|a)* and (a?){40}: the way to
+ * exponential time.
+ */
 function repeatsRepetition(regex: string): boolean {
   const repeats: boolean[] = [false];
   for (let i = 0; i < regex.length; i++) {
@@ -114,9 +117,16 @@ function repeatsRepetition(regex: string): boolean {
       const repeated = /^(?:[*+]|\{\d)/.test(regex.slice(i + 1, i + 3));
       if (inner && repeated) return true;
       if (inner) repeats[repeats.length - 1] = true;
-    } else if (char === "*" || char === "+" || char === "{") repeats[repeats.length - 1] = true;
+    } else if (isOpen(regex, i, repeats.length > 1)) repeats[repeats.length - 1] = true;
   }
   return false;
+}
+
+/** Whether what stands here can be read in more than one way: a repetition, and within a group a choice. */
+function isOpen(regex: string, i: number, inGroup: boolean): boolean {
+  if ("*+{".includes(regex[i]!)) return true;
+  if (!inGroup) return false;
+  return regex[i] === "|" || regex[i] === "?" && regex[i + 1] === ")" && !"(*+?}".includes(regex[i - 1]!);
 }
 
 /** Where a character class ends; classes may lie in classes. */

@@ -77,7 +77,7 @@ async function* fileChunks(file: InputFile): AsyncGenerator<Uint8Array> {
     }
     if (!file.regular) return;
     if (read < file.bytes) throw changed(file, `ended after ${read} of its ${file.bytes} bytes`);
-    if (handle.statSync().mtime?.getTime() !== (file.modified || undefined)) {
+    if ((handle.statSync().mtime?.getTime() ?? 0) !== file.modified) {
       throw changed(file, "was written to");
     }
   } finally {

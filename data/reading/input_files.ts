@@ -2,6 +2,7 @@
 
 import { type DirEntry, type FileInfo, files, isFileError } from "../../platform/files.ts";
 import { builtin } from "../../platform/host.ts";
+import { resolve } from "../../platform/paths.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { cannotRead } from "./limits.ts";
 
@@ -44,8 +45,9 @@ export async function findInputFiles(inputs: readonly string[]): Promise<InputFi
   let repeated = 0;
   for (const input of inputs) {
     for (const file of await filesOf(input, notices)) {
-      if (files.has(file.path)) repeated++;
-      else files.set(file.path, file);
+      const place = resolve(file.path);
+      if (files.has(place)) repeated++;
+      else files.set(place, file);
       if (files.size > MAX_FILES) {
         throw new MicrogptError(`${input}: more than ${MAX_FILES / 1e6} million files`);
       }
@@ -70,7 +72,8 @@ async function filesOf(input: string, notices: string[]): Promise<InputFile[]> {
   const others = walk(input.replace(/(?<=.)[/\\]+$/u, ""), found);
   if (found.length === 0) {
     throw new MicrogptError(`${input} is a directory without data files`, {
-      hint: "files are taken that end in .txt .md .jsonl .json .csv .tsv .parquet, also with .gz or .zst; " +
+      hint:
+        "files are taken that end in .txt .md .jsonl .json .csv .tsv .parquet, also with .gz, .zst or .xz; " +
         `for others quote a pattern: "${input.replace(/\/+$/u, "")}/**"`,
     });
   }

@@ -10,6 +10,10 @@ import { join } from "../../platform/paths.ts";
 
 const LOCK = ".lock";
 
+/** How directories of prepared data are called, and what lies in them: nothing else is counted, nothing else removed. */
+const CORPUS = /^[0-9a-f]{32}$/u;
+const PREPARED = /^(?:tokens-[0-9a-f]{16}|tokenizer-[0-9a-f]{16}|hashes-\d+)(?:\.part)?$/u;
+
 /** How often a directory that another process has locked is asked for again. */
 const RETRY_MS = 100;
 
@@ -95,17 +99,24 @@ interface Usage {
   used: number;
 }
 
+/** The prepared files of a directory. */
+async function preparedIn(dir: string): Promise<string[]> {
+  const found: string[] = [];
+  for await (const { name } of files.readDir(dir)) if (PREPARED.test(name)) found.push(join(dir, name));
+  return found;
+}
+
 /** How much prepared data there is, by corpus. */
 async function usages(root: string): Promise<Usage[]> {
   const found: Usage[] = [];
   try {
     for await (const { name, isDirectory } of files.readDir(root)) {
-      if (!isDirectory) continue;
+      if (!isDirectory || !CORPUS.test(name)) continue;
       const dir = join(root, name);
       let [count, bytes] = [0, 0];
-      for await (const entry of files.readDir(dir)) {
-        if (entry.name !== LOCK) count++;
-        bytes += (await ifThere(files.stat(join(dir, entry.name))))?.size ?? 0;
+      for (const path of await preparedIn(dir)) {
+        count++;
+        bytes += (await ifThere(files.stat(path)))?.size ?? 0;
       }
       const used = (await ifThere(files.stat(join(dir, LOCK))))?.mtime?.getTime() ?? 0;
       found.push({ dir, files: count, bytes, used });
@@ -136,8 +147,12 @@ export async function trimCache(root: string, limit: number, kept: string): Prom
     const lock = await lockFile(dir);
     if (!lock) continue;
     try {
-      await files.remove(dir, { recursive: true });
+      for (const path of await preparedIn(dir)) await files.remove(path);
       total -= bytes;
+      await files.remove(join(dir, LOCK));
+      let rest = 0;
+      for await (const _ of files.readDir(dir)) rest++;
+      if (rest === 0) await files.remove(dir);
     } finally {
       lock.close();
     }

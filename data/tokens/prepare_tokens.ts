@@ -94,7 +94,8 @@ export async function prepareTokens(corpus: Corpus, options: PreparationOptions)
   const { memoryCharacters = BLOCK_CHARACTERS, signal } = options;
   const again: ReadBlocks = () => documentBlocks(corpus, signal, memoryCharacters);
   if ((corpus.totalBytes ?? 0) > memoryCharacters) return await prepareInFiles(corpus, () => again, options);
-  const blocks = documentBlocks(corpus, undefined, memoryCharacters); // over in a moment
+  // of files it is over in a moment; what comes but once may take its time
+  const blocks = documentBlocks(corpus, corpus.rereadable ? undefined : signal, memoryCharacters);
   const first = await blocks.next();
   const second = await blocks.next();
   if (second.done) return await prepareInMemory(corpus, first.value!, options);
@@ -130,7 +131,8 @@ async function prepareInMemory(
   const once: ReadBlocks = async function* () {
     yield { documents, characters: 0, bytesRead: corpus.report().bytes };
   };
-  const tokenizer = options.tokenizer ?? await makeTokenizer(corpus, once, options);
+  const tokenizer = options.tokenizer ??
+    await agreed(options, () => makeTokenizer(corpus, once, options));
   const store = storeInMemory([await encodeBlock(documents, wayOf(tokenizer, options))]);
   const hashes = summaryOf(splitHashes(documents, options.seed));
   return { tokenizer, store, hashes, report: corpus.report(), notices: [] };
@@ -141,14 +143,28 @@ function wayOf(tokenizer: Tokenizer, { encoderOf, answersOnly }: PreparationOpti
   return { encoder: encoderOf(tokenizer), answersOnly, vocabSize: tokenizer.vocabSize };
 }
 
-/** Counts words and trains; where several processes train, one of them does. */
+/**
+ * Where several processes train, one makes the tokenizer and hands it to the others. These wait for it without a lock, or the
+ * one might wait for theirs.
+ */
+async function agreed(
+  { newTokenizer: { share, load } }: PreparationOptions,
+  make: () => Promise<Tokenizer>,
+): Promise<Tokenizer> {
+  if (!share) return await make();
+  if (!share.isFirst) return await load(share.text(""));
+  const tokenizer = await make();
+  share.text(tokenizer.toJSON());
+  return tokenizer;
+}
+
+/** Counts words and trains. */
 async function makeTokenizer(
   corpus: Corpus,
   read: ReadBlocks,
   { newTokenizer, onProgress }: PreparationOptions,
 ): Promise<Tokenizer> {
-  const { share, sample, openCounter, load } = newTokenizer;
-  if (share && !share.isFirst) return await load(share.text(""));
+  const { sample, openCounter } = newTokenizer;
   const counter = await openCounter();
   try {
     const { totalBytes } = corpus;
@@ -164,11 +180,10 @@ async function makeTokenizer(
       if (number++ % every !== 0) continue;
       counted += characters;
       counting = counter.add(textsOf(documents));
+      counting.catch(() => {}); // it is thrown where it is awaited, which may be a read later
     }
     await counting;
-    const tokenizer = await counter.train();
-    share?.text(tokenizer.toJSON());
-    return tokenizer;
+    return await counter.train();
   } finally {
     counter.close();
   }
@@ -188,10 +203,22 @@ async function prepareInFiles(
       return await prepareOnce(corpus, open(`${dir}/spool`), dir, options);
     }
     const waiting = () => onProgress?.({ phase: "waiting", bytes: 0, totalBytes: corpus.totalBytes });
-    using entry = await CacheEntry.open(cacheDir, keyOf(corpus), { ...(signal ? { signal } : {}), waiting });
+    const openEntry = () =>
+      CacheEntry.open(cacheDir, keyOf(corpus), { ...(signal ? { signal } : {}), waiting });
+    const read = open("");
+    const notices: string[] = [];
+    const tokenizer = options.tokenizer ?? await agreed(options, async () => {
+      using entry = await openEntry();
+      return await keptTokenizer(corpus, read, dir = entry.dir, options, notices);
+    });
+    using entry = await openEntry();
     dir = entry.dir;
-    const prepared = await prepareIn(corpus, open(""), dir, options);
-    await trimCache(cacheDir, cacheBytes, dir);
+    const prepared = await prepareIn(corpus, read, dir, { ...options, tokenizer }, notices);
+    await trimCache(cacheDir, cacheBytes, dir).catch((error) => {
+      notices.push(
+        `warning: ${cacheDir} holds more than it should, but cannot be made smaller: ${error.message}`,
+      );
+    });
     return prepared;
   } catch (error) {
     throw cannotPrepare(dir, error);
@@ -207,7 +234,10 @@ async function prepareOnce(
 ): Promise<PreparedTokens> {
   const remove = () => files.remove(dir, { recursive: true });
   try {
-    const prepared = await prepareIn(corpus, read, dir, options);
+    const notices: string[] = [];
+    const tokenizer = options.tokenizer ??
+      await agreed(options, () => keptTokenizer(corpus, read, dir, options, notices));
+    const prepared = await prepareIn(corpus, read, dir, { ...options, tokenizer }, notices);
     const close = prepared.store.onClose;
     if (os !== "windows") await remove();
     else {
@@ -238,10 +268,10 @@ async function prepareIn(
   corpus: Corpus,
   read: ReadBlocks,
   dir: string,
-  options: PreparationOptions,
+  options: PreparationOptions & { tokenizer: Tokenizer },
+  notices: string[],
 ): Promise<PreparedTokens> {
-  const notices: string[] = [];
-  const tokenizer = options.tokenizer ?? await keptTokenizer(corpus, read, dir, options, notices);
+  const { tokenizer } = options;
   const way = wayOf(tokenizer, options);
   // our own way marks answers in any case
   const key = way.encoder.key === "" ? "" : JSON.stringify([way.encoder.key, way.answersOnly]);
@@ -288,9 +318,9 @@ async function keptTokenizer(
   options: PreparationOptions,
   notices: string[],
 ): Promise<Tokenizer> {
-  const { newTokenizer: { key, load, share } } = options;
+  const { newTokenizer: { key, load } } = options;
   const path = `${dir}/tokenizer-${digestOf(new TextEncoder().encode(key)).slice(0, 16)}`;
-  const kept = share ? undefined : usable(path, notices, () => keptText(path));
+  const kept = usable(path, notices, () => keptText(path));
   if (kept !== undefined) return await load(kept);
   const tokenizer = await makeTokenizer(corpus, read, options);
   const json = tokenizer.toJSON();
@@ -338,6 +368,7 @@ async function writeTokens(
           const source = digestOf(bytesOf(hashes));
           if (!tokenFile || tokenFile.keep(source)) continue;
           encoding = encodeBlock(documents, way).then((block) => tokenFile.append(block, source));
+          encoding.catch(() => {}); // it is thrown where it is awaited, which may be a read later
         }
       } finally {
         await encoding;

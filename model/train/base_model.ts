@@ -1,12 +1,14 @@
 /** What a run with `from` starts from: the weights of a model, its tokenizer, and how it writes texts. */
 import { withChatTokens } from "../../data/chat_tokens.ts";
+import { type DocumentEncoder, ownEncoder } from "../../data/documents.ts";
 import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
-import { SPECIAL_TOKENS } from "../../data/tokenizer.ts";
+import { SPECIAL_TOKENS, type Tokenizer } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import type { ModelConfig } from "../config.ts";
 import { type AnyModel, readAnyModel } from "../files/any_model.ts";
 import { localModel } from "../files/hub/local_model.ts";
 import { type ModelDescription, OWN_TEMPLATE, savedTokenizer } from "../files/description.ts";
+import { foreignEncoder, foreignRules } from "../generate/foreign.ts";
 import { checkConfig, networkOf } from "../networks.ts";
 import type { ParameterLayout } from "../parameters.ts";
 
@@ -134,4 +136,15 @@ export function checkShape(path: string, shape: object, given: object): void {
       usage: true,
     });
   }
+}
+
+/** How documents become tokens of a model, and where it takes system messages. */
+export async function encoderOf(
+  { config, rules }: BaseModel,
+  tokenizer: Tokenizer,
+): Promise<{ encoder: DocumentEncoder; keepSystem: boolean | "first" }> {
+  if (!rules) return { encoder: ownEncoder(tokenizer), keepSystem: false };
+  const foreign = await foreignRules({ ...rules, config }, tokenizer);
+  const { keepsSystem: keepSystem = false } = foreign.template ?? {};
+  return { encoder: foreignEncoder(tokenizer, foreign, rules), keepSystem };
 }

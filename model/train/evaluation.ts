@@ -5,16 +5,14 @@ import { cleanupOf } from "../../data/cleanup.ts";
 import { openCorpus } from "../../data/corpus.ts";
 import { CORPUS_OPTIONS, type CorpusSettings } from "../../data/corpus_options.ts";
 import { AllBut } from "../../data/document_numbers.ts";
-import { type DocumentEncoder, ownEncoder } from "../../data/documents.ts";
 import { type Pieces, piecesOf } from "../../data/tokens/pieces.ts";
 import { CONTROL, type Device } from "../../device/device.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { openDevice, openTokenizer } from "../devices.ts";
-import { foreignEncoder, foreignRules } from "../generate/foreign.ts";
 import { networkOf } from "../networks.ts";
 import { flatTensor } from "../parameters.ts";
 import { DEFAULTS } from "../settings.ts";
-import { type BaseModel, readBase } from "./base_model.ts";
+import { type BaseModel, encoderOf, readBase } from "./base_model.ts";
 import {
   type CorpusEvaluation,
   EVALUATE_OPTIONS,
@@ -80,16 +78,6 @@ export async function evaluateModel(options: EvaluateOptions): Promise<CorpusEva
   } finally {
     store.close();
   }
-}
-
-async function encoderOf(
-  base: BaseModel,
-  tokenizer: Awaited<ReturnType<typeof openTokenizer>>,
-): Promise<{ encoder: DocumentEncoder; keepSystem: boolean | "first" }> {
-  if (!base.rules) return { encoder: ownEncoder(tokenizer), keepSystem: false };
-  const rules = await foreignRules({ ...base.rules, config: base.config }, tokenizer);
-  const { keepsSystem = false } = rules.template ?? {};
-  return { encoder: foreignEncoder(tokenizer, rules, base.rules), keepSystem: keepsSystem };
 }
 
 /** Sums over targets. */

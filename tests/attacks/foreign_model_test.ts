@@ -52,8 +52,8 @@ const CONFIGS: [name: string, change: (config: Config) => void, expected: RegExp
   ],
   ["text for a number", (c) => c.hidden_size = "32", /hidden_size is "32", not a number/],
   ["NaN", (c) => c.hidden_size = null, /hidden_size is missing/],
-  ["heads that cannot share", (c) => c.num_key_value_heads = 3, /4 attention heads cannot share 3/],
-  ["odd heads", (c) => c.head_dim = 15, /head_dim is 15/],
+  ["heads that cannot share", (c) => c.num_key_value_heads = 3, /n_head 4 is not divisible by n_kv_head 3/],
+  ["odd heads", (c) => c.head_dim = 15, /head_dim 15 is odd/],
   ["no heads", (c) => c.num_attention_heads = 0, /n_head must be a whole number/],
   [
     "more tokens than rows",
@@ -61,13 +61,32 @@ const CONFIGS: [name: string, change: (config: Config) => void, expected: RegExp
     /embed_tokens\.weight has shape|lm_head\.weight has shape/,
   ],
   ["experts", (c) => c.num_local_experts = 8, /num_local_experts 8 makes another network/],
+  [
+    "two scalings",
+    (c) =>
+      Object.assign(c, {
+        rope_parameters: { rope_type: "default" },
+        rope_scaling: { rope_type: "llama3", factor: 8 },
+      }),
+    /rope_scaling has .* rope_parameters has/,
+  ],
+  ["a scaling that is a word", (c) => c.rope_parameters = "yarn", /rope_parameters is "yarn", not an object/],
+  [
+    "positions of half a head",
+    (c) => c.rope_parameters = { rope_type: "default", partial_rotary_factor: 0.5 },
+    /partial_rotary_factor 0.5 makes another/,
+  ],
   ["a sliding window", (c) => c.sliding_window = 4096, /sliding_window 4096 makes another/],
   ["sliding layers", (c) => c.layer_types = ["full_attention", "sliding_attention"], /layer_types/],
   ["quantized weights", (c) => c.quantization_config = { bits: 4 }, /quantization_config/],
   ["another activation", (c) => c.hidden_act = "gelu", /hidden_act "gelu"/],
   ["yarn", (c) => c.rope_parameters = { rope_type: "yarn", factor: 4 }, /scaled by "yarn"/],
   ["two thetas", (c) => c.rope_theta = 5, /rope_theta is 5, rope_parameters has 10000/],
-  ["a negative theta", (c) => (c.rope_theta = -1, delete c.rope_parameters), /rope_theta is -1/],
+  [
+    "a negative theta",
+    (c) => (c.rope_theta = -1, delete c.rope_parameters),
+    /rope_theta must be from 1 to 1e12, got -1/,
+  ],
   [
     "scaling by nothing",
     (c) => c.rope_parameters = { rope_type: "llama3", rope_theta: 10000 },

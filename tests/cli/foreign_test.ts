@@ -45,6 +45,21 @@ Deno.test("info, generate and chat of a HuggingFace directory and a GGUF file", 
       "Q8_0+F32",
       null,
     ]);
+    const chats = join(dir, "chats.jsonl");
+    await Deno.writeTextFile(
+      chats,
+      JSON.stringify([
+        { role: "system", content: "hi" },
+        { role: "user", content: "hello" },
+        { role: "assistant", content: "hi" },
+      ]),
+    );
+    for (const path of [hf, gguf]) {
+      const { documents, mode } = JSON.parse(
+        await stdout("info", "--input", chats, "--model-dir", path, "--json"),
+      );
+      assert.deepEqual([documents, mode], [1, "chat"]);
+    }
     const sample = ["--num-samples", "2", "--max-tokens", "4", "--prompt", "hi", "--device", "reference"];
     assert.match(await stdout("generate", "--model-dir", hf, ...sample), /^sample {2}1: .*\nsample {2}2: /);
     const messages = '[{"role": "system", "content": "hi"}, {"role": "user", "content": "hello"}]';

@@ -66,7 +66,7 @@ Deno.test("tokens in a file are those in memory, and a second run reads no data"
     assert.equal(memory.documents.length, 3000);
     assert.deepEqual(seen(await prepareTokens(await openCorpus({ input }), smallPreparation(cache))), memory);
     const untouched = await openCorpus({ input });
-    untouched.blocks = () => assert.fail("the data was read again");
+    untouched.blocks = untouched.textBlocks = () => assert.fail("the data was read again");
     assert.deepEqual(seen(await prepareTokens(untouched, smallPreparation(cache))), memory);
     // another process at the same time, and texts that can be read only once
     const both = await Promise.all(
@@ -77,6 +77,28 @@ Deno.test("tokens in a file are those in memory, and a second run reads no data"
     for (const one of both) assert.deepEqual(seen(one), memory);
     const once = seen(await prepareTokens(corpusOf("text", LINES.values()), smallPreparation(cache)));
     assert.deepEqual([once.documents, once.json], [memory.documents, memory.json]);
+  });
+});
+
+Deno.test("a block that cannot be encoded is the caller's error, however long the next one takes to come", async () => {
+  await inDirectory(async (dir) => {
+    const input = `${dir}/a.txt`;
+    await Deno.writeTextFile(input, LINES.join("\n"));
+    const corpus = await openCorpus({ input });
+    const textBlocks = corpus.textBlocks.bind(corpus);
+    corpus.textBlocks = async function* (...args) {
+      for await (const block of textBlocks(...args)) {
+        yield block;
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    };
+    const encoderOf: PreparationOptions["encoderOf"] = (tokenizer) => ({
+      ...ownEncoder(tokenizer),
+      texts: () => Promise.reject(new Error("refused")),
+    });
+    await assert.rejects(prepareTokens(corpus, smallPreparation(`${dir}/cache`, { encoderOf })), {
+      message: "refused",
+    });
   });
 });
 

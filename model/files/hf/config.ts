@@ -1,7 +1,6 @@
 /** `config.json` of a HuggingFace directory and `LlamaConfig`, both ways. */
 import { MicrogptError } from "../../../device/errors.ts";
-import { checkCounts, LIMITS } from "../../config.ts";
-import type { LlamaConfig, RopeScaling } from "../../llama_config.ts";
+import { checkConfig, type LlamaConfig, type RopeScaling } from "../../llama_config.ts";
 import { printable } from "../directory.ts";
 
 type Json = Record<string, unknown>;
@@ -12,16 +11,6 @@ const MODEL_TYPES: Record<string, { qk_norm?: true; qkv_bias?: true }> = {
   mistral: {},
   qwen2: { qkv_bias: true },
   qwen3: { qk_norm: true },
-};
-
-type CountedField = keyof typeof LIMITS | "n_kv_head" | "head_dim" | "ffn";
-
-/** Largest value of each field, as `LIMITS` has them. */
-const LLAMA_LIMITS: Record<CountedField, number> = {
-  ...LIMITS,
-  n_kv_head: LIMITS.n_head,
-  head_dim: 1 << 10,
-  ffn: 1 << 17,
 };
 
 /** Fields that would make another network of it, and the values that leave it Llama's. */
@@ -104,20 +93,12 @@ export function llamaOfHf(json: Json, path: string): LlamaConfig {
  * @throws {MicrogptError} for a number out of range, and numbers that do not go together
  */
 export function checkLlama(config: LlamaConfig, path: string): void {
-  const wrong = (what: string) => new MicrogptError(`${path}: ${what}`);
   try {
-    checkCounts<CountedField>(config, LLAMA_LIMITS);
+    checkConfig(config);
   } catch (error) {
-    if (error instanceof MicrogptError) throw wrong(error.message);
+    if (error instanceof MicrogptError) throw new MicrogptError(`${path}: ${error.message}`);
     throw error;
   }
-  const { n_head, n_kv_head, head_dim, rope_theta, norm_eps } = config;
-  if (n_head % n_kv_head !== 0) {
-    throw wrong(`${n_head} attention heads cannot share ${n_kv_head} heads of keys and values`);
-  }
-  if (head_dim % 2 !== 0) throw wrong(`head_dim is ${head_dim}; rotary positions need an even one`);
-  if (!(rope_theta > 1 && rope_theta <= 1e12)) throw wrong(`rope_theta is ${rope_theta}`);
-  if (!(norm_eps > 0 && norm_eps < 1)) throw wrong(`the epsilon of the norms is ${norm_eps}`);
 }
 
 /** @throws {MicrogptError} for a field by which it is another network */
@@ -148,9 +129,28 @@ function ropeTheta(fields: Fields): number {
     : fields.number("rope_theta", undefined, inner);
 }
 
-function ropeParameters({ json }: Fields): Json {
-  const found = json.rope_parameters ?? json.rope_scaling ?? {};
-  return typeof found === "object" && !Array.isArray(found) ? found as Json : {};
+/** rope_parameters, or rope_scaling before transformers 5; where both are there they must agree. */
+function ropeParameters(fields: Fields): Json {
+  const { rope_parameters: recent, rope_scaling: old } = fields.json;
+  for (const [name, value] of Object.entries({ rope_parameters: recent, rope_scaling: old })) {
+    if ((value ?? undefined) !== undefined && (typeof value !== "object" || Array.isArray(value))) {
+      throw fields.error(`${name} is ${shown(value)}, not an object`);
+    }
+  }
+  const [found, other] = [(recent ?? old ?? {}) as Json, (old ?? {}) as Json];
+  const told = (json: Json): Json => ({ ...json, rope_type: json.rope_type ?? json.type, type: undefined });
+  for (const [name, value] of Object.entries(told(other))) {
+    const stands = told(found)[name];
+    if (value === undefined || JSON.stringify(stands) === JSON.stringify(value)) continue;
+    throw fields.error(`rope_scaling has ${name} ${shown(value)}, rope_parameters has ${shown(stands)}`);
+  }
+  if ((found.partial_rotary_factor ?? 1) !== 1) {
+    throw fields.error(
+      `partial_rotary_factor ${shown(found.partial_rotary_factor)} makes another network than Llama's, ` +
+        "which is not read",
+    );
+  }
+  return found;
 }
 
 function ropeScaling(fields: Fields): RopeScaling | undefined {

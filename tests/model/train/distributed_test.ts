@@ -66,6 +66,21 @@ trainingTest(
   },
 );
 
+trainingTest("ranks of one machine prepare large data together", async (launcher, dir) => {
+  const text = Array.from(
+    { length: 550_000 },
+    (_, i) => `name ${i % 5000} of many more, number ${i * i % 977}`,
+  );
+  await Deno.writeTextFile(join(dir, "large.txt"), text.join("\n"));
+  for (const output of ["first", "second"]) {
+    const args = ["--input", join(dir, "large.txt"), "--output", join(dir, output), ...TINY, ...SHARED];
+    const { code, text } = await ended(
+      start(launcher, 2, [...args, "--cache-dir", join(dir, "cache")]),
+    );
+    assert.equal(code, 0, text);
+  }
+});
+
 trainingTest("a rank with other data is named, and nothing is trained", async (launcher, dir) => {
   await Deno.copyFile(join(dir, "names.txt"), join(dir, "0.txt"));
   await Deno.writeTextFile(join(dir, "1.txt"), `${NAMES}\nanother`);

@@ -50,19 +50,28 @@ export async function inspectData(options: InspectDataOptions): Promise<Inspecte
   });
   const { openCorpus } = await import("../../data/corpus.ts");
   const { inspectCorpus } = await import("../../data/inspection.ts");
-  const { readModelHeader } = await import("./checkpoint.ts");
-  const model = modelDir === undefined ? undefined : await readModelHeader(modelDir);
-  const opened = await openCorpus({ ...corpusOptions, chat: chat === true || model?.chat === true });
+  const model = modelDir === undefined ? undefined : await described(modelDir);
+  const { keepSystem = false, encoder } = model ?? {};
+  const opened = await openCorpus({ ...corpusOptions, keepSystem, chat: chat ?? model?.chat ?? false });
   const notices: string[] = [];
   const [corpus, tokenizer] = model
-    ? [opened, await openTokenizer(model.tokenizerJson)]
+    ? [opened, model.tokenizer]
     : await withTokenizer(opened, vocabSize ?? DEFAULTS.vocabSize, notices, onProgress);
   const blockSize = asked ?? model?.config.block_size;
   const inspection = await inspectCorpus(corpus, tokenizer, {
+    ...(encoder ? { encoder } : {}),
     ...(blockSize === undefined ? {} : { blockSize }),
     onRead: (bytes) => onProgress?.({ phase: "tokens", bytes, totalBytes: corpus.totalBytes }),
   });
   return { mode: corpus.mode, notices: [...notices, ...corpus.report().notices], inspection };
+}
+
+/** A model of any kind, and how it writes documents. */
+async function described(modelDir: string) {
+  const { encoderOf, readBase } = await import("./base_model.ts");
+  const base = await readBase(modelDir, false);
+  const tokenizer = await openTokenizer(base.tokenizerJson);
+  return { config: base.config, chat: base.chat, tokenizer, ...await encoderOf(base, tokenizer) };
 }
 
 /**
