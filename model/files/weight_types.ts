@@ -21,7 +21,7 @@ function typeOf(fileType: TensorType): WeightType {
   }
 }
 
-/** The type that holds two others: each exactly, but for what q8 may lose of fewer bits. */
+/** The type that holds two others: each exactly, but q8 beside 16 bits, whose products of scale and number are rounded. */
 function common(a: WeightType, b: WeightType): WeightType {
   if (a === b) return a;
   if (a === "q8") return b;

@@ -96,6 +96,18 @@ const CONFIGS: [name: string, change: (config: Config) => void, expected: RegExp
   ["tied, with a head", (c) => c.tie_word_embeddings = "yes", /tie_word_embeddings is "yes"/],
 ];
 
+Deno.test("a scaling that GGUF cannot say is refused before anything is written", () =>
+  inDirectory(async (dir) => {
+    const rope_scaling = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position: 4096 };
+    const model = tinyModel({ rope_scaling });
+    const path = join(dir, "tiny.gguf");
+    await assert.rejects(
+      exportGguf(path, { name: "tiny", ...model, tokenizer: model }, "F32"),
+      /not by 8 from 4096 on/,
+    );
+    await assert.rejects(Deno.stat(path), Deno.errors.NotFound);
+  }));
+
 for (const [name, change, expected] of CONFIGS) {
   Deno.test(`config.json: ${name}`, () =>
     inDirectory(async (dir) => {

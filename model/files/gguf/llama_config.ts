@@ -26,6 +26,21 @@ const KNOWN_SCALINGS: RopeScaling[] = [8, 32, 16].map((factor) => ({
 }));
 
 /**
+ * Checks that a file can say how the rotary positions are scaled.
+ * @throws {MicrogptError} for a scaling that cannot be told from its factors when it is read
+ */
+export function checkScaling({ rope_scaling: scaling }: LlamaConfig): void {
+  if (!scaling) return;
+  const names = Object.keys(KNOWN_SCALINGS[0]!) as (keyof RopeScaling)[];
+  if (KNOWN_SCALINGS.some((known) => names.every((name) => known[name] === scaling[name]))) return;
+  const { factor, original_max_position: original } = scaling;
+  throw new MicrogptError(
+    `GGUF has Llama 3's scaling of the rotary positions only as Llama models have it, not by ${factor} from ${original} on`,
+    { hint: "export the model with `format` hf" },
+  );
+}
+
+/**
  * The Llama that a file describes.
  * @throws {MicrogptError} for another network, and metadata that is missing, absurd or of another kind
  */

@@ -2,7 +2,7 @@
 import type { LlamaConfig } from "../../llama_config.ts";
 import type { ParameterEntry, ParameterLayout } from "../../parameters.ts";
 import type { FileDigest } from "../digest.ts";
-import { ggufArchitecture, ggufConfig, ROPE_FACTORS, ropeFactors } from "./llama_config.ts";
+import { checkScaling, ggufArchitecture, ggufConfig, ROPE_FACTORS, ropeFactors } from "./llama_config.ts";
 import { ggufName, isInterleaved } from "./llama_tensors.ts";
 import { type GgufTokenizer, ggufTokenizer } from "./llama_tokenizer.ts";
 import type { WrittenType } from "./quantize.ts";
@@ -34,6 +34,7 @@ const FILE_TYPES: Record<WrittenType, number> = { F32: 0, F16: 1, Q8_0: 7, BF16:
  */
 export async function exportGguf(path: string, model: GgufModel, type: WrittenType): Promise<FileDigest> {
   const { name, config, layout } = model;
+  checkScaling(config);
   const metadata = new Map<string, GgufValue>([
     ["general.architecture", { type: "string", value: ggufArchitecture(config) }],
     ["general.type", { type: "string", value: "model" }],
