@@ -17,7 +17,11 @@ export const command: Command = {
   flags: [
     { name: "--model-dir", value: "dir", help: ANY_MODEL, default: "output" },
     ...flagsOf(CORPUS_OPTIONS),
-    { name: "--chat", help: "the input is conversations (default: as the model)" },
+    {
+      name: "--chat",
+      help:
+        "the input is conversations (default: as the model; --format text measures a chat model on plain text)",
+    },
     ...flagsOf(EVALUATE_OPTIONS),
     { name: "--per-document", help: "print a JSON object a document" },
     ...flagsOf(DEVICE_OPTIONS),

@@ -74,6 +74,29 @@ export function checkConversation(value: unknown, where: string, system = false)
   return Array.from(value, (message, i) => parseMessage(message, `${where}: message ${i + 1}`, system));
 }
 
+/**
+ * Puts system messages that the model does not take in front of what the user says next, as in training.
+ * @param keeps those that it takes: all, one in front of all others, or none
+ */
+export function withTakenSystem(messages: readonly Message[], keeps: boolean | "first"): Message[] {
+  if (keeps === true) return [...messages];
+  const [first] = messages;
+  if (keeps === "first" && first?.role === "system") {
+    return [first, ...withTakenSystem(messages.slice(1), false)];
+  }
+  const turns: Message[] = [];
+  let before: string[] = [];
+  for (const { role, content } of messages) {
+    if (role === "system") before.push(content);
+    else if (role === "user") {
+      turns.push({ role, content: [...before, content].join("\n\n") });
+      before = [];
+    } else turns.push({ role, content });
+  }
+  if (before.length > 0) turns.push({ role: "user", content: before.join("\n\n") });
+  return turns;
+}
+
 function shapeHint(value: unknown): string {
   if (typeof value !== "object" || value === null) return EXAMPLE;
   const field = conversationField(value);
@@ -133,6 +156,8 @@ function printable(text: string): string {
 
 export function invalidJsonHint(line: string): { hint?: string } {
   if (/^[[{]+$/u.test(line)) return { hint: "each conversation must be on one line of its own" };
-  if (!/^[[{]/u.test(line)) return { hint: "is this a plain text file? then drop `chat`" };
+  if (!/^[[{]/u.test(line)) {
+    return { hint: "is this a plain text file? then drop `chat`" };
+  }
   return {};
 }

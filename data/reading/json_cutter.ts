@@ -85,6 +85,14 @@ export class JsonCutter implements Cutter {
     }
     const cut = this.#inValue() || this.#base === 1 && this.#expected !== "nothing";
     if (!cut) return;
+    if (this.#inValue() && this.#startLine < this.line) {
+      throw new MicrogptError(
+        `${this.#name} line ${this.#startLine}: the value that begins here does not end`,
+        {
+          hint: "a bracket or a quote is missing there, or the file is cut off",
+        },
+      );
+    }
     throw new MicrogptError(
       `${this.#name} line ${this.line} ends within ${this.#inValue() ? "a value" : "an array"}`,
       {

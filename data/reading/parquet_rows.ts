@@ -247,7 +247,10 @@ function bounded(compressors: Compressors): Compressors {
 
 function unreadable(file: InputFile, error: unknown): MicrogptError {
   if (error instanceof MicrogptError) return error;
-  const why = error instanceof Error ? error.message.split("\n")[0]!.slice(0, 200) : String(error);
+  // what a reader trips over says nothing to people
+  const tripped = error instanceof TypeError || error instanceof RangeError;
+  const message = error instanceof Error ? error.message.split("\n")[0]!.slice(0, 200) : String(error);
+  const why = tripped ? "its footer or a page contradicts itself" : message;
   // deno-lint-ignore no-control-regex
   const printable = why.replace(/^parquet /u, "").replace(/[\x00-\x1f\x7f-\x9f]/gu, "?");
   return new MicrogptError(`${file.path} cannot be read as Parquet: ${printable}`, {

@@ -84,7 +84,7 @@ export async function exportGgufDirectory(
   const written = type.toUpperCase() as WrittenType;
   const { tokens } = source.tokenizer;
   const stops = source.ends.eos.flatMap((id) => tokens[id]?.name ?? []);
-  const text = modelfile("model.gguf", stops);
+  const text = modelfile("model.gguf", stops, source.chatTemplate);
   // what is learned is marked for transformers only
   const chatTemplate = source.chatTemplate?.replace(/\{% (?:end)?generation %\}/g, "");
   const model = { ...source, ...(chatTemplate === undefined ? {} : { chatTemplate }) };

@@ -1,5 +1,5 @@
 /** What a model is fed before it draws: ids, and where the drawing ends. */
-import { checkConversation, type Message } from "../../data/chat.ts";
+import { checkConversation, type Message, withTakenSystem } from "../../data/chat.ts";
 import { SPECIAL_TOKENS, StreamDecoder, type Tokenizer } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
 
@@ -9,7 +9,8 @@ export interface PromptOptions {
   prompt?: string;
   /**
    * a conversation instead of a prompt, for chat models only: if the user spoke last, the assistant answers, and an
-   * assistant's message at the end is continued
+   * assistant's message at the end is continued. System messages that the model does not take stand in front of what the
+   * user says next, as in training
    */
   messages?: Message[];
 }
@@ -62,7 +63,9 @@ export function buildPrompt(
     ? chatPrompt(
       tokenizer,
       chat ? { bos, ...turns! } : undefined,
-      messages ? checkConversation(messages, "messages") : [{ role: "user", content: prompt }],
+      messages
+        ? withTakenSystem(checkConversation(messages, "messages", true), false)
+        : [{ role: "user", content: prompt }],
     )
     : {
       ids: [bos, ...tokenizer.encodeOne(prompt)],

@@ -1,5 +1,5 @@
 /** What requests say as the ids that a model is fed. */
-import type { Message } from "../../data/chat.ts";
+import { type Message, withTakenSystem } from "../../data/chat.ts";
 import { contextOf, type GenerationModel } from "../generate/generation.ts";
 import { foreignPrompt } from "../generate/foreign.ts";
 import { buildPrompt, type Prompt, specialIds } from "../generate/prompt.ts";
@@ -20,29 +20,6 @@ function plainMessages(messages: ChatRequest["messages"]): Message[] {
     role: role === "developer" ? "system" : role,
     content: typeof content === "string" ? content : (content ?? []).map(({ text }) => text).join(""),
   }));
-}
-
-/**
- * Puts system messages that the model does not take in front of what the user says next, as in training.
- * @param keeps those that it takes: all, one in front of all others, or none
- */
-function withTakenSystem(messages: readonly Message[], keeps: boolean | "first"): Message[] {
-  if (keeps === true) return [...messages];
-  const [first] = messages;
-  if (keeps === "first" && first?.role === "system") {
-    return [first, ...withTakenSystem(messages.slice(1), false)];
-  }
-  const turns: Message[] = [];
-  let before: string[] = [];
-  for (const { role, content } of messages) {
-    if (role === "system") before.push(content);
-    else if (role === "user") {
-      turns.push({ role, content: [...before, content].join("\n\n") });
-      before = [];
-    } else turns.push({ role, content });
-  }
-  if (before.length > 0) turns.push({ role: "user", content: before.join("\n\n") });
-  return turns;
 }
 
 /**

@@ -30,7 +30,9 @@ const BATCH_DOCUMENTS = 64;
 /** What `evaluate` does, once it has checked the options. */
 export async function evaluateModel(options: EvaluateOptions): Promise<CorpusEvaluation> {
   const base = await readBase(options.modelDir, false);
-  const chat = options.chat ?? base.chat;
+  // a chat model can be measured on plain text too
+  const asText = options.format === "text" || options.document !== undefined;
+  const chat = options.chat ?? (base.chat && !asText);
   if (chat && !base.chat) {
     throw new MicrogptError(`\`chat\`: ${base.path} is a model of plain text`, { usage: true });
   }

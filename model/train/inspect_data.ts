@@ -10,6 +10,9 @@ import { checkSettings, DEFAULTS } from "../settings.ts";
 /** Text that a tokenizer is made of, in UTF-16 units: enough to count with. */
 const TOKENIZER_CHARACTERS = 64e6;
 
+/** What a text costs beside its characters, in as many characters. */
+const TEXT_COST = 32;
+
 /** What to inspect, and with which tokenizer. */
 export interface InspectDataOptions extends CorpusOptions {
   /** a model whose tokenizer counts; default: one is trained on the data */
@@ -86,9 +89,9 @@ async function withTokenizer(
 ): Promise<[Omit<Corpus, "textBlocks">, Tokenizer]> {
   const read: CorpusBlock[] = [];
   const texts: string[] = [];
-  let characters = 0;
+  let [characters, held] = [0, 0];
   const rest = corpus.blocks();
-  while (characters < TOKENIZER_CHARACTERS) {
+  while (held < TOKENIZER_CHARACTERS) {
     const { done, value } = await rest.next();
     if (done) break;
     read.push(value);
@@ -96,10 +99,15 @@ async function withTokenizer(
     for (const text of value.documents.flatMap(textsOf)) {
       texts.push(text);
       characters += text.length;
+      held += text.length + TEXT_COST;
     }
   }
-  if (characters >= TOKENIZER_CHARACTERS) {
-    notices.push(`the tokenizer is made of the first ${Math.round(characters / 1e6)} million characters`);
+  if (held >= TOKENIZER_CHARACTERS) {
+    notices.push(
+      `the tokenizer is made of the first ${
+        (characters / 1e6).toFixed(characters < 1e7 ? 1 : 0)
+      } million characters`,
+    );
   }
   const tokenizer = await trainTokenizer(texts, { vocabSize, chat: corpus.mode === "chat" });
   async function* blocks(): AsyncGenerator<CorpusBlock> {

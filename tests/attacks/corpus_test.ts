@@ -107,6 +107,10 @@ Deno.test("attack: JSON that is one value of any size, or nested without end", a
     await refusal("[".repeat(5 * MB), { format: "json" }),
     /^data.txt line 1 ends within a value/u,
   );
+  assert.match(
+    await refusal('{"text": "one"}\n{"text": "two"\n{"text": "three"}\n', { format: "json" }),
+    /^data.txt line 2: the value that begins here does not end/u,
+  );
   const nested = "[".repeat(3 * MB) + "]".repeat(3 * MB);
   assert.match(await refusal(nested, { format: "jsonl" }), /^data.txt line 1 is longer than 4 MB/u);
   assert.match(

@@ -96,6 +96,29 @@ const CONFIGS: [name: string, change: (config: Config) => void, expected: RegExp
   ["tied, with a head", (c) => c.tie_word_embeddings = "yes", /tie_word_embeddings is "yes"/],
 ];
 
+Deno.test("a tied head is the embedding, or refused", () =>
+  inDirectory(async (dir) => {
+    await writeTiny(dir); // with a head of its own
+    const path = join(dir, "config.json");
+    const config = JSON.parse(await Deno.readTextFile(path));
+    await Deno.writeTextFile(path, JSON.stringify({ ...config, tie_word_embeddings: true }));
+    assert.match(
+      await refusal(dir, dir),
+      /ties the head to the embedding, but lm_head.weight is another matrix/,
+    );
+    // as files have it that hold the same matrix twice
+    const weights = join(dir, "model.safetensors");
+    const bytes = await Deno.readFile(weights);
+    const start = 8 + Number(new DataView(bytes.buffer).getBigUint64(0, true));
+    const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, start)));
+    const range = (name: string) => header[name].data_offsets.map((at: number) => start + at);
+    const [[from, end], [to]] = [range("model.embed_tokens.weight"), range("lm_head.weight")];
+    bytes.copyWithin(to, from, end);
+    await Deno.writeFile(weights, bytes);
+    const model = await readAnyModel(dir);
+    assert("tie" in model.config && model.config.tie);
+  }));
+
 Deno.test("a scaling that GGUF cannot say is refused before anything is written", () =>
   inDirectory(async (dir) => {
     const rope_scaling = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position: 4096 };

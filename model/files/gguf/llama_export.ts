@@ -1,6 +1,7 @@
 /** Writes a Llama as one GGUF file, which llama.cpp, ollama and LM Studio run, with a Modelfile for ollama. */
 import type { LlamaConfig } from "../../llama_config.ts";
 import type { ParameterEntry, ParameterLayout } from "../../parameters.ts";
+import { OWN_TEMPLATE } from "../description.ts";
 import type { FileDigest } from "../digest.ts";
 import { checkScaling, ggufArchitecture, ggufConfig, ROPE_FACTORS, ropeFactors } from "./llama_config.ts";
 import { ggufName, isInterleaved } from "./llama_tensors.ts";
@@ -82,13 +83,26 @@ function tensorToWrite(
   };
 }
 
+/** `OWN_TEMPLATE` as ollama writes templates, for which it finds only those that it knows in a GGUF. */
+const OLLAMA_TEMPLATE =
+  '{{ range .Messages }}{{ if eq .Role "assistant" }}<assistant>{{ .Content }}<end_turn>' +
+  '{{ else if eq .Role "user" }}<user>{{ .Content }}<end_turn>{{ end }}{{ end }}<assistant>';
+
 /**
- * The text of a Modelfile beside the file: ollama takes the template out of the GGUF.
+ * The text of a Modelfile beside the file.
  * @param file the GGUF's name
  * @param stops texts that end an answer
+ * @param chatTemplate of the model
  */
-export function modelfile(file: string, stops: readonly string[], temperature = 0.5): string {
-  const lines = [`FROM ./${file}`, `PARAMETER temperature ${temperature}`];
+export function modelfile(
+  file: string,
+  stops: readonly string[],
+  chatTemplate?: string,
+  temperature = 0.5,
+): string {
+  const lines = [`FROM ./${file}`];
+  if (chatTemplate === OWN_TEMPLATE) lines.push(`TEMPLATE """${OLLAMA_TEMPLATE}"""`);
+  lines.push(`PARAMETER temperature ${temperature}`);
   for (const stop of stops) lines.push(`PARAMETER stop ${JSON.stringify(stop)}`);
   return lines.join("\n") + "\n";
 }

@@ -18,6 +18,12 @@ export const INDEX = "model.safetensors.index.json";
 const MAX_INDEX_BYTES = 8 << 20;
 const MAX_SHARDS = 1024;
 
+const HEAD = "lm_head.weight";
+const EMBEDDING = "model.embed_tokens.weight";
+
+/** Bytes of two tensors that are compared at a time. */
+const COMPARED_BYTES = 1 << 20;
+
 /** A tensor and the file that it is in. */
 interface Place {
   tensor: TensorInfo;
@@ -69,6 +75,8 @@ export async function findHfWeights(dir: string, config: LlamaConfig): Promise<H
       );
     }
   }
+  const head = config.tie && places.get(HEAD);
+  if (head && places.has(EMBEDDING)) await checkTied(head, places.get(EMBEDDING)!);
   checkTensors(dir, places, config);
   const tensors = [...places.values()].map(({ tensor }) => tensor);
   return { places, dtype: dtypeOf(tensors), bytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0) };
@@ -120,6 +128,37 @@ async function openWeights(path: string): Promise<FileHandle> {
       "the download is not complete; get the whole directory again",
     );
   }
+}
+
+/** Some files have a tied head beside the embedding that it is. @throws {MicrogptError} where it is another */
+async function checkTied(head: Place, embedding: Place): Promise<void> {
+  const differs = new MicrogptError(
+    `${head.path}: config.json ties the head to the embedding, but ${HEAD} is another matrix`,
+    { hint: "where the model has a head of its own, tie_word_embeddings is false" },
+  );
+  const [a, b] = [head.tensor, embedding.tensor];
+  if (a.bytes !== b.bytes || a.dtype !== b.dtype) throw differs;
+  using one = await openWeights(head.path);
+  using other = await openWeights(embedding.path);
+  for (let at = 0; at < a.bytes; at += COMPARED_BYTES) {
+    const count = Math.min(COMPARED_BYTES, a.bytes - at);
+    const [left, right] = [
+      await readAt(one, a.offset + at, count),
+      await readAt(other, b.offset + at, count),
+    ];
+    if (left.some((byte, i) => byte !== right[i])) throw differs;
+  }
+}
+
+async function readAt(file: FileHandle, offset: number, count: number): Promise<Uint8Array> {
+  await file.seek(offset, SEEK_START);
+  const bytes = new Uint8Array(count);
+  for (let have = 0; have < count;) {
+    const read = await file.read(bytes.subarray(have));
+    if (read === null) break; // whoever reads the values says that it is cut off
+    have += read;
+  }
+  return bytes;
 }
 
 /** @throws {MicrogptError} unless the tensors are those of the config */

@@ -106,6 +106,10 @@ Deno.test("eval: documents longer than the window count whole; of conversations,
     assert.equal(all.bytes, conversations.flat().reduce((sum, { content }) => sum + content.length, 0) + 6);
     assert.equal(answers.bytes, conversations.reduce((sum, turns) => sum + turns[1]!.content.length, 0));
     assert(answers.tokens < all.tokens);
+    const text = join(dir, "text.txt");
+    await Deno.writeTextFile(text, "what is 3?\nit is");
+    const plain = await evaluate({ ...options, input: [text], format: "text" });
+    assert.deepEqual([plain.mode, plain.bytes, plain.documents], ["text", 15 + 2, 2]);
     for (
       const [wrong, message] of [
         [{ blockSize: 17 }, /more than the model's context, 16/],
