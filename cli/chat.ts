@@ -17,6 +17,7 @@ import { printJson, say, sayWarnings, styled, writeOut } from "./terminal.ts";
 export const command: Command = {
   flags: [
     { name: "--model-dir", value: "dir", help: ANY_MODEL, default: DEFAULT_CHAT_MODEL },
+    { name: "--system", value: "text", help: "what the model is told before the conversation" },
     ...flagsOf(SAMPLING),
     ...flagsOf(INFERENCE_DEVICE_OPTIONS),
     { name: "--json", help: "print one JSON object an answer: message, answer, dropped_tokens" },
@@ -37,7 +38,7 @@ const HELP = [
 ];
 
 async function runChat(values: FlagValues): Promise<void> {
-  const { modelDir, json } = values;
+  const { modelDir, json, system } = values;
   const options = given(SAMPLING, values);
   checkGenerateOptions(options);
   using model = await loadModel(
@@ -45,7 +46,10 @@ async function runChat(values: FlagValues): Promise<void> {
     given(INFERENCE_DEVICE_OPTIONS, values),
   );
   sayWarnings(model.device);
-  using session = model.startChat(options);
+  using session = model.startChat({
+    ...options,
+    ...(system === undefined ? {} : { system: system as string }),
+  });
   const terminal = Deno.stdin.isTerminal();
   // in a pipe every line is a message: data that begins with a slash must not command
   const lines = terminal ? new LineEditor("> ") : new PipedLines();

@@ -8,7 +8,10 @@ import { noChatTokens, specialIds } from "./prompt.ts";
 import { OwnScript, type Script, TemplateScript } from "./script.ts";
 
 /** How to answer. */
-export type ChatOptions = SamplingOptions;
+export interface ChatOptions extends SamplingOptions {
+  /** what the model is told before the conversation; where it takes no such message, it stands in front of the first one */
+  system?: string;
+}
 
 /** What `ChatSession.send` takes beside the message. */
 export interface SendOptions {
@@ -41,7 +44,7 @@ export class ChatSession implements Disposable {
   constructor(model: GenerationModel, options: ChatOptions = {}) {
     checkGenerateOptions(options);
     const context = contextOf(model);
-    this.#script = scriptOf(model, context);
+    this.#script = scriptOf(model, context, options.system);
     this.#model = model;
     this.#options = options;
     this.#decoder = new Decoder(model.device, model.config, model.weights, 1, context);
@@ -131,8 +134,8 @@ export class ChatSession implements Disposable {
 }
 
 /** @throws {MicrogptError} for a model without chat tokens or with too short a context */
-function scriptOf({ tokenizer, foreign }: GenerationModel, context: number): Script {
-  if (foreign?.template) return new TemplateScript(tokenizer, context, foreign);
+function scriptOf({ tokenizer, foreign }: GenerationModel, context: number, system?: string): Script {
+  if (foreign?.template) return new TemplateScript(tokenizer, context, foreign, system);
   const { bos, chat } = specialIds(tokenizer);
   if (!chat) throw noChatTokens();
   if (context < SHORTEST_CONTEXT) {
@@ -140,5 +143,5 @@ function scriptOf({ tokenizer, foreign }: GenerationModel, context: number): Scr
       hint: `train with \`blockSize\` ${SHORTEST_CONTEXT} or more`,
     });
   }
-  return new OwnScript(tokenizer, context, { bos, ...chat });
+  return new OwnScript(tokenizer, context, { bos, ...chat }, system);
 }

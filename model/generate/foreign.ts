@@ -3,6 +3,7 @@ import type { ModelConfig } from "../config.ts";
 import type { TextRules } from "../files/description.ts";
 import { MicrogptError } from "../../device/errors.ts";
 import { MAX_RUNS } from "../../device/sampling.ts";
+import { withTakenSystem } from "../../data/chat.ts";
 import type { DocumentEncoder, TokenDocuments } from "../../data/documents.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import type { ChatTemplate } from "./chat_template.ts";
@@ -122,7 +123,9 @@ export function foreignPrompt(
   if (messages && !template) throw noChatTokens();
   const said = messages ??
     (template && prompt !== "" ? [{ role: "user" as const, content: prompt }] : undefined);
-  const ids = said ? template!.encode(said) : [...tokenizer.encodeOne(prompt)];
+  const ids = said
+    ? template!.encode(withTakenSystem(said, template!.keepsSystem))
+    : [...tokenizer.encodeOne(prompt)];
   if (!said && bos !== undefined && (addBos || ids.length === 0)) ids.unshift(bos);
   // models without a token for beginnings saw the end of one text before the next
   if (ids.length === 0 && eos[0] !== undefined) ids.push(eos[0]);

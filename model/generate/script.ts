@@ -36,6 +36,11 @@ function longest(context: number): number {
   return context - Math.ceil(context / 4);
 }
 
+/** A first message that brings the system's, as in training. */
+function afterSystem(system: string, message: string): string {
+  return system === "" ? message : `${system}\n\n${message}`;
+}
+
 /** How far two lists are the same from their start. */
 export function commonLength(a: ArrayLike<number>, b: ArrayLike<number>): number {
   let n = 0;
@@ -51,13 +56,17 @@ export class OwnScript implements Script {
   readonly #tokenizer: Tokenizer;
   readonly #context: number;
   readonly #ids: { bos: number; user: number; assistant: number; endTurn: number };
+  readonly #system: string;
   #tokens: number[];
 
+  /** @param system stands in front of the first message, since these models have no place of its own for it */
   constructor(
     tokenizer: Tokenizer,
     context: number,
     ids: { bos: number; user: number; assistant: number; endTurn: number },
+    system = "",
   ) {
+    this.#system = system;
     this.#tokenizer = tokenizer;
     this.#context = context;
     this.#ids = ids;
@@ -71,7 +80,9 @@ export class OwnScript implements Script {
   }
 
   ask(message: string): Asked {
-    const ids = this.#tokenizer.encodeOne(message);
+    const ids = this.#tokenizer.encodeOne(
+      this.#tokens.length === 1 ? afterSystem(this.#system, message) : message,
+    );
     const { user, assistant, endTurn } = this.#ids;
     const before = this.#tokens.length;
     // no `push(...ids)`: a long message has more ids than a call may have arguments
@@ -117,15 +128,20 @@ export class TemplateScript implements Script {
   readonly #tokenizer: Tokenizer;
   readonly #context: number;
   readonly #template: NonNullable<ForeignRules["template"]>;
+  /** in front of all messages, where the template takes it; else in front of the first one's text */
+  readonly #system: TemplateMessage[] = [];
+  readonly #front: string = "";
   #messages: TemplateMessage[] = [];
   #tokens: number[] = [];
   #answer: number[] = [];
 
-  /** @param rules with a template */
-  constructor(tokenizer: Tokenizer, context: number, rules: ForeignRules) {
+  /** @param rules with a template @param system stays in front of the conversation */
+  constructor(tokenizer: Tokenizer, context: number, rules: ForeignRules, system = "") {
     this.#tokenizer = tokenizer;
     this.#context = context;
     this.#template = rules.template!;
+    if (system !== "" && this.#template.keepsSystem) this.#system = [{ role: "system", content: system }];
+    else this.#front = system;
     this.suppressed = rules.suppressed;
     this.stopTokens = rules.eos;
   }
@@ -136,13 +152,14 @@ export class TemplateScript implements Script {
 
   ask(message: string): Asked {
     const limit = longest(this.#context);
-    let messages: TemplateMessage[] = [...this.#messages, { role: "user", content: message }];
-    let tokens = this.#template.encode(messages);
+    const content = this.#messages.length === 0 ? afterSystem(this.#front, message) : message;
+    let messages: TemplateMessage[] = [...this.#messages, { role: "user", content }];
+    let tokens = this.#encode(messages);
     const whole = tokens.length;
     // a question goes with its answer: templates want the user to begin
     while (tokens.length > limit && messages.length > 2) {
       messages = messages.slice(2);
-      tokens = this.#template.encode(messages);
+      tokens = this.#encode(messages);
     }
     if (tokens.length > limit) {
       throw new MicrogptError(
@@ -155,6 +172,10 @@ export class TemplateScript implements Script {
     this.#tokens = tokens;
     this.#answer = [];
     return { dropped: whole - tokens.length, kept };
+  }
+
+  #encode(messages: TemplateMessage[]): number[] {
+    return this.#template.encode([...this.#system, ...messages]);
   }
 
   push(tokens: readonly number[]): void {

@@ -69,6 +69,13 @@ Deno.test("info, generate and chat of a HuggingFace directory and a GGUF file", 
       { stdin: "hello\nhi\n" },
     );
     assert.deepEqual(answer.trim().split("\n").map((line) => JSON.parse(line).message), ["hello", "hi"]);
+    // a system message comes before the conversation, as in a prompt that has one
+    const told = ["chat", "--model-dir", hf, "--device", "reference", "--temperature", "0", "--system", "hi"];
+    const { stdout: said2 } = await microgpt([...told, "--max-tokens", "4", "--json"], { stdin: "hello\n" });
+    const greedy = ["generate", "--model-dir", hf, "--device", "reference", "--temperature", "0"];
+    const once = ["--num-samples", "1", "--max-tokens", "4", "--prompt", messages, "--json"];
+    const { text } = JSON.parse(await stdout(...greedy, ...once));
+    assert.equal(JSON.parse(said2).answer, text);
     const qwen = join(dir, "qwen");
     await Deno.mkdir(qwen);
     await writeTiny(qwen, tinyModel({ qk_norm: true }));

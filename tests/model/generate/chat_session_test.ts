@@ -169,7 +169,7 @@ Deno.test("a message and a prompt may have more tokens than a call may have argu
 
 Deno.test("messages that no conversation has are refused, not read as another speaker's", async () => {
   await withModel(5, "reference", async ({ model }) => {
-    for (const [role, content] of [["system", "be brief"], ["tool", "x"], ["user", 5]]) {
+    for (const [role, content] of [["tool", "x"], ["narrator", "x"], ["user", 5]]) {
       const messages = [{ role, content }, { role: "user", content: "in" }] as Message[];
       await assert.rejects(model.samples({ messages }), /^MicrogptError: messages: message 1: expected /);
     }
@@ -225,3 +225,19 @@ Deno.test("chat: one answer at a time; refusals say what to do", async () => {
     assert.throws(() => text.startChat(), /no chat tokens/);
   });
 });
+
+Deno.test("a system message stands in front of the first message, in each conversation", () =>
+  withModel(2, "cpu", async ({ model }) => {
+    const greedy = { temperature: 0, maxTokens: 6 };
+    using told = model.startChat({ ...greedy, system: "be" });
+    using plain = model.startChat(greedy);
+    const answer = async (session: ChatSession, message: string) =>
+      (await Array.fromAsync(session.send(message))).join("");
+    for (const _ of [1, 2]) {
+      assert.equal(await answer(told, "you"), await answer(plain, "be\n\nyou"));
+      assert.equal(await answer(told, "in"), await answer(plain, "in"));
+      assert.equal(told.length, plain.length);
+      told.clear();
+      plain.clear();
+    }
+  }));
