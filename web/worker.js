@@ -76,6 +76,14 @@ function settingsOf({ preset, steps, arch }) {
 const known = (message) =>
   /reference device|software renderer|: [\d,]+ (documents|conversations)/.test(message);
 
+/** A notice in the words of the page. @param {string} message */
+function worded(message) {
+  const [, long, all, tokens] = /(\d+) \/ (\d+) docs are longer than block_size \((\d+)\)/.exec(message) ??
+    [];
+  if (long === undefined) return message;
+  return `${long} of ${all} documents are longer than the ${tokens} tokens that this model sees at once: their ends are cut off`;
+}
+
 /**
  * Runs `train` and tells its events. Another tab that trains the same model would write over what this one keeps: the
  * first has it.
@@ -91,7 +99,8 @@ async function run(name, options) {
       if (!lock) throw new Error(`another tab is training ${name}`);
       for await (const event of microgpt.train({ device, ...options, signal })) {
         if (event.type === "plan") tell("plan", planOf(event));
-        else if (event.type !== "notice" || !known(event.message)) tell(event.type, event);
+        else if (event.type !== "notice") tell(event.type, event);
+        else if (!known(event.message)) tell("notice", { message: worded(event.message) });
         if (event.type === "checkpoint") await keepModel(name);
       }
     });

@@ -47,6 +47,7 @@ export class Curves {
     canvas.onpointermove = ({ offsetX }) => this.#point(offsetX);
     canvas.onpointerleave = () => this.#point(undefined);
     new ResizeObserver(() => this.#later()).observe(canvas);
+    canvas.addEventListener("contextrestored", () => this.#later()); // the GPU was lost, which draws pages too
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#later());
   }
 

@@ -21,8 +21,11 @@ export function button(text, onclick, label) {
   return made;
 }
 
+/** How long what is no problem is said. */
+const SAID_MS = 15_000;
+
 /**
- * Says something to the person, until it is closed.
+ * Says something to the person: a problem until it is closed, anything else for a while.
  * @param {unknown} problem an error, or words; `hint` of an error is said below it
  * @param {{bad?: boolean}} [options] false: it is no problem
  */
@@ -33,6 +36,7 @@ export function tell(problem, { bad = true } = {}) {
   close.setAttribute("aria-label", "close");
   const box = make("div", { className: bad ? "message bad" : "message" }, close, message);
   if (hint) box.append(make("small", { textContent: hint }));
+  if (!bad) setTimeout(() => box.remove(), SAID_MS);
   at("messages").append(box);
   while (at("messages").children.length > 3) at("messages").firstElementChild.remove();
 }
