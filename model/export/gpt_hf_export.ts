@@ -10,6 +10,7 @@ import { MicrogptError } from "../../device/errors.ts";
 import { writeHashed } from "../files/digest.ts";
 import { parseObject } from "../files/directory.ts";
 import { HF_PRODUCER, type HfFile, TORCH_NAMES } from "../files/hf/directory.ts";
+import { GPT_TYPE, torchLayout } from "../files/hf/gpt_directory.ts";
 import { ONE_FILE } from "../files/hf/weights.ts";
 import { publish } from "../files/publish.ts";
 import { type FileDtype, readParameters, writeParameters } from "../files/safetensors.ts";
@@ -39,7 +40,7 @@ export interface GptSource {
 export async function exportGptHf(to: string, source: GptSource, dtype: FileDtype): Promise<string> {
   await checkHfOutput(to);
   const texts = textsOf(source, dtype);
-  const layout = renamed(source.layout);
+  const layout = torchLayout(source.layout);
   await publish(to, async (staging) => {
     const metadata: Record<string, string> = { format: "pt", producer: HF_PRODUCER };
     for (const [name, text] of texts) {
@@ -56,15 +57,6 @@ export async function exportGptHf(to: string, source: GptSource, dtype: FileDtyp
   return join(to, ONE_FILE);
 }
 
-/** The names of the parameters as PyTorch's modules have them. */
-function renamed(layout: ParameterLayout): ParameterLayout {
-  const entries = layout.entries.map((entry) => ({
-    ...entry,
-    name: `${entry.name.replace(/^layer(\d+)\./, "layers.$1.")}.weight`,
-  }));
-  return { ...layout, entries, byName: new Map(entries.map((entry) => [entry.name, entry])) };
-}
-
 function textsOf({ config, tokenizerJson }: GptSource, dtype: FileDtype): Map<HfFile, string> {
   const json = (value: object) => JSON.stringify(value, null, 2) + "\n";
   const tokens = specialTokens(tokenizerJson, config.vocab_size);
@@ -76,7 +68,7 @@ function textsOf({ config, tokenizerJson }: GptSource, dtype: FileDtype): Map<Hf
       "config.json",
       json({
         architectures: ["MicrogptForCausalLM"],
-        model_type: "microgpt",
+        model_type: GPT_TYPE,
         auto_map: {
           AutoConfig: "configuration_microgpt.MicrogptConfig",
           AutoModelForCausalLM: "modeling_microgpt.MicrogptForCausalLM",

@@ -3,11 +3,14 @@ import { files } from "../../platform/files.ts";
 import { join } from "../../platform/paths.ts";
 import type { ModelConfig } from "../config.ts";
 import type { GptConfig } from "../gpt.ts";
-import { readModel, readModelHeader, saveInferenceModel } from "../files/checkpoint.ts";
+import { type LoadedModel, readModel, readModelHeader, saveInferenceModel } from "../files/checkpoint.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import { modelKind } from "../files/any_model.ts";
+import { modelKind, readAnyModel } from "../files/any_model.ts";
+import { readHfConfig } from "../files/hf/directory.ts";
+import { GPT_TYPE } from "../files/hf/gpt_directory.ts";
 import { localModel } from "../files/hub/local_model.ts";
 import { ifThere, openIfThere, sameDirectory, weightsFile } from "../files/directory.ts";
+import { networkOf } from "../networks.ts";
 import { RunLock } from "../files/lock.ts";
 import type { FileDtype } from "../files/safetensors.ts";
 import { EXPORT_OPTIONS, type ExportOptions, type ExportResult } from "./export.ts";
@@ -25,8 +28,7 @@ export async function writeExport(from: string, to: string, options: ExportOptio
     const source = await readLlama(from, format);
     return await lockedExport(from, to, () => exportGgufDirectory(to, source, dtype));
   }
-  await checkIsOurs(from, format);
-  const model = await readModel(from);
+  const model = await readOwn(from, format);
   await checkIsOther(from, to);
   using _lock = await RunLock.take(to);
   if (format === "safetensors") {
@@ -60,7 +62,7 @@ async function exportForTransformers(from: string, to: string, type: ExportType)
   }
   const dtype = type.toUpperCase() as FileDtype;
   if (await isGpt(from)) {
-    const model = await readModel(from);
+    const model = await readOwn(from, "hf");
     const { exportGptHf } = await import("./gpt_hf_export.ts");
     const config = gptConfigOf(model.config);
     return await lockedExport(from, to, () => exportGptHf(to, { ...model, config }, dtype));
@@ -71,7 +73,9 @@ async function exportForTransformers(from: string, to: string, type: ExportType)
 }
 
 async function isGpt(path: string): Promise<boolean> {
-  if (await modelKind(path) !== "microgpt" || !(await ifThere(files.stat(path)))?.isDirectory) return false;
+  const kind = await modelKind(path);
+  if (kind === "huggingface") return (await readHfConfig(path)).model_type === GPT_TYPE;
+  if (kind !== "microgpt" || !(await ifThere(files.stat(path)))?.isDirectory) return false;
   using meta = await openIfThere(path, "meta.json");
   return meta !== undefined && (await readModelHeader(path)).config.architecture !== "llama";
 }
@@ -84,10 +88,19 @@ async function lockedExport(from: string, to: string, write: () => Promise<strin
   return { file, bytes: (await files.stat(file)).size };
 }
 
-/** @throws {MicrogptError} for a model of others, which has formats of its own */
-async function checkIsOurs(from: string, format: string): Promise<void> {
+/**
+ * Reads a model of this program, from its own directory or from a gpt's export for transformers.
+ * @throws {MicrogptError} for a model of others, which has formats of its own
+ */
+async function readOwn(from: string, format: string): Promise<LoadedModel> {
   const kind = await modelKind(from);
-  if (kind === "microgpt") return;
+  if (kind === "microgpt") return await readModel(from);
+  if (kind === "huggingface" && await isGpt(from)) {
+    const { config, chat, tokenizer, fileDtype, readParameters } = await readAnyModel(from);
+    const { layout } = networkOf(config);
+    const params = await readParameters(layout);
+    return { config, chat, tokenizerJson: tokenizer.json, layout, params, fileDtype };
+  }
   throw new MicrogptError(
     `${from} is a ${
       kind === "gguf" ? "GGUF file" : "HuggingFace directory"

@@ -11,7 +11,8 @@ import type { ParameterLayout } from "../parameters.ts";
 import { readModel, readModelHeader, sendModelWeights } from "./checkpoint.ts";
 import { ownRules, type TextRules } from "./description.ts";
 import { fileError, ifThere, isOnnxExport } from "./directory.ts";
-import { readHfDirectory } from "./hf/directory.ts";
+import { readHfConfig, readHfDirectory } from "./hf/directory.ts";
+import { GPT_TYPE, readGptHfDirectory, torchLayout } from "./hf/gpt_directory.ts";
 import { readHfWeights, sendHfWeights } from "./hf/weights.ts";
 import { newParameters } from "./safetensors.ts";
 import type { WeightSource } from "./weight_source.ts";
@@ -128,7 +129,33 @@ async function describeOwn(path: string): Promise<AnyModel> {
   };
 }
 
+/** A gpt of this program that was exported for transformers. */
+async function describeGptHf(path: string, json: Record<string, unknown>): Promise<AnyModel> {
+  const { config, weights, types, tokenizer, chat } = await readGptHfDirectory(path, json);
+  return {
+    kind: "huggingface",
+    path,
+    name: basename(path),
+    config,
+    tokenizer,
+    chat,
+    ownWay: true,
+    ...ownRules(tokenizer.ids, chat),
+    fileDtype: weights.dtype,
+    weightsBytes: weights.bytes,
+    types,
+    readParameters: async (layout) => {
+      const flat = newParameters(layout, path);
+      await readHfWeights(weights, torchLayout(layout), flat);
+      return flat;
+    },
+    readWeights: (layout, sink) => sendHfWeights(weights, torchLayout(layout), sink),
+  };
+}
+
 async function describeHf(path: string): Promise<AnyModel> {
+  const json = await readHfConfig(path);
+  if (json.model_type === GPT_TYPE) return await describeGptHf(path, json);
   const { config, weights, tokenizer, chatTemplate, ends, addBos } = await readHfDirectory(path);
   return {
     kind: "huggingface",

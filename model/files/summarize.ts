@@ -85,7 +85,9 @@ async function describeForeign(path: string, dtype: WeightType | undefined): Pro
     file: { format: kind === "gguf" ? "gguf" : "safetensors", dtype: fileDtype, bytes: weightsBytes },
     memory: memoryOf(network, types, dtype),
     unusable: reasonAgainst(config),
-    formats: ["hf", ...ggufFormat(tokenizer)],
+    formats: config.architecture === "llama"
+      ? ["hf", ...ggufFormat(tokenizer)]
+      : ["safetensors", "hf", "onnx"],
     training: undefined,
   };
 }

@@ -56,9 +56,7 @@ export function llamaOfHf(json: Json, path: string): LlamaConfig {
   if (typeof type !== "string" || !Object.hasOwn(MODEL_TYPES, type)) {
     throw fields.error(
       `model_type is ${shown(type)}; ${Object.keys(MODEL_TYPES).join(", ")} are read`,
-      type === "microgpt"
-        ? "this is an export for transformers: name the directory that it was made from"
-        : "take a model of the Llama family",
+      "take a model of the Llama family",
     );
   }
   checkIsLlama(fields, type);

@@ -13,6 +13,7 @@ import { fileError, ifThere, parseObject } from "../directory.ts";
 import { type EntryReader, type FileDtype, writeParameters } from "../safetensors.ts";
 import { type FileDigest, writeHashed } from "../digest.ts";
 import { type EndIds, endIds, hfConfig, llamaOfHf } from "./config.ts";
+import { llamaTensors } from "./tensors.ts";
 import { findHfWeights, type HfWeights, ONE_FILE } from "./weights.ts";
 
 /** What a directory says of its model beside the weights' values. */
@@ -29,15 +30,20 @@ export interface HfModel {
 const MAX_CONFIG_BYTES = 4 << 20;
 const MAX_TOKENIZER_BYTES = 64 << 20;
 
+/** The fields of a directory's `config.json`. @throws {MicrogptError} when it is missing or malformed */
+export async function readHfConfig(dir: string): Promise<Record<string, unknown>> {
+  return parseObject(await required(dir, "config.json", MAX_CONFIG_BYTES), join(dir, "config.json"));
+}
+
 /**
  * Reads everything but the weights' values.
  * @throws {MicrogptError} for a file that is missing or malformed, another network, and files that contradict each other
  */
 export async function readHfDirectory(dir: string): Promise<HfModel> {
   const path = join(dir, "config.json");
-  const json = parseObject(await required(dir, "config.json", MAX_CONFIG_BYTES), path);
+  const json = await readHfConfig(dir);
   const config = llamaOfHf(json, path);
-  const weights = await findHfWeights(dir, config);
+  const weights = await findHfWeights(dir, { shapes: llamaTensors(config), tied: config.tie });
   const tokenizer = tokenizerOf(await required(dir, "tokenizer.json", MAX_TOKENIZER_BYTES), dir);
   if (tokenizer.tokens.length > config.vocab_size) {
     throw new MicrogptError(

@@ -26,6 +26,6 @@ export function llamaTensors(config: LlamaConfig): Map<string, number[]> {
 }
 
 /** What old files hold besides and nobody reads: the rotary frequencies, which follow from the config. */
-export function isIgnored(name: string, config: LlamaConfig): boolean {
-  return name.endsWith(".rotary_emb.inv_freq") || (config.tie && name === "lm_head.weight");
+export function isIgnored(name: string, tied: boolean): boolean {
+  return name.endsWith(".rotary_emb.inv_freq") || (tied && name === "lm_head.weight");
 }

@@ -2,13 +2,12 @@
 import { type FileHandle, files, SEEK_START } from "../../../platform/files.ts";
 import { join } from "../../../platform/paths.ts";
 import { MicrogptError } from "../../../device/errors.ts";
-import type { LlamaConfig } from "../../llama_config.ts";
 import type { ParameterEntry, ParameterLayout } from "../../parameters.ts";
 import { fileError, ifThere, parseObject, printable } from "../directory.ts";
 import { dtypeOf, readHeader, readTensorValues, type TensorInfo } from "../safetensors.ts";
 import { sendRows } from "../safetensors_rows.ts";
 import type { WeightSink } from "../weight_source.ts";
-import { isIgnored, llamaTensors } from "./tensors.ts";
+import { isIgnored } from "./tensors.ts";
 
 /** The weights, where they are in one file. */
 export const ONE_FILE = "model.safetensors";
@@ -40,12 +39,20 @@ export interface HfWeights {
   bytes: number;
 }
 
+/** What the files of a model must hold. */
+export interface ExpectedTensors {
+  /** by name */
+  shapes: ReadonlyMap<string, readonly number[]>;
+  /** the head is the embedding, and need not be there */
+  tied: boolean;
+}
+
 /**
  * Finds every tensor and compares names and shapes with the config; reads no values.
  * @throws {MicrogptError} for files that are missing or malformed, and tensors that are missing, there twice, or of
  *   another shape than the config asks for
  */
-export async function findHfWeights(dir: string, config: LlamaConfig): Promise<HfWeights> {
+export async function findHfWeights(dir: string, expected: ExpectedTensors): Promise<HfWeights> {
   const index = await readIndex(dir);
   const names = index ? [...new Set(index.values())] : [ONE_FILE];
   const places = new Map<string, Place>();
@@ -75,9 +82,9 @@ export async function findHfWeights(dir: string, config: LlamaConfig): Promise<H
       );
     }
   }
-  const head = config.tie && places.get(HEAD);
+  const head = expected.tied && places.get(HEAD);
   if (head && places.has(EMBEDDING)) await checkTied(head, places.get(EMBEDDING)!);
-  checkTensors(dir, places, config);
+  checkTensors(dir, places, expected);
   const tensors = [...places.values()].map(({ tensor }) => tensor);
   return { places, dtype: dtypeOf(tensors), bytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0) };
 }
@@ -162,12 +169,11 @@ async function readAt(file: FileHandle, offset: number, count: number): Promise<
 }
 
 /** @throws {MicrogptError} unless the tensors are those of the config */
-function checkTensors(dir: string, places: Map<string, Place>, config: LlamaConfig): void {
-  const expected = llamaTensors(config);
+function checkTensors(dir: string, places: Map<string, Place>, { shapes, tied }: ExpectedTensors): void {
   for (const [name, { tensor: { shape }, path }] of places) {
-    const wanted = expected.get(name);
+    const wanted = shapes.get(name);
     if (!wanted) {
-      if (!isIgnored(name, config)) {
+      if (!isIgnored(name, tied)) {
         throw new MicrogptError(`${path}: tensor ${printable(name)} is no part of the model in config.json`);
       }
       places.delete(name);
@@ -179,7 +185,7 @@ function checkTensors(dir: string, places: Map<string, Place>, config: LlamaConf
       );
     }
   }
-  for (const name of expected.keys()) {
+  for (const name of shapes.keys()) {
     if (!places.has(name)) throw new MicrogptError(`${dir}: tensor ${name} is in none of the weight files`);
   }
 }
