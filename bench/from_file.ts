@@ -101,7 +101,7 @@ class Rounds {
 }
 
 const file = await open(flags["cache-dir"]);
-const memory = await open(undefined, Infinity);
+const memory = await open(undefined, (await Deno.stat(input)).size + 1);
 const show = (times: number[]) => `${median(times).toFixed(3)} ms`;
 for (const [name, { data }] of [["file", file], ["memory", memory]] as const) {
   const first = timeBatches(data, 1e6, 20);
