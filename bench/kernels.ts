@@ -4,6 +4,11 @@
  *
  *     deno run -A bench/kernels.ts --preset chat-medium --threads 2
  *
+ * With --rows, all products of a step of decoding, for several numbers of rows: with weights that are only read, where a row
+ * has the same bits whatever the number of rows, beside training's, which take the kernel that is fastest for so many.
+ *
+ *     deno run -A bench/kernels.ts --preset chat-medium --rows
+ *
  * Times are the fastest of many calls. Kernels are timed by the clock around synchronous calls, so this is for the CPU
  * device; bench/gpu.ts measures the other.
  */
@@ -18,6 +23,8 @@ const { values: flags } = parseArgs({
     /** of `microgpt train`, or `defaults`; absent: all */
     preset: { type: "string" },
     threads: { type: "string", default: "2" },
+    /** what it costs that rows do not depend on each other's number */
+    rows: { type: "boolean", default: false },
     /** milliseconds for each kernel */
     time: { type: "string", default: "300" },
   },
@@ -160,6 +167,48 @@ function others(device: Device, name: string, E: number, H: number, V: number, n
   tensors.forEach((tensor) => device.free(tensor));
 }
 
+/** All products of a step of so many rows, with weights in either form; each layer has its own. */
+function decodingProducts(
+  device: Device & Required<Pick<Device, "holdWeights">>,
+  E: number,
+  layers: number,
+  V: number,
+): void {
+  const layer: [N: number, K: number][] = [[3 * E, E], [E, E], [4 * E, E], [E, 4 * E]];
+  const shapes = [...Array.from({ length: layers }, () => layer).flat(), [V, E] as [number, number]];
+  let end = 0;
+  const matrices = shapes.map(([rows, cols]) => {
+    const offset = end;
+    end += rows * cols;
+    return { offset, rows, cols, type: "f32" as const };
+  });
+  const held = device.holdWeights("weights", end, matrices);
+  const plain = device.tensor("weights", 1, end);
+  for (const { offset, rows, cols } of matrices) {
+    const values = Float32Array.from({ length: rows * cols }, (_, i) => (i % 13 - 6) / 9);
+    held.write(offset, "F32", new Uint8Array(values.buffer));
+    device.write(plain, values, offset);
+  }
+  for (const n of [1, 2, 4, 8, 16, 32, 64, 128]) {
+    const operands = matrices.map(({ rows, cols }) => {
+      const x = device.tensor("x", n, cols);
+      device.write(x, Float32Array.from({ length: n * cols }, (_, i) => (i % 7 - 3) / 5));
+      return { x, out: device.tensor("out", n, rows) };
+    });
+    const pass = (flat: Tensor) => () => {
+      matrices.forEach(({ offset, rows, cols }, i) => {
+        device.matmul(operands[i]!.out, operands[i]!.x, device.view(flat, offset, rows, cols), "NT");
+      });
+    };
+    // in turn, twice: the machine's own speed changes
+    const turns = [0, 1].map(() => [fastest(pass(held.flat)), fastest(pass(plain))]);
+    const [own, other] = [0, 1].map((i) => Math.min(...turns.map((turn) => turn[i]!)));
+    report(`${n} rows`, own!, `${(own! / other!).toFixed(2)} of the time of training's products`);
+    for (const { x, out } of operands) [x, out].forEach((tensor) => device.free(tensor));
+  }
+  [held.flat, plain].forEach((tensor) => device.free(tensor));
+}
+
 const device = await openDevice({ device: "cpu", threads: Number(flags.threads) });
 const square = 768;
 const peak = 2 * square ** 3 / product(device, "NN", square, square, square) / 1e6;
@@ -176,6 +225,10 @@ for (const name of flags.preset === undefined ? Object.keys(LENGTHS) : [flags.pr
     block_size: blockSize,
   }).layout;
   console.log(`${name}: E ${E}, H ${H}, V ${V}, ${T} tokens, ${length} parameters`);
+  if (flags.rows) {
+    decodingProducts(device as Required<Device>, E, nLayer, V);
+    continue;
+  }
   products(device, E, T, V, peak);
   others(device, name, E, H, V, length);
 }

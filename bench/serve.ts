@@ -1,6 +1,7 @@
 /**
  * The server under load: chat-medium after one step, served by the program in a process of its own.
  *
+ *     deno run -A bench/serve.ts prepare --model DIR
  *     deno run -A bench/serve.ts start        # from start to ready, and memory when idle
  *     deno run -A bench/serve.ts streams      # 1, 8 and 32 streams together, tokens a second
  *     deno run -A bench/serve.ts first        # first token beside 16 streams with prompts of 200 tokens
@@ -19,13 +20,13 @@ import { fileURLToPath } from "node:url";
 import { exportModel, type PresetName, train } from "../mod.ts";
 import { hash32 } from "../device/random.ts";
 import { median } from "./documents_file.ts";
-import { type Answered, type Ask, MeasuredServer, type ServerCommand } from "./serving.ts";
+import { type Ask, MeasuredServer, type ServerCommand } from "./serving.ts";
 
 const { values: flags, positionals: [what = "streams"] } = parseArgs({
   allowPositionals: true,
   options: {
     preset: { type: "string", default: "chat-medium" },
-    /** a model that is there; absent: the preset after one step */
+    /** a model, which is made where it is not: the preset after one step */
     model: { type: "string" },
     /** type of the weights beside others */
     type: { type: "string", default: "f32" },
@@ -60,8 +61,8 @@ function words(seed: number, count: number): string {
 
 /** The model after one step: its speed is that of a good one. */
 async function prepared(folder: string): Promise<string> {
-  if (flags.model) return flags.model;
-  const output = join(folder, "model");
+  const output = flags.model ?? join(folder, "model");
+  if (await Deno.stat(output).then(() => true, () => false)) return output;
   const conversations = Array.from({ length: 1500 }, (_, i) => [
     { role: "user" as const, content: words(2 * i, 30) },
     { role: "assistant" as const, content: words(2 * i + 1, 60) },
@@ -116,17 +117,19 @@ function promptOf(tokens: number, number: number): string {
   return words(1_000_000 + number, Math.ceil(tokens * 0.7));
 }
 
-const rate = (answers: Answered[], ms: number) =>
-  1000 * answers.reduce((sum, { tokens }) => sum + tokens, 0) / ms;
-
 /** Tokens a second of so many streams that begin together. */
-async function streams(server: MeasuredServer, count: number, round: number): Promise<number> {
+async function streams(
+  server: MeasuredServer,
+  count: number,
+  round: number,
+): Promise<{ speed: number; tokens: number }> {
   const started = performance.now();
   const answers = await Promise.all(Array.from({ length: count }, (_, i) => {
     const ask: Ask = { prompt: promptOf(16, round * 1000 + i), maxTokens: Number(flags.tokens), seed: i };
     return server.stream(ask);
   }));
-  return rate(answers, performance.now() - started);
+  const tokens = answers.reduce((sum, { tokens }) => sum + tokens, 0);
+  return { speed: 1000 * tokens / (performance.now() - started), tokens };
 }
 
 async function measureStreams(model: string, folder: string): Promise<void> {
@@ -145,12 +148,16 @@ async function measureStreams(model: string, folder: string): Promise<void> {
   await using all = new AsyncDisposableStack();
   const servers: MeasuredServer[] = [];
   for (const command of commands) servers.push(all.use(await MeasuredServer.start(command)));
+  const costs = new Map(servers.map((server) => [server, counts.map((): number[] => [])]));
   const speeds = new Map(servers.map((server) => [server, counts.map((): number[] => [])]));
   for (let round = 0; round <= rounds; round++) {
     for (const [i, count] of counts.entries()) {
       for (const server of servers) {
-        const speed = await streams(server, count, round);
-        if (round > 0) speeds.get(server)![i]!.push(speed); // the first warms up
+        const before = server.processorSeconds;
+        const { speed, tokens } = await streams(server, count, round);
+        if (round === 0) continue; // warms up
+        speeds.get(server)![i]!.push(speed);
+        costs.get(server)![i]!.push(1e6 * (server.processorSeconds - before) / tokens);
       }
     }
   }
@@ -160,7 +167,10 @@ async function measureStreams(model: string, folder: string): Promise<void> {
       const own = speeds.get(server)![i]!;
       const ratio = median(speeds.get(first!)![i]!.map((speed, r) => speed / own[r]!));
       const beside = server === first ? "" : ` (ratio ${ratio.toFixed(2)})`;
-      return `${server.command.name} ${median(own).toFixed(0)} tok/s${beside}`;
+      const cost = median(costs.get(server)![i]!).toFixed(0);
+      return `${server.command.name} ${
+        median(own).toFixed(0)
+      } tok/s, ${cost} µs of processor a token${beside}`;
     });
     console.log(`${count} streams: ${row.join(", ")}`);
   }
@@ -173,20 +183,22 @@ async function measureStreams(model: string, folder: string): Promise<void> {
 
 async function measureStart(model: string): Promise<void> {
   const times: number[] = [];
-  let idle = 0;
+  let [idle, after] = [0, 0];
   for (let round = 0; round < rounds + 1; round++) {
     await using server = await MeasuredServer.start(ours(model));
     if (round > 0) times.push(server.readyMs);
-    await server.stream({ prompt: promptOf(16, 0), maxTokens: 4, seed: 1 });
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await new Promise((resolve) => setTimeout(resolve, 500));
     idle = server.residentMb;
+    await server.stream({ prompt: promptOf(16, 0), maxTokens: 4, seed: 1 });
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    after = server.residentMb;
   }
   const { size } = await Deno.stat(join(model, "weights.safetensors"));
   const modelMb = size / 2 ** 20;
   console.log(
     `ready after ${median(times).toFixed(0)} ms (${times.map((ms) => ms.toFixed(0)).join(", ")}); ` +
-      `idle ${idle.toFixed(0)} MB, the model ${modelMb.toFixed(0)} MB, beyond it ${
-        (idle - modelMb).toFixed(0)
+      `idle ${idle.toFixed(0)} MB, after a request ${after.toFixed(0)} MB, the model ${
+        modelMb.toFixed(0)
       } MB`,
   );
 }
@@ -260,7 +272,8 @@ async function measureRequests(model: string): Promise<void> {
 const folder = await Deno.makeTempDir({ prefix: "microgpt-bench-" });
 try {
   const model = await prepared(folder);
-  if (what === "start") await measureStart(model);
+  if (what === "prepare") console.log(model);
+  else if (what === "start") await measureStart(model);
   else if (what === "streams") await measureStreams(model, folder);
   else if (what === "first") await measureFirst(model);
   else if (what === "requests") await measureRequests(model);

@@ -38,14 +38,23 @@ export class MeasuredServer implements AsyncDisposable {
   /** milliseconds from its start until `/health` is 200 */
   readyMs = 0;
   readonly url: string;
+  /** the end of what it said */
+  #said = "";
   readonly #process: Deno.ChildProcess;
   readonly #client = Deno.createHttpClient({ poolMaxIdlePerHost: 2000 });
 
   private constructor(readonly command: ServerCommand, port: number) {
     this.url = `http://127.0.0.1:${port}`;
     const { command: program, args, env = {} } = command;
-    const log = { stdin: "null", stdout: "null", stderr: "null" } as const;
+    const log = { stdin: "null", stdout: "null", stderr: "piped" } as const;
     this.#process = new Deno.Command(program, { args: args(port), env, ...log }).spawn();
+    this.#listen();
+  }
+
+  async #listen(): Promise<void> {
+    for await (const text of this.#process.stderr.pipeThrough(new TextDecoderStream())) {
+      this.#said = (this.#said + text).slice(-2000);
+    }
   }
 
   static async start(command: ServerCommand): Promise<MeasuredServer> {
@@ -54,7 +63,7 @@ export class MeasuredServer implements AsyncDisposable {
     let ended = false;
     server.#process.status.then(() => ended = true);
     while (!await server.#isReady()) {
-      if (ended) throw new Error(`${command.name} ended: ${command.command} ${command.args(0).join(" ")}`);
+      if (ended) throw new Error(`${command.name} ended: ${server.#said}`);
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
     server.readyMs = performance.now() - started;
