@@ -15,6 +15,8 @@ export interface AnswerOutput {
   ended(ending: Ending): void;
   /** whether whoever reads cannot keep up */
   behind?(): boolean;
+  /** what was told may go out */
+  flush?(): void;
 }
 
 /** An answer of a request. */
@@ -106,6 +108,7 @@ export class Answers {
         return text.push(id, score);
       },
       behind: () => output.behind?.() ?? false,
+      flush: () => output.flush?.(),
       ended: (ending) => {
         usage.ended = this.#now; // before `ended`, which tells it
         text.end();

@@ -8,11 +8,12 @@ const KEEP_ALIVE_MS = 10_000;
 
 const encoder = new TextEncoder();
 
-/** A stream of `data:` lines. */
+/** A stream of `data:` lines, which go out together at `flush`: each piece of a body costs as much as a token. */
 export class EventStream {
   readonly response: Response;
   #controller!: ReadableStreamDefaultController<Uint8Array>;
   #over = false;
+  #text = "";
   #sent = performance.now();
   readonly #timer: ReturnType<typeof setInterval>;
 
@@ -36,7 +37,7 @@ export class EventStream {
       },
     });
     this.#timer = setInterval(() => {
-      if (performance.now() - this.#sent > KEEP_ALIVE_MS) this.#write(": waiting\n\n");
+      if (performance.now() - this.#sent > KEEP_ALIVE_MS) this.#comment();
     }, KEEP_ALIVE_MS / 2);
   }
 
@@ -45,9 +46,9 @@ export class EventStream {
     return !this.#over && this.#controller.desiredSize! <= 0;
   }
 
-  /** Sends a value as JSON. */
-  send(value: unknown): void {
-    this.#write(`data: ${JSON.stringify(value)}\n\n`);
+  /** Sends a value. @param json without line breaks */
+  send(json: string): void {
+    this.#write(`data: ${json}\n\n`);
   }
 
   /** Ends the stream, as OpenAI does with a line of its own. */
@@ -59,6 +60,7 @@ export class EventStream {
   /** Ends the stream. */
   end(): void {
     if (this.#over) return;
+    this.flush();
     this.#end();
     this.#controller.close();
   }
@@ -75,9 +77,21 @@ export class EventStream {
     clearInterval(this.#timer);
   }
 
+  #comment(): void {
+    this.#write(": waiting\n\n");
+    this.flush();
+  }
+
   #write(text: string): void {
     if (this.#over) return;
     this.#sent = performance.now();
-    this.#controller.enqueue(encoder.encode(text));
+    this.#text += text;
+  }
+
+  /** Hands on what was sent. */
+  flush(): void {
+    if (this.#over || this.#text === "") return;
+    this.#controller.enqueue(encoder.encode(this.#text));
+    this.#text = "";
   }
 }

@@ -224,19 +224,22 @@ function streamed(
 ): Response {
   let answers: Answers | undefined = undefined;
   const events = new EventStream(() => answers?.cancel());
-  const noUsage = form.includeUsage ? { usage: null } : {};
-  const send = (index: number, fields: object, finish: Ending | null = null, extras = {}) => {
-    const choices = [{ index, ...fields, finish_reason: finish }];
-    events.send({ ...head, object: form.chunk, choices, ...noUsage, ...extras });
+  // all chunks are the same but for their choice
+  const before = `${JSON.stringify({ ...head, object: form.chunk }).slice(0, -1)},"choices":[`;
+  const after = form.includeUsage ? '],"usage":null' : "]";
+  const send = (index: number, fields: object, finish: Ending | null = null, extras?: object) => {
+    const choice = JSON.stringify({ index, ...fields, finish_reason: finish });
+    events.send(before + choice + after + (extras ? `,${JSON.stringify(extras).slice(1)}` : "}"));
   };
   let open = count;
   const outputs = Array.from({ length: count }, (_, index): AnswerOutput => ({
     text: (text, scores) => send(index, form.delta(index, text, scores)),
     ended: (ending) => {
-      const extras = --open === 0 ? { microgpt: extrasOf(form, answers!) } : {};
+      const extras = --open === 0 ? { microgpt: extrasOf(form, answers!) } : undefined;
       send(index, form.closing, ending, extras);
     },
     behind: () => events.behind,
+    flush: () => events.flush(),
   }));
   try {
     answers = service.track(call, new Answers(service.scheduler, service.model, plan(outputs)), form.prompts);
@@ -247,14 +250,16 @@ function streamed(
   for (let index = 0; index < count; index++) {
     for (const fields of form.opening(form.prompts[Math.floor(index / form.n)]!)) send(index, fields);
   }
+  events.flush();
   answers.finished.then(() => {
     if (form.includeUsage) {
-      events.send({ ...head, object: form.chunk, choices: [], usage: usageOf(form, answers!) });
+      const usage = usageOf(form, answers!);
+      events.send(JSON.stringify({ ...head, object: form.chunk, choices: [], usage }));
     }
     events.done();
   }, (error) => {
     if (error instanceof ReaderStalled) return events.abort(error);
-    events.send(apiErrorOf(error).body());
+    events.send(JSON.stringify(apiErrorOf(error).body()));
     events.end();
   });
   return events.response;

@@ -47,6 +47,8 @@ export interface AnswerListener {
   drawn(id: number, score: TokenScore | undefined): boolean;
   /** whether it cannot keep up: no more is drawn until it can */
   behind(): boolean;
+  /** the event loop is about to go round: what was told may go out */
+  flush(): void;
   ended(ending: Ending): void;
   /** it will not be finished */
   failed(error: unknown): void;
@@ -85,8 +87,12 @@ interface Answer {
   behindSince?: number | undefined;
 }
 
-/** The event loop is given a moment at least this often. */
-const BREATHE_MS = 4;
+/** Between two steps prompts are fed for about so long, and no more than so many chunks: a device may only queue them. */
+const FEED_MS = 16;
+const FEEDS = 4;
+
+/** The event loop is given a moment at least this often, and after an answer's first token. */
+const BREATHE_MS = 8;
 
 /** How often it is looked whether those who cannot keep up can again. */
 const BEHIND_MS = 5;
@@ -143,6 +149,8 @@ export class Scheduler {
   #closing = false;
   /** when it was last looked */
   #expired = 0;
+  /** some answer has its first token, which should go out */
+  #isFresh = false;
   readonly #done: Promise<void>;
 
   /** @throws {MicrogptError} when the device's memory is short */
@@ -202,26 +210,38 @@ export class Scheduler {
     try {
       for (;;) {
         this.#expire();
-        this.#admit();
-        if (!this.#feeding && this.#drawing.length === 0) {
-          if (this.#closing && this.#waiting.length === 0) break;
+        await this.#feedSome();
+        const isIdle = !this.#feeding && this.#drawing.length === 0 && this.#waiting.length === 0;
+        if (isIdle) {
+          if (this.#closing) break;
           await new Promise<void>((resolve) => this.#wake = resolve);
           this.#wake = undefined;
           continue;
         }
-        if (this.#feeding) await this.#feed(this.#feeding);
         const rows = this.#drawing.filter(keepsUp);
         for (let at = 0; at < rows.length; at += STEP_ROWS) await this.#step(rows.slice(at, at + STEP_ROWS));
-        if (rows.length === 0 && !this.#feeding) {
-          await new Promise((resolve) => setTimeout(resolve, BEHIND_MS));
+        const isStalled = rows.length === 0 && this.#drawing.length > 0 && !this.#feeding;
+        if (isStalled || this.#isFresh || breather.due) {
+          for (const { listener } of this.#drawing) listener.flush();
+          this.#isFresh = false;
+          await (isStalled ? new Promise((resolve) => setTimeout(resolve, BEHIND_MS)) : breather.take());
         }
-        if (breather.due) await breather.take();
       }
     } catch (error) {
       this.#closing = true;
       this.#failAll(error);
     } finally {
       this.#decoder.close();
+    }
+  }
+
+  /** Feeds prompts, one after the other, between two steps. */
+  async #feedSome(): Promise<void> {
+    const end = performance.now() + FEED_MS;
+    for (let feeds = 0; feeds < FEEDS && performance.now() < end; feeds++) {
+      this.#admit();
+      if (!this.#feeding) return;
+      await this.#feed(this.#feeding);
     }
   }
 
@@ -321,6 +341,7 @@ export class Scheduler {
   /** Takes a token that was drawn for an answer. */
   #take(answer: Answer, id: number, logits: Float32Array | undefined): void {
     const { stopTokens, alternatives, maxTokens } = answer.request;
+    this.#isFresh ||= answer.made === 0;
     answer.made++;
     answer.position++;
     answer.token = id;
