@@ -46,13 +46,16 @@ export class ServedPage implements AsyncDisposable {
   /** Slows a stream down, event by event. */
   #paced(response: Response): Response {
     if (this.pace === 0 || response.headers.get("content-type") !== "text/event-stream") return response;
-    const slow = new TransformStream<Uint8Array, Uint8Array>({
-      transform: async (bytes, controller) => {
-        await new Promise((resolve) => setTimeout(resolve, this.pace));
-        controller.enqueue(bytes);
+    const slow = new TransformStream<string, string>({
+      transform: async (text, controller) => {
+        for (const event of text.split(/(?<=\n\n)/)) {
+          await new Promise((resolve) => setTimeout(resolve, this.pace));
+          controller.enqueue(event);
+        }
       },
     }, new CountQueuingStrategy({ highWaterMark: 1 }));
-    return new Response(response.body!.pipeThrough(slow), response);
+    const body = response.body!.pipeThrough(new TextDecoderStream()).pipeThrough(slow);
+    return new Response(body.pipeThrough(new TextEncoderStream()), response);
   }
 
   /** Waits until an expression of the page is true. */

@@ -47,6 +47,8 @@ export async function fuzz(
 ): Promise<Fuzzed> {
   const isLinux = Deno.build.os === "linux";
   const before = await fixedAnswer(server);
+  server.disconnect();
+  await new Promise((resolve) => setTimeout(resolve, 100));
   const sockets = isLinux ? server.sockets : 0;
   const startMb = isLinux ? server.residentMb : 0;
   const statuses = new Map<number, number>();
@@ -64,8 +66,8 @@ export async function fuzz(
   await until(async () => await server.metric("microgpt_requests_active") === 0 || undefined);
   assert.equal(await server.metric("microgpt_requests_waiting"), 0);
   assert.deepEqual(await fixedAnswer(server), before, "the same seed says something else than before");
+  server.disconnect();
   if (isLinux) {
-    // what is left is this process's own connection
     await until(
       () => server.sockets <= sockets || undefined,
       () => `${server.sockets} sockets, not ${sockets}`,

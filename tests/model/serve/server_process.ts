@@ -23,6 +23,7 @@ export class ServerProcess implements AsyncDisposable {
   said = "";
   url = "";
   readonly #process: Deno.ChildProcess;
+  #client = Deno.createHttpClient({});
   readonly #listening: Promise<void>;
 
   private constructor(process: Deno.ChildProcess) {
@@ -70,12 +71,19 @@ export class ServerProcess implements AsyncDisposable {
     init: RequestInit & { client?: Deno.HttpClient } = {},
   ): Promise<Response> {
     const headers = { "content-type": "application/json" };
-    return await fetch(this.url + path, { method: "POST", headers, body: JSON.stringify(body), ...init });
+    const request = { method: "POST", headers, body: JSON.stringify(body), client: this.#client };
+    return await fetch(this.url + path, { ...request, ...init });
+  }
+
+  /** Closes the connections that `post` and `metric` keep. */
+  disconnect(): void {
+    this.#client.close();
+    this.#client = Deno.createHttpClient({});
   }
 
   /** A number of `/metrics`. */
   async metric(name: string): Promise<number> {
-    const text = await (await fetch(`${this.url}/metrics`)).text();
+    const text = await (await fetch(`${this.url}/metrics`, { client: this.#client })).text();
     const line = text.split("\n").find((line) => line.startsWith(`${name} `));
     return Number(line?.slice(name.length));
   }
@@ -115,5 +123,6 @@ export class ServerProcess implements AsyncDisposable {
       if (!(error instanceof TypeError)) throw error; // it has ended
     }
     await this.ended();
+    this.#client.close();
   }
 }
