@@ -92,7 +92,7 @@ const FEED_MS = 16;
 const FEEDS = 4;
 
 /** The event loop is given a moment at least this often, and after an answer's first token. */
-const BREATHE_MS = 8;
+const BREATHE_MS = 4;
 
 /** How often it is looked whether those who cannot keep up can again. */
 const BEHIND_MS = 5;
