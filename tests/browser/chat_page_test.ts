@@ -121,6 +121,7 @@ chromiumTest("the server's page: chat", async (t) => {
     await page.until("document.querySelectorAll('#conversation-list .title').length === 4");
     await page.page.click("#conversation-list li button:last-child");
     await page.press("Delete", "#sure-dialog");
+    await page.until("document.querySelectorAll('#conversation-list .title').length === 3");
     await page.until(DONE);
     page.pace = 0;
     await page.page.reload();

@@ -170,10 +170,10 @@ async function forget(conversation) {
     `Delete “${conversation.title}” with its ${conversation.messages.length} messages?`;
   if (!await confirmed(at("sure-dialog"))) return;
   conversation.forgotten = true;
-  if (chat?.conversation === conversation) chat.open(newConversation());
   conversations = conversations.filter((other) => other !== conversation);
+  await store?.remove(conversation.id).catch(tell); // it is gone from the list once it is gone
+  if (chat?.conversation === conversation) chat.open(newConversation());
   listConversations();
-  await store?.remove(conversation.id).catch(tell);
 }
 
 function startNew() {
