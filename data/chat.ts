@@ -157,7 +157,9 @@ function printable(text: string): string {
 export function invalidJsonHint(line: string): { hint?: string } {
   if (/^[[{]+$/u.test(line)) return { hint: "each conversation must be on one line of its own" };
   if (!/^[[{]/u.test(line)) {
-    return { hint: "is this a plain text file? then drop `chat`" };
+    return {
+      hint: "is this a plain text file? then drop `chat`, or to measure a chat model give `format` text",
+    };
   }
   return {};
 }

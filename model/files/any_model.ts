@@ -13,7 +13,7 @@ import { ownRules, type TextRules } from "./description.ts";
 import { fileError, ifThere, isOnnxExport } from "./directory.ts";
 import { readHfConfig, readHfDirectory } from "./hf/directory.ts";
 import { GPT_TYPE, readGptHfDirectory, torchLayout } from "./hf/gpt_directory.ts";
-import { readHfWeights, sendHfWeights } from "./hf/weights.ts";
+import { type HfWeights, readHfWeights, sendHfWeights } from "./hf/weights.ts";
 import { newParameters } from "./safetensors.ts";
 import type { WeightSource } from "./weight_source.ts";
 
@@ -141,22 +141,15 @@ async function describeGptHf(path: string, json: Record<string, unknown>): Promi
     chat,
     ownWay: true,
     ...ownRules(tokenizer.ids, chat),
-    fileDtype: weights.dtype,
-    weightsBytes: weights.bytes,
     types,
-    readParameters: async (layout) => {
-      const flat = newParameters(layout, path);
-      await readHfWeights(weights, torchLayout(layout), flat);
-      return flat;
-    },
-    readWeights: (layout, sink) => sendHfWeights(weights, torchLayout(layout), sink),
+    ...weightsOf(path, weights, torchLayout),
   };
 }
 
 async function describeHf(path: string): Promise<AnyModel> {
   const json = await readHfConfig(path);
   if (json.model_type === GPT_TYPE) return await describeGptHf(path, json);
-  const { config, weights, tokenizer, chatTemplate, ends, addBos } = await readHfDirectory(path);
+  const { config, weights, tokenizer, chatTemplate, ends, addBos } = await readHfDirectory(path, json);
   return {
     kind: "huggingface",
     path,
@@ -168,15 +161,26 @@ async function describeHf(path: string): Promise<AnyModel> {
     ...(chatTemplate === undefined ? {} : { chatTemplate }),
     ends,
     addBos,
+    types: new Map([...weights.places].map(([name, { tensor }]) => [name, tensor.dtype])),
+    ...weightsOf(path, weights, (layout) => layout),
+  };
+}
+
+/** How the weights of a HuggingFace directory are read. @param named gives a layout the names that the files have */
+function weightsOf(
+  path: string,
+  weights: HfWeights,
+  named: (layout: ParameterLayout) => ParameterLayout,
+): Pick<AnyModel, "fileDtype" | "weightsBytes" | "readParameters" | "readWeights"> {
+  return {
     fileDtype: weights.dtype,
     weightsBytes: weights.bytes,
-    types: new Map([...weights.places].map(([name, { tensor }]) => [name, tensor.dtype])),
     readParameters: async (layout) => {
       const flat = newParameters(layout, path);
-      await readHfWeights(weights, layout, flat);
+      await readHfWeights(weights, named(layout), flat);
       return flat;
     },
-    readWeights: (layout, sink) => sendHfWeights(weights, layout, sink),
+    readWeights: (layout, sink) => sendHfWeights(weights, named(layout), sink),
   };
 }
 

@@ -1,5 +1,6 @@
 /** What a run with `from` starts from: the weights of a model, its tokenizer, and how it writes texts. */
 import { withChatTokens } from "../../data/chat_tokens.ts";
+import type { CorpusOptions } from "../../data/corpus.ts";
 import { type DocumentEncoder, ownEncoder } from "../../data/documents.ts";
 import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
 import { SPECIAL_TOKENS, type Tokenizer } from "../../data/tokenizer.ts";
@@ -147,4 +148,12 @@ export async function encoderOf(
   const foreign = await foreignRules({ ...rules, config }, tokenizer);
   const { keepsSystem: keepSystem = false } = foreign.template ?? {};
   return { encoder: foreignEncoder(tokenizer, foreign, rules), keepSystem };
+}
+
+/** Whether data is read as conversations, where nobody says: for a chat model, unless it is read as plain text. */
+export function readsConversations(
+  model: { chat: boolean } | undefined,
+  { chat, format, document }: Pick<CorpusOptions, "chat" | "format" | "document">,
+): boolean {
+  return chat ?? (model?.chat === true && format !== "text" && document === undefined);
 }

@@ -12,7 +12,7 @@ import { openDevice, openTokenizer } from "../devices.ts";
 import { networkOf } from "../networks.ts";
 import { flatTensor } from "../parameters.ts";
 import { DEFAULTS } from "../settings.ts";
-import { type BaseModel, encoderOf, readBase } from "./base_model.ts";
+import { type BaseModel, encoderOf, readBase, readsConversations } from "./base_model.ts";
 import {
   type CorpusEvaluation,
   EVALUATE_OPTIONS,
@@ -30,9 +30,7 @@ const BATCH_DOCUMENTS = 64;
 /** What `evaluate` does, once it has checked the options. */
 export async function evaluateModel(options: EvaluateOptions): Promise<CorpusEvaluation> {
   const base = await readBase(options.modelDir, false);
-  // a chat model can be measured on plain text too
-  const asText = options.format === "text" || options.document !== undefined;
-  const chat = options.chat ?? (base.chat && !asText);
+  const chat = readsConversations(base, options);
   if (chat && !base.chat) {
     throw new MicrogptError(`\`chat\`: ${base.path} is a model of plain text`, { usage: true });
   }

@@ -40,7 +40,7 @@ export interface InspectedData {
  * @throws {MicrogptError} for data that cannot be used, and a model that does not load
  */
 export async function inspectData(options: InspectDataOptions): Promise<InspectedData> {
-  const { modelDir, vocabSize, blockSize: asked, chat, onProgress, ...corpusOptions } = options;
+  const { modelDir, vocabSize, blockSize: asked, chat: _, onProgress, ...corpusOptions } = options;
   if (modelDir !== undefined && vocabSize !== undefined) {
     throw new MicrogptError(
       "`vocabSize` makes a tokenizer, `modelDir` takes the model's: give one of them",
@@ -55,7 +55,8 @@ export async function inspectData(options: InspectDataOptions): Promise<Inspecte
   const { inspectCorpus } = await import("../../data/inspection.ts");
   const model = modelDir === undefined ? undefined : await described(modelDir);
   const { keepSystem = false, encoder } = model ?? {};
-  const opened = await openCorpus({ ...corpusOptions, keepSystem, chat: chat ?? model?.chat ?? false });
+  const { readsConversations } = await import("./base_model.ts");
+  const opened = await openCorpus({ ...corpusOptions, keepSystem, chat: readsConversations(model, options) });
   const notices: string[] = [];
   const [corpus, tokenizer] = model
     ? [opened, model.tokenizer]

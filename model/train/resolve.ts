@@ -127,9 +127,18 @@ function settingsOf({ config, trainState }: LoadedCheckpoint): Partial<Settings>
 /**
  * How the trainer is to go on from a step.
  * @param nLayer L of the model
- * @throws {MicrogptError} when `freeze` does not fit it
+ * @throws {MicrogptError} when `freeze` does not fit it, and for patience without evaluations
  */
 export function resolveRecipe(settings: Settings, start: number, nLayer: number): Recipe {
+  if (settings.patience > 0 && settings.evalEvery === 0) {
+    throw new MicrogptError(
+      "`patience` counts evaluations, and with `evalEvery` 0 there are none on the way",
+      {
+        hint: "give `evalEvery` a number of steps, or leave out `patience`",
+        usage: true,
+      },
+    );
+  }
   const frozen = readFreeze(settings.freeze, nLayer);
   return {
     ...(frozen ? { frozen } : {}),

@@ -109,7 +109,7 @@ async function checkRecord(
   >,
   varied: readonly string[],
 ): Promise<void> {
-  const record = JSON.parse(JSON.stringify({ varied, common }));
+  const record: SweepRecord = JSON.parse(JSON.stringify({ varied, common }));
   const path = join(output, RECORD);
   let text: string | undefined;
   try {
@@ -120,14 +120,14 @@ async function checkRecord(
     throw fileError(`cannot write ${path}`, error);
   }
   const before = recordIn(text, path);
-  const all = (of: typeof record): Record<string, unknown> => ({ varied: of.varied, ...of.common });
+  const all = ({ varied, common }: SweepRecord): Record<string, unknown> => ({ varied, ...common });
   const [then, now] = [all(before), all(record)];
   const changed = Object.keys({ ...then, ...now }).find((name) => {
     return JSON.stringify(then[name]) !== JSON.stringify(now[name]);
   });
   if (changed === undefined) return;
   const what = changed === "varied"
-    ? `that varies ${before.varied.map((name: string) => `\`${name}\``).join(", ")}`
+    ? `that varies ${before.varied.map((name) => `\`${name}\``).join(", ")}`
     : `whose \`${changed}\` is ${JSON.stringify(then[changed]) ?? "not given"}`;
   throw new MicrogptError(`${output} holds a sweep ${what}`, {
     hint: "values may be added to a sweep, everything else must stay; choose another directory with `output`",
@@ -135,8 +135,15 @@ async function checkRecord(
   });
 }
 
-// deno-lint-ignore no-explicit-any
-function recordIn(text: string, path: string): any {
+/** What the runs of a sweep have in common, as it is written. */
+interface SweepRecord {
+  /** names of the settings that differ */
+  varied: string[];
+  /** everything else */
+  common: Record<string, unknown>;
+}
+
+function recordIn(text: string, path: string): SweepRecord {
   try {
     const record = JSON.parse(text);
     if (Array.isArray(record.varied) && typeof record.common === "object") return record;

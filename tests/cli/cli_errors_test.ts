@@ -62,6 +62,13 @@ for (
       /^error: data\.txt line 2 is not valid UTF-8: bad byte at offset 2\nhint: /,
       1,
     ],
+    [
+      "patience without evaluations",
+      { "data.txt": NAMES },
+      train("--patience", "2", "--eval-every", "0"),
+      /^error: --patience counts evaluations, and with --eval-every 0 there are none on the way\nhint: /,
+      2,
+    ],
     ["no input", {}, ["train", ...TINY], /^error: --input is required\nhint: /, 2],
     [
       "heads that do not divide",
@@ -81,7 +88,7 @@ for (
       "text in chat mode",
       { "data.txt": NAMES },
       train("--chat"),
-      /^error: data\.txt line 1: expected an array of .*\nhint: is this a plain text file\? then drop --chat\n/,
+      /^error: data\.txt line 1: expected an array of .*\nhint: is this a plain text file\? then drop --chat, or to measure a chat model give --format text\n/,
       1,
     ],
     [

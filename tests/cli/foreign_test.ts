@@ -60,6 +60,13 @@ Deno.test("info, generate and chat of a HuggingFace directory and a GGUF file", 
       );
       assert.deepEqual([documents, mode], [1, "chat"]);
     }
+    const plain = join(dir, "text.txt");
+    await Deno.writeTextFile(plain, "hi\nhello\n");
+    const asText = ["info", "--input", plain, "--model-dir", gguf, "--json", "--format", "text"];
+    const { documents, mode } = JSON.parse(await stdout(...asText));
+    assert.deepEqual([documents, mode], [2, "text"]);
+    const { stderr } = await microgpt(asText.slice(0, 5));
+    assert.match(stderr, /hint: .*to measure a chat model give --format text\n$/);
     const sample = ["--num-samples", "2", "--max-tokens", "4", "--prompt", "hi", "--device", "reference"];
     assert.match(await stdout("generate", "--model-dir", hf, ...sample), /^sample {2}1: .*\nsample {2}2: /);
     const messages = '[{"role": "system", "content": "hi"}, {"role": "user", "content": "hello"}]';

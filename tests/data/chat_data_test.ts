@@ -91,7 +91,7 @@ Deno.test("chat: invalid JSON is refused with the reason, and a hint where the c
   const got = 'chats.jsonl line 1: expected an array of {"role", "content"} messages, got invalid JSON';
   assert.equal(
     await refusal("emma\nolivia\n"),
-    `${got} (Unexpected token 'e') | is this a plain text file? then drop \`chat\``,
+    `${got} (Unexpected token 'e') | is this a plain text file? then drop \`chat\`, or to measure a chat model give \`format\` text`,
   );
   assert.match(await refusal('[{"role": "user", "content": "cut of'), /line 1: .* \(Unterminated string/u);
 });

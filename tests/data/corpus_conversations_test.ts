@@ -176,7 +176,7 @@ Deno.test("conversations: what is in no known shape stops with file, line and a 
   );
   assert.match(
     await refused("emma\nolivia\n"),
-    /invalid JSON .* \| is this a plain text file\? then drop `chat`$/u,
+    /invalid JSON .* \| is this a plain text file\? then drop `chat`, or to measure a chat model give `format` text$/u,
   );
   assert.match(await refused("emma\n", { format: "text" }), /conversations are not read from plain text/u);
   assert.match(

@@ -37,11 +37,11 @@ export async function readHfConfig(dir: string): Promise<Record<string, unknown>
 
 /**
  * Reads everything but the weights' values.
+ * @param json the parsed config.json
  * @throws {MicrogptError} for a file that is missing or malformed, another network, and files that contradict each other
  */
-export async function readHfDirectory(dir: string): Promise<HfModel> {
+export async function readHfDirectory(dir: string, json: Record<string, unknown>): Promise<HfModel> {
   const path = join(dir, "config.json");
-  const json = await readHfConfig(dir);
   const config = llamaOfHf(json, path);
   const weights = await findHfWeights(dir, { shapes: llamaTensors(config), tied: config.tie });
   const tokenizer = tokenizerOf(await required(dir, "tokenizer.json", MAX_TOKENIZER_BYTES), dir);

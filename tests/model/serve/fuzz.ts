@@ -39,6 +39,14 @@ async function fixedAnswer(server: ServerProcess): Promise<unknown> {
   return (await response.json()).choices;
 }
 
+/** A server of the known model, ready to be fuzzed. */
+export async function startFuzzed(): Promise<ServerProcess> {
+  const dir = await knownModel();
+  const server = await ServerProcess.start(["--model-dir", dir, "--model-name", "known", "--log", "none"]);
+  await server.ready();
+  return server;
+}
+
 /** Asks a server all requests of a seed. @throws {AssertionError} naming the first with a wrong answer */
 export async function fuzz(
   server: ServerProcess,
@@ -182,16 +190,7 @@ if (import.meta.main) {
   });
   const first = Number(values.only ?? 0);
   const count = values.only === undefined ? Number(values.requests) : 1;
-  const dir = await knownModel();
-  await using server = await ServerProcess.start([
-    "--model-dir",
-    dir,
-    "--model-name",
-    "known",
-    "--log",
-    "none",
-  ]);
-  await server.ready();
+  await using server = await startFuzzed();
   const seed = Number(values.seed);
   // what a process keeps after its first requests is no leak
   if (count > 1) await fuzz(server, seed + 1, Array.from({ length: 2000 }, (_, n) => n));
