@@ -170,7 +170,7 @@ fn keep_nucleus(p: &mut [f32], spare: &mut [f32], top_p: f64) {
 }
 
 /// tokens[r] and output[r] become the draw of row r of logits [rows, cols], positions[r] grows by one. `seeds` is u32
-/// [sequences], `settings` [sequences, 8], `output` names the row of a step. `said`, u32 [sequences, said_cols], counts
+/// [sequences], `settings` [sequences, 24], `output` names the row of a step. `said`, u32 [sequences, said_cols], counts
 /// what is drawn where it is as wide as the logits, and penalties follow from it. Each row has a sequence of its own.
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_sample(
