@@ -5,25 +5,18 @@
  * text without special tokens gets the ids that transformers gives it.
  */
 import { addedPattern, AddedTokens } from "../../data/added_tokens.ts";
+import { MARKS } from "../../data/documents.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import { printable } from "../files/directory.ts";
+import { type Render, renderer } from "./jinja.ts";
 import { commonLength } from "./script.ts";
+import { type Signs, TemplateTurns } from "./template_turns.ts";
 
 /** A turn; a system message says how to answer. */
 export interface TemplateMessage {
   role: "system" | "user" | "assistant";
   content: string;
 }
-
-/** What a template may take: real ones take a few hundred steps a message. */
-const MAX_STEPS = 1_000_000;
-const MAX_MILLISECONDS = 2000;
-const MAX_TEMPLATE = 1 << 20;
-const MAX_TEXT = 1 << 26;
-const MAX_LIST = 1 << 16;
-
-type Render = (variables: Record<string, unknown>) => string;
 
 /** A model's way to write conversations. */
 export class ChatTemplate {
@@ -35,6 +28,7 @@ export class ChatTemplate {
   readonly #special: AddedTokens;
   /** end a turn */
   readonly #ends: readonly number[];
+  readonly #turns = new TemplateTurns((messages) => this.#write(messages));
   #keepsSystem: boolean | "first" | undefined;
 
   private constructor(
@@ -82,7 +76,7 @@ export class ChatTemplate {
    */
   encode(messages: readonly TemplateMessage[]): number[] {
     const continued = messages.at(-1)?.role === "assistant";
-    const { hide, restore, marks: [end] } = this.#hiding(messages);
+    const { hide, restore, signs: { end } } = this.#hiding(messages);
     const last = messages.length - 1;
     let text = this.#render({
       messages: messages.map(({ role, content }, i) => {
@@ -112,7 +106,7 @@ export class ChatTemplate {
   #shows(roles: TemplateMessage["role"][]): boolean {
     const messages = roles.map((role, i) => ({ role, content: `said by ${i}.` }));
     try {
-      const text = this.#render({ messages, add_generation_prompt: false, ...this.#names });
+      const text = this.#write(messages);
       return messages.reduce((at, { content }) => at < 0 ? at : text.indexOf(content, at), 0) >= 0;
     } catch (error) {
       if (error instanceof MicrogptError) return false; // it refuses it
@@ -120,41 +114,97 @@ export class ChatTemplate {
     }
   }
 
+  /** Writes a whole conversation. */
+  #write(messages: readonly TemplateMessage[]): string {
+    return this.#render({ messages, add_generation_prompt: false, ...this.#names });
+  }
+
   /**
    * A whole conversation to learn from.
-   * @param answersOnly find what the assistant says
-   * @returns its ids, and for each 1 where the assistant says it or it ends the assistant's turn
+   * @param answersOnly what the assistant says must be found
+   * @returns its ids, and what is known of each, a sum of {@link MARKS}: what the assistant says and the end of its turns,
+   * and where each message but the first begins, as far as the template writes messages as they are
    * @throws {MicrogptError} as `encode`, and when `answersOnly` and the template changes what the assistant says
    */
   encodeWhole(
     messages: readonly TemplateMessage[],
     answersOnly: boolean,
-  ): { ids: number[]; answers: number[] } {
-    const { hide, restore, marks: [begin, end] } = this.#hiding(messages);
-    const text = this.#render({
-      messages: messages.map(({ role, content }) => {
-        return {
-          role,
-          content: answersOnly && role === "assistant" ? marked(hide(content), begin, end) : hide(content),
-        };
-      }),
-      add_generation_prompt: false,
-      ...this.#names,
-    });
-    const spoken = messages.filter(({ role }) => role === "assistant").length;
-    const found = text.match(new RegExp(`[${begin}${end}]`, "gu"))?.join("") ?? "";
-    if (answersOnly && found !== (begin + end).repeat(spoken)) {
-      throw new MicrogptError("the model's chat template changes what the assistant says", {
-        hint: "train with `loss` all",
+  ): { ids: number[]; marks: number[] } {
+    const { hide, restore, signs } = this.#hiding(messages);
+    const hidden = messages.map(({ role, content }) => ({ role, content: hide(content) }));
+    const { text, found } = this.#turns.signed(hidden, signs, answersOnly);
+    const any = new RegExp(`([${Object.values(signs).join("")}])`, "u");
+    const ids: number[] = [];
+    const marks: number[] = [];
+    let [message, speaking, opening] = [-1, false, 0];
+    /** where what may belong to the end of the assistant's turn begins: white space, then a token that ends it */
+    let ending: number | undefined;
+    const add = (id: number, answer: boolean) => {
+      ids.push(id);
+      marks.push((answer ? MARKS.answer : 0) + opening);
+      opening = 0;
+    };
+    for (const piece of this.#special.split(text)) {
+      if (typeof piece === "number") {
+        const ends = ending !== undefined && this.#ends.includes(piece);
+        for (let i = ending!; ends && i < marks.length; i++) marks[i]! |= MARKS.answer;
+        add(piece, ends || speaking);
+        ending = undefined;
+        continue;
+      }
+      const parts = restore(piece).split(any);
+      const { ids: whole, until } = this.#encodeParts(parts.filter((_, i) => i % 2 === 0));
+      let done = 0;
+      parts.forEach((part, i) => {
+        if (i % 2 === 0) {
+          for (; done < until[i / 2]!; done++) add(whole[done]!, speaking);
+          if (!speaking && /\S/u.test(part)) ending = undefined;
+        } else if (part === signs.begin) {
+          speaking = found[++message]!.role === "assistant";
+          ending = undefined;
+        } else if (part === signs.end) {
+          ending = speaking ? ids.length : undefined;
+          speaking = false;
+        } else opening = MARKS.message + (part === signs.question ? MARKS.question : 0);
       });
     }
-    return this.#pieces(this.#special.split(text), begin, end, restore);
+    return { ids, marks };
   }
 
-  /** Hides special-token text, and has marks that neither the template nor a message has. */
+  /** Encodes a text that has parts. @returns its ids, and how many of them lie before the end of each part */
+  #encodeParts(parts: readonly string[]): { ids: Uint32Array; until: number[] } {
+    const text = parts.join("");
+    const ids = this.#tokenizer.encodeOne(text);
+    if (parts.length === 1) return { ids, until: [ids.length] };
+    const until: number[] = [];
+    const bytes = (part: string) => new TextEncoder().encode(part).length;
+    if (ids.reduce((sum, id) => sum + this.#tokenizer.tokenBytes(id).length, 0) === bytes(text)) {
+      let [at, count, end] = [0, 0, 0];
+      for (const part of parts) {
+        end += bytes(part);
+        while (count < ids.length && at + this.#tokenizer.tokenBytes(ids[count]!).length <= end) {
+          at += this.#tokenizer.tokenBytes(ids[count++]!).length;
+        }
+        until.push(count);
+      }
+    } else {
+      // a tokenizer that changes text
+      let before = "";
+      for (const part of parts) {
+        before += part;
+        until.push(Math.max(until.at(-1) ?? 0, commonLength(this.#tokenizer.encodeOne(before), ids)));
+      }
+      until[until.length - 1] = ids.length;
+    }
+    return { ids, until };
+  }
+
+  /** Hides special-token text, and has signs that neither the template nor a message has. */
   #hiding(messages: readonly TemplateMessage[]) {
     const taken = [this.#source, ...messages.map(({ content }) => content)];
-    const [open, close, ...marks] = unusedCharacters(4, taken) as [string, string, string, string];
+    const unused = unusedCharacters(taken);
+    const [open, close] = [unused(), unused()];
+    const signs: Signs = { begin: unused(), end: unused(), question: unused(), other: unused() };
     const hidden: string[] = [];
     const hide = (text: string) => {
       if (!this.#hidden) return text;
@@ -162,154 +212,27 @@ export class ChatTemplate {
     };
     const restore = (part: string) =>
       part.replace(new RegExp(`${open}(\\d+)${close}`, "gu"), (_, i) => hidden[i]!);
-    return { hide, restore, marks };
-  }
-
-  /** Rendered text, cut at special tokens, as ids; what stands between two marks is the assistant's. */
-  #pieces(pieces: (string | number)[], begin: string, end: string, restore: (text: string) => string) {
-    const ids: number[] = [];
-    const answers: number[] = [];
-    let speaking = false;
-    /** where what may belong to the end of a turn begins: white space, then a token that ends it */
-    let ending: number | undefined;
-    const add = (id: number, answer: boolean) => {
-      ids.push(id);
-      answers.push(answer ? 1 : 0);
-    };
-    for (const piece of pieces) {
-      if (typeof piece === "number") {
-        const ends = ending !== undefined && this.#ends.includes(piece);
-        if (ends) answers.fill(1, ending);
-        add(piece, ends || speaking);
-        ending = undefined;
-        continue;
-      }
-      const text = restore(piece);
-      const whole = this.#tokenizer.encodeOne(text.replaceAll(begin, "").replaceAll(end, ""));
-      let [said, done] = ["", 0];
-      for (const part of text.split(new RegExp(`([${begin}${end}])`, "u"))) {
-        if (part === begin || part === end) {
-          speaking = part === begin;
-          ending = speaking ? undefined : ids.length;
-          continue;
-        }
-        said += part;
-        const until = commonLength(this.#tokenizer.encodeOne(said), whole);
-        for (; done < until; done++) add(whole[done]!, speaking);
-        if (!speaking && /\S/u.test(part)) ending = undefined;
-      }
-      for (; done < whole.length; done++) add(whole[done]!, speaking);
-    }
-    return { ids, answers };
+    return { hide, restore, signs };
   }
 }
 
-/** A text with marks around it, inside the white space at its ends, which templates cut off. */
-function marked(text: string, begin: string, end: string): string {
-  const core = text.trim();
-  const at = text.length - text.trimStart().length;
-  return text.slice(0, at) + begin + core + end + text.slice(at + core.length);
-}
-
-/** The text before a mark. */
-function upTo(text: string, mark: string): string {
-  const at = text.lastIndexOf(mark);
+/** The text before a sign. */
+function upTo(text: string, sign: string): string {
+  const at = text.lastIndexOf(sign);
   if (at >= 0) return text.slice(0, at);
   throw new MicrogptError("the chat template leaves out the assistant's message that is to be continued");
 }
 
-/** Private-use characters that none of the texts has. */
-function unusedCharacters(count: number, texts: readonly string[]): string[] {
-  const found: string[] = [];
-  for (let code = 0xe000; found.length < count; code++) {
-    if (code > 0xf8ff) throw new MicrogptError("the messages use all of Unicode's private characters");
-    const char = String.fromCharCode(code);
-    if (!texts.some((text) => text.includes(char))) found.push(char);
-  }
-  return found;
-}
-
-/** Parses a template. @returns what renders it within its bounds */
-async function renderer(source: string): Promise<Render> {
-  if (source.length > MAX_TEMPLATE) {
-    throw new MicrogptError(
-      `the chat template has ${source.length} characters, at most ${MAX_TEMPLATE} are read`,
-    );
-  }
-  const { Environment, Interpreter, Template } = await import("npm:@huggingface/jinja@0.5.11");
-  const program = attempt("is not valid", () => new Template(source).parsed);
-  /** Jinja that counts what it does. */
-  class Bounded extends Interpreter {
-    #steps = 0;
-    readonly #started = performance.now();
-
-    override evaluate(...args: Parameters<InstanceType<typeof Interpreter>["evaluate"]>) {
-      this.#steps++;
-      if (this.#steps > MAX_STEPS) throw new TooMuch("takes too long");
-      // often: a loop without a body takes a step in all, and some 50 ms
-      if (this.#steps % 8 === 0 && performance.now() - this.#started > MAX_MILLISECONDS) {
-        throw new TooMuch("takes too long");
-      }
-      const result = super.evaluate(...args);
-      const { value } = result;
-      if (typeof value === "string" && value.length > MAX_TEXT) throw new TooMuch("makes too much text");
-      if (Array.isArray(value) && value.length > MAX_LIST) throw new TooMuch("makes too long a list");
-      return result;
+/** Private-use characters that none of the texts has: each call returns another. */
+function unusedCharacters(texts: readonly string[]): () => string {
+  let code = 0xe000;
+  return () => {
+    for (; code <= 0xf8ff; code++) {
+      const char = String.fromCharCode(code);
+      if (texts.some((text) => text.includes(char))) continue;
+      code++;
+      return char;
     }
-  }
-  return (variables) =>
-    attempt("fails", () => {
-      const environment = new Environment();
-      for (const [name, value] of Object.entries({ ...GLOBALS, ...variables })) environment.set(name, value);
-      return String(new Bounded(environment).run(program).value);
-    });
-}
-
-/** A template went beyond its bounds. */
-class TooMuch extends Error {}
-/** A template refuses a conversation. */
-class Refusal extends Error {}
-
-/** What templates find beside the conversation. No clock: the same messages make the same prompt on any day. */
-const GLOBALS = {
-  true: true,
-  false: false,
-  none: null,
-  True: true,
-  False: false,
-  None: null,
-  raise_exception: (message: unknown) => {
-    throw new Refusal(String(message));
-  },
-  range: (start: unknown, stop?: unknown, step: unknown = 1) => {
-    const [from, to] = typeof stop === "number" ? [Number(start), stop] : [0, Number(start)];
-    const by = Number(step);
-    const count = by === 0 ? Infinity : Math.max(0, Math.ceil((to - from) / by));
-    if (!(count <= MAX_LIST)) throw new TooMuch("makes too long a list");
-    return Array.from({ length: count }, (_, i) => from + i * by);
-  },
-};
-
-/** Runs what a template does; whatever it throws becomes one line. */
-function attempt<T>(what: string, run: () => T): T {
-  const hint = "take the model's template from its newest release, or leave the template out";
-  try {
-    return run();
-  } catch (cause) {
-    if (!(cause instanceof Error)) throw cause;
-    if (cause instanceof Refusal) {
-      throw new MicrogptError(
-        `the model's chat template refuses the conversation: ${printable(cause.message)}`,
-        {
-          cause,
-        },
-      );
-    }
-    const reason = cause instanceof TooMuch
-      ? cause.message
-      : cause instanceof RangeError
-      ? "runs out of memory"
-      : `${what}: ${printable(cause.message)}`;
-    throw new MicrogptError(`the model's chat template ${reason}`, { hint, cause });
-  }
+    throw new MicrogptError("the messages use all of Unicode's private characters");
+  };
 }

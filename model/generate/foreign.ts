@@ -74,7 +74,8 @@ export function foreignEncoder(
 ): DocumentEncoder {
   const [begin, end] = [bos ?? eos[0], eos[0] ?? bos];
   return {
-    key: JSON.stringify(rules),
+    // 2: conversations bring marks
+    key: JSON.stringify([2, rules]),
     end,
     async texts(documents) {
       if (begin === undefined || end === undefined) {
@@ -94,9 +95,8 @@ export function foreignEncoder(
     async conversations(conversations, answersOnly) {
       if (!template) throw noChatTokens();
       const encoded = conversations.map((messages) => template.encodeWhole(messages, answersOnly));
-      const documents = joined(encoded.map(({ ids }) => ids));
-      if (!answersOnly) return documents;
-      return { ...documents, marks: Uint8Array.from(encoded.flatMap(({ answers }) => answers)) };
+      const marks = Uint8Array.from(encoded.flatMap(({ marks }) => marks));
+      return { ...joined(encoded.map(({ ids }) => ids)), marks };
     },
   };
 }

@@ -41,8 +41,8 @@ function afterSystem(system: string, message: string): string {
   return system === "" ? message : `${system}\n\n${message}`;
 }
 
-/** How far two lists are the same from their start. */
-export function commonLength(a: ArrayLike<number>, b: ArrayLike<number>): number {
+/** How far two lists, or texts, are the same from their start. */
+export function commonLength<T>(a: ArrayLike<T>, b: ArrayLike<T>): number {
   let n = 0;
   while (n < a.length && n < b.length && a[n] === b[n]) n++;
   return n;

@@ -1,6 +1,7 @@
 /** Chat templates of others: special tokens as ids, what people type as text, hostile templates bounded. */
 
 import assert from "node:assert/strict";
+import { MARKS } from "../../../data/documents.ts";
 import { HfTokenizer } from "../../../data/hf_tokenizer.ts";
 import { MicrogptError } from "../../../device/errors.ts";
 import { OWN_TEMPLATE } from "../../../model/files/description.ts";
@@ -161,21 +162,24 @@ for (const [name, source, expected] of HOSTILE) {
   });
 }
 
-/** Ids as text, with brackets around what the assistant says. */
-function marked(tokenizer: NativeTokenizer, { ids, answers }: { ids: number[]; answers: number[] }): string {
-  const parts: number[][] = [[]];
+/** Ids as text, with bars around what the assistant says, and what begins there: `?` a question, `!` another message. */
+function marked(tokenizer: NativeTokenizer, { ids, marks }: { ids: number[]; marks: number[] }): string {
+  const parts: { ids: number[]; before: string }[] = [{ ids: [], before: "" }];
   ids.forEach((id, i) => {
-    if (i > 0 && answers[i] !== answers[i - 1]) parts.push([]);
-    parts.at(-1)!.push(id);
+    const begins = marks[i]! & MARKS.question ? "?" : marks[i]! & MARKS.message ? "!" : "";
+    const bar = i > 0 && (marks[i]! ^ marks[i - 1]!) & MARKS.answer ? "|" : "";
+    if (bar + begins !== "") parts.push({ ids: [], before: bar + begins });
+    parts.at(-1)!.ids.push(id);
   });
-  return parts.map((part) => shown(tokenizer, part)).join("|");
+  return parts.map(({ ids, before }) => before + shown(tokenizer, ids)).join("");
 }
 
-Deno.test("a whole conversation: its ids are those of its text, and the answers are found in it", async () => {
+Deno.test("a whole conversation: its ids are those of its text, and its messages are found in it", async () => {
   using tokenizer = chatMl();
   const end = tokenizer.id("<|im_end|>")!;
   const template = await ChatTemplate.read(CHATML, tokenizer, { eos: [end] });
   const messages: TemplateMessage[] = [
+    { role: "system", content: "user" },
     { role: "user", content: "hello" },
     { role: "assistant", content: " user <|im_end|>hello  " },
     { role: "user", content: "assistant" },
@@ -184,34 +188,82 @@ Deno.test("a whole conversation: its ids are those of its text, and the answers 
   const whole = template.encodeWhole(messages, true);
   assert.equal(
     marked(tokenizer, whole),
-    "[<|im_start|>]user\nhello[<|im_end|>]\n[<|im_start|>]assistant\n|user <|im_end|>hello[<|im_end|>]|" +
-      "\n[<|im_start|>]user\nassistant[<|im_end|>]\n[<|im_start|>]assistant\n|[<|im_end|>]|\n",
+    "[<|im_start|>]system\nuser[<|im_end|>]\n?[<|im_start|>]user\nhello[<|im_end|>]\n" +
+      "![<|im_start|>]assistant\n|user <|im_end|>hello[<|im_end|>]|" +
+      "\n?[<|im_start|>]user\nassistant[<|im_end|>]\n![<|im_start|>]assistant\n|[<|im_end|>]|\n",
   );
-  assert.deepEqual(whole.ids, template.encodeWhole(messages, false).ids);
+  assert.deepEqual(whole, template.encodeWhole(messages, false));
   // as far as the second answer it is what the model is asked with
-  const asked = template.encode(messages.slice(0, 3));
+  const asked = template.encode(messages.slice(0, 4));
   assert.deepEqual(whole.ids.slice(0, asked.length), asked);
 });
 
-Deno.test("whole conversations by other templates: ours, one without end tokens, one that changes answers", async () => {
+Deno.test("whole conversations by other templates", async (t) => {
   using tokenizer = chatMl();
   const [start, end] = [tokenizer.id("<|im_start|>")!, tokenizer.id("<|im_end|>")!];
-  const messages: TemplateMessage[] = [
+  const turn: TemplateMessage[] = [
     { role: "user", content: "hello" },
     { role: "assistant", content: "user" },
   ];
+  const messages = [...turn, ...turn];
   const read = (source: string) => ChatTemplate.read(source, tokenizer, { bos: start, eos: [end] });
-  const marks = OWN_TEMPLATE.replaceAll("<end_turn>", "<|im_end|>");
-  assert.equal(
-    marked(tokenizer, (await read(marks)).encodeWhole(messages, true)),
-    "[<|im_start|>]<user>hello[<|im_end|>]<assistant>|user[<|im_end|>]",
-  );
-  const plain = await read("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}");
-  assert.equal(
-    marked(tokenizer, plain.encodeWhole([...messages, ...messages], true)),
-    "user: hello\nassistant: |user|\nuser: hello\nassistant: |user|\n",
-  );
-  const changed = await read("{% for m in messages %}{{ m['content'][1:] }}{% endfor %}");
-  assert.throws(() => changed.encodeWhole(messages, true), /template changes what the assistant says$/);
-  assert.equal(shown(tokenizer, changed.encodeWhole(messages, false).ids), "elloser");
+  const each = (text: string) => `{% for m in messages %}${text}{% endfor %}`;
+  const cases: [name: string, source: string, messages: TemplateMessage[], expected: string][] = [
+    [
+      "ours",
+      OWN_TEMPLATE.replaceAll("<end_turn>", "<|im_end|>"),
+      messages,
+      "[<|im_start|>]<user>hello[<|im_end|>]!<assistant>|user[<|im_end|>]|" +
+      "?<user>hello[<|im_end|>]!<assistant>|user[<|im_end|>]",
+    ],
+    [
+      "no special tokens",
+      each("{{ m['role'] + ': ' + m['content'] + '\n' }}"),
+      messages,
+      "user: hello\n!assistant: |user|\n?user: hello\n!assistant: |user|\n",
+    ],
+    [
+      "an end that belongs to the next message",
+      each("{% if not loop.first %}<|im_end|>{% endif %}{{ m['content'] }}"),
+      messages,
+      "hello![<|im_end|>]|user?[<|im_end|>]|hello![<|im_end|>]|user",
+    ],
+    [
+      "the system's text in the question",
+      "{% if messages[0]['role'] == 'system' %}{% set s = messages[0]['content'] %}{% set l = messages[1:] %}" +
+      "{% else %}{% set s = '' %}{% set l = messages %}{% endif %}{% for m in l %}{% if m['role'] == 'user' %}" +
+      "{{ '[I]' + m['content'] + (' ' + s if loop.last or loop.first and s else '') + '[/I]' }}" +
+      "{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}",
+      [{ role: "system", content: "assistant" }, ...messages],
+      "[I]hello assistant[/I]|user[<|im_end|>]|[I]hello[/I]|user[<|im_end|>]",
+    ],
+    [
+      "an empty message that is left out",
+      each(
+        "{% if m['content'] %}{{ '<|im_start|>' + m['role'] + ' ' + m['content'] + '<|im_end|>' }}{% endif %}",
+      ),
+      [{ role: "user", content: "" }, ...turn],
+      "[<|im_start|>]user hello[<|im_end|>]![<|im_start|>]assistant |user[<|im_end|>]",
+    ],
+    [
+      "conversations that must end with a user's message or be whole",
+      "{% if messages | length == 2 %}{{ raise_exception('two') }}{% endif %}" +
+      each("{{ '<|im_start|>' + m['content'] + '<|im_end|>' }}"),
+      messages.slice(0, 3),
+      "[<|im_start|>]hello[<|im_end|>]![<|im_start|>]|user[<|im_end|>]|[<|im_start|>]hello[<|im_end|>]",
+    ],
+  ];
+  for (const [name, source, messages, expected] of cases) {
+    await t.step(name, async () => {
+      const template = await read(source);
+      for (let again = 0; again < 2; again++) {
+        assert.equal(marked(tokenizer, template.encodeWhole(messages, true)), expected);
+      }
+    });
+  }
+  await t.step("one that changes answers", async () => {
+    const changed = await read(each("{{ m['content'][1:] }}"));
+    assert.throws(() => changed.encodeWhole(turn, true), /template changes what the assistant says$/);
+    assert.equal(marked(tokenizer, changed.encodeWhole(turn, false)), "elloser");
+  });
 });

@@ -3,11 +3,12 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { exportGguf } from "../../../model/files/gguf/llama_export.ts";
-import { foreignPrompt, foreignRules } from "../../../model/generate/foreign.ts";
+import { foreignEncoder, foreignPrompt, foreignRules } from "../../../model/generate/foreign.ts";
 import { OWN_TEMPLATE } from "../../../model/files/description.ts";
 import { loadModel } from "../../../model/generate/language_model.ts";
 import { readAnyModel } from "../../../model/files/any_model.ts";
 import { HfTokenizer } from "../../../data/hf_tokenizer.ts";
+import { idsOf, pieces } from "../../data/token_pieces.ts";
 import { inDirectory, tinyModel, writeTiny } from "../files/tiny_llama.ts";
 
 const ON = { device: "reference" } as const;
@@ -110,3 +111,26 @@ Deno.test("Qwen 2 and Qwen 3 say the same from a HuggingFace directory and from 
     });
   }
 });
+
+Deno.test("long conversations for a model of others are cut where a question begins", () =>
+  inDirectory(async (dir) => {
+    await writeTiny(dir, CHAT);
+    const model = await readAnyModel(dir);
+    const tokenizer = await HfTokenizer.fromFile(model.tokenizer);
+    const rules = await foreignRules(model, tokenizer);
+    const turns = ["hi", "hello <user>", "hi", "hello <user>", "hi", "hello <user>"].map((content, i) => {
+      return { role: i % 2 === 0 ? "user" as const : "assistant" as const, content };
+    });
+    const user = tokenizer.id("<user>")!;
+    for (const answersOnly of [false, true]) {
+      const documents = await foreignEncoder(tokenizer, rules, model).conversations([turns], answersOnly);
+      assert.deepEqual([...documents.ids], rules.template!.encodeWhole(turns, answersOnly).ids);
+      const starts = [...documents.ids.keys()].filter((i) => documents.ids[i] === user);
+      assert.equal(starts.length, 3);
+      // room for more than one turn and less than two: a piece is a turn, and its last target begins the next
+      const found = idsOf(pieces(documents, undefined, starts[1]! + 2, "split"));
+      const borders = [0, starts[1]!, starts[2]!, documents.ids.length - 1];
+      const expected = borders.slice(1).map((end, i) => [...documents.ids.subarray(borders[i], end + 1)]);
+      assert.deepEqual(found, expected);
+    }
+  }));
