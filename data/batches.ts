@@ -1,6 +1,7 @@
 /** Batches: which documents a step sees, and how they are packed for the device. */
 
 import type { PackedDocuments } from "../device/device.ts";
+import type { Regularization } from "../device/regularization.ts";
 import { hash32, mixSeed, shuffled, uniform } from "../device/random.ts";
 import type { Pieces } from "./tokens/pieces.ts";
 
@@ -78,6 +79,12 @@ export interface InputMask {
   token: number;
 }
 
+/** What training does to batches that measuring does not. */
+export interface BatchChanges extends Omit<Regularization, "key"> {
+  /** hides inputs; targets stay */
+  mask?: InputMask | undefined;
+}
+
 /**
  * Draws training batches. Epoch e visits all pieces in an order that depends on the seed and e alone, and batch b
  * takes positions b · batchSize … of the endless series of epochs: there is no state but the batch's number, so a
@@ -91,21 +98,26 @@ export class BatchSampler {
   readonly #count: number;
   readonly #seed: number;
   readonly #packer: DocumentPacker;
-  readonly #mask: InputMask | undefined;
+  readonly #changes: BatchChanges;
   /** The epoch whose order is cached. */
   #epoch = -1;
   #order: (position: number) => number = () => 0;
 
   /**
    * @param pieces at least one
-   * @param mask hides inputs; targets stay
+   * @param changes absent: none
    */
-  constructor(pieces: Pieces, batchSize: number, seed: number, mask?: InputMask) {
+  constructor(
+    pieces: Pieces,
+    batchSize: number,
+    seed: number,
+    changes: BatchChanges = { dropout: 0, zLoss: 0 },
+  ) {
     if (pieces.count === 0) throw new RangeError("no document to draw from");
     this.batchSize = batchSize;
     this.#count = pieces.count;
     this.#seed = mixSeed(seed);
-    this.#mask = mask;
+    this.#changes = changes;
     this.maxTokens = batchSize * pieces.longest;
     this.#packer = new DocumentPacker(pieces, this.maxTokens, batchSize);
   }
@@ -118,8 +130,11 @@ export class BatchSampler {
     this.#packer.clear();
     for (let i = 0; i < this.batchSize; i++) this.#packer.add(this.#piece(number * this.batchSize + i));
     const packed = this.#packer.packed();
-    if (this.#mask) this.#hide(packed, number, this.#mask);
-    return packed;
+    const { mask, dropout, zLoss } = this.#changes;
+    if (mask) this.#hide(packed, number, mask);
+    if (dropout === 0 && zLoss === 0) return packed;
+    const key = hash32(this.#seed ^ hash32(number ^ 0x6b657973));
+    return { ...packed, regularization: { dropout, key, zLoss } };
   }
 
   /** Hides inputs of a batch: which ones depends on the seed, its number and their places. */

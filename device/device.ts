@@ -10,6 +10,7 @@
  */
 
 import type { NativeMemory } from "./group.ts";
+import type { Regularization } from "./regularization.ts";
 
 /** Type of the working weights and activations. Masters, gradients, moments and reductions are always f32. */
 export type Dtype = "f32" | "bf16" | "f16";
@@ -44,6 +45,8 @@ export interface PackedDocuments {
   starts: Uint32Array;
   /** [T] how much each target counts in the loss, from 0; absent: all count once */
   weights?: Float32Array;
+  /** where they are trained on */
+  regularization?: Regularization;
 }
 
 /** Packed documents on a device, with whatever work lists its kernels want; filled by `loadBatch`. */
@@ -52,6 +55,8 @@ export interface Batch {
   readonly maxDocuments: number;
   /** T of the documents loaded last */
   tokenCount: number;
+  /** theirs */
+  regularization: Regularization | undefined;
 }
 
 /**
@@ -341,6 +346,12 @@ export interface Device extends Allocator {
   swiglu(out: Tensor, gateUp: Tensor): void;
   /** dGateUp [T, 2F] = the gradient of `swiglu` at gateUp for dOut [T, F]. */
   swigluBackward(dGateUp: Tensor, dOut: Tensor, gateUp: Tensor): void;
+  /**
+   * out = add + x ∘ kept / (1 − rate) (Srivastava et al. 2014): what is kept at a place of the network is drawn, see `dropAt`; a
+   * gradient is dropped by the same call.  out, x: [T, E], `x` may be `out`   add: [T, E] f32, absent: 0
+   * @throws {RangeError} for a batch without dropout
+   */
+  dropout(out: Tensor, x: Tensor, batch: Batch, place: number, add?: Tensor): void;
   /** out = a · b in one of three forms, with what `fusion` adds. */
   matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion?: MatmulFusion): void;
   /**
@@ -367,8 +378,9 @@ export interface Device extends Allocator {
   ): void;
   /**
    * For the rows t = firstRow … firstRow + logits.rows of the batch: losses[t] = scale · weight · −log softmax(logits)[target],
-   * and logits become their own gradient, scale · weight · lossScale · (softmax − onehot). Where a target's weight is 0 both are
-   * 0, whatever the logits were.  logits: [rows, V] f32   losses: [T, 1] f32
+   * and logits become their own gradient, scale · weight · lossScale · (softmax − onehot), with 2 · zLoss · logZ · softmax
+   * more where the batch has a z-loss (Chowdhery et al. 2022), which the losses leave out. Where a target's weight is 0 both
+   * are 0, whatever the logits were.  logits: [rows, V] f32   losses: [T, 1] f32
    */
   crossEntropy(
     logits: Tensor,

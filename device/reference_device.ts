@@ -22,6 +22,7 @@ import {
 } from "./device.ts";
 import { deviceClosed } from "./errors.ts";
 import { uniform } from "./random.ts";
+import { dropAt } from "./regularization.ts";
 import { type Floats, floats, integers, ReferenceBatch, ReferenceTensor } from "./reference_tensor.ts";
 import { drawToken, penalize, readSampling } from "./sampling.ts";
 
@@ -127,6 +128,7 @@ export class ReferenceDevice implements Device {
       ...(documents.weights ? { weights: documents.weights.slice() } : {}),
     };
     batch.tokenCount = documents.tokens.length;
+    batch.regularization = documents.regularization;
   }
 
   submit(): void {
@@ -334,6 +336,15 @@ export class ReferenceDevice implements Device {
     }
   }
 
+  dropout(out: Tensor, x: Tensor, { regularization }: Batch, place: number, add?: Tensor): void {
+    const { key, threshold, scale } = dropAt(regularization, place);
+    const [y, from] = [floats(out), floats(x)];
+    for (let i = 0; i < out.rows * out.cols; i++) {
+      const kept = uniform(key, i) * 0x100_0000 >= threshold ? from[i]! * scale : 0;
+      y[i] = kept + (add ? floats(add)[i]! : 0);
+    }
+  }
+
   matmul(
     out: Tensor,
     a: Tensor,
@@ -441,6 +452,7 @@ export class ReferenceDevice implements Device {
     const V = logits.cols;
     const x = floats(logits);
     const { targets, weights } = (batch as ReferenceBatch).documents;
+    const zLoss = batch.regularization?.zLoss ?? 0;
     const lossScale = floats(control)[CONTROL.lossScale]!;
     for (let row = 0; row < logits.rows; row++) {
       const target = targets[firstRow + row]!;
@@ -453,8 +465,10 @@ export class ReferenceDevice implements Device {
       const gradientScale = weight * lossScale;
       const logSum = logSumExp(x.subarray(row * V, (row + 1) * V));
       floats(losses)[firstRow + row] = weight * (logSum - x[row * V + target]!);
+      const softmaxScale = 1 + 2 * zLoss * logSum; // of −log p and zLoss · logSum²
       for (let v = 0; v < V; v++) {
-        x[row * V + v] = gradientScale * (Math.exp(x[row * V + v]! - logSum) - (v === target ? 1 : 0));
+        const p = Math.exp(x[row * V + v]! - logSum);
+        x[row * V + v] = gradientScale * (softmaxScale * p - (v === target ? 1 : 0));
       }
     }
   }

@@ -1,5 +1,6 @@
 /** The memory of the reference device: tensors and batches are plain arrays. */
 import type { Batch, ElementType, PackedDocuments, Tensor } from "./device.ts";
+import type { Regularization } from "./regularization.ts";
 
 /** How numbers are stored. */
 export type Floats = Float32Array | Float64Array;
@@ -38,6 +39,7 @@ export class ReferenceTensor implements Tensor {
 /** The documents of a batch, as they came. */
 export class ReferenceBatch implements Batch {
   tokenCount = 0;
+  regularization: Regularization | undefined;
   documents: PackedDocuments = {
     tokens: new Uint32Array(),
     targets: new Uint32Array(),

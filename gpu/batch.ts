@@ -1,5 +1,6 @@
 /** Packed documents on the GPU: tokens, and the lists that attention and the embedding gradients work through. */
 import type { Batch, PackedDocuments } from "../device/device.ts";
+import type { Regularization } from "../device/regularization.ts";
 import { type BufferPool, GpuTensor, type Memory } from "./buffers.ts";
 
 /** Tokens of one attention work item: a workgroup's queries, or keys. */
@@ -24,6 +25,7 @@ type Section =
 /** Batches of the WebGPU device. One buffer holds everything, so that loading is one write. */
 export class GpuBatch implements Batch {
   tokenCount = 0;
+  regularization: Regularization | undefined;
   /** blocks of tokens that attention works through, of the documents loaded last */
   blockCount = 0;
   /** different token ids, and positions, in the documents loaded last */
@@ -66,7 +68,7 @@ export class GpuBatch implements Batch {
    * @returns the u32 contents of the batch's buffer
    * @throws {RangeError} when there are more tokens or documents than the batch has room for
    */
-  fill({ tokens, targets, starts, weights }: PackedDocuments): Uint32Array {
+  fill({ tokens, targets, starts, weights, regularization }: PackedDocuments): Uint32Array {
     if (tokens.length > this.maxTokens || starts.length - 1 > this.maxDocuments) {
       throw new RangeError(
         `a batch for ${this.maxTokens} tokens and ${this.maxDocuments} documents cannot hold ${tokens.length} and ${
@@ -75,6 +77,7 @@ export class GpuBatch implements Batch {
       );
     }
     this.tokenCount = tokens.length;
+    this.regularization = regularization;
     this.#section("tokens").set(tokens);
     this.#section("targets").set(targets);
     const weightBits = this.#section("weights");

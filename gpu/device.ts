@@ -19,10 +19,12 @@ import type {
   UpdateTarget,
 } from "../device/device.ts";
 import { deviceClosed, MicrogptError } from "../device/errors.ts";
+import { dropAt } from "../device/regularization.ts";
 import { add } from "./add.ts";
 import { type AdapterDescription, openAdapter, type OpenedAdapter } from "./adapter.ts";
 import * as attention from "./attention.ts";
 import { GpuBatch } from "./batch.ts";
+import { dropout } from "./dropout.ts";
 import { bindingBytes, BufferPool, elementBytes, GpuTensor, type Memory, storageFormat } from "./buffers.ts";
 import { KernelRunner } from "./kernel_runner.ts";
 import { matmul, rmsNormMatmul } from "./matmul.ts";
@@ -383,6 +385,10 @@ export class GpuDevice implements Device {
 
   swigluBackward(dGateUp: Tensor, dOut: Tensor, gateUp: Tensor): void {
     llama.swigluBackward(this, g(dGateUp), g(dOut), g(gateUp));
+  }
+
+  dropout(out: Tensor, x: Tensor, { regularization }: Batch, place: number, add?: Tensor): void {
+    dropout(this.runner, g(out), g(x), dropAt(regularization, place), add && g(add));
   }
 
   matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion?: MatmulFusion): void {

@@ -6,6 +6,7 @@ import { type KernelRunner, workgroupGrid } from "./kernel_runner.ts";
 import crossEntropySource from "./kernels/cross_entropy.wgsl" with { type: "text" };
 import embedSource from "./kernels/embed.wgsl" with { type: "text" };
 import embedGatherSource from "./kernels/embed_gather.wgsl" with { type: "text" };
+import randomSource from "./kernels/random.wgsl" with { type: "text" };
 import reduceSource from "./kernels/reduce.wgsl" with { type: "text" };
 import rmsNormSource from "./kernels/rmsnorm.wgsl" with { type: "text" };
 import sampleSource from "./kernels/sample.wgsl" with { type: "text" };
@@ -193,7 +194,7 @@ export function crossEntropy(
     () => ({
       source: reduceSource + crossEntropySource,
       constants: { THREADS: threads, SUBGROUPS: subgroups },
-      params: { rows: "u32", V: "u32", first_row: "u32", scale: "f32" },
+      params: { rows: "u32", V: "u32", first_row: "u32", scale: "f32", z_loss: "f32" },
       bindings: {
         logits: bindingOf(logits, "write", aligned),
         losses: F32_WRITE,
@@ -203,7 +204,7 @@ export function crossEntropy(
       },
     }),
     [logits, losses, batch.sections.targets, batch.sections.weights, control],
-    [logits.rows, logits.cols, firstRow, scale],
+    [logits.rows, logits.cols, firstRow, scale, batch.regularization?.zLoss ?? 0],
     ...workgroupGrid(logits.rows),
   );
 }
@@ -222,7 +223,7 @@ export function sample(
   runner.run(
     `sample ${threads} ${penalties}`,
     () => ({
-      source: reduceSource + sampleSource,
+      source: reduceSource + randomSource + sampleSource,
       constants: { THREADS: threads, SUBGROUPS: subgroups, PENALTIES: penalties },
       params: {
         N: "u32",

@@ -21,6 +21,7 @@ import {
 import type { Allocator, Batch, DecodeRows, Device, Tensor } from "../device/device.ts";
 import { MicrogptError } from "../device/errors.ts";
 import { firstTrained, type Frozen } from "./freeze.ts";
+import { addBranch, branchGradient, dropResidual } from "./dropout.ts";
 import { forEachChunk, logitRows } from "./logit_chunks.ts";
 import type { Activations, DecodeMemory, GradientsReady, Network, NetworkKind } from "./network.ts";
 import {
@@ -185,7 +186,7 @@ function setTokenCount(a: GptActivations, tokens: number): void {
   for (const tensor of [a.xOut, a.losses, a.dx, a.dNorm, a.dHeads, a.dQkv, a.dFc1]) tensor.rows = tokens;
 }
 
-/** One layer, forward: from a.xIn to xNext, both [T, E]. */
+/** Layer i, forward: from a.xIn to xNext, both [T, E]. */
 function layerForward(
   d: Device,
   xNext: Tensor,
@@ -193,18 +194,19 @@ function layerForward(
   a: LayerActivations,
   batch: Batch,
   H: number,
+  i: number,
 ): void {
   d.rmsNorm(a.norm1, a.xIn); //                                  [T, E]
   d.matmul(a.qkv, a.norm1, w.qkv, "NT"); //                      [T, 3E]
   d.attention(a.heads, a.lse, a.qkv, batch, H); //               [T, E], [T, H]
-  d.matmul(a.xMid, a.heads, w.attnWo, "NT", { add: a.xIn }); //  [T, E] = xIn + heads · Woᵀ
+  addBranch(d, a.xMid, a.xIn, a.heads, w.attnWo, batch, 2 * i); // [T, E] = xIn + heads · Woᵀ
   d.rmsNorm(a.norm2, a.xMid); //                                 [T, E]
   d.matmul(a.fc1, a.norm2, w.mlpFc1, "NT", { relu: true }); //   [T, 4E]
-  d.matmul(xNext, a.fc1, w.mlpFc2, "NT", { add: a.xMid }); //    [T, E] = xMid + fc1 · W2ᵀ
+  addBranch(d, xNext, a.xMid, a.fc1, w.mlpFc2, batch, 2 * i + 1); // [T, E] = xMid + fc1 · W2ᵀ
 }
 
 /**
- * One layer, backward: s.dx is the gradient of its output before, of its input after.
+ * Layer i, backward: s.dx is the gradient of its output before, of its input after.
  * @param g absent: the layer is frozen
  */
 function layerBackward(
@@ -215,16 +217,19 @@ function layerBackward(
   a: LayerActivations,
   batch: Batch,
   H: number,
+  i: number,
   accumulate: boolean,
 ): void {
   const into = (gradient: Tensor) => accumulate ? { add: gradient } : {};
-  if (g) d.matmul(g.mlpFc2, s.dx, a.fc1, "TN", into(g.mlpFc2)); //       dW2 = dxᵀ · fc1
-  d.matmul(s.dFc1, s.dx, w.mlpFc2, "NN", { reluMask: a.fc1 }); //        [T, 4E]
+  const dMlp = branchGradient(d, s.dx, s.dNorm, batch, 2 * i + 1); //    [T, E] dx, or what of it was not dropped
+  if (g) d.matmul(g.mlpFc2, dMlp, a.fc1, "TN", into(g.mlpFc2)); //       dW2 = dMlpᵀ · fc1
+  d.matmul(s.dFc1, dMlp, w.mlpFc2, "NN", { reluMask: a.fc1 }); //        [T, 4E]
   if (g) d.matmul(g.mlpFc1, s.dFc1, a.norm2, "TN", into(g.mlpFc1)); //   dW1 = dFc1ᵀ · norm2
   d.matmul(s.dNorm, s.dFc1, w.mlpFc1, "NN"); //                          [T, E]
   d.rmsNormBackward(s.dx, s.dNorm, a.xMid); //                           dx += …
-  if (g) d.matmul(g.attnWo, s.dx, a.heads, "TN", into(g.attnWo)); //     dWo = dxᵀ · heads
-  d.matmul(s.dHeads, s.dx, w.attnWo, "NN"); //                           [T, E]
+  const dAttn = branchGradient(d, s.dx, s.dNorm, batch, 2 * i); //       [T, E]
+  if (g) d.matmul(g.attnWo, dAttn, a.heads, "TN", into(g.attnWo)); //    dWo = dAttnᵀ · heads
+  d.matmul(s.dHeads, dAttn, w.attnWo, "NN"); //                          [T, E]
   d.attentionBackward(s.dQkv, s.dHeads, a.heads, a.lse, a.qkv, batch, H); // [T, 3E]
   if (g) d.matmul(g.qkv, s.dQkv, a.norm1, "TN", into(g.qkv)); //         dWqkv = dQkvᵀ · norm1
   d.matmul(s.dNorm, s.dQkv, w.qkv, "NN"); //                             [T, E]
@@ -235,8 +240,9 @@ function layerBackward(
 function trunkForward(d: Device, config: GptConfig, w: GptWeights, a: GptActivations, batch: Batch): void {
   setTokenCount(a, batch.tokenCount);
   d.embed(a.layers[0]!.xIn, batch, w.wte, w.wpe);
+  dropResidual(d, a.layers[0]!.xIn, batch, 2 * config.n_layer);
   a.layers.forEach((layer, i) => {
-    layerForward(d, a.layers[i + 1]?.xIn ?? a.xOut, w.layers[i]!, layer, batch, config.n_head);
+    layerForward(d, a.layers[i + 1]?.xIn ?? a.xOut, w.layers[i]!, layer, batch, config.n_head, i);
   });
 }
 
@@ -284,7 +290,7 @@ function forwardBackward(
   const first = firstTrained(frozen, config.n_layer);
   for (let i = config.n_layer - 1; i >= first; i--) {
     const gradients = frozen?.layers.has(i) ? undefined : g.layers[i]!;
-    layerBackward(d, a, w.layers[i]!, gradients, a.layers[i]!, batch, config.n_head, accumulate);
+    layerBackward(d, a, w.layers[i]!, gradients, a.layers[i]!, batch, config.n_head, i, accumulate);
     if (gradients) ready(Object.values(gradients));
   }
   if (frozen?.embeddings) return;
@@ -292,6 +298,7 @@ function forwardBackward(
     d.zero(g.wte);
     d.zero(g.wpe);
   }
+  dropResidual(d, a.dx, batch, 2 * config.n_layer);
   d.embedBackward(g.wte, g.wpe, a.dx, batch, w.wte, w.wpe);
 }
 

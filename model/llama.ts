@@ -28,6 +28,7 @@ import {
   type LlamaDecodeMemory,
   setTokenCount,
 } from "./llama_memory.ts";
+import { addBranch, branchGradient, dropResidual } from "./dropout.ts";
 import { forEachChunk } from "./logit_chunks.ts";
 import type { GradientsReady, Network, NetworkKind } from "./network.ts";
 import {
@@ -163,7 +164,7 @@ function projectQkv(
   if (headNorms) d.headNorm(out, product, headNorms, H, Hkv, epsilon);
 }
 
-/** One layer, forward: from a.xIn to xNext, both [T, E]. */
+/** Layer i, forward: from a.xIn to xNext, both [T, E]. */
 function layerForward(
   d: Device,
   config: LlamaConfig,
@@ -172,21 +173,22 @@ function layerForward(
   a: LayerActivations,
   batch: Batch,
   constants: Constants,
+  i: number,
 ): void {
   const { n_head: H, n_kv_head: Hkv, norm_eps: epsilon } = config;
   d.scaledRmsNorm(a.norm1, a.xIn, w.norm1, epsilon); //          [T, E]
   projectQkv(d, config, a.qkv, a.rawQkv, a.norm1, w, constants); // [T, (H + 2 Hkv)·D]
   d.rope(a.qkv, constants.angles, batch, H + Hkv); //            queries and keys
   d.attention(a.heads, a.lse, a.qkv, batch, H, Hkv); //          [T, H·D], [T, H]
-  d.matmul(a.xMid, a.heads, w.attnO, "NT", { add: a.xIn }); //   [T, E] = xIn + heads · Woᵀ
+  addBranch(d, a.xMid, a.xIn, a.heads, w.attnO, batch, 2 * i); // [T, E] = xIn + heads · Woᵀ
   d.scaledRmsNorm(a.norm2, a.xMid, w.norm2, epsilon); //         [T, E]
   d.matmul(a.gateUp, a.norm2, w.gateUp, "NT"); //                [T, 2F]
   d.swiglu(a.hidden, a.gateUp); //                               [T, F]
-  d.matmul(xNext, a.hidden, w.down, "NT", { add: a.xMid }); //   [T, E] = xMid + hidden · Wdownᵀ
+  addBranch(d, xNext, a.xMid, a.hidden, w.down, batch, 2 * i + 1); // [T, E] = xMid + hidden · Wdownᵀ
 }
 
 /**
- * One layer, backward: s.dx is the gradient of its output before, of its input after.
+ * Layer i, backward: s.dx is the gradient of its output before, of its input after.
  * @param frozen leaves the layer's gradients at 0
  */
 function layerBackward(
@@ -198,18 +200,21 @@ function layerBackward(
   a: LayerActivations,
   batch: Batch,
   { angles, ones }: Constants,
+  i: number,
   accumulate: boolean,
   frozen: boolean,
 ): void {
   const into = (gradient: Tensor) => accumulate ? { add: gradient } : {};
-  if (!frozen) d.matmul(g.down, s.dx, a.hidden, "TN", into(g.down)); //  dWdown = dxᵀ · hidden
-  d.matmul(s.dHidden, s.dx, w.down, "NN"); //                            [T, F]
+  const dMlp = branchGradient(d, s.dx, s.dNorm, batch, 2 * i + 1); //    [T, E] dx, or what of it was not dropped
+  if (!frozen) d.matmul(g.down, dMlp, a.hidden, "TN", into(g.down)); //  dWdown = dMlpᵀ · hidden
+  d.matmul(s.dHidden, dMlp, w.down, "NN"); //                            [T, F]
   d.swigluBackward(s.dGateUp, s.dHidden, a.gateUp); //                   [T, 2F]
   if (!frozen) d.matmul(g.gateUp, s.dGateUp, a.norm2, "TN", into(g.gateUp)); // dWgateUp = dGateUpᵀ · norm2
   d.matmul(s.dNorm, s.dGateUp, w.gateUp, "NN"); //                       [T, E]
   d.scaledRmsNormBackward(s.dx, g.norm2, s.dNorm, a.xMid, w.norm2, epsilon); // dx += …
-  if (!frozen) d.matmul(g.attnO, s.dx, a.heads, "TN", into(g.attnO)); // dWo = dxᵀ · heads
-  d.matmul(s.dHeads, s.dx, w.attnO, "NN"); //                            [T, H·D]
+  const dAttn = branchGradient(d, s.dx, s.dNorm, batch, 2 * i); //       [T, E]
+  if (!frozen) d.matmul(g.attnO, dAttn, a.heads, "TN", into(g.attnO)); // dWo = dAttnᵀ · heads
+  d.matmul(s.dHeads, dAttn, w.attnO, "NN"); //                           [T, H·D]
   d.attentionBackward(s.dQkv, s.dHeads, a.heads, a.lse, a.qkv, batch, H, Hkv); // [T, (H + 2 Hkv)·D]
   d.rope(s.dQkv, angles, batch, H + Hkv, true); //                       turned back
   const dQkv = s.dRawQkv ?? s.dQkv;
@@ -234,8 +239,9 @@ function trunkForward(
   setTokenCount(a, batch.tokenCount);
   const constants = filled(d, a.constants, config, batch.tokenCount);
   d.lookup(a.layers[0]!.xIn, batch, w.embedding);
+  dropResidual(d, a.layers[0]!.xIn, batch, 2 * config.n_layer);
   a.layers.forEach((layer, i) => {
-    layerForward(d, config, a.layers[i + 1]?.xIn ?? a.xOut, w.layers[i]!, layer, batch, constants);
+    layerForward(d, config, a.layers[i + 1]?.xIn ?? a.xOut, w.layers[i]!, layer, batch, constants, i);
   });
   d.scaledRmsNorm(a.normOut, a.xOut, w.norm, config.norm_eps);
 }
@@ -301,6 +307,7 @@ function forwardBackward(
       a.layers[i]!,
       batch,
       constants,
+      i,
       accumulate,
       isFrozen,
     );
@@ -309,6 +316,7 @@ function forwardBackward(
   }
   if (frozen?.embeddings) return;
   if (!accumulate && !config.tie) d.zero(g.embedding);
+  dropResidual(d, s.dx, batch, 2 * config.n_layer);
   d.lookupBackward(g.embedding, s.dx, batch);
 }
 

@@ -232,6 +232,22 @@ export const SETTINGS = {
     help: "share of input tokens that training hides, against learning by heart",
     saved: "mask_tokens",
   },
+  dropout: {
+    type: "number",
+    min: 0,
+    max: 0.9,
+    default: 0,
+    help: "share of what layers and embeddings give that training sets to 0, against learning by heart",
+    saved: "dropout",
+  },
+  zLoss: {
+    type: "number",
+    min: 0,
+    max: 1,
+    default: 0,
+    help: "weight of log² of the softmax's divisor beside the loss, against logits that drift; 1e-4 is usual",
+    saved: "z_loss",
+  },
   loss: {
     type: "choice",
     choices: ["all", "answers"],

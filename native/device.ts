@@ -22,6 +22,7 @@ import type {
 } from "../device/device.ts";
 import type { NativeMemory } from "../device/group.ts";
 import { deviceClosed, MicrogptError } from "../device/errors.ts";
+import { dropAt } from "../device/regularization.ts";
 import { SAMPLING_COLUMNS } from "../device/sampling.ts";
 import { check, openLibrary } from "./library.ts";
 import { DEVICE } from "./symbols.ts";
@@ -52,6 +53,8 @@ const FORMS: Record<MatmulForm, number> = { NT: 0, NN: 1, TN: 2 };
 const ALL_COUNT = new Float32Array();
 
 const ADD_OUT = 1, ADD_MATRIX = 2, RELU = 4, MASK = 8;
+/** Flags of `mg_cpu_dropout`. */
+const DROP_ELSEWHERE = 1, DROP_ADD = 2;
 
 /** The library's exports, bound once per process. */
 let symbols: ReturnType<typeof openSymbols> | undefined;
@@ -220,7 +223,8 @@ export class CpuDevice implements Device {
     return { device: this.#device, tensor: handle, offset, length: rows * cols };
   }
 
-  loadBatch(batch: Batch, { tokens, targets, starts, weights = ALL_COUNT }: PackedDocuments): void {
+  loadBatch(batch: Batch, documents: PackedDocuments): void {
+    const { tokens, targets, starts, weights = ALL_COUNT, regularization } = documents;
     if (tokens.length > batch.maxTokens || starts.length - 1 > batch.maxDocuments) {
       throw new RangeError("more tokens or documents than the batch has room for");
     }
@@ -231,6 +235,7 @@ export class CpuDevice implements Device {
       weights, weights.length,
     ));
     batch.tokenCount = tokens.length;
+    batch.regularization = regularization;
   }
 
   /** Nothing is queued: every call has done its work when it returns. */
@@ -420,6 +425,18 @@ export class CpuDevice implements Device {
     ));
   }
 
+  dropout(out: Tensor, x: Tensor, { regularization }: Batch, place: number, add?: Tensor): void {
+    for (const tensor of [x, ...(add ? [add] : [])]) sameShape(tensor, out.rows, out.cols);
+    const { key, threshold, scale } = dropAt(regularization, place);
+    const [o, i, a] = [out as CpuTensor, x as CpuTensor, (add ?? out) as CpuTensor];
+    const flags = (x === out ? 0 : DROP_ELSEWHERE) | (add ? DROP_ADD : 0);
+    // deno-fmt-ignore
+    check(this.#native.mg_cpu_dropout(
+      this.#device, o.handle, o.offset, i.handle, i.offset, a.handle, a.offset, flags, o.rows * o.cols,
+      key, threshold, scale,
+    ));
+  }
+
   matmul(out: Tensor, a: Tensor, b: Tensor, form: MatmulForm, fusion: MatmulFusion = {}): void {
     const { add = out, relu = false, reluMask = out } = fusion;
     const K = form === "TN" ? a.rows : a.cols;
@@ -501,7 +518,7 @@ export class CpuDevice implements Device {
     // deno-fmt-ignore
     check(this.#native.mg_cpu_cross_entropy(
       this.#device, x.handle, x.offset, l.handle, l.offset, c.handle, c.offset, (batch as CpuBatch).handle,
-      firstRow, x.rows, x.cols, scale,
+      firstRow, x.rows, x.cols, scale, batch.regularization?.zLoss ?? 0,
     ));
   }
 

@@ -55,6 +55,8 @@ export const DEVICE = {
   mg_cpu_swiglu: "device: u32, out: tensor, gate_up: tensor, rows: u32, cols: u32",
   mg_cpu_swiglu_backward:
     "device: u32, d_gate_up: tensor, d_out: tensor, gate_up: tensor, rows: u32, cols: u32",
+  mg_cpu_dropout: `device: u32, out: tensor, x: tensor, add: tensor, flags: u32, len: f64,
+    key: u32, threshold: u32, scale: f64`,
   mg_cpu_matmul: `device: u32, out: tensor, a: tensor, b: tensor, add: tensor, mask: tensor,
     form: u32, flags: u32, m: u32, n: u32, k: u32`,
   mg_cpu_allocate_weights: "device: u32, kind: u32, rows: u32, cols: u32, handle: u32[]",
@@ -72,7 +74,7 @@ export const DEVICE = {
     `device: u32, d_qkv: tensor, d_out: tensor, out: tensor, lse: tensor, qkv: tensor,
     batch: u32, rows: u32, cols: u32, heads: u32, kv_heads: u32`,
   mg_cpu_cross_entropy: `device: u32, logits: tensor, losses: tensor, control: tensor, batch: u32,
-    first_row: u32, rows: u32, cols: u32, scale: f64`,
+    first_row: u32, rows: u32, cols: u32, scale: f64, z_loss: f64`,
   mg_cpu_sum_loss: "device: u32, metrics: tensor, losses: tensor, rows: u32, accumulate: u32",
   mg_cpu_grad_norm: "device: u32, metrics: tensor, gradients: tensor, len: f64, control: tensor",
   mg_cpu_decide_step: "device: u32, metrics: tensor, control: tensor, grad_clip: f64",

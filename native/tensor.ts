@@ -1,5 +1,6 @@
 /** What the CPU device hands out, and how it checks the shapes that it is given. */
 import type { Batch, ElementType, Tensor } from "../device/device.ts";
+import type { Regularization } from "../device/regularization.ts";
 
 /** What a tensor and its views share. */
 interface Memory {
@@ -33,6 +34,7 @@ export class CpuTensor implements Tensor {
 /** A batch in the memory of the library. */
 export class CpuBatch implements Batch {
   tokenCount = 0;
+  regularization: Regularization | undefined;
   constructor(readonly maxTokens: number, readonly maxDocuments: number, readonly handle: number) {}
 }
 

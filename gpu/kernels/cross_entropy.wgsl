@@ -1,6 +1,7 @@
 // For each row: losses[first_row + row] = weight · −log softmax(logits)[target], and
 // logits = weight · loss_scale · (softmax − onehot(target)), in place, with weight = scale · weights[first_row + row], whose bits
-// lie in a u32 array. Both are 0 where weight is.   logits: [rows, V] f32   losses: [T, 1] f32
+// lie in a u32 array. With a z-loss the gradient is that of loss + weight · z_loss · log²Z, where log Z is the log of the softmax's
+// divisor. All is 0 where weight is.   logits: [rows, V] f32   losses: [T, 1] f32
 // One workgroup a row. First pass: each thread keeps the maximum of its quads and the sum of exp(x − maximum) beside it (online
 // softmax, Milakov & Gimelshein 2018), then the threads' pairs are combined. Second pass, from cache where the row fits: gradient.
 // Cost: reads 2·rows·V, writes rows·V of f32; two exp an element.
@@ -36,9 +37,10 @@ fn kernel(group: vec3<u32>, groups: vec3<u32>, thread: u32) {
   }
 
   let scale = weight * control_load(1u);
+  let softmax_scale = 1.0 + 2.0 * p.z_loss * log_sum;
   for (var i = 4u * thread; i < p.V; i += 4u * THREADS) {
     let onehot = select(vec4<f32>(), vec4(1.0), vec4(i) + four == vec4(target_id));
-    let gradient = scale * (exp(logits_quad(start + i, end) - log_sum) - onehot);
+    let gradient = scale * (softmax_scale * exp(logits_quad(start + i, end) - log_sum) - onehot);
     logits_store_quad(start + i, end, select(gradient, vec4<f32>(), weight == 0.0));
   }
 }

@@ -89,14 +89,8 @@ fn kept_mass(row: u32, id: u32, threshold: u32, largest: f32) -> f32 {
   return select(m, 0.0, m < min_p);
 }
 
-fn hash32(value: u32) -> u32 {
-  var x = (value ^ (value >> 16u)) * 0x7feb352du;
-  x = (x ^ (x >> 15u)) * 0x846ca68bu;
-  return x ^ (x >> 16u);
-}
-
 fn uniform_draw(seed: u32, counter: u32) -> f32 {
-  return f32(hash32(seed ^ hash32(counter ^ 0x85ebca6bu)) >> 8u) / 16777216.0;
+  return f32(draw_bits(seed, counter)) / 16777216.0;
 }
 
 fn kth_rank(row: u32, thread: u32) -> u32 {

@@ -39,10 +39,15 @@ export function dealtBatches(
   const dealt: PackedDocuments[] = [];
   for (let group = Math.floor(first / GROUP) * GROUP; group < first + count; group += GROUP) {
     const size = Math.min(GROUP, microBatches - group);
-    const drawn = Array.from({ length: size }, (_, i) => documentsOf(batch(group + i), costOf));
+    const batches = Array.from({ length: size }, (_, i) => {
+      const packed = batch(group + i);
+      return { documents: documentsOf(packed, costOf), regularization: packed.regularization };
+    });
+    const drawn = batches.map(({ documents }) => documents);
     const hands = deal(drawn.flat(), size, Math.max(...drawn.map((documents) => documents.length)));
     for (let i = Math.max(first, group); i < Math.min(first + count, group + size); i++) {
-      dealt.push(pack(hands[i - group]!));
+      const { regularization } = batches[i - group]!;
+      dealt.push({ ...pack(hands[i - group]!), ...(regularization ? { regularization } : {}) });
     }
   }
   return dealt;

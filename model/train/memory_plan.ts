@@ -40,7 +40,7 @@ class CountingAllocator implements Allocator {
 
   createBatch(maxTokens: number, maxDocuments: number): Batch {
     this.#count("batch", 4 * (4 * maxTokens + maxDocuments + 1));
-    return { maxTokens, maxDocuments, tokenCount: 0 };
+    return { maxTokens, maxDocuments, tokenCount: 0, regularization: undefined };
   }
 
   #count(part: Exclude<keyof MemoryPlan, "total">, bytes: number): void {

@@ -268,7 +268,8 @@ export function batches(
   const { blockSize, loss } = settings;
   const answersOnly = loss === "answers";
   const pieces = piecesOf(store, training, blockSize, long, answersOnly);
-  const sampler = new BatchSampler(pieces, settings.batchSize, settings.seed, maskOf(settings, end));
+  const { batchSize, seed, dropout, zLoss } = settings;
+  const sampler = new BatchSampler(pieces, batchSize, seed, { mask: maskOf(settings, end), dropout, zLoss });
   const held = piecesOf(store, validation, blockSize, long, answersOnly);
   const maxTokens = Math.max(sampler.maxTokens, held.longest);
   // full batches would touch activations that training batches, of mixed lengths, hardly ever reach

@@ -12,7 +12,7 @@ import type { CaseReport } from "./page_cases.ts";
 /** Of each kernel a case or two. */
 const CASES = Deno.env.get("MICROGPT_WHOLE_DEVICE_SUITE") === "1"
   ? "."
-  : /^(embed.*E = 12.*33|lookup.*E = 12.*33|rmsNorm.*\[130|scaledRmsNorm.*\[33|rope.*17|swiglu.*\[33|.*attention.*E = 12, 4.*33|grouped attention.*2,33|crossEntropy.*\[33|adam|attentionCached.*64|rmsNormMatmul \[7|copy|add|sample from (97|NaN)|decoding)/
+  : /^(embed.*E = 12.*33|lookup.*E = 12.*33|rmsNorm.*\[130|scaledRmsNorm.*\[33|rope.*17|swiglu.*\[33|.*attention.*E = 12, 4.*33|grouped attention.*2,33|crossEntropy.*\[33|dropout.*\[33|adam|attentionCached.*64|rmsNormMatmul \[7|copy|add|sample from (97|NaN)|decoding)/
     .source;
 chromiumTest("device cases in Chromium", async (t) => {
   const code = await bundleModule(`${ROOT}tests/browser/page_cases.ts`);

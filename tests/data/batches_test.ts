@@ -88,11 +88,24 @@ Deno.test("batches: maxTokens bounds every batch", () => {
   for (let b = 0; b < 30; b++) assert(sampler.batch(b).tokens.length <= sampler.maxTokens);
 });
 
+Deno.test("batches: what is dropped depends on the seed and the batch's number alone", () => {
+  const sampler = (seed: number) =>
+    new BatchSampler(pieces(numbered(9), range(9)), 4, seed, { dropout: 0.1, zLoss: 1e-4 });
+  const [first, second] = [sampler(3), sampler(3)];
+  const keys = [0, 1, 2, 3].map((b) => first.batch(b).regularization!.key);
+  assert.equal(new Set(keys).size, 4);
+  for (const b of [3, 1]) {
+    assert.deepEqual(second.batch(b).regularization, { dropout: 0.1, key: keys[b], zLoss: 1e-4 });
+  }
+  assert.notEqual(sampler(4).batch(0).regularization!.key, keys[0]);
+  assert.equal(new BatchSampler(pieces(numbered(9), range(9)), 4, 3).batch(0).regularization, undefined);
+});
+
 Deno.test("batches: a mask hides a share of the inputs, never a first one, and no target", () => {
   const documents = numbered(40);
   const mask = { share: 0.3, token: 7777 };
   const [plain, hidden, again] = [undefined, mask, mask].map((mask) =>
-    new BatchSampler(pieces(documents, range(40)), 16, 3, mask)
+    new BatchSampler(pieces(documents, range(40)), 16, 3, { mask, dropout: 0, zLoss: 0 })
   );
   const places = new Set<string>();
   let [count, inputs] = [0, 0];

@@ -16,6 +16,7 @@ import {
   loaded,
   randomDocuments,
 } from "./case_data.ts";
+import { REGULARIZATION_CASES } from "./regularization_cases.ts";
 import { oddLogitsCases, sampleCases } from "./sampling_cases.ts";
 
 /** Lengths of the documents of a batch: one token, odd numbers, longer than any block of a kernel. */
@@ -667,6 +668,7 @@ export const DEVICE_CASES: DeviceCase[] = [
   ...groupedAttentionCases(),
   ...crossEntropyCases(),
   ...weightedCrossEntropyCases(),
+  ...REGULARIZATION_CASES,
   ...adamCases(),
   ...muonCases(),
   ...rmsNormMatmulCases(),

@@ -26,11 +26,11 @@ async function withGpu(use: (d: GpuDevice) => Promise<void>): Promise<void> {
 
 /** Kernels whose workgroups are counted over x and y, and over x and z. */
 const OVER_Y =
-  /^(embed|lookup|rmsNorm|scaledRmsNorm (?!weight)|rope|swiglu|crossEntropy|sample|matvec|split_k|adam (true|false))/;
+  /^(embed|lookup|rmsNorm|scaledRmsNorm (?!weight)|rope|swiglu|dropout|crossEntropy|sample|matvec|split_k|adam (true|false))/;
 const OVER_Z = /^attention/;
 /** Of each such kernel a case or two, with more workgroups than a row of the grid has below. */
 const CASES =
-  /embed.*E = 12.*33|rmsNorm.*\[130|attention.*E = 12, 4.*,60,|crossEntropy.*\[33|sample from (97|NaN).*0\.5|rmsNormMatmul \[[27]|attentionCached.*64|decoding|lookup.*33|scaledRmsNorm.*\[130|rope.*17|swiglu.*\[130|grouped attention and.*6 heads.*2,33/;
+  /embed.*E = 12.*33|rmsNorm.*\[130|attention.*E = 12, 4.*,60,|crossEntropy.*\[33|sample from (97|NaN).*0\.5|rmsNormMatmul \[[27]|attentionCached.*64|decoding|lookup.*33|scaledRmsNorm.*\[130|rope.*17|swiglu.*\[130|dropout.*\[130|grouped attention and.*6 heads.*2,33/;
 
 gpuTest("rows that do not fit into one dimension of a call go on in another", async (t) => {
   await withGpu(async (d) => {
@@ -57,6 +57,7 @@ gpuTest("rows that do not fit into one dimension of a call go on in another", as
         "scaledRmsNorm",
         "rope",
         "swiglu",
+        "dropout",
         "attention",
         "crossEntropy",
         "sample",

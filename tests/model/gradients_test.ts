@@ -37,10 +37,18 @@ const CONFIGS: ModelConfig[] = [
   { vocab_size: 13, n_embd: 12, n_head: 3, n_layer: 2, block_size: 9 },
 ];
 
-const CASES = CONFIGS.flatMap((config) => [{ config, weighted: false }, { config, weighted: true }]);
+const CASES = CONFIGS.flatMap((config) =>
+  [[false, 0], [true, 0], [true, 0.3]].map(([weighted, dropout]) => ({
+    config,
+    weighted: weighted as boolean,
+    dropout: dropout as number,
+  }))
+);
 
-for (const { config, weighted } of CASES) {
-  const of = `${weighted ? "of weighted targets " : ""}${JSON.stringify(config)}`;
+for (const { config, weighted, dropout } of CASES) {
+  const of = `${weighted ? "of weighted targets " : ""}${dropout > 0 ? "with dropout " : ""}${
+    JSON.stringify(config)
+  }`;
   Deno.test(`every gradient equals a central difference: ${of}`, () => {
     const d = new ReferenceDevice("f64");
     const network = networkOf(config);
@@ -58,7 +66,11 @@ for (const { config, weighted } of CASES) {
     const T = packed.tokens.length;
     // some targets count less, or not at all
     const counts = Float32Array.from({ length: T }, (_, t) => [1, 0, 0.5, 2][t % 4]!);
-    const documents = weighted ? { ...packed, weights: counts } : packed;
+    const documents = {
+      ...packed,
+      ...(weighted ? { weights: counts } : {}),
+      ...(dropout > 0 ? { regularization: { dropout, key: 12345, zLoss: 0 } } : {}),
+    };
     const activations = network.allocateActivations(d, T);
     const control = d.tensor("control", 1, 4);
     d.write(control, new Float32Array([0, 1, 0, 0]));
@@ -93,3 +105,32 @@ for (const { config, weighted } of CASES) {
     }
   });
 }
+
+Deno.test("the gradient of the z-loss equals a central difference, and drops nothing of the loss", () => {
+  const d = new ReferenceDevice("f64");
+  const [T, V, zLoss, h] = [4, 7, 0.05, 1e-5];
+  const weights = new Float32Array([1, 0, 0.5, 2]);
+  const batch = d.createBatch(T, 1);
+  const documents = { ...randomDocuments([T], V, 2), weights };
+  d.loadBatch(batch, { ...documents, regularization: { dropout: 0, key: 0, zLoss } });
+  const [logits, losses] = [d.tensor("logits", T, V), d.tensor("losses", T, 1)];
+  const control = d.tensor("control", 1, 4);
+  d.write(control, new Float32Array([0, 1, 0, 0]));
+  const x = Float64Array.from({ length: T * V }, (_, i) => 3 * Math.sin(i * i));
+  const lossAt = (x: Float64Array, z: number) =>
+    weights.reduce((sum, weight, t) => {
+      const row = x.subarray(t * V, (t + 1) * V);
+      const logSum = Math.log(row.reduce((sum, value) => sum + Math.exp(value), 0));
+      return sum + weight / T * (logSum - row[documents.targets[t]!]! + z * logSum ** 2);
+    }, 0);
+  const data = (tensor: unknown) => (tensor as { data: Float64Array }).data;
+  data(logits).set(x);
+  d.crossEntropy(logits, losses, batch, 0, 1 / T, control);
+  for (let i = 0; i < T * V; i++) {
+    const moved = (by: number) => x.map((value, k) => k === i ? value + by : value);
+    const numeric = (lossAt(moved(h), zLoss) - lossAt(moved(-h), zLoss)) / (2 * h);
+    assert(Math.abs(numeric - data(logits)[i]!) < 1e-9, `${i}: ${data(logits)[i]}, numeric ${numeric}`);
+  }
+  const loss = data(losses).reduce((sum, value) => sum + value, 0);
+  assert(Math.abs(loss - lossAt(x, 0)) < 1e-12);
+});

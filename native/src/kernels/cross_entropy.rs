@@ -1,6 +1,7 @@
 //! Loss and its gradient, row by row.  logits: [rows, V]   losses: [T, 1]
 //! losses[t] = weight · (logsumexp(logits) − logits[target]), and logits become lossScale · weight · (softmax − onehot), with
-//! weight = scale · weights[t]. Both are 0 where weight is, without a look at the logits.
+//! weight = scale · weights[t]. With a z-loss the gradient is that of loss + weight · z_loss · logsumexp². All is 0 where weight is,
+//! without a look at the logits.
 //!
 //! A row stays in the first cache for its three passes (maximum; exponentials and their sum; division), so memory
 //! sees 2 · rows · V elements and the processor rows · V exponentials.
@@ -16,7 +17,7 @@ const GRAIN: usize = 4 * 1024;
 
 /// One row: returns the unscaled loss and leaves the gradient times `gradient_scale`.
 #[inline(always)]
-fn row_loss<S: Simd>(simd: S, row: &mut [f32], target: usize, gradient_scale: f32) -> f32 {
+fn row_loss<S: Simd>(simd: S, row: &mut [f32], target: usize, gradient_scale: f32, z_loss: f32) -> f32 {
     let logit = row[target];
     let mut max = simd.splat_f32s(f32::NEG_INFINITY);
     for_each_vector(
@@ -39,16 +40,17 @@ fn row_loss<S: Simd>(simd: S, row: &mut [f32], target: usize, gradient_scale: f3
         *value = (*value - max).exp();
         sum += *value;
     }
-    let factor = gradient_scale / sum;
+    let log_sum = max + sum.ln();
+    let factor = gradient_scale * (1.0 + 2.0 * z_loss * log_sum) / sum;
     let factors = simd.splat_f32s(factor);
     for vector in vectors.iter_mut() {
         *vector = simd.mul_f32s(*vector, factors);
     }
     tail.iter_mut().for_each(|value| *value *= factor);
     row[target] -= gradient_scale;
-    max + sum.ln() - logit
+    log_sum - logit
 }
-dispatched!(row_loss(row: &mut [f32], target: usize, gradient_scale: f32) -> f32);
+dispatched!(row_loss(row: &mut [f32], target: usize, gradient_scale: f32, z_loss: f32) -> f32);
 
 /// The whole kernel; `losses`, `targets` and `weights` are those of the rows.
 fn cross_entropy(
@@ -57,8 +59,7 @@ fn cross_entropy(
     losses: &mut [f32],
     targets: &[u32],
     weights: &[f32],
-    scale: f32,
-    loss_scale: f32,
+    [scale, loss_scale, z_loss]: [f32; 3],
 ) {
     let (rows, work) = (losses.len(), logits.len());
     let cols = work / rows;
@@ -75,7 +76,7 @@ fn cross_entropy(
                 logits.fill(0.0);
                 loss[0] = 0.0;
             } else {
-                loss[0] = weight * row_loss::dispatch(logits, target, weight * loss_scale);
+                loss[0] = weight * row_loss::dispatch(logits, target, weight * loss_scale, z_loss);
             }
         }
     });
@@ -97,6 +98,7 @@ pub extern "C" fn mg_cpu_cross_entropy(
     rows: u32,
     cols: u32,
     scale: f64,
+    z_loss: f64,
 ) -> i32 {
     with_device(device, |d| {
         let batch = d.batches.get(batch)?;
@@ -111,7 +113,8 @@ pub extern "C" fn mg_cpu_cross_entropy(
             [span(control, control_at, 1, 4)],
         )?;
         if rows > 0 {
-            cross_entropy(&mut d.pool, logits, losses, targets, weights, scale as f32, control[1]);
+            let factors = [scale as f32, control[1], z_loss as f32];
+            cross_entropy(&mut d.pool, logits, losses, targets, weights, factors);
         }
         Ok(())
     })
@@ -123,13 +126,14 @@ mod tests {
 
     #[test]
     fn agrees_with_the_formula() {
-        for (rows, cols) in [(1, 1), (3, 97), (5, 4096)] {
+        for (rows, cols, z_loss) in [(1, 1, 0.0), (3, 97, 0.0), (3, 97, 0.01), (5, 4096, 0.0), (5, 4096, 0.1)]
+        {
             let x: Vec<f32> = (0..rows * cols).map(|i| (i * 7919 % 1009) as f32 / 60.0 - 8.0).collect();
             let targets: Vec<u32> = (0..rows as u32).map(|row| row * 31 % cols as u32).collect();
             let weights: Vec<f32> = (0..rows).map(|row| [1.0, 0.0, 3.0][row % 3]).collect();
             let (mut logits, mut losses) = (x.clone(), vec![0.0; rows]);
             let pool = &mut Pool::new(2).unwrap();
-            cross_entropy(pool, &mut logits, &mut losses, &targets, &weights, 0.5, 4.0);
+            cross_entropy(pool, &mut logits, &mut losses, &targets, &weights, [0.5, 4.0, z_loss as f32]);
             for row in 0..rows {
                 let x = &x[row * cols..][..cols];
                 let lse = x.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
@@ -138,7 +142,8 @@ mod tests {
                 let loss = weight * (lse - f64::from(x[target]));
                 assert!((f64::from(losses[row]) - loss).abs() < 1e-5 * (1.0 + loss));
                 for (i, &x) in x.iter().enumerate() {
-                    let expected = 4.0 * weight * ((f64::from(x) - lse).exp() - f64::from(i == target));
+                    let p = (f64::from(x) - lse).exp();
+                    let expected = 4.0 * weight * (p * (1.0 + 2.0 * z_loss * lse) - f64::from(i == target));
                     assert!((f64::from(logits[row * cols + i]) - expected).abs() < 1e-5);
                 }
             }
@@ -152,7 +157,8 @@ mod tests {
                 let mut logits = vec![0.5; 97];
                 logits[place] = bad;
                 let mut losses = [0.0];
-                cross_entropy(&mut Pool::new(1).unwrap(), &mut logits, &mut losses, &[3], &[1.0], 1.0, 1.0);
+                let pool = &mut Pool::new(1).unwrap();
+                cross_entropy(pool, &mut logits, &mut losses, &[3], &[1.0], [1.0, 1.0, 0.0]);
                 assert!(!losses[0].is_finite(), "{bad} at {place}");
             }
         }
@@ -161,7 +167,8 @@ mod tests {
     #[test]
     fn what_does_not_count_is_not_looked_at() {
         let (mut logits, mut losses) = ([f32::NAN; 97], [1.0]);
-        cross_entropy(&mut Pool::new(1).unwrap(), &mut logits, &mut losses, &[3], &[0.0], 1.0, 1.0);
+        let pool = &mut Pool::new(1).unwrap();
+        cross_entropy(pool, &mut logits, &mut losses, &[3], &[0.0], [1.0, 1.0, 0.1]);
         assert_eq!((losses, logits), ([0.0], [0.0; 97]));
     }
 }

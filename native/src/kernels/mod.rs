@@ -12,6 +12,7 @@ pub mod attention_backward;
 pub mod attention_cached;
 pub mod batch;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod embedding;
 pub mod matmul;
 pub mod muon;

@@ -12,15 +12,22 @@ use crate::device::with_device;
 use crate::tensors::{as_u32s, as_u32s_mut};
 
 /// Mixes 32 bits (the `lowbias32` finaliser, as in device/random.ts).
+#[inline(always)]
 fn hash32(mut x: u32) -> u32 {
     x = (x ^ x >> 16).wrapping_mul(0x7feb_352d);
     x = (x ^ x >> 15).wrapping_mul(0x846c_a68b);
     x ^ x >> 16
 }
 
-/// Draw number `counter` of a mixed seed, uniform in [0, 1); bit for bit that of device/random.ts.
+/// 24 bits of draw number `counter` of a mixed seed.
+#[inline(always)]
+pub fn draw_bits(mixed_seed: u32, counter: u32) -> u32 {
+    hash32(mixed_seed ^ hash32(counter ^ 0x85eb_ca6b)) >> 8
+}
+
+/// The same, uniform in [0, 1); bit for bit that of device/random.ts.
 fn uniform(mixed_seed: u32, counter: u32) -> f64 {
-    f64::from(hash32(mixed_seed ^ hash32(counter ^ 0x85eb_ca6b)) >> 8) / f64::from(1 << 24)
+    f64::from(draw_bits(mixed_seed, counter)) / f64::from(1 << 24)
 }
 
 /// Set in an id's count where the prompt has the id, as in device/device.ts.

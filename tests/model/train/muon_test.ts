@@ -141,6 +141,8 @@ const RUN: TrainOptions & { documents: string[] } = {
   weightDecay: 0.1,
   cautiousDecay: true,
   maskTokens: 0.2,
+  dropout: 0.1,
+  zLoss: 1e-3,
   warmupSteps: 3,
 };
 
