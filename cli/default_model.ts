@@ -1,4 +1,7 @@
-/** The model that `chat` uses when none is named: the user's own copy of the one that Homebrew installs. */
+/**
+ * The model that `chat` uses when none is named: the one that Homebrew installs. One in f16 is copied for the user at first, who may
+ * train it further; a GGUF file is only read, and is used where it lies.
+ */
 import { join } from "node:path";
 import { copyModel, MicrogptError } from "../mod.ts";
 import { programName } from "./printed_command.ts";
@@ -6,6 +9,7 @@ import { sayNotice } from "./terminal.ts";
 
 const HOMEBREW_PREFIXES = ["/opt/homebrew", "/usr/local", "/home/linuxbrew/.linuxbrew"];
 const NAME = "default-chat-model";
+const GGUF = "model.gguf";
 
 /** Where this user's default model is, as the help shows it. */
 export const DEFAULT_CHAT_MODEL = `~/.config/microgpt/${NAME}`;
@@ -17,14 +21,14 @@ export const DEFAULT_CHAT_MODEL = `~/.config/microgpt/${NAME}`;
 export async function defaultChatModel(): Promise<string> {
   const home = Deno.env.get("HOME") ?? Deno.env.get("USERPROFILE");
   const own = home ? join(home, ".config", "microgpt", NAME) : undefined;
-  if (own !== undefined && await isThere(own)) return own;
+  if (own !== undefined && await isThere(own)) return await modelIn(own);
   const shared = await sharedModel();
   if (shared === undefined) {
     throw new MicrogptError(`there is no default chat model (${own ?? DEFAULT_CHAT_MODEL})`, {
       hint: `name a model with --model-dir; \`${programName()} train --chat --input FILE\` makes one`,
     });
   }
-  if (own === undefined) return shared;
+  if (own === undefined || shared.endsWith(GGUF)) return shared;
   try {
     await copyModel(shared, own);
   } catch (error) {
@@ -48,11 +52,19 @@ async function isThere(path: string): Promise<boolean> {
   }
 }
 
+/** The model of a directory: it, or a GGUF file in it. */
+async function modelIn(directory: string): Promise<string> {
+  const file = join(directory, GGUF);
+  return await isThere(file) ? file : directory;
+}
+
 async function sharedModel(): Promise<string | undefined> {
   const prefix = Deno.env.get("HOMEBREW_PREFIX");
   for (const candidate of prefix ? [prefix, ...HOMEBREW_PREFIXES] : HOMEBREW_PREFIXES) {
     const path = join(candidate, "share", "microgpt", NAME);
-    if (await isThere(join(path, "weights.safetensors"))) return path;
+    for (const file of ["weights.safetensors", GGUF]) {
+      if (await isThere(join(path, file))) return await modelIn(path);
+    }
   }
   return undefined;
 }

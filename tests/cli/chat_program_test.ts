@@ -88,6 +88,16 @@ Deno.test("chat copies the default model from Homebrew's share directory, once",
     const second = await chat({ ...here, HOMEBREW_PREFIX: `${dir}/gone` });
     assert.deepEqual([second.stdout, second.stderr], ["Hello! How are you?\n", ""]);
 
+    // a GGUF file is used where it lies
+    const llama = `${dir}/gguf/share/microgpt/default-chat-model`;
+    await Deno.mkdir(llama, { recursive: true });
+    await Deno.writeTextFile(`${llama}/model.gguf`, "GGUF of two bytes");
+    await Deno.mkdir(`${dir}/other`);
+    const broken = await chat({ HOME: `${dir}/other`, HOMEBREW_PREFIX: `${dir}/gguf` });
+    assert.equal(broken.code, 1);
+    assert.match(broken.stderr, /^error: .*gguf\/share\/microgpt\/default-chat-model\/model\.gguf/);
+    assert.deepEqual(await namesIn(`${dir}/other`), []);
+
     // a home that cannot be written to
     await Deno.mkdir(`${dir}/closed`);
     await Deno.writeTextFile(`${dir}/closed/.config`, "");

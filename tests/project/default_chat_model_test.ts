@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { loadModel } from "../../model/generate/language_model.ts";
 import { makeChatModel } from "../../scripts/default_chat_model.ts";
 import { withDirectory } from "../model/files/checkpoint_fixture.ts";
+import { writeTiny } from "../model/files/tiny_llama.ts";
 
 const SETTINGS = {
   steps: 6,
@@ -40,8 +41,12 @@ Deno.test("the default chat model is made from conversations, with its card", as
     assert.match(card, /^---\nlicense: cc0-1\.0\n/);
     assert.match(card, /Sums that nobody asked for: 38 conversations\. Licence of the data: CC0-1\.0/);
     assert.match(card, /\| steps, batch \| 6, 4 conversations \|/);
-    assert.match(card, /held out: \d+\.\d+ nats per token, \d+\.\d+ bits per byte, on 2 conversations/);
+    assert.match(
+      card,
+      /held out: \d+\.\d+ nats per token, \d+\.\d+ bits per byte after step [36], on 2 conversations/,
+    );
     assert.doesNotMatch(card, /NaN|undefined/);
+    assert.equal(card.match(/^> \*\*/gmu)!.length, 10);
 
     using model = await loadModel(output, { device: "reference" });
     assert.ok(model.chat);
@@ -55,5 +60,38 @@ Deno.test("the default chat model is made from conversations, with its card", as
       onProgress: () => assert.fail("it was trained already"),
     });
     assert.equal(await Deno.readTextFile(`${again}/README.md`), card);
+  });
+});
+
+Deno.test("the default chat model is fine-tuned from a model of others, as GGUF in q8_0", async () => {
+  await withDirectory(async (directory) => {
+    const base = `${directory}/base`;
+    await Deno.mkdir(base);
+    await writeTiny(base);
+    const chats = Array.from({ length: 40 }, (_, i) =>
+      JSON.stringify([
+        { role: "user", content: `what is ${i} plus ${i}` },
+        { role: "assistant", content: `it is ${2 * i}` },
+      ]));
+    const input = `${directory}/chats.jsonl`;
+    await Deno.writeTextFile(input, chats.join("\n"));
+    const output = `${directory}/default-chat-model`;
+    await makeChatModel({
+      input,
+      output,
+      start: { from: base, name: "somebody/tiny", licence: "MIT" },
+      settings: { steps: 4, evalEvery: 2, batchSize: 4, blockSize: 32, learningRate: 0.01 },
+    });
+    const card = await Deno.readTextFile(`${output}/README.md`);
+    assert.match(card, /^---\nlicense: mit\n[^]*base_model: somebody\/tiny\n---\n/);
+    assert.match(card, /held out, before: \d+\.\d+ nats per token, \d+\.\d+ bits per byte after step 0\n/);
+    assert.match(
+      card,
+      /held out: \d+\.\d+ nats per token, \d+\.\d+ bits per byte after step [24], on 2 conv/,
+    );
+    assert.doesNotMatch(card, /NaN|undefined/);
+    assert.equal(card.match(/^> \*\*/gmu)!.length, 10);
+    using model = await loadModel(`${output}/model.gguf`, { device: "reference" });
+    assert.ok(model.chat);
   });
 });
