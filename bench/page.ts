@@ -1,6 +1,6 @@
 /**
  * The page in Chromium, from an empty profile, beside Deno on the adapter that it has: time to the first step, time of a
- * step, longest pauses of the page. Without a GPU these are SwiftShader and llvmpipe, two programs of their own.
+ * step, longest tasks of the page. Without a GPU these are SwiftShader and llvmpipe, two programs of their own.
  *
  *     deno run -A bench/page.ts [--preset names] [--steps 30] [--adapter hardware]
  */
@@ -8,6 +8,7 @@ import { parseArgs } from "node:util";
 import { type PresetName, train } from "../mod.ts";
 import { buildSite, serveFolder } from "../scripts/web.ts";
 import { Chromium } from "../tests/browser/chromium.ts";
+import { PageTasks } from "../tests/browser/page_tasks.ts";
 
 const { values } = parseArgs({
   options: {
@@ -22,7 +23,6 @@ const preset = values.preset as PresetName;
 /** Notes what the worker tells, and when; starts training as soon as it can be. */
 const WATCH = `
   globalThis.told = [];
-  globalThis.pauses = [];
   globalThis.Worker = class extends Worker {
     constructor(...args) {
       super(...args);
@@ -31,8 +31,6 @@ const WATCH = `
       });
     }
   };
-  new PerformanceObserver((list) => pauses.push(...list.getEntries().map(({ duration }) => duration)))
-    .observe({ entryTypes: ["longtask"] });
   const waiting = setInterval(() => {
     const start = document.getElementById("start");
     if (!start || start.disabled) return;
@@ -63,18 +61,23 @@ async function inPage(): Promise<void> {
   await using chromium = await Chromium.start({ hardware: values.adapter === "hardware" });
   const page = await chromium.browser.newPage();
   await page.evaluateOnNewDocument(WATCH);
+  const tasks = await PageTasks.watch(page);
   await page.goto(`http://127.0.0.1:${server.addr.port}/`);
   await page.waitForFunction("told.some(({ event }) => event === 'end')", { timeout: 600_000 });
   const told = await page.evaluate("told") as Told[];
   const started = await page.evaluate("started") as number;
-  const pauses = await page.evaluate("pauses") as number[];
+  const longest = await tasks.stop();
+  const lasted = Math.max(...longest.map(({ lasted }) => lasted));
   const all = told.filter(({ event }) => event === "step");
   console.log(`Chromium: ${await page.evaluate("document.getElementById('device').textContent")}`);
   console.log(`  ready to train after ${seconds(started)}, first step after ${seconds(all[0]!.at)}`);
   console.log(
     `  a step ${median(all.slice(2).map(({ milliseconds }) => milliseconds!)).toFixed(1)} ms (median)`,
   );
-  console.log(`  longest pause of the page ${Math.round(Math.max(0, ...pauses))} ms (none is told below 50)`);
+  console.log(
+    `  the page's longest task computes ${longest[0]!.computed.toFixed(1)} ms (${longest[0]!.parts}); ` +
+      `of those that compute most the longest lasts ${Math.round(lasted)} ms on the clock`,
+  );
   await server.shutdown();
 }
 

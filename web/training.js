@@ -1,7 +1,7 @@
 /** A run as it goes on: losses, samples, pausing and going on. */
 import { at, count, duration, make, tell } from "./shared/page.js";
 import { Curves } from "./shared/curves.js";
-import { Run, smoothed } from "./shared/run.js";
+import { Run, RunningMean } from "./shared/run.js";
 import { attempt } from "./page.js";
 import { choice } from "./setup.js";
 import { calls, changed, hear, onChange, state } from "./state.js";
@@ -15,6 +15,7 @@ const SHOW_MS = 150;
 
 const chart = new Curves(at("chart"), at("chart-read"));
 let figures = new Run({ id: "", name: "", running: true, changed: 0, stepsTotal: null }, 0);
+let mean = new RunningMean(0);
 
 /** steps when the tab was hidden */
 let hiddenAt = 0;
@@ -80,13 +81,13 @@ at("resume").onclick = () => trainWith("resume", { name: state.run?.name });
 
 /**
  * Shows the losses so far of what is kept, and goes on.
- * @param {{name: string, mode: string, stepsTotal: number, metrics: any[]}} kept @param {number} [steps] more than were planned
+ * @param {{name: string, mode: string, stepsTotal: number}} kept @param {number} [steps] more than were planned
  */
-export function goOn({ name, mode, stepsTotal, metrics }, steps) {
+export async function goOn({ name, mode, stepsTotal }, steps) {
   startRun(name, mode === "chat", stepsTotal);
-  for (const line of metrics) figures.add(line);
+  await calls.call("log", { name }); // comes as `metrics`
   show();
-  return trainWith("resume", { name, steps, data: state.data });
+  await trainWith("resume", { name, steps, data: state.data });
 }
 
 // What is shown -------------------------------------------------------------------------------------------------------
@@ -99,21 +100,23 @@ function smoothing() {
 
 function show() {
   const { info: { stepsTotal }, loss, heldOut, step } = figures;
+  const weight = smoothing();
+  if (mean.weight !== weight) mean = new RunningMean(weight);
   chart.show([
     { name: "", colour: "--training", points: loss, faint: true },
-    { name: "loss", colour: "--training", points: smoothed(loss, smoothing()) },
+    { name: "loss", colour: "--training", points: mean.of(loss) },
     { name: "held-out loss", colour: "--held-out", points: heldOut, dots: true },
   ], Math.max(stepsTotal ?? 1, step));
   at("progress").value = stepsTotal ? step / stepsTotal : 0;
 }
 
 function showStatus() {
-  const { step, info: { stepsTotal }, secondsLeft, loss, stepMs } = figures;
+  const { step, info: { stepsTotal }, secondsLeft, stepMs } = figures;
   show();
   if (stepMs === undefined || stepsTotal === null) return;
-  const mean = smoothed(loss.slice(-200), smoothing()).at(-1)?.value ?? NaN;
+  const loss = mean.points.at(-1)?.value ?? NaN;
   const left = secondsLeft === undefined ? "" : ` · about ${duration(secondsLeft)} left`;
-  at("status").textContent = `step ${count(step)} of ${count(stepsTotal)} · loss ${mean.toFixed(3)} · ` +
+  at("status").textContent = `step ${count(step)} of ${count(stepsTotal)} · loss ${loss.toFixed(3)} · ` +
     `${stepMs < 10 ? stepMs.toFixed(1) : Math.round(stepMs)} ms a step${left}`;
   document.title = `${Math.round(100 * step / stepsTotal)} % · microgpt`;
 }
@@ -139,6 +142,10 @@ hear({
   step({ step, loss, learningRate: lr, gradNorm: grad_norm, tokens, milliseconds: ms }) {
     figures.add({ step, loss, lr, grad_norm, tokens, ms });
     showLater();
+  },
+  /** Lines of the log of what is kept, some at a time. @param {any[]} lines */
+  metrics(lines) {
+    for (const line of lines) figures.add(line);
   },
   evaluation({ step, loss, bitsPerByte }) {
     figures.add({ step, val_loss: loss, val_bits_per_byte: bitsPerByte });

@@ -4,11 +4,31 @@ import { visible } from "./shared/tokens.js";
 
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 
-/** Calls `draw` now, and again when the colours change, as long as the element is on the page. */
-function drawInColours(/** @type {HTMLElement} */ element, /** @type {() => void} */ draw) {
-  draw();
-  const again = () => element.isConnected ? draw() : DARK.removeEventListener("change", again);
+/** Pictures that are drawn in a frame: a model may have hundreds, and the page is not to wait for them. */
+const A_FRAME = 8;
+
+/**
+ * Draws pictures once they are on the page, and again when the colours change.
+ * @param {HTMLElement} root all are in it @param {((colour: number[]) => void)[]} draws each gets the accent colour
+ */
+function drawInColours(root, draws) {
+  const from = (/** @type {number} */ first) => {
+    const colour = colourBytes(root);
+    for (const draw of draws.slice(first, first + A_FRAME)) draw(colour);
+    if (first + A_FRAME < draws.length) requestAnimationFrame(() => from(first + A_FRAME));
+  };
+  requestAnimationFrame(() => from(0));
+  const again = () => root.isConnected ? from(0) : DARK.removeEventListener("change", again);
   DARK.addEventListener("change", again);
+}
+
+/** An element's colour as red, green, blue, however it is written. @param {HTMLElement} element */
+function colourBytes(element) {
+  const context = /** @type {CanvasRenderingContext2D} */ (make("canvas", { width: 1, height: 1 })
+    .getContext("2d", { willReadFrequently: true }));
+  context.fillStyle = getComputedStyle(element).color;
+  context.fillRect(0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)];
 }
 
 // Attention -----------------------------------------------------------------------------------------------------------
@@ -33,18 +53,22 @@ function habitOf(weights, T) {
   return share > 0.4 ? `mostly at ${what}` : "here and there, depending on the text";
 }
 
-/** A square with a row for each token. @param {HTMLCanvasElement} canvas @param {Float32Array} weights @param {number} T */
-function drawSquare(canvas, weights, T) {
+/**
+ * A square with a row for each token.
+ * @param {HTMLCanvasElement} canvas @param {Float32Array} weights @param {number} T @param {number[]} colour
+ */
+function drawSquare(canvas, weights, T, [red, green, blue]) {
   canvas.width = canvas.height = T;
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-  context.clearRect(0, 0, T, T);
-  context.fillStyle = getComputedStyle(canvas).color;
-  for (let t = 0; t < T; t++) {
-    for (let s = 0; s <= t; s++) {
-      context.globalAlpha = weights[t * T + s];
-      context.fillRect(s, t, 1, 1);
-    }
+  const picture = context.createImageData(T, T);
+  const { data } = picture;
+  for (let i = 0; i < T * T; i++) {
+    data[4 * i] = red;
+    data[4 * i + 1] = green;
+    data[4 * i + 2] = blue;
+    data[4 * i + 3] = 255 * weights[i];
   }
+  context.putImageData(picture, 0, 0);
 }
 
 /**
@@ -97,16 +121,15 @@ export function attentionView(tokens, attention) {
         }. The token with the frame looks at the green ones:`;
         show(T - 1);
       };
-      drawInColours(canvas, () => drawSquare(canvas, weights, T));
       return button;
     })
   );
   squares.append(...buttons);
   root.append(intro, squares, note, line);
-  // colours are known once it is on the page
-  requestAnimationFrame(() => {
-    for (const [i, weights] of attention.flat().entries()) drawSquare(buttons[i].firstChild, weights, T);
-  });
+  const draws = attention.flat().map((weights, i) => (/** @type {number[]} */ colour) =>
+    drawSquare(buttons[i].firstChild, weights, T, colour)
+  );
+  drawInColours(squares, draws);
   buttons[0].click();
   return root;
 }

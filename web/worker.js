@@ -29,6 +29,9 @@ const TINY = {
   steps: 400,
 };
 
+/** Lines of a log that are told at once: the page takes them in a millisecond or two. */
+const LINES = 1000;
+
 /** @param {string} event @param {unknown} data */
 function tell(event, data) {
   postMessage({ event, data });
@@ -150,6 +153,12 @@ async function fetchKept(name) {
   }
   const data = await microgpt.kept(dataName(name));
   if (data) await microgpt.writeDirectory(dataDir(name), data);
+}
+
+/** What the browser keeps of a model, or what this worker has, where that is further. @param {string} name */
+async function furthest(name) {
+  const [kept, here] = [await microgpt.kept(name).catch(() => undefined), await inMemory(name)];
+  return kept && await stepOf(kept) >= await stepOf(here) ? kept : here;
 }
 
 /** The one file of a run's text; undefined where there is none. @param {string} name */
@@ -274,7 +283,7 @@ const methods = {
     running?.abort();
   },
 
-  /** What the browser keeps, and what only this page has: names, steps, losses so far. */
+  /** What the browser keeps, and what only this page has: names, steps. */
   async list() {
     const kept = await microgpt.keptNames().catch(() => []);
     const here = Object.keys(await microgpt.readDirectory("/models").catch(() => ({})))
@@ -282,22 +291,27 @@ const methods = {
     const models = [];
     for (const name of new Set([...kept, ...here])) {
       if (name.endsWith(dataName(""))) continue;
-      const trees = [await microgpt.kept(name).catch(() => undefined), await inMemory(name)];
-      const [a, b] = [await stepOf(trees[0]), await stepOf(trees[1])];
-      const tree = trees[0] && a >= b ? trees[0] : trees[1];
+      const tree = await furthest(name);
       if (!tree?.["meta.json"]) continue;
       const state = JSON.parse(await tree["train_state.json"]?.text() ?? "{}");
-      const lines = (await tree["metrics.jsonl"]?.text() ?? "").trim().split("\n").filter(Boolean);
       models.push({
         name,
         step: state.step,
         stepsTotal: state.steps_total,
         mode: state.dataset_mode,
         bytes: Object.values(tree).reduce((sum, { size }) => sum + size, 0),
-        metrics: lines.map((line) => JSON.parse(line)),
       });
     }
     return models;
+  },
+
+  /** Tells the losses so far of a model, some at a time, so that the page never has many to take. @param {{name: string}} model */
+  async log({ name }) {
+    const text = await (await furthest(name))?.["metrics.jsonl"]?.text() ?? "";
+    const lines = text.split("\n").filter(Boolean);
+    for (let i = 0; i < lines.length; i += LINES) {
+      tell("metrics", lines.slice(i, i + LINES).map((line) => JSON.parse(line)));
+    }
   },
 
   async open({ name }) {

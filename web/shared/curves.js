@@ -18,6 +18,26 @@ function ticks(low, high, n) {
   return all;
 }
 
+/** As many points as can be seen, and the last. @param {Point[]} points */
+function thinned(points) {
+  const every = Math.floor(points.length / MOST_POINTS);
+  if (every < 2) return points;
+  const few = [];
+  for (let i = 0; i < points.length - 1; i += every) few.push(points[i]);
+  return [...few, points[points.length - 1]];
+}
+
+/** The last point up to a step, else the first. @param {Point[]} points @param {number} step */
+function pointAt(points, step) {
+  let [low, high] = [0, points.length]; // the first that is later lies between
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (points[middle].step <= step) low = middle + 1;
+    else high = middle;
+  }
+  return points[Math.max(0, low - 1)];
+}
+
 /** A number, short. @param {number} value */
 export function short(value) {
   if (!Number.isFinite(value)) return "–";
@@ -85,7 +105,8 @@ export class Curves {
     const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     context.scale(devicePixelRatio, devicePixelRatio);
     const scaled = (/** @type {number} */ value) => this.log ? Math.log10(value) : value;
-    const values = this.#curves.flatMap(({ points }) => points.map(({ value }) => scaled(value)))
+    const shown = this.#curves.map((curve) => ({ ...curve, points: thinned(curve.points) }));
+    const values = shown.flatMap(({ points }) => points.map(({ value }) => scaled(value)))
       .filter(Number.isFinite);
     const low = values.reduce((a, b) => Math.min(a, b), values.length ? Infinity : 0);
     const high = values.reduce((a, b) => Math.max(a, b), values.length ? -Infinity : 1);
@@ -96,7 +117,7 @@ export class Curves {
     const y = (/** @type {number} */ value) =>
       MARGIN.top + (top - scaled(value)) / (top - bottom) * inside.height;
     this.#axes(context, { width, height, bottom, top, x, y });
-    for (const curve of this.#curves) this.#curve(context, curve, x, y);
+    for (const curve of shown) this.#curve(context, curve, x, y);
     this.#read(context, height, x, y);
   }
 
@@ -135,11 +156,8 @@ export class Curves {
     context.globalAlpha = faint ? 0.3 : 1;
     context.lineWidth = faint ? 1 : 2;
     context.setLineDash(dots ? [5, 4] : []);
-    const every = Math.max(1, Math.floor(points.length / MOST_POINTS));
     context.beginPath();
-    for (let i = 0; i < points.length; i++) {
-      if (i % every !== 0 && i !== points.length - 1) continue;
-      const { step, value } = points[i];
+    for (const { step, value } of points) {
       if (Number.isFinite(value)) context.lineTo(x(step), y(value));
     }
     context.stroke();
@@ -170,9 +188,7 @@ export class Curves {
       context.stroke();
     }
     const said = this.#curves.filter(({ faint }) => !faint).flatMap(({ name, colour, points }) => {
-      const point = pointed === undefined
-        ? points.at(-1)
-        : points.findLast(({ step }) => step <= pointed) ?? points[0];
+      const point = pointed === undefined ? points.at(-1) : pointAt(points, pointed);
       if (!point) return [];
       if (pointed !== undefined) {
         context.fillStyle = this.#colour(colour);

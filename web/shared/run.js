@@ -97,19 +97,40 @@ export class Run {
   }
 }
 
-/**
- * A running mean, which is not drawn towards where it began.
- * @param {Point[]} points @param {number} weight 0 … 1, of what was before
- * @returns {Point[]} without what is no number
- */
-export function smoothed(points, weight) {
-  const made = [];
-  let [mean, rest] = [0, 1];
-  for (const { step, value } of points) {
-    if (!Number.isFinite(value)) continue;
-    mean = weight * mean + (1 - weight) * value;
-    rest *= weight;
-    made.push({ step, value: mean / (1 - rest) });
+/** A running mean, which is not drawn towards where it began, and costs only what is new when points are added. */
+export class RunningMean {
+  /** the means, without what is no number @type {Point[]} */
+  points = [];
+  #taken = 0;
+  /** the last point that was taken @type {Point | undefined} */
+  #last;
+  #mean = 0;
+  #rest = 1;
+
+  /** @param {number} weight 0 … 1, of what was before */
+  constructor(weight) {
+    this.weight = weight;
   }
-  return made;
+
+  /** @param {Point[]} points those of before with more at their end; from the start where they are others @returns {Point[]} */
+  of(points) {
+    if (points[this.#taken - 1] !== this.#last) {
+      this.points = [];
+      [this.#taken, this.#mean, this.#rest] = [0, 0, 1];
+    }
+    for (; this.#taken < points.length; this.#taken++) {
+      const { step, value } = points[this.#taken];
+      if (!Number.isFinite(value)) continue;
+      this.#mean = this.weight * this.#mean + (1 - this.weight) * value;
+      this.#rest *= this.weight;
+      this.points.push({ step, value: this.#mean / (1 - this.#rest) });
+    }
+    this.#last = points.at(-1);
+    return this.points;
+  }
+}
+
+/** The running mean of all points. @param {Point[]} points @param {number} weight 0 … 1, of what was before */
+export function smoothed(points, weight) {
+  return new RunningMean(weight).of(points);
 }
