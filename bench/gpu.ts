@@ -195,7 +195,7 @@ function setUp(d: GpuDevice, config: GptConfig, lengths: number[]) {
   const initial = network.initialParameters(1);
   const params = flatTensor(d, "params", layout, "f32");
   d.write(params, initial);
-  const work = d.dtype === "f32" ? params : flatTensor(d, "work", layout, "work");
+  const work = d.workType === "f32" ? params : flatTensor(d, "work", layout, "work");
   if (work !== params) d.write(work, initial);
   const flat = (label: string) => flatTensor(d, label, layout, "f32");
   const state: AdamState = {

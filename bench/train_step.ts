@@ -98,7 +98,7 @@ class Trainer {
     const { layout } = network;
     const params = flatTensor(device, "weights", layout, "f32");
     device.write(params, network.initialParameters(42));
-    const work = device.dtype === "f32" ? params : flatTensor(device, "working weights", layout, "work");
+    const work = device.workType === "f32" ? params : flatTensor(device, "working weights", layout, "work");
     const state: AdamState = {
       params,
       work,

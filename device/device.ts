@@ -24,7 +24,7 @@ export type WeightType = Dtype | "q8";
 /** How files hold numbers: little endian, Q8_0 in blocks of a row, the scale and then 32 bytes. */
 export type FileType = "F32" | "F16" | "BF16" | "Q8_0";
 
-/** Element type of a tensor: `work` is the device's `dtype`. */
+/** Element type of a tensor: `work` is the device's `workType`. */
 export type ElementType = "f32" | "u32" | "work";
 
 /** A row-major matrix on a device. `rows` says how many of its `capacity` rows are in use now; set it freely. */
@@ -133,7 +133,7 @@ export interface Draws {
 /** Set in an id's count of draws where the prompt has the id. */
 export const IN_PROMPT = 0x8000_0000;
 
-/** Everything Adam touches: arrays of one length, [1, n]. `work` is `params` itself where the device's dtype is f32. */
+/** Everything Adam touches: arrays of one length, [1, n]. `work` is `params` itself where the device's `workType` is f32. */
 export interface AdamState {
   params: Tensor;
   work: Tensor;
@@ -181,7 +181,7 @@ export interface AdamHyper {
   weightDecay: number;
 }
 
-/** What an update made elsewhere changes: arrays of one shape. `work` is `params` itself where the device's dtype is f32. */
+/** What an update made elsewhere changes: arrays of one shape. `work` is `params` itself where the device's `workType` is f32. */
 export interface UpdateTarget {
   params: Tensor;
   work: Tensor;
@@ -247,6 +247,8 @@ export interface Device extends Allocator {
   /** The hardware's own name, for people. */
   readonly name: string;
   readonly dtype: Dtype;
+  /** How `work` tensors are held: in `dtype`, or in f32 by a device that rounds the operands of a product as it reads them. */
+  readonly workType: Dtype;
   /** What a person should know before computing on it. */
   readonly warnings: string[];
   /** Most steps that the host may queue before it reads metrics; 1 where a read costs nothing. */

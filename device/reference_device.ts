@@ -55,6 +55,7 @@ function reciprocalRms(x: Floats, from: number, n: number, epsilon = EPSILON): n
 export class ReferenceDevice implements Device {
   readonly kind = "reference";
   readonly dtype = "f32";
+  readonly workType = "f32";
   readonly stepsInFlight: number = 1;
   readonly warnings = ["the reference device is plain TypeScript: correct, but very slow"];
   readonly name: string;

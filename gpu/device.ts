@@ -75,6 +75,10 @@ export class GpuDevice implements Device {
   #failure: Error | undefined;
   #destroyed = false;
 
+  get workType(): Dtype {
+    return this.dtype;
+  }
+
   constructor(
     { gpu, description, hardware, subgroupsDirective }: OpenedAdapter,
     readonly dtype: Dtype,

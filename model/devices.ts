@@ -21,7 +21,8 @@ export const DEVICE_OPTIONS = {
   dtype: {
     type: "choice",
     choices: ["f32", "bf16", "f16"],
-    help: "type of working weights and activations (default bf16 on metal, f32 otherwise)",
+    help: "type of working weights and activations, on cpu of what products multiply: f32 or bf16 there " +
+      "(default bf16 on metal, f32 otherwise)",
   },
   threads: { type: "whole", min: 0, max: MAX_THREADS, help: "CPU threads (default, and 0: all)" },
   adapter: {
@@ -149,7 +150,7 @@ function computedIn(device: DeviceName, dtype: WeightType | undefined): Dtype | 
 async function candidates(dtype: WeightType | undefined, inference = false): Promise<DeviceName[]> {
   const gpuName = os === "darwin" ? "metal" : "webgpu";
   if (dtype === "q8") return ["cpu"];
-  if (dtype && dtype !== "f32" && !inference) return [gpuName];
+  if (dtype === "f16" && !inference) return [gpuName];
   const adapter = await navigator.gpu?.requestAdapter();
   if (os === "browser") return [adapter ? gpuName : "reference"];
   return adapter && !adapter.info.isFallbackAdapter ? [gpuName, "cpu"] : ["cpu"];

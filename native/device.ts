@@ -41,7 +41,7 @@ import { PackedTensor, PackedWeights, weightKind } from "./weights.ts";
 export interface CpuDeviceOptions {
   /** threads that compute, this one included, in the range model/devices.ts checks; 0 or absent: one for each core */
   threads?: number;
-  /** of activations, and of weights in training: f32 is the only one */
+  /** what the operands of `matmul` are rounded to: f32 or bf16. Everything else is f32, and so are sums */
   dtype?: Dtype;
 }
 
@@ -65,7 +65,7 @@ const forgotten = new FinalizationRegistry<number>((device) => check(symbols!.mg
 
 /**
  * Opens the CPU device.
- * @throws {MicrogptError} when the native library cannot be opened, and for another dtype than f32
+ * @throws {MicrogptError} when the native library cannot be opened, and for another dtype than f32 and bf16
  */
 export function openCpuDevice(options: CpuDeviceOptions = {}): CpuDevice {
   return new CpuDevice(options);
@@ -74,7 +74,8 @@ export function openCpuDevice(options: CpuDeviceOptions = {}): CpuDevice {
 /** The processor and its memory as a device; made by {@link openCpuDevice}. */
 export class CpuDevice implements Device {
   readonly kind = "cpu";
-  readonly dtype = "f32";
+  readonly dtype: Dtype;
+  readonly workType = "f32";
   readonly stepsInFlight = 1;
   readonly warnings: string[] = [];
   readonly name: string;
@@ -88,12 +89,13 @@ export class CpuDevice implements Device {
   readonly #handle = new Uint32Array(1);
 
   constructor({ threads = 0, dtype = "f32" }: CpuDeviceOptions) {
-    if (dtype !== "f32") {
-      throw new MicrogptError(`\`device\` cpu computes in f32, not in ${dtype}`, {
-        hint: "use `dtype` f32, or `device` webgpu",
+    if (dtype === "f16") {
+      throw new MicrogptError("`device` cpu computes in f32 or bf16, not in f16", {
+        hint: "use `dtype` bf16, or `device` webgpu",
         usage: true,
       });
     }
+    this.dtype = dtype;
     this.threads = threads || navigator.hardwareConcurrency;
     this.#native = symbols ??= openSymbols();
     check(this.#native.mg_cpu_open(this.threads, this.#handle, 1));
@@ -461,7 +463,7 @@ export class CpuDevice implements Device {
     // deno-fmt-ignore
     check(this.#native.mg_cpu_matmul(
       this.#device, o.handle, o.offset, l.handle, l.offset, r.handle, r.offset, s.handle, s.offset,
-      m.handle, m.offset, FORMS[form], flags, o.rows, o.cols, K,
+      m.handle, m.offset, FORMS[form], flags, this.dtype === "bf16" ? 1 : 0, o.rows, o.cols, K,
     ));
   }
 

@@ -58,7 +58,7 @@ export const DEVICE = {
   mg_cpu_dropout: `device: u32, out: tensor, x: tensor, add: tensor, flags: u32, len: f64,
     key: u32, threshold: u32, scale: f64`,
   mg_cpu_matmul: `device: u32, out: tensor, a: tensor, b: tensor, add: tensor, mask: tensor,
-    form: u32, flags: u32, m: u32, n: u32, k: u32`,
+    form: u32, flags: u32, bf16: u32, m: u32, n: u32, k: u32`,
   mg_cpu_allocate_weights: "device: u32, kind: u32, rows: u32, cols: u32, handle: u32[]",
   mg_cpu_write_weights: `device: u32, weights: u32, kind: u32, rows: u32, cols: u32, first: u32, source: u32,
     data: u8[], bad: u32[]`,

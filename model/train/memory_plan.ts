@@ -24,7 +24,7 @@ export interface MemoryPlan {
 /** An allocator that only counts: the plan comes from the code that allocates, so the two cannot disagree. */
 class CountingAllocator implements Allocator {
   readonly plan: MemoryPlan = { weights: 0, gradients: 0, moments: 0, activations: 0, batch: 0, total: 0 };
-  constructor(readonly dtype: Dtype, readonly stepsInFlight: number) {}
+  constructor(readonly workType: Dtype, readonly stepsInFlight: number) {}
 
   tensor(
     _label: string,
@@ -33,7 +33,7 @@ class CountingAllocator implements Allocator {
     type: ElementType = "f32",
     purpose: Purpose = "activations",
   ): Tensor {
-    const bytes = rows * cols * (type === "work" && this.dtype !== "f32" ? 2 : 4);
+    const bytes = rows * cols * (type === "work" && this.workType !== "f32" ? 2 : 4);
     this.#count(purpose === "decoding" ? "activations" : purpose, bytes);
     return { type, capacity: rows, cols, rows };
   }
@@ -69,20 +69,20 @@ export interface TrainingMemory {
  * ```
  */
 export function trainingMemory(config: ModelConfig): TrainingMemory {
-  const device = { dtype: "f32", stepsInFlight: 1 } as const;
+  const device = { workType: "f32", stepsInFlight: 1 } as const;
   const { total, activations, batch } = memoryPlan(device, config, { maxTokens: 1024, maxDocuments: 1 });
   return { state: total - activations - batch, activations: activations + batch };
 }
 
 /** What training a model would allocate, without allocating it. */
 export function memoryPlan(
-  device: Pick<Device, "dtype" | "stepsInFlight">,
+  device: Pick<Device, "workType" | "stepsInFlight">,
   config: ModelConfig,
   data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
   optimizer: OptimizerName = "adam",
   sharedBuffers: readonly number[] = [],
 ): MemoryPlan {
-  const allocator = new CountingAllocator(device.dtype, device.stepsInFlight);
+  const allocator = new CountingAllocator(device.workType, device.stepsInFlight);
   allocateTraining(allocator, networkOf(config), data, optimizer, sharedBuffers);
   return allocator.plan;
 }

@@ -50,7 +50,7 @@ export interface Optimizer {
 export interface OptimizerMemory {
   /** the masters of the weights */
   params: Tensor;
-  /** their copy in the device's dtype, which the network reads; `params` itself where that is f32 */
+  /** their copy in the device's `workType`, which the network reads; `params` itself where that is f32 */
   work: Tensor;
   gradients: Tensor;
   /** what the optimizer remembers of earlier gradients, by name */
@@ -63,7 +63,7 @@ export interface OptimizerMemory {
 
 /** Allocates for parameters of a layout; `shared` is memory for gradients that is there. */
 export function allocateOptimizer(
-  allocator: Allocator & Pick<Device, "dtype">,
+  allocator: Allocator & Pick<Device, "workType">,
   { name, allocateScratch }: Optimizer,
   layout: ParameterLayout,
   shared?: Tensor,
@@ -71,7 +71,7 @@ export function allocateOptimizer(
   const params = flatTensor(allocator, "weights", layout, "f32");
   return {
     params,
-    work: allocator.dtype === "f32" ? params : flatTensor(allocator, "working weights", layout, "work"),
+    work: allocator.workType === "f32" ? params : flatTensor(allocator, "working weights", layout, "work"),
     gradients: shared ?? flatTensor(allocator, "gradients", layout, "f32", "gradients"),
     state: mapState(stateTensors(layout, name), (tensor) => {
       return flatTensor(allocator, `moments ${tensor.name}`, tensor.layout, "f32", "moments");

@@ -29,7 +29,7 @@ export interface TrainingTensors {
  * @param sharedBuffers lengths of the buffers that gradients are added up in, where ranks share steps
  */
 export function allocateTraining(
-  allocator: Allocator & Pick<Device, "dtype" | "stepsInFlight">,
+  allocator: Allocator & Pick<Device, "workType" | "stepsInFlight">,
   network: Network,
   data: Pick<TrainingData, "maxTokens" | "maxDocuments">,
   optimizer: OptimizerName,

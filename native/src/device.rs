@@ -3,6 +3,7 @@
 
 use crate::handles::{Handles, NONE, Table};
 use crate::kernels::batch::Batch;
+use crate::kernels::bf16_product::Panels;
 use crate::kernels::simd::instruction_set;
 use crate::pool::Pool;
 use crate::status::{guard, input, output};
@@ -14,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub struct Device {
     pub tensors: Tensors,
     pub batches: Table<Batch>,
+    pub panels: Panels,
     pub pool: Pool,
 }
 
@@ -46,7 +48,12 @@ pub unsafe extern "C" fn mg_cpu_open(threads: u32, handle: *mut u32, handle_len:
         check_count(threads as usize)?;
         let pool = Pool::new(threads as usize)
             .map_err(|error| format!("cannot start {threads} threads: {error}"))?;
-        let device = Device { tensors: Tensors::default(), batches: Table::new("batch"), pool };
+        let device = Device {
+            tensors: Tensors::default(),
+            batches: Table::new("batch"),
+            panels: Panels::default(),
+            pool,
+        };
         *handle = DEVICES.insert(Mutex::new(device));
         Ok(())
     })
@@ -285,13 +292,15 @@ mod tests {
         let [a, b, c] = [0; 3].map(|_| allocate(device, 64.0));
         for (m, n, k) in [(1, 1, 0), (0, 0, 0), (u32::MAX, u32::MAX, u32::MAX)] {
             for form in 0..4 {
-                let status = mg_cpu_matmul(device, a, 0.0, b, 0.0, c, 0.0, a, 0.0, a, 0.0, form, 0, m, n, k);
+                let status =
+                    mg_cpu_matmul(device, a, 0.0, b, 0.0, c, 0.0, a, 0.0, a, 0.0, form, 0, 0, m, n, k);
                 assert_eq!(status, FAILED, "{m} {n} {k}");
             }
         }
         for (m, n) in [(0, 4), (4, 0), (0, 0)] {
             for form in 0..3 {
-                let status = mg_cpu_matmul(device, a, 0.0, b, 0.0, c, 0.0, a, 0.0, a, 0.0, form, 0, m, n, 4);
+                let status =
+                    mg_cpu_matmul(device, a, 0.0, b, 0.0, c, 0.0, a, 0.0, a, 0.0, form, 0, 1, m, n, 4);
                 assert_eq!(status, OK, "{m} {n}");
             }
         }

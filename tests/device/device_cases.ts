@@ -362,7 +362,7 @@ function muonCases(): DeviceCase[] {
         };
         for (const cautious of [false, true]) {
           const params = filled(d, rows, cols, 4);
-          const work = d.dtype === "f32" ? params : d.tensor("work", rows, cols, "work");
+          const work = d.workType === "f32" ? params : d.tensor("work", rows, cols, "work");
           const hyper = { learningRate: 0.1, weightDecay: 0.3, cautious };
           d.applyUpdate({ params, work, control }, out, hyper);
           results[`params ${cautious}`] = await d.read(params);
@@ -396,7 +396,7 @@ function adamState(d: Device, n: number, adamStep: number): AdamState {
   const params = filled(d, 1, n, 1);
   const v = d.tensor("v", 1, n);
   d.write(v, gaussian(n, 4).map((x) => x * x));
-  const work = d.dtype === "f32" ? params : d.tensor("work", 1, n, "work");
+  const work = d.workType === "f32" ? params : d.tensor("work", 1, n, "work");
   return {
     params,
     work,

@@ -13,9 +13,9 @@ Deno.test("the CPU device names the processor and its threads", () => {
 });
 
 Deno.test("the CPU device refuses other types", () => {
-  assert.throws(() => openCpuDevice({ dtype: "bf16" }), {
+  assert.throws(() => openCpuDevice({ dtype: "f16" }), {
     name: "MicrogptError",
-    message: /f32, not in bf16/,
+    message: /f32 or bf16, not in f16/,
   });
 });
 
@@ -55,8 +55,8 @@ Deno.test("wrong shapes, ranges and overlaps are refused before anything is writ
 });
 
 /** Gradients of one step of a model that is large enough for several threads. */
-async function gradients(threads: number): Promise<Float32Array> {
-  const device = openCpuDevice({ threads });
+async function gradients(threads: number, dtype: "f32" | "bf16" = "f32"): Promise<Float32Array> {
+  const device = openCpuDevice({ threads, dtype });
   const config = { vocab_size: 300, n_embd: 64, n_head: 4, n_layer: 2, block_size: 128 };
   const network = gptNetwork(config);
   const { layout } = network;
@@ -82,6 +82,27 @@ Deno.test("a step leaves the same bits on every run", async () => {
   const expected = await gradients(2);
   assert(expected.some((value) => value !== 0));
   for (let run = 0; run < 5; run++) assert.deepEqual(await gradients(2), expected);
+});
+
+Deno.test("in bf16 the number of threads changes no bit of a step, and f32 has others", async () => {
+  const expected = await gradients(1, "bf16");
+  for (const threads of [2, 3]) assert.deepEqual(await gradients(threads, "bf16"), expected);
+  const exact = await gradients(2);
+  const norm = (values: Float32Array) => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+  const apart = norm(expected.map((value, i) => value - exact[i]!)) / norm(exact);
+  assert(apart > 1e-4 && apart < 0.02, `${apart} of the gradient`);
+});
+
+Deno.test("in bf16 operands are rounded to nearest even and summed in f32, beginning with what is added", async () => {
+  const device = openCpuDevice({ threads: 1, dtype: "bf16" });
+  const [a, b, out] = [device.tensor("a", 1, 3), device.tensor("b", 1, 3), device.tensor("out", 1, 1)];
+  // 1 + 2⁻⁸ is a tie and becomes 1, 1 + 3 · 2⁻⁸ becomes 1 + 2⁻⁶
+  device.write(a, new Float32Array([1 + 2 ** -8, 1 + 3 * 2 ** -8, 2 ** -12]));
+  device.write(b, new Float32Array([1, 1, 1]));
+  device.write(out, new Float32Array([5]));
+  device.matmul(out, a, b, "NT", { add: out });
+  assert.equal((await device.read(out))[0], 7 + 2 ** -6 + 2 ** -12);
+  device.destroy();
 });
 
 Deno.test("gradients that are cleared page by page are those of a full clear", async () => {

@@ -4,11 +4,13 @@
 //!
 //! The `gemm` crate does the work, one call a part of the output; the parts are shared out among the threads, so that K is
 //! never split. A part is small enough that what is done to it afterwards finds it in the second cache. A few
-//! rows times a matrix (decoding) is limited by memory and has its own kernel in `thin.rs`.
+//! rows times a matrix (decoding) is limited by memory and has its own kernel in `thin.rs`. Products of numbers that are
+//! rounded to bf16 are in `bf16_product.rs`.
 
+use super::bf16_product::Way;
 use super::shared::{Shared, part_of};
 use super::simd::{Simd, dispatched, map_vectors};
-use super::{small, span, thin};
+use super::{bf16_product, small, span, thin};
 use crate::device::with_device;
 use crate::pool::Pool;
 use std::ops::Range;
@@ -23,18 +25,19 @@ pub enum Form {
 
 /// Where the summand comes from.
 #[derive(Clone, Copy)]
-enum Add<'a> {
+pub enum Add<'a> {
     Nothing,
     /// out itself
     Out,
     Matrix(&'a [f32]),
 }
 
+/// What is done to a product before it is stored.
 #[derive(Clone, Copy)]
-struct Fusion<'a> {
-    add: Add<'a>,
-    relu: bool,
-    mask: Option<&'a [f32]>,
+pub struct Fusion<'a> {
+    pub add: Add<'a>,
+    pub relu: bool,
+    pub mask: Option<&'a [f32]>,
 }
 
 /// Multiplications and additions that are worth a thread's while, through the gemm crate and through `small`.
@@ -58,7 +61,7 @@ pub struct Product<'a> {
 }
 
 impl<'a> Product<'a> {
-    fn new(form: Form, a: &'a [f32], b: &'a [f32], m: usize, n: usize, k: usize) -> Self {
+    pub fn new(form: Form, a: &'a [f32], b: &'a [f32], m: usize, n: usize, k: usize) -> Self {
         assert!(a.len() == m * k && b.len() == n * k);
         let (a_row, a_col) = if form == Form::TN { (1, m) } else { (k, 1) };
         let (b_row, b_col) = if form == Form::NT { (1, k) } else { (n, 1) };
@@ -208,7 +211,7 @@ const RELU: u32 = 4;
 const MASK: u32 = 8;
 
 /// out [m, n] = a · b. `form` is 0 for NT, 1 for NN, 2 for TN. `flags` says whether out is added to, `add` [m, n] is
-/// added, relu, and `mask` [m, n] apply; operands that do not are ignored.
+/// added, relu, and `mask` [m, n] apply; operands that do not are ignored. With `bf16` a and b are rounded to that first.
 #[unsafe(no_mangle)]
 pub extern "C" fn mg_cpu_matmul(
     device: u32,
@@ -224,6 +227,7 @@ pub extern "C" fn mg_cpu_matmul(
     mask_at: f64,
     form: u32,
     flags: u32,
+    bf16: u32,
     m: u32,
     n: u32,
     k: u32,
@@ -258,14 +262,24 @@ pub extern "C" fn mg_cpu_matmul(
         if out.is_empty() {
             return Ok(());
         }
-        matmul(&mut d.pool, out, form, a, b, [m, n, k].map(|size| size as usize), fusion);
+        let [m, n, k] = [m, n, k].map(|size| size as usize);
+        if bf16 != 0 {
+            let product = Product::new(form, a, b, m, n, k);
+            bf16_product::product(&mut d.pool, &mut d.panels, Way::best(), out, form, &product, fusion);
+        } else {
+            matmul(&mut d.pool, out, form, a, b, [m, n, k], fusion);
+        }
         Ok(())
     })
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    pub fn run(pool: &mut Pool, out: &mut [f32], form: Form, a: &[f32], b: &[f32], size: [usize; 3]) {
+        matmul(pool, out, form, a, b, size, Fusion { add: Add::Nothing, relu: false, mask: None });
+    }
 
     fn naive(form: Form, a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Vec<f32> {
         let mut out = vec![0.0; m * n];

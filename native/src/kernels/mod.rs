@@ -11,6 +11,7 @@ pub mod attention;
 pub mod attention_backward;
 pub mod attention_cached;
 pub mod batch;
+pub mod bf16_product;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;

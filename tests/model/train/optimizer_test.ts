@@ -66,9 +66,9 @@ Deno.test("a step counts when loss and norm are finite, and clipping is a factor
 Deno.test("the memory plan counts by what memory is for", () => {
   const config = { vocab_size: 11, n_embd: 8, n_head: 2, n_layer: 1, block_size: 4 };
   const bytes = 4 * gptNetwork(config).layout.length;
-  const plan = memoryPlan({ dtype: "f32", stepsInFlight: 1 }, config, { maxTokens: 4, maxDocuments: 1 });
+  const plan = memoryPlan({ workType: "f32", stepsInFlight: 1 }, config, { maxTokens: 4, maxDocuments: 1 });
   assert.deepEqual([plan.weights, plan.gradients, plan.moments], [bytes, bytes, 2 * bytes]);
-  const half = memoryPlan({ dtype: "f16", stepsInFlight: 1 }, config, { maxTokens: 4, maxDocuments: 1 });
+  const half = memoryPlan({ workType: "f16", stepsInFlight: 1 }, config, { maxTokens: 4, maxDocuments: 1 });
   assert.equal(half.weights, 1.5 * bytes);
   const { total, ...parts } = plan;
   assert.equal(total, Object.values(parts).reduce((sum, part) => sum + part));

@@ -73,9 +73,9 @@ async function interruptedRun(args: string[], from: number): Promise<string> {
   return text;
 }
 
-for (const device of ["cpu", "webgpu"] as const) {
+for (const [device, dtype] of [["cpu", "f32"], ["cpu", "bf16"], ["webgpu", "f32"]] as const) {
   Deno.test({
-    name: `a run that is interrupted anywhere and resumed ends with the same bits: ${device}`,
+    name: `a run that is interrupted anywhere and resumed ends with the same bits: ${device} in ${dtype}`,
     ignore: Deno.build.os === "windows",
     fn: async () => {
       if (device === "webgpu" && !(await gpuIsThere())) return;
@@ -83,23 +83,26 @@ for (const device of ["cpu", "webgpu"] as const) {
         // So long that a busy machine, too, sends the interrupt before the end.
         const steps = device === "cpu" ? 5000 : 120;
         const recipe = { input: NAMES, steps, evalEvery: 7, gradAccum: 2, valFraction: 0.001 };
-        const options = { ...recipe, device, threads: 2, vocabSize: 300, nEmbd: 24, nHead: 2 };
+        const options = { ...recipe, device, dtype, threads: 2, vocabSize: 300, nEmbd: 24, nHead: 2 };
         const whole = join(dir, "whole");
         await Array.fromAsync(train({ ...options, output: whole }));
         const flags = Object.entries(options).flatMap(([name, value]) => [
           `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`,
           `${value}`,
         ]);
-        for (const from of device === "cpu" ? [7, 210, 707] : [7, 42]) {
+        for (const from of device === "webgpu" ? [7, 42] : dtype === "f32" ? [7, 210, 707] : [210]) {
           const broken = join(dir, `broken-${from}`);
           const said = await interruptedRun([...flags, "--output", broken], from);
           const at = JSON.parse(await Deno.readTextFile(join(broken, "train_state.json"))).step;
           assert(at >= from && at < steps, `interrupted at step ${at} of ${steps}`);
           assert.match(
             said,
-            new RegExp(`resume with: .*train --resume ${broken} --device ${device} --threads 2$`, "m"),
+            new RegExp(
+              `resume with: .*train --resume ${broken} --device ${device} --dtype ${dtype} --threads 2$`,
+              "m",
+            ),
           );
-          await Array.fromAsync(train({ resume: broken, device, threads: 2 }));
+          await Array.fromAsync(train({ resume: broken, device, dtype, threads: 2 }));
           assert.deepEqual(await hashes(broken), await hashes(whole), `interrupted at step ${at}`);
         }
       });
