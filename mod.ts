@@ -51,6 +51,7 @@ export {
   DEFAULTS,
   type FieldOf,
   type Preset,
+  PRESET_NAMES,
   type PresetName,
   PRESETS,
   type SavedSettings,

@@ -8,7 +8,7 @@ import {
   MicrogptError,
   type PlanEvent,
   type PreparationProgress,
-  PRESETS,
+  PRESET_NAMES,
   renderCleanup,
   renderLengths,
   RUN_OPTIONS,
@@ -43,7 +43,7 @@ export const command: Command = {
     ...flagsOf(CORPUS_OPTIONS),
     { name: "--output", value: "dir", help: "where the model goes", default: "output" },
     { name: "--chat", help: "the input is conversations, such as JSONL of [{role, content}, …]" },
-    { name: "--preset", value: "name", help: "settings to start from", choices: Object.keys(PRESETS) },
+    { name: "--preset", value: "name", help: "settings to start from", choices: PRESET_NAMES },
     { name: "--resume", value: "dir", help: "go on from this checkpoint" },
     { name: "--from", value: "dir", help: `start from the weights of ${ANY_MODEL}` },
     ...flagsOf(SETTINGS),
@@ -383,7 +383,7 @@ function notInCheckpoint(values: FlagValues): string {
     ...flagsOf(RUN_OPTIONS),
     ...flagsOf({ checkpointEvery: SETTINGS.checkpointEvery }),
   ]
-    .filter(({ key }) => values[key!] !== undefined)
+    .filter(({ key }) => key !== "minutes" && values[key!] !== undefined)
     .map(({ key, name }) => ` ${name} ${values[key!]}`).join("");
 }
 

@@ -401,6 +401,19 @@ export const PRESETS: Record<PresetName, Preset> = {
     steps: 100_000,
     batchSize: 4,
   },
+  // plain text, for a model that conversations are to go on with; see docs/recipes.md
+  base: {
+    nEmbd: 128,
+    nHead: 4,
+    nLayer: 4,
+    blockSize: 512,
+    optimizer: "muon",
+    learningRate: 0.006,
+    warmupSteps: 50,
+    steps: 4000,
+    batchSize: 8,
+    vocabSize: 8192,
+  },
   // 15.7 million parameters, for short stories
   story: {
     arch: "llama",
@@ -428,4 +441,14 @@ export const PRESETS: Record<PresetName, Preset> = {
 };
 
 /** The name of a preset. */
-export type PresetName = "names" | "chat-small" | "chat-medium" | "chat-large" | "story" | "chat-llama";
+export type PresetName =
+  | "names"
+  | "chat-small"
+  | "chat-medium"
+  | "chat-large"
+  | "base"
+  | "story"
+  | "chat-llama";
+
+/** What `preset` takes. */
+export const PRESET_NAMES: readonly string[] = [...Object.keys(PRESETS), "auto"];

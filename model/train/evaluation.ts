@@ -20,7 +20,8 @@ import {
   type TextEvaluation,
   USUAL_WINDOW,
 } from "./evaluate.ts";
-import { deviceOptions, tokensOf } from "./prepare.ts";
+import { deviceOptions } from "./options.ts";
+import { tokensOf } from "./prepare.ts";
 import { dataNotices, unitOf } from "./training_data.ts";
 
 /** Tokens and documents of a batch, unless one window is longer. */

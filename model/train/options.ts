@@ -6,10 +6,18 @@ import type { PreparationProgress } from "../../data/tokens/prepare_tokens.ts";
 import { checkOptions, type Options } from "../../device/options.ts";
 import { DEVICE_OPTIONS, type DeviceOptions } from "../devices.ts";
 import { MicrogptError } from "../../device/errors.ts";
-import { checkSettings, type PresetName, PRESETS, type Settings } from "../settings.ts";
+import { checkSettings, PRESET_NAMES, type PresetName, type Settings } from "../settings.ts";
 
 /** Options of a run that a checkpoint does not keep. */
 export const RUN_OPTIONS = {
+  minutes: {
+    type: "number",
+    min: 0,
+    exclusive: true,
+    max: 100_000,
+    default: 10,
+    help: "with `preset` auto: how long training may take on this machine",
+  },
   keep: {
     type: "whole",
     min: 0,
@@ -85,8 +93,10 @@ export interface TrainOptions
    * GGUF file, or a name on the hub (`hf:OWNER/NAME`)
    */
   from?: string;
-  /** settings to start from; a resumed run has its checkpoint's */
-  preset?: PresetName;
+  /** settings to start from, auto: chosen for the data and this machine; a resumed run has its checkpoint's */
+  preset?: PresetName | "auto";
+  /** with `preset` auto: how long training may take; default 10 */
+  minutes?: number;
   /** keep the last N checkpoints under DIR/checkpoints, where the best is in any case; 0 = none */
   keep?: number;
   /** steps between samples, which come as events; 0 = none */
@@ -140,8 +150,24 @@ export function checkTrainOptions(options: TrainOptions): void {
       usage: true,
     });
   }
-  if (preset === undefined || Object.hasOwn(PRESETS, preset)) return;
-  throw new MicrogptError(`\`preset\` must be one of ${Object.keys(PRESETS).join(", ")}, got ${preset}`, {
+  if (options.minutes !== undefined && preset !== "auto") {
+    throw new MicrogptError("`minutes` is for `preset` auto, which counts the steps", {
+      hint: "other presets have `steps`",
+      usage: true,
+    });
+  }
+  if (preset === undefined || PRESET_NAMES.includes(preset)) return;
+  throw new MicrogptError(`\`preset\` must be one of ${PRESET_NAMES.join(", ")}, got ${preset}`, {
     usage: true,
   });
+}
+
+/** The device's options among others. */
+export function deviceOptions({ device, dtype, threads, adapter }: DeviceOptions): DeviceOptions {
+  return {
+    ...(device === undefined ? {} : { device }),
+    ...(dtype === undefined ? {} : { dtype }),
+    ...(threads === undefined ? {} : { threads }),
+    ...(adapter === undefined ? {} : { adapter }),
+  };
 }

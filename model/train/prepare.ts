@@ -26,7 +26,7 @@ import { checkArchitecture, longDocuments, savedSettings, type Settings } from "
 import { type BaseModel, readBase } from "./base_model.ts";
 import { type MemoryPlan, memoryPlan } from "./memory_plan.ts";
 import { checkMicroBatches } from "./gradient_sum.ts";
-import { checkTrainOptions, RUN_OPTIONS, type TrainOptions } from "./options.ts";
+import { checkTrainOptions, deviceOptions, RUN_OPTIONS, type TrainOptions } from "./options.ts";
 import { digestOfArrays, digestOfText, type Ranks, type RanksPlan } from "./ranks.ts";
 import { sharedBuffers } from "./shared_step.ts";
 import { isChat, outputOf, resolveRecipe, resolveSettings, settingOf } from "./resolve.ts";
@@ -92,7 +92,11 @@ export async function prepareRun(options: TrainOptions, ranks?: Ranks): Promise<
   // before anything there is looked at: another run may be about to save
   const lock = options.dryRun || ranks?.isFirst === false ? undefined : await RunLock.take(output);
   try {
-    return await prepareLocked(options, output, lock, notices, ranks);
+    if (options.preset !== "auto") return await prepareLocked(options, output, lock, notices, ranks);
+    const { withAutomaticSettings } = await import("./auto.ts");
+    const automatic = await withAutomaticSettings(options);
+    if (automatic.notice) notices.push(automatic.notice);
+    return await prepareLocked(automatic.options, output, lock, notices, ranks);
   } catch (error) {
     lock?.release();
     throw error;
@@ -359,16 +363,6 @@ function checkNewModel(settings: Settings): void {
   longDocuments(settings); // what can be wrong is said before the data are read
   const asked = networkKind(settings.arch).configOf(settings, settings.vocabSize);
   checkConfig(asked, { name: settingOf, usage: true });
-}
-
-/** The device's options among others. */
-export function deviceOptions({ device, dtype, threads, adapter }: DeviceOptions): DeviceOptions {
-  return {
-    ...(device === undefined ? {} : { device }),
-    ...(dtype === undefined ? {} : { dtype }),
-    ...(threads === undefined ? {} : { threads }),
-    ...(adapter === undefined ? {} : { adapter }),
-  };
 }
 
 /** What a person should know of the device, and of one that is not the checkpoint's. */

@@ -49,7 +49,9 @@ export function resolveSettings(
   ) as Partial<Settings>;
   if (base) return settingsFrom(base, given, isChat(options));
   if (!checkpoint) {
-    const preset = options.preset ? presetOf(options.preset, isChat(options), given) : {};
+    const { preset: name } = options;
+    // those of auto are given by now
+    const preset = name && name !== "auto" ? presetOf(name, isChat(options), given) : {};
     return { ...DEFAULTS, ...preset, ...given };
   }
 

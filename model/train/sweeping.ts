@@ -6,8 +6,7 @@ import { flagOf, type Options } from "../../device/options.ts";
 import { holdsCheckpoint, readTrainState } from "../files/checkpoint.ts";
 import { fileError, ifThere } from "../files/directory.ts";
 import { SETTINGS, type Settings } from "../settings.ts";
-import { checkTrainOptions } from "./options.ts";
-import { deviceOptions } from "./prepare.ts";
+import { checkTrainOptions, deviceOptions } from "./options.ts";
 import type { SweepEvent, SweepOptions, SweepResult, SweepRun, SweptValues } from "./sweep.ts";
 import { train, type TrainEvent } from "./train.ts";
 
@@ -37,6 +36,12 @@ export async function* sweepEvents(options: SweepOptions): AsyncGenerator<SweepE
     return { values, directory: join(output, nameOf(values)) };
   });
   for (const { values } of runs) checkTrainOptions({ ...common, ...values });
+  if (common.preset === "auto") {
+    throw new MicrogptError("`preset` auto chooses the settings of one run, and a sweep compares several", {
+      hint: "choose another preset",
+      usage: true,
+    });
+  }
   if (Object.values(values).some((list) => list.length === 0) || Object.keys(values).length === 0) {
     throw new MicrogptError("a sweep varies at least one setting", {
       hint: "give several values to one, such as a `learningRate` of 0.003 and of 0.006",
