@@ -13,7 +13,7 @@ import { SPECIAL_TOKENS, type Tokenizer, type WordCounter } from "../../data/tok
 import { parseTokenizerJson } from "../../data/tokenizer_json.ts";
 import type { Device } from "../../device/device.ts";
 import type { ModelConfig } from "../config.ts";
-import { type DeviceOptions, openDevice, openTokenizer, openWordCounter } from "../devices.ts";
+import { openDevice, openTokenizer, openWordCounter } from "../devices.ts";
 import { type LoadedCheckpoint, readCheckpoint } from "../files/checkpoint.ts";
 import { checkDirectory, openModelFile, sameDirectory } from "../files/directory.ts";
 import { isLocked, RunLock } from "../files/lock.ts";
