@@ -58,7 +58,13 @@ export const SMOLLM2: StartingModel = {
 };
 
 /** Of SmolLM2: as many steps as two cores do in ten minutes, about. */
-export const FINE_TUNING: Partial<Settings> = { steps: 100, batchSize: 4, blockSize: 512, evalEvery: 25 };
+export const FINE_TUNING: Partial<Settings> = {
+  steps: 100,
+  batchSize: 4,
+  blockSize: 512,
+  evalEvery: 50,
+  valFraction: 0.02,
+};
 
 /** Options of {@link makeChatModel}. */
 export interface ChatModelOptions extends Pick<TrainOptions, "device" | "threads"> {
