@@ -53,6 +53,17 @@ Deno.test("a rank gets its micro-batches of the same deal, however many ranks th
   }
 });
 
+Deno.test("a micro-batch drops what its number says, whatever documents it got and on whichever rank", () => {
+  const step = stepOf(8).map((documents, key) => ({
+    ...documents,
+    regularization: { dropout: 0.1, key, zLoss: 0 },
+  }));
+  const keys = [0, 4].flatMap((first) =>
+    deal(step, first, 4).map(({ regularization }) => regularization!.key)
+  );
+  assert.deepEqual(keys, [0, 1, 2, 3, 4, 5, 6, 7]);
+});
+
 Deno.test("ranks have about the same to compute", () => {
   const slowest = (step: PackedDocuments[], ranks: number) => {
     const shares = Array.from(
