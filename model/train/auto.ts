@@ -28,8 +28,11 @@ const SHAPES = [
   { nEmbd: 512, nHead: 8, nLayer: 10 },
 ] as const;
 
-/** The widest shape is taken that still sees the data so often. */
-const LEAST_PASSES = 4;
+/**
+ * The widest shape is taken that still sees the data so often: as often as pays, where the most parameters are in layers. Where they
+ * are in the embedding and the head, rare words are soon learned by heart, and training ends after so many passes.
+ */
+const [PASSES, EMBEDDING_PASSES] = [4, 2];
 
 /** A word that comes so often is worth a token; beside them bytes, special tokens and pieces of rarer words. */
 const WORD_COUNT = 3;
@@ -62,11 +65,14 @@ export interface DataSize {
   sequenceTokens: number;
 }
 
-/** A shape with what it takes. */
-export interface TimedShape {
+interface Shape {
   nEmbd: number;
   nHead: number;
   nLayer: number;
+}
+
+/** A shape with what it takes. */
+export interface TimedShape extends Shape {
   /** of a step */
   milliseconds: number;
 }
@@ -99,7 +105,7 @@ export async function withAutomaticSettings(
   for (const shape of SHAPES) {
     const milliseconds = await timeStep({ ...size, ...options, ...shape, ...given(options, shape) }, options);
     timed.push({ ...shape, ...given(options, shape), milliseconds });
-    if (passesOf(size, stepsIn(minutes, milliseconds)) < LEAST_PASSES) break;
+    if (passesOf(size, stepsIn(minutes, milliseconds)) < passesFor(size, shape)) break;
   }
   const chosen = chooseSettings(size, timed, minutes);
   const settings = { ...chosen.settings, ...options };
@@ -108,7 +114,7 @@ export async function withAutomaticSettings(
     options: settings,
     notice:
       `auto: width ${nEmbd}, ${nLayer} layers, vocabulary ${vocabSize}, batch ${batchSize}: about ${steps} steps, ` +
-      `${chosen.passes.toFixed(1)} passes, in ${minutes} minutes`,
+      `${chosen.passes.toFixed(1)} passes, in ${chosen.minutes.toPrecision(2)} of ${minutes} minutes`,
   };
 }
 
@@ -124,29 +130,42 @@ function stepsIn(minutes: number, milliseconds: number): number {
   return Math.max(1, Math.floor(STEP_SHARE * 60_000 * minutes / milliseconds));
 }
 
+/** Embedding and head, 2 V E, have more than twice the parameters of the layers, 12 E² each in a gpt. */
+function isMostlyEmbedding({ vocabSize }: DataSize, { nEmbd, nLayer }: Shape): boolean {
+  return vocabSize > 12 * nEmbd * nLayer;
+}
+
+function passesFor(size: DataSize, shape: Shape): number {
+  return isMostlyEmbedding(size, shape) ? EMBEDDING_PASSES : PASSES;
+}
+
 function passesOf({ batchSize, sequences }: DataSize, steps: number): number {
   return steps * batchSize / sequences;
 }
 
 /**
- * The rule: the widest shape that sees the data at least `LEAST_PASSES` times, the first where none does; more against
- * learning by heart the more often it sees them; and a smaller rate for a longer run.
+ * The rule: the widest shape that sees the data often enough, the first where none does; more against learning by heart the more
+ * often it sees them; and a smaller rate for a longer run.
  * @param timed from the fastest on
  */
 export function chooseSettings(
   size: DataSize,
   timed: readonly TimedShape[],
   minutes: number,
-): { settings: Partial<Settings>; passes: number } {
-  const often = timed.filter(({ milliseconds }) => {
-    return passesOf(size, stepsIn(minutes, milliseconds)) >= LEAST_PASSES;
+): { settings: Partial<Settings>; passes: number; minutes: number } {
+  const often = timed.filter(({ milliseconds, ...shape }) => {
+    return passesOf(size, stepsIn(minutes, milliseconds)) >= passesFor(size, shape);
   });
   const { milliseconds, ...shape } = often.at(-1) ?? timed[0]!;
-  const steps = stepsIn(minutes, milliseconds);
+  const { vocabSize, blockSize, batchSize, sequences } = size;
+  const most = isMostlyEmbedding(size, shape)
+    ? Math.ceil(EMBEDDING_PASSES * sequences / batchSize)
+    : Infinity;
+  const steps = Math.min(most, stepsIn(minutes, milliseconds));
   const passes = passesOf(size, steps);
-  const { vocabSize, blockSize, batchSize } = size;
   return {
     passes,
+    minutes: steps * milliseconds / 60_000,
     settings: {
       ...shape,
       vocabSize,
@@ -160,7 +179,7 @@ export function chooseSettings(
       zeroInit: true,
       weightDecay: Math.min(0.3, Math.max(0.1, 0.02 * passes)),
       cautiousDecay: true,
-      dropout: passes < 6 ? 0 : 0.1,
+      dropout: passes < 6 && !isMostlyEmbedding(size, shape) ? 0 : 0.1,
       long: "split",
     },
   };

@@ -36,6 +36,13 @@ Deno.test("auto takes the widest shape that sees the data four times", () => {
   assert.equal(chosen(0.001).settings.nEmbd, 48);
 });
 
+Deno.test("auto ends after two passes where most parameters are in the embedding", () => {
+  const size = { ...SIZE, vocabSize: 13_000, batchSize: 8, sequences: 2000 };
+  const { settings, passes, minutes } = chooseSettings(size, TIMED, 10);
+  assert.deepEqual([settings.nEmbd, settings.steps, settings.dropout], [192, 500, 0.1]);
+  assert.deepEqual([passes, minutes.toFixed(2)], [2, "0.67"]);
+});
+
 Deno.test("auto does more against learning by heart the more often the data come, and takes smaller steps", () => {
   const one = [TIMED[0]!];
   const [short, long] = [0.05, 3].map((minutes) => chooseSettings(SIZE, one, minutes).settings as Settings);
@@ -77,7 +84,7 @@ Deno.test("a run with auto trains as long as it says, goes on as it began, and t
     assert.ok(plan.config.vocab_size <= vocabularyFor(30), `${plan.config.vocab_size}`);
     assert.match(
       notices.join("\n"),
-      /^auto: width \d+, \d layers?.*: about \d+ steps, [\d.]+ passes, in 0\.002 minutes$/m,
+      /^auto: width \d+, \d layers?.*: about \d+ steps, [\d.]+ passes, in [\d.]+ of 0\.002 minutes$/m,
     );
     const resumed = await planOf({
       documents: DOCUMENTS,
