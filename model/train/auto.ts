@@ -28,11 +28,21 @@ const SHAPES = [
   { nEmbd: 512, nHead: 8, nLayer: 10 },
 ] as const;
 
+/** The widest shape is taken that still sees the data so often. */
+const LEAST_PASSES = 4;
+
 /**
- * The widest shape is taken that still sees the data so often: as often as pays, where the most parameters are in layers. Where they
- * are in the embedding and the head, rare words are soon learned by heart, and training ends after so many passes.
+ * Data with so large a vocabulary has rare words, which embedding and head soon learn by heart. One matrix for both, dropout and
+ * hidden tokens hold that off, and after so many passes a run ends.
  */
-const [PASSES, EMBEDDING_PASSES] = [4, 2];
+const LARGE_VOCABULARY = 4096;
+const MOST_PASSES = 2;
+const OF_LARGE_VOCABULARY: Partial<Settings> = {
+  learningRate: 0.006,
+  zeroInit: false,
+  dropout: 0.2,
+  maskTokens: 0.05,
+};
 
 /** A word that comes so often is worth a token; beside them bytes, special tokens and pieces of rarer words. */
 const WORD_COUNT = 3;
@@ -102,13 +112,21 @@ export async function withAutomaticSettings(
   }
   const size = await sizeOf(corpus, options);
   const timed: TimedShape[] = [];
+  const large = size.vocabSize >= LARGE_VOCABULARY && options.arch !== "gpt";
+  const family: Partial<Settings> = large ? { arch: "llama", tie: true } : {};
   for (const shape of SHAPES) {
-    const milliseconds = await timeStep({ ...size, ...options, ...shape, ...given(options, shape) }, options);
+    const milliseconds = await timeStep({
+      ...family,
+      ...size,
+      ...options,
+      ...shape,
+      ...given(options, shape),
+    }, options);
     timed.push({ ...shape, ...given(options, shape), milliseconds });
-    if (passesOf(size, stepsIn(minutes, milliseconds)) < passesFor(size, shape)) break;
+    if (passesOf(size, stepsIn(minutes, milliseconds)) < leastPasses(size)) break;
   }
   const chosen = chooseSettings(size, timed, minutes);
-  const settings = { ...chosen.settings, ...options };
+  const settings = { ...family, ...chosen.settings, ...options };
   const { nEmbd, nLayer, vocabSize, batchSize, steps } = settings;
   return {
     options: settings,
@@ -130,13 +148,8 @@ function stepsIn(minutes: number, milliseconds: number): number {
   return Math.max(1, Math.floor(STEP_SHARE * 60_000 * minutes / milliseconds));
 }
 
-/** Embedding and head, 2 V E, have more than twice the parameters of the layers, 12 E² each in a gpt. */
-function isMostlyEmbedding({ vocabSize }: DataSize, { nEmbd, nLayer }: Shape): boolean {
-  return vocabSize > 12 * nEmbd * nLayer;
-}
-
-function passesFor(size: DataSize, shape: Shape): number {
-  return isMostlyEmbedding(size, shape) ? EMBEDDING_PASSES : PASSES;
+function leastPasses({ vocabSize }: DataSize): number {
+  return vocabSize < LARGE_VOCABULARY ? LEAST_PASSES : MOST_PASSES;
 }
 
 function passesOf({ batchSize, sequences }: DataSize, steps: number): number {
@@ -153,14 +166,13 @@ export function chooseSettings(
   timed: readonly TimedShape[],
   minutes: number,
 ): { settings: Partial<Settings>; passes: number; minutes: number } {
-  const often = timed.filter(({ milliseconds, ...shape }) => {
-    return passesOf(size, stepsIn(minutes, milliseconds)) >= passesFor(size, shape);
+  const often = timed.filter(({ milliseconds }) => {
+    return passesOf(size, stepsIn(minutes, milliseconds)) >= leastPasses(size);
   });
   const { milliseconds, ...shape } = often.at(-1) ?? timed[0]!;
   const { vocabSize, blockSize, batchSize, sequences } = size;
-  const most = isMostlyEmbedding(size, shape)
-    ? Math.ceil(EMBEDDING_PASSES * sequences / batchSize)
-    : Infinity;
+  const isLarge = vocabSize >= LARGE_VOCABULARY;
+  const most = isLarge ? Math.ceil(MOST_PASSES * sequences / batchSize) : Infinity;
   const steps = Math.min(most, stepsIn(minutes, milliseconds));
   const passes = passesOf(size, steps);
   return {
@@ -179,8 +191,9 @@ export function chooseSettings(
       zeroInit: true,
       weightDecay: Math.min(0.3, Math.max(0.1, 0.02 * passes)),
       cautiousDecay: true,
-      dropout: passes < 6 && !isMostlyEmbedding(size, shape) ? 0 : 0.1,
+      dropout: passes < 6 ? 0 : 0.1,
       long: "split",
+      ...(isLarge ? OF_LARGE_VOCABULARY : {}),
     },
   };
 }
