@@ -80,7 +80,14 @@ Deno.test("the default chat model is fine-tuned from a model of others, as GGUF 
       input,
       output,
       start: { from: base, name: "somebody/tiny", licence: "MIT" },
-      settings: { steps: 4, evalEvery: 2, batchSize: 4, blockSize: 32, learningRate: 0.01 },
+      settings: {
+        steps: 4,
+        evalEvery: 2,
+        batchSize: 4,
+        blockSize: 32,
+        learningRate: 0.01,
+        valFraction: 0.05,
+      },
     });
     const card = await Deno.readTextFile(`${output}/README.md`);
     assert.match(card, /^---\nlicense: mit\n[^]*base_model: somebody\/tiny\n---\n/);
