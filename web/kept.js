@@ -51,11 +51,14 @@ async function showRoom() {
 
 // Models from elsewhere -----------------------------------------------------------------------------------------------
 
+/** Files that hold a model's weights; the worker knows a .gguf by that name. */
+const WEIGHTS = ["weights.safetensors", "model.safetensors", "model.gguf"];
+
 /** @param {string} name @param {Record<string, Blob>} files */
 async function addModel(name, files) {
-  if (!files["weights.safetensors"] && !files["model.safetensors"]) {
+  if (!WEIGHTS.some((weights) => files[weights])) {
     throw problem(
-      `${name} is no model's folder`,
+      `there is no model in ${name}`,
       "Take the folder that `microgpt train` wrote, or the .zip of this page: it has weights.safetensors or model.safetensors.",
     );
   }
@@ -86,16 +89,23 @@ export async function addFolder(folder) {
   await addModel(folder.name, await filesOf(folder));
 }
 
-/** A .zip as this page hands it out. @param {File} file */
-export async function addZip(file) {
+/** A file that holds a model. @param {{name: string}} file */
+export const isModelFile = ({ name }) => /\.(zip|gguf)$/i.test(name);
+
+/** A .zip as this page hands it out, or a .gguf. @param {File} file */
+export async function addFile(file) {
+  if (/\.gguf$/i.test(file.name)) {
+    return await addModel(file.name.slice(0, -".gguf".length), { "model.gguf": file });
+  }
   const { name, files } = await calls.call("unzip", { file });
   await addModel(name, files);
 }
 
-/** A model's folder on a server. @param {string} address */
+/** A model's folder on a server, or a .gguf. @param {string} address */
 export async function addAddress(address) {
   const url = new URL(address, location.href);
-  const name = decodeURIComponent(url.pathname).split("/").filter(Boolean).at(-1) ?? url.host;
+  const last = decodeURIComponent(url.pathname).split("/").filter(Boolean).at(-1) ?? url.host;
+  const name = last.replace(/\.gguf$/i, "");
   await addModel(name, await calls.call("fetchModel", { url: url.href }));
 }
 
@@ -108,17 +118,17 @@ at("folder").onchange = () => {
   const seen = tree.filter(([path]) => !/(^|\/)\./.test(/** @type {string} */ (path)));
   attempt(() => addModel(name, Object.fromEntries(seen)));
 };
-at("zip").onchange = () => {
-  const [file] = at("zip").files;
-  at("zip").value = "";
-  if (file) attempt(() => addZip(file));
+at("model-file").onchange = () => {
+  const [file] = at("model-file").files;
+  if (file) attempt(() => addFile(file));
+  at("model-file").value = "";
 };
 at("open-folder").onclick = () => at("folder").click();
-at("open-zip").onclick = () => at("zip").click();
+at("open-file").onclick = () => at("model-file").click();
 at("open-address").onclick = () => attempt(() => addAddress(at("address").value), at("open-address"));
 at("address").onkeydown = (/** @type {KeyboardEvent} */ { key }) =>
   key === "Enter" && at("open-address").click();
 
 onChange(() => {
-  for (const id of ["open-folder", "open-zip", "open-address"]) at(id).disabled = state.training;
+  for (const id of ["open-folder", "open-file", "open-address"]) at(id).disabled = state.training;
 });

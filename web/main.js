@@ -1,7 +1,7 @@
 /** The page: a text and a model are chosen, trained and used; what computes is the worker. */
 import { at, make } from "./shared/page.js";
 import { attempt } from "./page.js";
-import { addAddress, addFolder, addZip, listKept } from "./kept.js";
+import { addAddress, addFile, addFolder, isModelFile, listKept } from "./kept.js";
 import { offerPresets, useFile, useSample } from "./setup.js";
 import { calls, changed, state } from "./state.js";
 
@@ -13,7 +13,7 @@ addEventListener("drop", (event) => {
   const file = event.dataTransfer?.files[0];
   attempt(() => {
     if (entry?.isDirectory) return addFolder(/** @type {FileSystemDirectoryEntry} */ (entry));
-    if (file) return file.name.endsWith(".zip") ? addZip(file) : useFile(file);
+    if (file) return isModelFile(file) ? addFile(file) : useFile(file);
   });
 });
 

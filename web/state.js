@@ -14,7 +14,7 @@ export const state = {
   /** @type {CurrentRun | undefined} */
   run: undefined,
   training: false,
-  /** the model that is used @type {{name: string, chat: boolean, example: string} | undefined} */
+  /** the model that is used @type {{name: string, chat: boolean, own: boolean, example: string} | undefined} */
   model: undefined,
 };
 

@@ -9,7 +9,7 @@ import { attentionView, tokenMap } from "./views.js";
 
 /** @param {string} name @param {boolean} chat */
 export function useModel(name, chat) {
-  state.model = { name, chat, example: exampleFor(name, chat) };
+  state.model = { name, chat, own: true, example: exampleFor(name, chat) };
   at("use").hidden = false;
   at("use-name").textContent = `Use ${name}`;
   conversation = [];
@@ -17,10 +17,19 @@ export function useModel(name, chat) {
   at("look-at").value = state.model.example;
   showTab(chat ? "talk" : "write");
   changed();
-  attempt(async () => {
-    const formats = await ask("formats");
-    for (const kind of ["hf", "gguf", "onnx"]) at(`take-${kind}`).hidden = !formats.includes(kind);
-  });
+  attempt(describe);
+}
+
+/** Shows what there is for this kind of model. */
+async function describe() {
+  const { model } = state;
+  const { own, formats } = await ask("describe");
+  if (!model || model !== state.model) return; // another was chosen meanwhile
+  model.own = own;
+  for (const kind of ["hf", "gguf", "onnx"]) at(`take-${kind}`).hidden = !formats.includes(kind);
+  at("take-model").hidden = at("take-how").hidden = !own;
+  at("foreign").hidden = own;
+  changed();
 }
 
 /** @param {string} name of a model that is gone */
@@ -58,6 +67,7 @@ at("tabs").onclick = (/** @type {any} */ { target }) => target.dataset.tab && sh
  * @param {object} written what `inspect` takes
  */
 async function colour(element, written) {
+  if (!state.model?.own) return;
   const { tokens, start } = await ask("inspect", written);
   at("legend").hidden = false;
   new TokenText(element, at("expected")).set(tokens.slice(start));
@@ -161,6 +171,8 @@ onChange(() => {
   const off = training || !model;
   for (const id of ["write", "send", "look", ...KINDS.map((kind) => `take-${kind}`)]) at(id).disabled = off;
   at("busy").hidden = !training;
-  const talk = /** @type {HTMLElement} */ (document.querySelector('[data-tab="talk"]'));
-  talk.hidden = !model?.chat;
+  const shown = { talk: model?.chat, see: model?.own, map: model?.own };
+  for (const tab of at("tabs").children) {
+    tab.hidden = shown[/** @type {"talk"} */ (tab.dataset.tab)] === false;
+  }
 });

@@ -59,7 +59,7 @@ async function keepModel(name) {
 /** @param {unknown} error */
 function problemOf(error) {
   const { message, hint } = /** @type {{message: string, hint?: string}} */ (error);
-  return { message: String(message ?? error), hint };
+  return { message: String(message ?? error).replaceAll(modelDir(""), ""), hint }; // folders that nobody has chosen
 }
 
 /** Says what went wrong, where a run goes on all the same. @param {string} what @param {unknown} error */
@@ -125,10 +125,27 @@ function planOf(plan) {
   return { trainingDocuments, validationDocuments, network, parameters, device, startStep, totalSteps, mode };
 }
 
+/** What a model of others is kept as. */
+const GGUF = "model.gguf";
+/** Names of the models here that are one file. @type {Set<string>} */
+const ggufs = new Set();
+const modelPath = (/** @type {string} */ name) =>
+  ggufs.has(name) ? `${modelDir(name)}/${GGUF}` : modelDir(name);
+
+/** Puts a model where the rest of the worker reads it. @param {string} name @param {Record<string, Blob>} files */
+async function place(name, files) {
+  if (loaded?.name === name) loaded.model.close(), loaded = undefined;
+  await microgpt.removeDirectory(modelDir(name));
+  await microgpt.writeDirectory(modelDir(name), files);
+  if (files[GGUF]) ggufs.add(name);
+  else ggufs.delete(name);
+}
+
 async function model(/** @type {string} */ name) {
   if (loaded?.name === name) return loaded.model;
   loaded?.model.close();
-  loaded = { name, model: await microgpt.loadModel(modelDir(name), { device }) };
+  loaded = undefined;
+  loaded = { name, model: await microgpt.loadModel(modelPath(name), { device }) };
   conversation = undefined;
   return loaded.model;
 }
@@ -147,10 +164,7 @@ async function stepOf(tree) {
 async function fetchKept(name) {
   const [here, tree] = [await inMemory(name), await microgpt.kept(name)];
   if (!here && !tree) throw new Error(`nothing is kept under the name ${name}`);
-  if (tree && (!here || await stepOf(tree) > await stepOf(here))) {
-    await microgpt.removeDirectory(modelDir(name));
-    await microgpt.writeDirectory(modelDir(name), tree);
-  }
+  if (tree && (!here || await stepOf(tree) > await stepOf(here))) await place(name, tree);
   const data = await microgpt.kept(dataName(name));
   if (data) await microgpt.writeDirectory(dataDir(name), data);
 }
@@ -292,7 +306,7 @@ const methods = {
     for (const name of new Set([...kept, ...here])) {
       if (name.endsWith(dataName(""))) continue;
       const tree = await furthest(name);
-      if (!tree?.["meta.json"]) continue;
+      if (!tree?.["meta.json"] && !tree?.["config.json"] && !tree?.[GGUF]) continue;
       const state = JSON.parse(await tree["train_state.json"]?.text() ?? "{}");
       models.push({
         name,
@@ -322,8 +336,7 @@ const methods = {
 
   /** A model from files: dropped, or of a folder. @param {{name: string, files: Record<string, Blob>}} model */
   async add({ name, files }) {
-    await microgpt.removeDirectory(modelDir(name));
-    await microgpt.writeDirectory(modelDir(name), files);
+    await place(name, files);
     try {
       const opened = await model(name);
       await microgpt.keep(name, files).catch((error) => {
@@ -355,6 +368,10 @@ const methods = {
 
   /** A model's folder on a server. @param {{url: string}} args */
   async fetchModel({ url }) {
+    if (/\.gguf$/i.test(url)) {
+      const file = url.split("/").at(-1) ?? "";
+      return { [GGUF]: (await microgpt.fetchDirectory(url.slice(0, -file.length), [file]))[file] };
+    }
     const texts = await microgpt.fetchDirectory(url, ["meta.json", "tokenizer.json"]);
     const { architecture } = JSON.parse(await texts["meta.json"].text());
     const weights = architecture === "llama" ? ["model.safetensors"] : ["weights.safetensors"];
@@ -400,16 +417,17 @@ const methods = {
     return await microgpt.mapTokens(modelDir(name));
   },
 
-  /** What a model can be exported as. @param {{name: string}} model @returns {Promise<readonly string[]>} */
-  async formats({ name }) {
-    return (await microgpt.describeModel(modelDir(name))).formats;
+  /** Whether a model is this program's, whose insides can be shown, and what it can be exported as. @param {{name: string}} model */
+  async describe({ name }) {
+    const { source, formats } = await microgpt.describeModel(modelPath(name));
+    return { own: source === "microgpt", formats };
   },
 
   /** A model, or an export of it, as one file. @param {{name: string, kind: "model" | "hf" | "gguf" | "onnx"}} wanted */
   async take({ name, kind }) {
     if (kind === "model") return { name: `${name}.zip`, file: await zipped(name, await inMemory(name)) };
     await microgpt.removeDirectory("/export");
-    await microgpt.exportModel(modelDir(name), "/export", { format: kind, device });
+    await microgpt.exportModel(modelPath(name), "/export", { format: kind, device });
     const files = await microgpt.readDirectory("/export");
     if (kind === "gguf") return { name: `${name}.gguf`, file: files["model.gguf"] };
     return { name: `${name}-${kind}.zip`, file: await zipped(`${name}-${kind}`, files) };

@@ -5,30 +5,8 @@ import type { Page } from "npm:puppeteer-core@25.16.0";
 import { describeModel, train, writeDirectory } from "../../mod.ts";
 import { buildSite, serveFolder } from "../../scripts/web.ts";
 import { Chromium, chromiumTest } from "./chromium.ts";
+import { chooseFile, press, pressKept, ready, says, text } from "./driven_page.ts";
 import { type PageTask, PageTasks } from "./page_tasks.ts";
-
-const text = (page: Page, id: string) =>
-  page.evaluate(`document.getElementById(${JSON.stringify(id)}).textContent`) as Promise<string>;
-
-async function says(page: Page, id: string, pattern: RegExp): Promise<void> {
-  await page.waitForFunction(`${pattern}.test(document.getElementById(${JSON.stringify(id)}).textContent)`, {
-    timeout: 60_000,
-  });
-}
-
-/** Clicks a button as soon as it can be. */
-async function press(page: Page, id: string): Promise<void> {
-  await page.waitForFunction(`!document.getElementById("${id}").disabled`, { timeout: 60_000 });
-  await page.evaluate(`document.getElementById("${id}").click()`); // whatever message lies over it
-}
-
-async function chooseFile(page: Page, name: string, contents: string | Uint8Array): Promise<void> {
-  const path = `${await Deno.makeTempDir()}/${name}`;
-  if (typeof contents === "string") await Deno.writeTextFile(path, contents);
-  else await Deno.writeFile(path, contents);
-  const input = await page.$("#file");
-  await (input as unknown as { uploadFile(path: string): Promise<void> }).uploadFile(path);
-}
 
 /** What the browser keeps of a model, in base64. */
 async function keptFiles(page: Page, name: string): Promise<Record<string, string>> {
@@ -58,11 +36,7 @@ chromiumTest("the page without a GPU", async (t) => {
   const page = await chromium.open("about:blank", problems);
   const tasks = await PageTasks.watch(page);
   await page.goto(url);
-  const ready = async () => {
-    await page.waitForSelector("body[data-ready]", { timeout: 60_000 });
-    await page.waitForFunction("!document.getElementById('start').disabled", { timeout: 60_000 });
-  };
-  await ready();
+  await ready(page);
 
   await t.step("says which browsers have WebGPU, and that it goes slowly", async () => {
     assert.match(await text(page, "device"), /no GPU.*slowly.*Chrome and Edge.*Safari 26.*Firefox 141/s);
@@ -116,7 +90,7 @@ chromiumTest("the page without a GPU", async (t) => {
     const before = Number(/after ([\d,]+) steps/.exec(await text(page, "status"))![1]);
     await page.goto("about:blank");
     await page.goto(url);
-    await ready();
+    await ready(page);
     await says(page, "kept", new RegExp(`pets, ${before} steps`));
     await page.evaluate(
       "[...document.querySelectorAll('#kept button')].find((b) => b.textContent === 'Continue training').click()",
@@ -170,9 +144,9 @@ chromiumTest("the page without a GPU", async (t) => {
     }
     assert.deepEqual(steps, [401, 402]);
     const names = await page.evaluate(`Promise.all([import("./state.js"), import("./kept.js")]).then(
-      async ([{ calls, state }, { addZip }]) => {
+      async ([{ calls, state }, { addFile }]) => {
         const { name, file } = await calls.call("take", { name: "pets", kind: "model" });
-        await addZip(new File([file], "again.zip"));
+        await addFile(new File([file], "again.zip"));
         return state.model.name;
       })`);
     assert.equal(names, "pets");
@@ -200,10 +174,7 @@ chromiumTest("the page without a GPU", async (t) => {
       await (await import("./kept.js")).listKept();
     })`);
     const tasks = await PageTasks.watch(page);
-    await page.evaluate(
-      "[...document.querySelectorAll('#kept .row')].find((row) => row.textContent.startsWith('long'))" +
-        ".querySelectorAll('button')[1].click()",
-    );
+    await pressKept(page, "long", "Continue training");
     await says(page, "messages", /training stopped: /); // there are no weights
     await says(page, "chart-read", /^loss [2-4]/);
     neverWaited(await tasks.stop());
@@ -215,10 +186,7 @@ chromiumTest("the page without a GPU", async (t) => {
     await page.evaluate(
       `navigator.locks.request("microgpt: pets 2", () => new Promise((r) => globalThis.release = r)), 0`,
     );
-    await page.evaluate(
-      "[...document.querySelectorAll('#kept .row')].find((row) => row.textContent.startsWith('pets 2'))" +
-        ".querySelectorAll('button')[1].click()",
-    );
+    await pressKept(page, "pets 2", "Train further");
     await says(page, "messages", /another tab is training pets 2/);
     await page.evaluate("release()");
   });
