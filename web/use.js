@@ -29,7 +29,7 @@ async function describe() {
   for (const kind of ["hf", "gguf", "onnx"]) at(`take-${kind}`).hidden = !formats.includes(kind);
   at("take-model").hidden = at("take-how").hidden = !own;
   at("foreign").hidden = own;
-  changed();
+  offerTabs();
 }
 
 /** @param {string} name of a model that is gone */
@@ -58,6 +58,15 @@ function showTab(name) {
   }
 }
 at("tabs").onclick = (/** @type {any} */ { target }) => target.dataset.tab && showTab(target.dataset.tab);
+
+/** Only what this model can do. */
+function offerTabs() {
+  const { model } = state;
+  const shown = { talk: model?.chat, see: model?.own, map: model?.own };
+  for (const tab of at("tabs").children) {
+    tab.hidden = shown[/** @type {"talk"} */ (tab.dataset.tab)] === false;
+  }
+}
 
 // Write and talk ------------------------------------------------------------------------------------------------------
 
@@ -171,8 +180,5 @@ onChange(() => {
   const off = training || !model;
   for (const id of ["write", "send", "look", ...KINDS.map((kind) => `take-${kind}`)]) at(id).disabled = off;
   at("busy").hidden = !training;
-  const shown = { talk: model?.chat, see: model?.own, map: model?.own };
-  for (const tab of at("tabs").children) {
-    tab.hidden = shown[/** @type {"talk"} */ (tab.dataset.tab)] === false;
-  }
+  offerTabs();
 });

@@ -156,7 +156,7 @@ chromiumTest("the page: conversations, and models from elsewhere", async (t) => 
     await chooseFile(page, "other.gguf", "GGUF, it says", "model-file");
     await says(page, "messages", /other\/model\.gguf: the header has version/);
     await chooseFile(page, "other.zip", zipSync({ "a/readme.txt": new Uint8Array(3) }), "model-file");
-    await says(page, "messages", /there is no model in a/);
+    await says(page, "messages", /there is no model in other/);
     assert.doesNotMatch(await text(page, "kept"), /other/);
   });
   assert.deepEqual(problems, []);
