@@ -77,7 +77,7 @@ at("pause").onclick = () => {
   at("status").textContent = "Saving…";
   attempt(() => calls.call("pause"));
 };
-at("resume").onclick = () => trainWith("resume", { name: state.run?.name });
+at("resume").onclick = () => trainWith("resume", { name: state.run?.name, data: state.data });
 
 /**
  * Shows the losses so far of what is kept, and goes on.

@@ -59,7 +59,9 @@ async function keepModel(name) {
 /** @param {unknown} error */
 function problemOf(error) {
   const { message, hint } = /** @type {{message: string, hint?: string}} */ (error);
-  return { message: String(message ?? error).replaceAll(modelDir(""), ""), hint }; // folders that nobody has chosen
+  const said = String(message ?? error).replaceAll(modelDir(""), ""); // folders that nobody has chosen
+  const lost = /^the GPU .* was lost/.test(said);
+  return { message: said, hint: lost ? "Its driver was reset, or its memory is full." : hint };
 }
 
 /** Says what went wrong, where a run goes on all the same. @param {string} what @param {unknown} error */
@@ -81,6 +83,8 @@ const known = (message) =>
 
 /** A notice in the words of the page. @param {string} message */
 function worded(message) {
+  const [, from, to] = /device changes from (.+) to (.+), see/.exec(message) ?? [];
+  if (from !== undefined) return `it was trained on ${from} so far, and goes on with ${to}`;
   const [, long, all, tokens] = /(\d+) \/ (\d+) docs are longer than block_size \((\d+)\)/.exec(message) ??
     [];
   if (long === undefined) return message;
