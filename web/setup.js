@@ -64,7 +64,7 @@ export async function useText(file, text, chat) {
   const kind = chat ? "conversations" : "documents, one a line";
   at("looked").textContent = `${file}: ${count(trainingDocuments + validationDocuments)} ${kind}, ` +
     `${count(validationDocuments)} of them held back to measure it with; ${sizeOf(text.size)}.`;
-  if (chat && at("preset").value === "names") choosePreset("chat-small");
+  if (chat && state.webgpu && at("preset").value === "names") choosePreset("chat-small");
   changed();
 }
 

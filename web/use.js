@@ -77,9 +77,23 @@ function offerTabs() {
  */
 async function colour(element, written) {
   if (!state.model?.own) return;
-  const { tokens, start } = await ask("inspect", written);
+  const seen = await ask("inspect", written).catch((error) => {
+    if (!/are looked at$/.test(error.message)) throw error; // a long text stays without colours
+  });
+  if (!seen) return;
   at("legend").hidden = false;
-  new TokenText(element, at("expected")).set(tokens.slice(start));
+  new TokenText(element, at("expected")).set(seen.tokens.slice(seen.start).map(named));
+}
+
+/** The token between texts, in words: where it is expected, the text is expected to end. @param {{text: string}} token */
+function named(token) {
+  /** @type {any} */
+  const { text, expected } = token;
+  return {
+    ...token,
+    text: text === "<bos>" ? "(end)" : text,
+    ...(expected && { expected: expected.map(named) }),
+  };
 }
 
 const temperature = () => Number(at("temperature").value);
@@ -88,14 +102,14 @@ let seed = 1;
 async function write() {
   const prompt = at("prompt").value;
   const texts = await ask("generate", { prompt, temperature: temperature(), seed: seed++ * 100 });
-  const lines = texts.map((/** @type {string} */ textContent) =>
-    make("p", { className: "written", textContent })
+  const answers = texts.map((/** @type {string} */ textContent) => make("span", { textContent }));
+  const lines = answers.map((/** @type {HTMLElement} */ answer) =>
+    make("p", { className: "written" }, make("span", { className: "faint", textContent: prompt }), answer)
   );
   at("written").replaceChildren(...lines);
-  for (const [i, line] of lines.entries()) {
-    if (texts[i] === "") {
-      line.replaceChildren(make("span", { className: "faint", textContent: "(nothing: it ended at once)" }));
-    } else await colour(line, { text: "", answer: texts[i] });
+  for (const [i, text] of texts.entries()) {
+    if (text !== "") await colour(answers[i], { text: prompt, answer: text });
+    else answers[i].append(make("span", { className: "faint", textContent: "(nothing: it ended at once)" }));
   }
 }
 at("write").onclick = () => attempt(write, at("write"));
@@ -142,16 +156,19 @@ async function look() {
   const { tokens, next, attention } = await ask("inspect", { text: at("look-at").value });
   const line = make("p", { className: "written" });
   // whatever begins every text was never to be expected
-  const first = { ...tokens[0], probability: undefined };
-  new TokenText(line, at("expected")).set([first, ...tokens.slice(1)]);
+  const first = { ...tokens[0], text: "(start)", probability: undefined };
+  new TokenText(line, at("expected")).set([first, ...tokens.slice(1).map(named)]);
   at("legend").hidden = false;
   at("seen").replaceChildren(
     make("h3", { textContent: "How probable it found each token" }),
     line,
     make("h3", { textContent: "What it expects next" }),
-    probabilityBars(next),
+    probabilityBars(next.map(named)),
     make("h3", { textContent: "Where its attention goes" }),
-    attentionView(tokens.map((/** @type {any} */ { text }) => text), attention),
+    attentionView(
+      ["(start)", ...tokens.slice(1).map((/** @type {any} */ token) => named(token).text)],
+      attention,
+    ),
   );
 }
 at("look").onclick = () => attempt(look, at("look"));

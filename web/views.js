@@ -103,7 +103,7 @@ export function attentionView(tokens, attention) {
   function show(t) {
     spans.forEach((span, s) => {
       const weight = s <= t ? chosen[t * T + s] : 0;
-      span.style.background = `color-mix(in srgb, var(--accent) ${Math.round(weight * 100)}%, transparent)`;
+      span.style.background = `color-mix(in srgb, var(--accent) ${Math.round(weight * 60)}%, transparent)`;
       span.classList.toggle("looks", s === t);
     });
   }

@@ -201,6 +201,11 @@ chromiumTest("the page without a GPU", async (t) => {
     await press(page, "write"); // it is here, though it is not kept
     await page.waitForSelector("#written p", { timeout: 60_000 });
     assert.match(await text(page, "messages"), /could not be kept in this browser.*no more room/s);
+    await pressKept(page, "pets", "Train further"); // what was kept of it before stays
+    await says(page, "status", /Done: 420 steps/);
+    await page.reload();
+    await ready(page);
+    await says(page, "kept", /pets, 400 steps/);
   });
   assert.deepEqual(problems, []);
   await server.shutdown();
