@@ -36,7 +36,7 @@ const LEAST_PASSES = 4;
  * hidden tokens hold that off, and after so many passes a run ends.
  */
 const LARGE_VOCABULARY = 4096;
-const MOST_PASSES = 2;
+const MOST_PASSES = 5;
 const OF_LARGE_VOCABULARY: Partial<Settings> = {
   learningRate: 0.006,
   zeroInit: false,
@@ -123,7 +123,7 @@ export async function withAutomaticSettings(
       ...given(options, shape),
     }, options);
     timed.push({ ...shape, ...given(options, shape), milliseconds });
-    if (passesOf(size, stepsIn(minutes, milliseconds)) < leastPasses(size)) break;
+    if (passesOf(size, stepsIn(minutes, milliseconds)) < LEAST_PASSES) break;
   }
   const chosen = chooseSettings(size, timed, minutes);
   const settings = { ...family, ...chosen.settings, ...options };
@@ -148,10 +148,6 @@ function stepsIn(minutes: number, milliseconds: number): number {
   return Math.max(1, Math.floor(STEP_SHARE * 60_000 * minutes / milliseconds));
 }
 
-function leastPasses({ vocabSize }: DataSize): number {
-  return vocabSize < LARGE_VOCABULARY ? LEAST_PASSES : MOST_PASSES;
-}
-
 function passesOf({ batchSize, sequences }: DataSize, steps: number): number {
   return steps * batchSize / sequences;
 }
@@ -167,7 +163,7 @@ export function chooseSettings(
   minutes: number,
 ): { settings: Partial<Settings>; passes: number; minutes: number } {
   const often = timed.filter(({ milliseconds }) => {
-    return passesOf(size, stepsIn(minutes, milliseconds)) >= leastPasses(size);
+    return passesOf(size, stepsIn(minutes, milliseconds)) >= LEAST_PASSES;
   });
   const { milliseconds, ...shape } = often.at(-1) ?? timed[0]!;
   const { vocabSize, blockSize, batchSize, sequences } = size;
