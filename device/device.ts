@@ -73,6 +73,8 @@ export interface MatmulFusion {
   relu?: boolean;
   /** [M, N] the result becomes 0 where this is not positive: the backward of relu, given relu's output */
   reluMask?: Tensor;
+  /** f32 operands are multiplied as they are, by a device too that rounds them to its dtype */
+  exact?: boolean;
 }
 
 /**

@@ -452,6 +452,7 @@ export class CpuDevice implements Device {
       : s.handle === o.handle && s.offset === o.offset
       ? ADD_OUT
       : ADD_MATRIX;
+    const bf16 = this.dtype === "bf16" && !fusion.exact;
     const flags = adds | (relu ? RELU : 0) | (fusion.reluMask === undefined ? 0 : MASK);
     if (r instanceof PackedTensor && form === "NT" && !(flags & MASK)) {
       // deno-fmt-ignore
@@ -463,7 +464,7 @@ export class CpuDevice implements Device {
     // deno-fmt-ignore
     check(this.#native.mg_cpu_matmul(
       this.#device, o.handle, o.offset, l.handle, l.offset, r.handle, r.offset, s.handle, s.offset,
-      m.handle, m.offset, FORMS[form], flags, this.dtype === "bf16" ? 1 : 0, o.rows, o.cols, K,
+      m.handle, m.offset, FORMS[form], flags, bf16 ? 1 : 0, o.rows, o.cols, K,
     ));
   }
 

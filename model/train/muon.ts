@@ -48,6 +48,9 @@ function allocateScratch(allocator: Allocator, { entries }: ParameterLayout): Sc
  * @returns where the result is: one of `scratch`'s, of the same shape
  */
 function orthogonalize(device: Device, scratch: Scratch, rows: number, cols: number): Tensor {
+  // In bf16 the iteration, which takes its own results again and again, runs away.
+  const multiply = (out: Tensor, a: Tensor, b: Tensor, form: MatmulForm) =>
+    device.matmul(out, a, b, form, { exact: true });
   const n = Math.min(rows, cols);
   const wide = rows <= cols;
   const view = (tensor: Tensor, r: number, c: number) => device.view(tensor, 0, r, c);
@@ -56,16 +59,16 @@ function orthogonalize(device: Device, scratch: Scratch, rows: number, cols: num
   const gramForm: MatmulForm = wide ? "NT" : "TN";
   /** X ← P·X of a wide matrix, X·P of a tall one */
   const apply = (out: Tensor, p: Tensor, x: Tensor) =>
-    wide ? device.matmul(out, p, x, "NN") : device.matmul(out, x, p, "NN");
+    wide ? multiply(out, p, x, "NN") : multiply(out, x, p, "NN");
   const setPolynomial = (out: Tensor, isFirst: boolean) => {
-    device.matmul(squared, gram, gram, "NN");
+    multiply(squared, gram, gram, "NN");
     device.matrixPolynomial(out, gram, squared, COEFFICIENTS, isFirst);
   };
   let x = view(scratch.update, rows, cols);
   let next = view(scratch.product, rows, cols);
   if (Math.max(rows, cols) < 2 * n) {
     for (let i = 0; i < ITERATIONS; i++) {
-      device.matmul(gram, x, x, gramForm);
+      multiply(gram, x, x, gramForm);
       setPolynomial(polynomial, i === 0);
       apply(next, polynomial, x);
       [x, next] = [next, x];
@@ -73,15 +76,15 @@ function orthogonalize(device: Device, scratch: Scratch, rows: number, cols: num
     return x;
   }
   let [total, other] = [square("total"), square("other")];
-  device.matmul(gram, x, x, gramForm);
+  multiply(gram, x, x, gramForm);
   setPolynomial(total, true);
   let last = total;
   for (let i = 1; i < ITERATIONS; i++) {
-    device.matmul(squared, last, gram, "NN");
-    device.matmul(gram, squared, last, "NN");
+    multiply(squared, last, gram, "NN");
+    multiply(gram, squared, last, "NN");
     setPolynomial(polynomial, false);
     last = polynomial;
-    device.matmul(other, polynomial, total, "NN");
+    multiply(other, polynomial, total, "NN");
     [total, other] = [other, total];
   }
   apply(next, total, x);

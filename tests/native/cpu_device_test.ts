@@ -97,11 +97,13 @@ Deno.test("in bf16 operands are rounded to nearest even and summed in f32, begin
   const device = openCpuDevice({ threads: 1, dtype: "bf16" });
   const [a, b, out] = [device.tensor("a", 1, 3), device.tensor("b", 1, 3), device.tensor("out", 1, 1)];
   // 1 + 2⁻⁸ is a tie and becomes 1, 1 + 3 · 2⁻⁸ becomes 1 + 2⁻⁶
-  device.write(a, new Float32Array([1 + 2 ** -8, 1 + 3 * 2 ** -8, 2 ** -12]));
+  device.write(a, new Float32Array([1 + 2 ** -8, 1 + 2 ** -8, 1 + 3 * 2 ** -8]));
   device.write(b, new Float32Array([1, 1, 1]));
   device.write(out, new Float32Array([5]));
   device.matmul(out, a, b, "NT", { add: out });
-  assert.equal((await device.read(out))[0], 7 + 2 ** -6 + 2 ** -12);
+  assert.equal((await device.read(out))[0], 8 + 2 ** -6);
+  device.matmul(out, a, b, "NT", { exact: true });
+  assert.equal((await device.read(out))[0], 3 + 5 * 2 ** -8);
   device.destroy();
 });
 

@@ -23,14 +23,14 @@ use crate::tensors::as_u32s_mut;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Numbers of K that b's panels hold at once, and the words of them that meet in a tile: what a tile reads stays in the
-/// first cache.
-const K_BLOCK: usize = 2048;
-const TILE_WORDS: usize = 256;
-/// Words of b that are packed at once: 4 MiB.
-const PANEL_WORDS: usize = 1 << 20;
+/// Words of K that b's panels hold at once, and those of them that meet in a tile: what a tile reads stays in the first
+/// cache.
+const K_WORDS: usize = 512;
+const TILE_WORDS: usize = 128;
+/// Words of b that are packed at once: 1 MiB, which every thread reads from its second cache.
+const PANEL_WORDS: usize = 1 << 18;
 /// Rows of a that a thread takes at once, so that they stay in its second cache.
-const MAX_ROWS: usize = 192;
+const MAX_ROWS: usize = 96;
 /// Vectors in a row of a tile.
 const VECTORS: usize = 2;
 /// Multiplications that are worth a thread's while, and numbers to pack.
@@ -179,6 +179,33 @@ fn round_row(way: Way, words: &mut [u32], numbers: &[f32]) {
     }
 }
 
+/// Words of single numbers. The width that whole panels have most often has a loop of its own, which is unrolled.
+#[inline(always)]
+fn round(to: &mut [u32], numbers: &[f32]) {
+    if let (Ok(to), Ok(numbers)) =
+        (<&mut [u32; MAX_NR]>::try_from(&mut *to), <&[f32; MAX_NR]>::try_from(numbers))
+    {
+        for (to, &value) in to.iter_mut().zip(numbers) {
+            *to = word(value);
+        }
+        return;
+    }
+    to.iter_mut().zip(numbers).for_each(|(to, &value)| *to = word(value));
+}
+
+/// Words of pairs, the same way.
+#[inline(always)]
+fn round_pairs(to: &mut [u32], even: &[f32], odd: &[f32]) {
+    let whole = <&[f32; MAX_NR]>::try_from(even).ok().zip(<&[f32; MAX_NR]>::try_from(odd).ok());
+    if let (Ok(to), Some((even, odd))) = (<&mut [u32; MAX_NR]>::try_from(&mut *to), whole) {
+        for (to, (&even, &odd)) in to.iter_mut().zip(even.iter().zip(odd)) {
+            *to = pair(even, odd);
+        }
+        return;
+    }
+    to.iter_mut().zip(even.iter().zip(odd)).for_each(|(to, (&even, &odd))| *to = pair(even, odd));
+}
+
 /// Words [_, width] of rows k of a matrix whose rows are `stride` apart: the first `count` columns, then zeros.
 #[inline(always)]
 fn round_columns(
@@ -197,10 +224,7 @@ fn round_columns(
         if way == Way::Dot {
             let (to, rest) = words.split_at_mut(count);
             match odd {
-                Some(odd) => {
-                    let numbers = row(even).iter().zip(row(odd));
-                    to.iter_mut().zip(numbers).for_each(|(to, (&even, &odd))| *to = pair(even, odd));
-                }
+                Some(odd) => round_pairs(to, row(even), row(odd)),
                 None => to.iter_mut().zip(row(even)).for_each(|(to, &even)| *to = pair(even, 0.0)),
             }
             rest.fill(0);
@@ -208,7 +232,7 @@ fn round_columns(
             for (words, k) in words.chunks_exact_mut(width).zip([Some(even), odd]) {
                 let (to, rest) = words.split_at_mut(count);
                 match k {
-                    Some(k) => to.iter_mut().zip(row(k)).for_each(|(to, &value)| *to = word(value)),
+                    Some(k) => round(to, row(k)),
                     None => to.fill(0),
                 }
                 rest.fill(0);
@@ -314,17 +338,20 @@ impl Target<'_> {
     /// Row i of a matrix like out, in vectors; 0 beyond it.
     #[inline(always)]
     unsafe fn read<S: Simd>(&self, simd: S, matrix: *const f32, i: usize) -> [S::f32s; VECTORS] {
-        let mut row = [0f32; MAX_NR];
         let mut vectors = [simd.splat_f32s(0.0); VECTORS];
         // SAFETY: rows and columns of the tile.
         unsafe {
-            let mut from = matrix.add(i * self.n);
+            let from = matrix.add(i * self.n);
             if self.columns < VECTORS * S::F32_LANES {
+                let mut row = [0f32; MAX_NR];
                 std::ptr::copy_nonoverlapping(from, row.as_mut_ptr(), self.columns);
-                from = row.as_ptr();
-            }
-            for (v, vector) in vectors.iter_mut().enumerate() {
-                *vector = load(simd, from.add(v * S::F32_LANES));
+                for (v, vector) in vectors.iter_mut().enumerate() {
+                    *vector = load(simd, row.as_ptr().add(v * S::F32_LANES));
+                }
+            } else {
+                for (v, vector) in vectors.iter_mut().enumerate() {
+                    *vector = load(simd, from.add(v * S::F32_LANES));
+                }
             }
         }
         vectors
@@ -542,7 +569,7 @@ pub fn product(
     let m = out.len() / n;
     let nr = panel_columns::dispatch();
     let out = Shared::new(out);
-    for k in even_parts(k, K_BLOCK, 2) {
+    for k in even_parts(k, K_WORDS * way.per_word(), 2) {
         let words = k.len().next_multiple_of(2) / way.per_word();
         let columns_at_once = (PANEL_WORDS / words).max(nr);
         for columns in even_parts(n, columns_at_once, nr) {

@@ -6,7 +6,8 @@ import type { TrainOptions } from "../../../model/train/options.ts";
 import { train } from "../../../model/train/train.ts";
 import { openTestGpu } from "../../device/test_gpu.ts";
 import { join } from "node:path";
-import { CONTROL } from "../../../device/device.ts";
+import { CONTROL, type Device } from "../../../device/device.ts";
+import { openDevice } from "../../../model/devices.ts";
 import { emptyState } from "../../../model/optimizer_state.ts";
 import { layOut, type ParameterEntry } from "../../../model/parameters.ts";
 import { muon } from "../../../model/train/muon.ts";
@@ -22,8 +23,12 @@ const LAYOUT = layOut([
 const SIZE = { learningRate: 0.1, muonLearningRate: 1, weightDecay: 0, cautious: false };
 
 /** Weights after one update by random gradients, from `start`. */
-async function updated(size: Partial<typeof SIZE>, start = 0, gradientScale = 1) {
-  const d = new ReferenceDevice("f64");
+async function updated(
+  size: Partial<typeof SIZE>,
+  start = 0,
+  gradientScale = 1,
+  d: Device = new ReferenceDevice("f64"),
+) {
   const memory = allocateOptimizer(d, muon, LAYOUT);
   const update = bindUpdates(d, muon, LAYOUT, memory);
   const params = new Float32Array(LAYOUT.length).fill(start);
@@ -121,6 +126,16 @@ Deno.test("a gradient of zeros, or one that is not finite, is harmless", async (
   const infinite = await updated({}, 0.5, Infinity);
   assert(infinite.control[CONTROL.gradientFactor]! < 0);
   assert(infinite.params.every((value) => value === 0.5));
+});
+
+Deno.test("on a CPU in bf16 the update of given gradients is that in f32, bit for bit", async () => {
+  const [exact, rounding] = await Promise.all((["f32", "bf16"] as const).map(async (dtype) => {
+    const device = await openDevice({ device: "cpu", dtype, threads: 1 });
+    const { params } = await updated({}, 0, 1, device);
+    device.destroy();
+    return params;
+  }));
+  assert.deepEqual(rounding, exact);
 });
 
 const RUN: TrainOptions & { documents: string[] } = {
