@@ -65,8 +65,12 @@ export interface ConversationOptions {
 
 /** A conversation whose parts cannot be trained on. */
 class Unusable {
-  constructor(readonly reason: "tool calls" | "images or other content that is no text") {}
+  constructor(
+    readonly reason: "tool calls" | "images or other content that is no text" | "no text in the field",
+  ) {}
 }
+
+const NO_TEXT = new Unusable("no text in the field");
 
 /**
  * Reads and cleans a conversation: an array of messages, or an object in one of the shapes above. Other fields are
@@ -112,13 +116,18 @@ function messagesOf(value: unknown, where: () => string, field?: string): Messag
   const name = field ?? MESSAGES.find((name) => Array.isArray(own(value, name)));
   if (name !== undefined) {
     const messages = own(value, name);
+    if (messages === null) return NO_TEXT;
     if (!Array.isArray(messages)) throw unexpected(`${where()}: field ${describe(name)}`, EXPECTED, messages);
     return withSystem(value, readMessages(messages, where));
   }
   const pair = pairOf(value);
-  if (!pair) throw unexpected(where(), EXPECTED, value, unknownShapeHint(value));
+  if (!pair) {
+    if (MESSAGES.some((name) => own(value, name) === null)) return NO_TEXT;
+    throw unexpected(where(), EXPECTED, value, unknownShapeHint(value));
+  }
   const prompt = own(value, pair.user);
   const completion = own(value, pair.assistant);
+  if (prompt === null || completion === null) return NO_TEXT;
   // both may be arrays of messages
   if (Array.isArray(prompt) && Array.isArray(completion)) {
     return withSystem(value, readMessages([...prompt, ...completion], where));

@@ -21,6 +21,8 @@ export class CsvCutter implements Cutter {
   readonly #separator: number;
   /** The start of a row whose end has not come yet. */
   #pending = "";
+  /** How long that must be before it is read again: twice what it was, so that a long row is not read for each piece. */
+  #enough = 0;
   #row: string[] = [];
 
   /**
@@ -34,7 +36,8 @@ export class CsvCutter implements Cutter {
   }
 
   push(piece: string): void {
-    this.#read(this.#pending + piece, false);
+    this.#pending += piece;
+    if (this.#pending.length >= this.#enough) this.#read(this.#pending, false);
   }
 
   end(): void {
@@ -58,6 +61,7 @@ export class CsvCutter implements Cutter {
       if (row.length > 1 || row[0] !== "") this.#emit(row, line);
     }
     this.#pending = text.slice(start);
+    this.#enough = Math.min(2 * this.#pending.length, MAX_DOCUMENT + 1);
     if (this.#pending.length <= MAX_DOCUMENT) return;
     throw new MicrogptError(
       `${this.#name} line ${this.line}: a row longer than ${MAX_DOCUMENT / 1024 / 1024} MB`,

@@ -139,6 +139,15 @@ Deno.test("conversations: tool calls and images are skipped and counted; strict 
   );
 });
 
+Deno.test("conversations: records without any are left out and counted", async () => {
+  const good = { messages: [user("hi"), assistant("hello")] };
+  const { documents, report } = await read(
+    jsonl(good, { messages: null }, { prompt: "x", completion: null }, { question: null, answer: "y" }, good),
+  );
+  assert.deepEqual(documents, [good.messages, good.messages]);
+  assert.deepEqual(report.skipped, { "no text in the field": 3 });
+});
+
 Deno.test("conversations: messages that say nothing are counted", async () => {
   const { report } = await read(jsonl([user(""), assistant("a")], [user("b"), assistant(" ")]));
   assert.deepEqual(cleanupOf(report, "conversations"), [
