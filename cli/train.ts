@@ -351,8 +351,11 @@ async function finish(plan: PlanEvent, told: Told, end: EndEvent, values: FlagVa
   if (diverged) sayNotice(diverged);
   await sayWhere(end, told);
   if (!end.complete) {
-    const launcher = plan.ranks ? `mpirun -n ${plan.ranks.size} ` : "";
-    say(`resume with: ${launcher}${resumeCommand(end.output, plan.rereadable)}${notInCheckpoint(values)}`);
+    say(
+      `resume with: ${plan.ranks?.launcher ?? ""}${resumeCommand(end.output, plan.rereadable)}${
+        notInCheckpoint(values)
+      }`,
+    );
     if (!plan.rereadable) {
       say("FILE is the same data in a file: what came from standard input cannot be read again");
     }

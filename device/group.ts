@@ -26,6 +26,8 @@ export interface Group {
   readonly size: number;
   /** how many of them are on this machine, as far as the launcher tells; else 1 */
   readonly localSize: number;
+  /** what people put in front of the command to start as many processes, with a space behind it; of one process nothing */
+  readonly launcher: string;
   /**
    * Adds up, in place, what each rank has: in the binary tree over ranks, (0 + 1) + (2 + 3), with the same bits on each. A rank
    * whose values are themselves the sum of its share in such a tree gets what one process would compute.
@@ -63,6 +65,7 @@ export const ALONE: Group = {
   rank: 0,
   size: 1,
   localSize: 1,
+  launcher: "",
   sum() {},
   beginSum() {},
   finishSums() {},

@@ -43,6 +43,12 @@ export function localSizeOf(env: Environment): number {
   return Math.max(1, told ?? 1);
 }
 
+/** What people put in front of a command to start it as this launch was started, in so many processes. */
+export function launcherOf(env: Environment, size: number): string {
+  if (launchOf(env)?.variable !== "SLURM_STEP_NUM_TASKS") return `mpirun -n ${size} `;
+  return env("PMIX_RANK") === undefined ? `srun -n ${size} ` : `srun --mpi=pmix -n ${size} `;
+}
+
 /**
  * Refuses to train alone beside others: without this, each of N processes would take itself for the only one and write to the
  * same directory.

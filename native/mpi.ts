@@ -1,7 +1,7 @@
 /** The processes of an MPI launch as a group: bindings of native/src/mpi/. */
 import type { Group, NativeMemory } from "../device/group.ts";
 import { MicrogptError } from "../device/errors.ts";
-import { checkSize, launchOf, libraryPaths, localSizeOf } from "./launcher.ts";
+import { checkSize, launcherOf, launchOf, libraryPaths, localSizeOf } from "./launcher.ts";
 import { check, openLibrary } from "./library.ts";
 import { environment, granted } from "../platform/permissions.ts";
 import { MPI } from "./symbols.ts";
@@ -69,13 +69,16 @@ export function openMpiGroup(reduceDtype: ReduceDtype = "f32"): MpiGroup {
 /** See {@link openMpiGroup}. */
 export class MpiGroup implements Group {
   readonly localSize = localSizeOf(environment);
+  readonly launcher: string;
 
   constructor(
     readonly library: MpiLibrary,
     readonly rank: number,
     readonly size: number,
     readonly reduceDtype: ReduceDtype,
-  ) {}
+  ) {
+    this.launcher = launcherOf(environment, size);
+  }
 
   sum(values: Float32Array | NativeMemory): void {
     const bf16 = Number(this.reduceDtype === "bf16");

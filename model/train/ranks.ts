@@ -17,6 +17,8 @@ export interface RanksPlan {
   rank: number;
   /** number of processes */
   size: number;
+  /** stands in front of a command that starts so many, see `Group` */
+  launcher: string;
   /** bytes that each process sends and receives in a step */
   trafficBytes: number;
   /** measured: adding up as many numbers as there are parameters */
@@ -96,7 +98,7 @@ export class Ranks {
    * @param ownMicroBatchSeconds measured on this rank
    */
   plan(parameters: number, bf16: boolean, gradAccum: number, ownMicroBatchSeconds: number): RanksPlan {
-    const { group, group: { rank, size } } = this;
+    const { group, group: { rank, size, launcher } } = this;
     const best = (values: Float32Array) =>
       Math.min(...Array.from({ length: 3 }, () => {
         group.barrier();
@@ -107,7 +109,15 @@ export class Ranks {
     const sumSeconds = best(new Float32Array(parameters));
     const [microBatchSeconds] = group.max([ownMicroBatchSeconds]) as [number];
     const traffic = trafficBytes(parameters, size, bf16 ? 2 : 4);
-    const plan = { rank, size, trafficBytes: traffic, sumSeconds, microBatchSeconds, waitingShare: 0 };
+    const plan = {
+      rank,
+      size,
+      launcher,
+      trafficBytes: traffic,
+      sumSeconds,
+      microBatchSeconds,
+      waitingShare: 0,
+    };
     if (size === 1) return plan;
     const work: Work = {
       parameters,

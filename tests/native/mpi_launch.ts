@@ -17,12 +17,17 @@ const MOST_MS = 60_000;
 
 const TWO_MACHINES = fileURLToPath(new URL("two_machines.sh", import.meta.url));
 
+/** Has Open MPI's launcher notice that a machine falls silent. MPICH's ends when a rank does. */
+const ASKING = [["time", 3], ["intvl", 2], ["probes", 3]].flatMap(([what, value]) => {
+  return ["--mca", `oob_tcp_keepalive_${what}`, String(value)];
+});
+
 /** The launcher for two ranks on the two machines of two_machines.sh, which agree over TCP. */
 export function onTwoMachines({ program, family }: Launcher, rate = "-"): Launcher {
   const hosts = "10.77.0.1,10.77.0.2";
   const flags = family === "Open MPI"
-    ? ["--mca", "plm_rsh_agent", TWO_MACHINES, "--host", hosts]
-    : ["-launcher", "ssh", "-launcher-exec", TWO_MACHINES, "-hosts", hosts];
+    ? ["--mca", "plm_rsh_agent", TWO_MACHINES, "--host", hosts, ...ASKING]
+    : ["-genv", "UCX_TLS", "tcp", "-launcher", "ssh", "-launcher-exec", TWO_MACHINES, "-hosts", hosts];
   return { program: TWO_MACHINES, family, args: [rate, program, ...flags] };
 }
 

@@ -159,6 +159,17 @@ const programs: Record<string, (group: MpiGroup) => unknown> = {
     group.sum(new Float32Array(1000));
     return "nobody died";
   },
+  silent(group) {
+    group.sum(new Float32Array(1000));
+    if (group.rank === 1) {
+      // as if its cable were pulled: the other machine hears nothing, not even that a connection was closed
+      const { success } = new Deno.Command("ip", { args: ["link", "set", "wire-2", "down"] }).outputSync();
+      if (!success) throw new MicrogptError("the cable cannot be pulled");
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 30_000);
+    }
+    group.sum(new Float32Array(1000));
+    return "nobody fell silent";
+  },
   fails(group) {
     if (group.rank === 1) throw new MicrogptError("no memory on rank 1");
     group.sum(new Float32Array(1000));

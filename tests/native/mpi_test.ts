@@ -58,6 +58,13 @@ mpiTest("two machines sum to the same bits over TCP, and end when a rank dies", 
   assert(killed.seconds < 30, `${killed.seconds} s`);
 }, { everywhere: true, skipped: await notTwoMachines() });
 
+mpiTest("a machine that falls silent ends the job within a minute", async (launcher) => {
+  const { code, text, errors } = await launch(onTwoMachines(launcher), 2, "silent");
+  assert.notEqual(code, 0, `${text}\n${errors}`);
+  assert(!text.includes("nobody"), text);
+  if (launcher.family === "MPICH") assert.match(errors, /error: rank 0 of 2: 10\.77\.0\.2 does not answer/);
+}, { skipped: await notTwoMachines() });
+
 mpiTest("totals, maxima and bytes", async (launcher) => {
   const { text, errors } = await launch(launcher, 2, "small");
   assert.equal(text, JSON.stringify([[1, 2 ** 41], [1, -1], "from rank 0", 0]), errors);

@@ -10,13 +10,14 @@ case ${TWO_MACHINES:-} in
   command -v ip >/dev/null || { echo "no ip" >&2; exit 77; }
   user=$([ "$(id -u)" = 0 ] || echo --map-root-user)
   # shellcheck disable=SC2086 # none, or one word
-  TWO_MACHINES=setup exec unshare $user --net --uts sh "$0" "$@"
+  TWO_MACHINES=setup exec unshare $user --net --uts --mount sh "$0" "$@"
   ;;
 setup)
   rate=$1
   shift
   hostname machine-1
-  unshare --net --uts sh -c 'hostname machine-2; exec sleep 600' &
+  mount -t sysfs sysfs /sys # where UCX looks for devices
+  unshare --net --uts --mount sh -c 'mount -t sysfs sysfs /sys; hostname machine-2; exec sleep 600' &
   TWO_MACHINES=$!
   export TWO_MACHINES
   trap 'kill $TWO_MACHINES' EXIT
@@ -31,6 +32,11 @@ setup)
     tc qdisc add dev wire-1 root tbf rate "$rate" burst 256kb latency 50ms
     $on_other tc qdisc add dev wire-2 root tbf rate "$rate" burst 256kb latency 50ms
   fi
+  is_up() { [ "$("$@" cat "/sys/class/net/$device/operstate")" = up ]; }
+  device=wire-1
+  until is_up; do sleep 0.05; done
+  device=wire-2
+  until is_up nsenter -t $TWO_MACHINES -m; do sleep 0.05; done
   "$@"
   ;;
 *) # a launcher wants a command on a machine: [options of ssh] ADDRESS WORDS...
@@ -38,6 +44,6 @@ setup)
   machine=$1
   shift
   [ "$machine" = 10.77.0.2 ] || exec sh -c "$*"
-  exec nsenter -t "$TWO_MACHINES" -n -u sh -c "$*"
+  exec nsenter -t "$TWO_MACHINES" -n -u -m sh -c "$*"
   ;;
 esac

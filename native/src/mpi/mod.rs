@@ -4,6 +4,7 @@
 
 mod abi;
 pub mod reduce;
+mod silence;
 mod thread;
 
 use crate::device::with_device;
@@ -206,8 +207,11 @@ pub unsafe extern "C" fn mg_mpi_start(place: *mut u32, place_len: u32) -> i32 {
         let mut mpi = lock();
         let mpi = mpi.as_mut().ok_or("no MPI library is open")?;
         if mpi.place.is_none() {
-            mpi.place = Some(mpi.thread.call(|world| world.start())?);
+            let (rank, size) = mpi.thread.call(|world| world.start())?;
+            mpi.place = Some((rank, size));
             mpi.thread.call(|world| world.prove())?;
+            let aborter = mpi.thread.call(|world| Ok(world.opened.mpi.aborter()))?;
+            mpi.thread.silence.watch(rank, size, aborter)?;
         }
         let (own, all) = mpi.place.unwrap_or((0, 1));
         (*rank, *size) = (own as u32, all as u32);
@@ -347,6 +351,7 @@ pub extern "C" fn mg_mpi_close() -> i32 {
     guard(|| match &mut *lock() {
         Some(mpi) if mpi.place.is_some() && !mpi.closed => {
             mpi.closed = true;
+            mpi.thread.silence.end();
             mpi.thread.call(|world| world.opened.mpi.finalize())
         }
         _ => Ok(()),

@@ -2,6 +2,7 @@
 //! that sums may travel while the thread of the program computes.
 
 use super::World;
+use super::silence::Silence;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -22,16 +23,20 @@ pub struct MpiThread {
     settled: Vec<Result<(), String>>,
     /// see `abi::open`
     patient: Arc<AtomicBool>,
+    /// other machines that do not answer
+    pub silence: Arc<Silence>,
 }
 
 impl MpiThread {
     pub fn start(mut world: World, patient: Arc<AtomicBool>) -> Result<MpiThread, String> {
         let (jobs, queue) = channel::<Job>();
+        let silence = Silence::new();
+        let heard = Arc::clone(&silence);
         let thread = std::thread::Builder::new().name("microgpt-mpi".into());
         thread
-            .spawn(move || queue.into_iter().for_each(|job| job(&mut world)))
+            .spawn(move || queue.into_iter().for_each(|job| heard.during(|| job(&mut world))))
             .map_err(|error| format!("cannot start a thread for MPI: {error}"))?;
-        Ok(MpiThread { jobs, begun: Vec::new(), settled: Vec::new(), patient })
+        Ok(MpiThread { jobs, begun: Vec::new(), settled: Vec::new(), patient, silence })
     }
 
     /// Runs `body` there, after what was begun before, and waits for it.
@@ -41,9 +46,10 @@ impl MpiThread {
     ) -> Result<T, String> {
         self.patient.store(false, Relaxed);
         let (reply, answer) = channel();
+        let silence = &self.silence;
         let job: Box<dyn FnOnce(&mut World) + Send + '_> = Box::new(move |world| {
             // nobody listens only where the caller is gone
-            let _ = reply.send(catch_unwind(AssertUnwindSafe(|| body(world))));
+            let _ = reply.send(catch_unwind(AssertUnwindSafe(|| silence.connecting(|| body(world)))));
         });
         // SAFETY: this function does not return before the job has run or was dropped, so that what it borrows outlives it.
         let job = unsafe { std::mem::transmute::<Box<dyn FnOnce(&mut World) + Send + '_>, Job>(job) };
