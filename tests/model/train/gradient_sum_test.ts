@@ -8,7 +8,7 @@ import {
   GradientSum,
   ownMicroBatches,
 } from "../../../model/train/gradient_sum.ts";
-import { checkAlone, checkSize, launchOf, libraryPaths } from "../../../native/launcher.ts";
+import { checkAlone, checkSize, launcherOf, launchOf, libraryPaths } from "../../../native/launcher.ts";
 import { gaussian } from "../../device/case_data.ts";
 
 const N = 100;
@@ -99,6 +99,9 @@ Deno.test("launchers are known by their variables", () => {
   assert.equal(launchOf(env({ SLURM_STEP_NUM_TASKS: "4" }))?.size, 4);
   const inSlurm = env({ SLURM_STEP_NUM_TASKS: "2", OMPI_COMM_WORLD_SIZE: "16" });
   assert.deepEqual(launchOf(inSlurm), { size: 16, variable: "OMPI_COMM_WORLD_SIZE", family: "Open MPI" });
+  assert.equal(launcherOf(inSlurm, 16), "mpirun -n 16 ");
+  assert.equal(launcherOf(env({ SLURM_STEP_NUM_TASKS: "4" }), 4), "srun -n 4 ");
+  assert.equal(launcherOf(env({ SLURM_STEP_NUM_TASKS: "4", PMIX_RANK: "1" }), 4), "srun --mpi=pmix -n 4 ");
 });
 
 Deno.test("several processes never train alone, each for itself", () => {
