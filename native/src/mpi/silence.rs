@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How often it is looked, and how long a call of MPI must have taken by then.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long MPI may take to end the job.
+const ABORTING: Duration = Duration::from_secs(5);
 /// MPI makes its connections when it first needs them: after so many calls they are there.
 const CONNECTING_CALLS: u64 = 64;
 
@@ -81,8 +83,10 @@ impl Silence {
                     "error: rank {rank} of {size}: {address} does not answer any more, its machine or the network to it"
                 );
                 eprintln!("hint: the last checkpoint is whole: resume from it, on other machines if need be");
-                abort(1);
-                return;
+                // MPI may wait even then: for its launcher, which a machine that lost its network does not reach
+                thread::spawn(move || abort(1));
+                thread::sleep(ABORTING);
+                std::process::abort();
             }
         };
         let watcher = thread::Builder::new().name("microgpt-mpi-silence".into());
@@ -116,7 +120,7 @@ struct Connection {
 #[cfg(target_os = "linux")]
 mod linux {
     use super::Connection;
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     /// Seconds without a word after which the system asks, seconds between questions, and questions without an answer after
     /// which a connection is broken.
@@ -155,25 +159,32 @@ mod linux {
 
     /// The other side of a TCP connection that is open; none of one within this machine.
     fn peer(descriptor: i32) -> Option<String> {
+        let there = address(descriptor, libc::getpeername)?;
+        let here = address(descriptor, libc::getsockname)?;
+        (there != here && !there.is_loopback()).then(|| there.to_string())
+    }
+
+    type Name = unsafe extern "C" fn(i32, *mut libc::sockaddr, *mut libc::socklen_t) -> i32;
+
+    /// The address that `name` gives of a socket of the internet; none of others, and of connections that have ended.
+    fn address(descriptor: i32, name: Name) -> Option<IpAddr> {
         // SAFETY: all zeros is an address of no family, with room for any.
         let mut address: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
         let mut len = size_of_val(&address) as libc::socklen_t;
         // SAFETY: there is as much room as is said.
-        if unsafe { libc::getpeername(descriptor, (&raw mut address).cast(), &mut len) } != 0 {
-            return None; // no connection, or one that has ended
+        if unsafe { name(descriptor, (&raw mut address).cast(), &mut len) } != 0 {
+            return None;
         }
         match i32::from(address.ss_family) {
             libc::AF_INET => {
                 // SAFETY: the family says which kind of address lies there.
                 let ip = unsafe { (*(&raw const address).cast::<libc::sockaddr_in>()).sin_addr.s_addr };
-                let ip = Ipv4Addr::from(u32::from_be(ip));
-                (!ip.is_loopback()).then(|| ip.to_string())
+                Some(Ipv4Addr::from(u32::from_be(ip)).into())
             }
             libc::AF_INET6 => {
                 // SAFETY: the same.
                 let ip = unsafe { (*(&raw const address).cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr };
-                let ip = Ipv6Addr::from(ip);
-                (!ip.is_loopback()).then(|| ip.to_string())
+                Some(Ipv6Addr::from(ip).to_canonical())
             }
             _ => None,
         }
