@@ -339,7 +339,7 @@ pub extern "C" fn mg_mpi_barrier() -> i32 {
 pub extern "C" fn mg_mpi_abort(code: u32) -> i32 {
     guard(|| {
         if let Some(mpi) = lock().as_ref().filter(|mpi| mpi.place.is_some() && !mpi.closed) {
-            (mpi.aborter)(code as i32);
+            silence::end_job(&mpi.aborter, code as i32);
         }
         Ok(())
     })

@@ -83,10 +83,8 @@ impl Silence {
                     "error: rank {rank} of {size}: {address} does not answer any more, its machine or the network to it"
                 );
                 eprintln!("hint: the last checkpoint is whole: resume from it, on other machines if need be");
-                // MPI may wait even then: for its launcher, which a machine that lost its network does not reach
-                thread::spawn(move || abort(1));
-                thread::sleep(ABORTING);
-                std::process::abort();
+                end_job(&abort, 1);
+                return;
             }
         };
         let watcher = thread::Builder::new().name("microgpt-mpi-silence".into());
@@ -106,6 +104,17 @@ impl Silence {
         // a call that has ended meanwhile waits for nobody
         (self.calling.load(Relaxed) == began).then(|| gone.address.clone())
     }
+}
+
+/// Ends all processes of the launch. MPI may wait even then, for a launcher that a machine without network does not reach: this
+/// process ends in any case.
+pub fn end_job(abort: &dyn Fn(i32), code: i32) {
+    // without the thread it is MPI's to end the process
+    let _ = thread::Builder::new().spawn(|| {
+        thread::sleep(ABORTING);
+        std::process::abort();
+    });
+    abort(code);
 }
 
 /// A TCP connection of this process to another machine, or to an address of this one that others see.
