@@ -62,10 +62,10 @@ interface Measured {
 
 /** The same group, whose sums do not begin before they are waited for. */
 function atTheEnd(group: Group): Group {
-  const { rank, size, localSize } = group;
+  const { rank, size, localSize, launcher } = group;
   const begun: NativeMemory[] = [];
   return {
-    ...{ rank, size, localSize },
+    ...{ rank, size, localSize, launcher },
     beginSum: (values) => void begun.push(values),
     finishSums: () => begun.splice(0).forEach((values) => group.sum(values)),
     sum: (values) => group.sum(values),
