@@ -281,11 +281,12 @@ async function captured(args: string[]): Promise<{ code: number; stderr: string 
 const NEVER = ["", "abc", "NaN", "1e99", "-1e9", "Infinity", "-Infinity", "12abc"];
 /** Flags for which zero makes no sense. */
 const NOT_ZERO =
-  "--steps --lr --muon-lr --n-embd --n-head --n-layer --block-size --batch-size --vocab-size --grad-accum --num-samples --max-tokens"
+  "--steps --lr --muon-lr --n-embd --n-head --n-layer --block-size --batch-size --vocab-size --grad-accum --num-samples --max-tokens --minutes"
     .split(" ");
 /** Flags that take fractions. */
 const FRACTIONS = [
   "--rope-theta",
+  "--minutes",
   "--lr",
   "--muon-lr",
   "--request-timeout",
