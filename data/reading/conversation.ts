@@ -122,12 +122,12 @@ function messagesOf(value: unknown, where: () => string, field?: string): Messag
   }
   const pair = pairOf(value);
   if (!pair) {
-    if (MESSAGES.some((name) => own(value, name) === null)) return NO_TEXT;
+    const isNull = MESSAGES.some((name) => own(value, name) === null) || pairOf(value, true);
+    if (isNull) return NO_TEXT;
     throw unexpected(where(), EXPECTED, value, unknownShapeHint(value));
   }
   const prompt = own(value, pair.user);
   const completion = own(value, pair.assistant);
-  if (prompt === null || completion === null) return NO_TEXT;
   // both may be arrays of messages
   if (Array.isArray(prompt) && Array.isArray(completion)) {
     return withSystem(value, readMessages([...prompt, ...completion], where));
@@ -141,9 +141,13 @@ function messagesOf(value: unknown, where: () => string, field?: string): Messag
   ]);
 }
 
-/** The names of a record's fields that make a question and its answer. */
-function pairOf(value: Fields): { user: string; context: string | undefined; assistant: string } | undefined {
-  const first = (names: string[]) => names.find((name) => own(value, name) !== undefined);
+/** The names of a record's fields that make a question and its answer. @param nulls also those without a value */
+function pairOf(
+  value: Fields,
+  nulls = false,
+): { user: string; context: string | undefined; assistant: string } | undefined {
+  const isThere = (field: unknown) => field !== undefined && (nulls || field !== null);
+  const first = (names: string[]) => names.find((name) => isThere(own(value, name)));
   for (const pair of PAIRS) {
     const [user, assistant] = [first(pair.user), first(pair.assistant)];
     if (user !== undefined && assistant !== undefined) {

@@ -266,22 +266,28 @@ function* longOnes(
 }
 
 /**
- * As many whole messages as fit, so that a piece begins with a question where it can, else with an answer; a message that
- * does not fit is cut anywhere.
+ * As many whole messages as fit, so that a piece begins with a question where it can, else with another message, and no
+ * answer is parted from all that it answers; where none fits, the cut is anywhere.
  */
 function cutAtMessages(store: TokenStore, document: number, blockSize: number): number[] {
   const inputs = store.length(document) - 1;
   // where each message but the first begins, and whether it is a question
-  const begins: { at: number; question: boolean }[] = [];
+  const begins: { at: number; question: boolean; answered: number }[] = [];
   let at = 0;
+  // where the last answer so far ends: a cut behind it parts nothing
+  let answered = 0;
   for (const span of store.spans(document)) {
-    if (span & MARKS.message && at > 1) begins.push({ at, question: (span & MARKS.question) !== 0 });
+    if (span & MARKS.message && at > 1) {
+      begins.push({ at, question: (span & MARKS.question) !== 0, answered });
+    }
     at += span >>> 3;
+    if (span & MARKS.answer) answered = at;
   }
   const starts = [0];
   for (let start = 0, next = 0; start + blockSize < inputs; starts.push(start)) {
     let [question, any] = [-1, -1];
     for (let i = next; i < begins.length && begins[i]!.at <= start + blockSize; i++) {
+      if (begins[i]!.answered <= start) continue; // the piece would be a question alone
       any = i;
       if (begins[i]!.question) question = i;
     }

@@ -28,7 +28,7 @@ export class ChatTemplate {
   readonly #special: AddedTokens;
   /** end a turn */
   readonly #ends: readonly number[];
-  readonly #turns = new TemplateTurns((messages) => this.#write(messages));
+  readonly #turns: TemplateTurns;
   #keepsSystem: boolean | "first" | undefined;
 
   private constructor(
@@ -47,6 +47,10 @@ export class ChatTemplate {
     this.#hidden = special.length === 0 ? undefined : addedPattern(plain);
     this.#special = new AddedTokens(special);
     this.#ends = ends;
+    this.#turns = new TemplateTurns(
+      (messages) => this.#write(messages),
+      special.map(({ content }) => content),
+    );
   }
 
   /**

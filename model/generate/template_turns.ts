@@ -21,17 +21,24 @@ export interface Signs {
 /** Renders a conversation. */
 type Write = (messages: readonly TemplateMessage[]) => string;
 
+/** New borders that are looked for in one conversation: each is a rendering of what comes before it. */
+const MAX_NEW_BORDERS = 20;
+
 /** Borders that are remembered. Templates have a few; white space around messages makes more of them. */
 const MAX_BORDERS = 1000;
 
 /** Finds the messages in what a template writes. */
 export class TemplateTurns {
   readonly #write: Write;
+  /** what a border does not cut */
+  readonly #special: readonly string[];
   /** how far into what stands between two messages the second begins, undefined where that cannot be told */
   readonly #borders = new Map<string, number | undefined>();
 
-  constructor(write: Write) {
+  /** @param special texts of special tokens */
+  constructor(write: Write, special: readonly string[]) {
     this.#write = write;
+    this.#special = special;
   }
 
   /**
@@ -50,7 +57,9 @@ export class TemplateTurns {
     const isAnswer = ({ role }: TemplateMessage) => role === "assistant";
     // templates may leave out a message without text, or put what the system says elsewhere
     const said = messages.filter(({ content }) => content.trim() !== "");
-    for (const found of [messages, said, messages.filter(isAnswer), said.filter(isAnswer)]) {
+    const talk = said.filter(({ role }) => role !== "system");
+    let looked = 0;
+    for (const found of [messages, said, talk, messages.filter(isAnswer), said.filter(isAnswer)]) {
       const known = new Set(found);
       const write: Write = (some) =>
         this.#write(some.map((message) => known.has(message) ? between(message, signs) : message));
@@ -65,7 +74,12 @@ export class TemplateTurns {
         const [gap, said] = [parts[2 * i]!, parts[2 * i + 1]!];
         const previous = messages[place - 1];
         const border = previous && known.has(previous)
-          ? this.#border(gap, [previous, message], () => write(messages.slice(0, place)), signs)
+          ? this.#border(gap, [previous, message], () => {
+            if (looked++ === MAX_NEW_BORDERS) return undefined;
+            const before = write(messages.slice(0, place)).split(signs.end);
+            // a template may write nothing of the first message before the second has come
+            return before.length === i + 1 ? before.at(-1) : undefined;
+          })
           : undefined;
         const sign = message.role === "user" ? signs.question : signs.other;
         text += border === undefined ? gap : gap.slice(0, border) + sign + gap.slice(border);
@@ -82,25 +96,36 @@ export class TemplateTurns {
 
   /**
    * How far into what stands between two messages the second begins.
-   * @param write writes the conversation up to the first
+   * @param behind what the template writes behind the first where nothing follows; undefined where that cannot be told
    */
   #border(
     gap: string,
     [first, second]: readonly [TemplateMessage, TemplateMessage],
-    write: () => string,
-    { end }: Signs,
+    behind: () => string | undefined,
   ): number | undefined {
     const key = [first.role, second.role, gap].join();
     if (this.#borders.has(key)) return this.#borders.get(key);
     let border: number | undefined;
     try {
-      border = commonLength(write().split(end).at(-1)!, gap);
+      const text = behind();
+      const common = text === undefined ? 0 : commonLength(text, gap);
+      // one that differs from its start was written otherwise
+      if (common > 0 || text === "") border = this.#beforeToken(gap, common);
     } catch (error) {
       if (!(error instanceof MicrogptError)) throw error; // it takes no conversation that ends there
     }
     if (this.#borders.size >= MAX_BORDERS) this.#borders.clear();
     this.#borders.set(key, border);
     return border;
+  }
+
+  /** A place in a text, moved in front of the special token that it would cut. */
+  #beforeToken(text: string, place: number): number {
+    for (const token of this.#special) {
+      const at = text.indexOf(token, Math.max(0, place - token.length + 1));
+      if (at >= 0 && at < place) return at;
+    }
+    return place;
   }
 }
 

@@ -142,9 +142,18 @@ Deno.test("conversations: tool calls and images are skipped and counted; strict 
 Deno.test("conversations: records without any are left out and counted", async () => {
   const good = { messages: [user("hi"), assistant("hello")] };
   const { documents, report } = await read(
-    jsonl(good, { messages: null }, { prompt: "x", completion: null }, { question: null, answer: "y" }, good),
+    jsonl(
+      good,
+      { messages: null },
+      { prompt: "x", completion: null },
+      { question: null, answer: "y" },
+      good,
+      {
+        ...{ prompt: null, completion: null, question: "hi", answer: "hello" },
+      },
+    ),
   );
-  assert.deepEqual(documents, [good.messages, good.messages]);
+  assert.deepEqual(documents, [good.messages, good.messages, good.messages]);
   assert.deepEqual(report.skipped, { "no text in the field": 3 });
 });
 

@@ -59,8 +59,9 @@ mpiTest("two machines sum to the same bits over TCP, and end when a rank dies", 
 }, { everywhere: true, skipped: await notTwoMachines() });
 
 mpiTest("a machine that falls silent ends the job within a minute", async (launcher) => {
-  const { code, text, errors } = await launch(onTwoMachines(launcher), 2, "silent");
+  const { code, text, errors, seconds } = await launch(onTwoMachines(launcher), 2, "silent");
   assert.notEqual(code, 0, `${text}\n${errors}`);
+  assert(seconds < 50, `${seconds} s: the test's time limit ended it`);
   assert(!text.includes("nobody"), text);
   if (launcher.family === "MPICH") assert.match(errors, /error: rank 0 of 2: 10\.77\.0\.2 does not answer/);
 }, { skipped: await notTwoMachines() });

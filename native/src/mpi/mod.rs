@@ -207,9 +207,14 @@ pub unsafe extern "C" fn mg_mpi_start(place: *mut u32, place_len: u32) -> i32 {
         let mut mpi = lock();
         let mpi = mpi.as_mut().ok_or("no MPI library is open")?;
         if mpi.place.is_none() {
-            let (rank, size) = mpi.thread.call(|world| world.start())?;
-            mpi.place = Some((rank, size));
-            mpi.thread.call(|world| world.prove())?;
+            // as one: the library may take the others' connections between two calls
+            let silence = Arc::clone(&mpi.thread.silence);
+            let (rank, size) = silence.connecting(|| {
+                let place = mpi.thread.call(|world| world.start())?;
+                mpi.place = Some(place);
+                mpi.thread.call(|world| world.prove())?;
+                Ok::<_, String>(place)
+            })?;
             let aborter = mpi.thread.call(|world| Ok(world.opened.mpi.aborter()))?;
             mpi.thread.silence.watch(rank, size, aborter)?;
         }

@@ -3,6 +3,7 @@
 //! TCP connections its MPI library makes, has the system ask whether the other side is there, and ends the job when it waits
 //! in MPI and none of those to a machine is left. On Linux; elsewhere nothing is noticed.
 
+use std::io::{Write, stderr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -49,10 +50,10 @@ impl Silence {
         if self.calls.fetch_add(1, Relaxed) >= CONNECTING_CALLS {
             return call();
         }
-        let before = connections();
+        let before = connections().unwrap_or_default();
         let result = call();
         let mut known = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        for connection in connections() {
+        for connection in connections().unwrap_or_default() {
             if !before.contains(&connection) && !known.contains(&connection) {
                 connection.ask();
                 known.push(connection);
@@ -77,13 +78,26 @@ impl Silence {
         let watching = move || {
             while !silence.over.load(Relaxed) {
                 thread::sleep(LOOK);
+                // twice: a look may come in between
                 let Some(address) = silence.lost() else { continue };
+                thread::sleep(LOOK);
+                if silence.lost().as_ref() != Some(&address) || silence.over.load(Relaxed) {
+                    continue;
+                }
                 // the thread of the program stands in the call that will not end
-                eprintln!(
-                    "error: rank {rank} of {size}: {address} does not answer any more, its machine or the network to it"
+                let what = "does not answer any more: its machine, the network to it, or its process";
+                let hint = "the last checkpoint is whole: resume from it, on other machines if need be";
+                end_job(
+                    |code| {
+                        // nobody may read it
+                        let _ = writeln!(
+                            stderr(),
+                            "error: rank {rank} of {size}: {address} {what}\nhint: {hint}"
+                        );
+                        abort(code);
+                    },
+                    1,
                 );
-                eprintln!("hint: the last checkpoint is whole: resume from it, on other machines if need be");
-                end_job(&abort, 1);
                 return;
             }
         };
@@ -98,8 +112,10 @@ impl Silence {
             return None;
         }
         let known = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = connections();
-        let reached = |address: &str| open.iter().any(|connection| connection.address == address);
+        let open = connections()?;
+        let reached = |address: &str| {
+            open.iter().any(|connection| connection.address == address && !connection.is_silent())
+        };
         let gone = known.iter().find(|connection| !reached(&connection.address))?;
         // a call that has ended meanwhile waits for nobody
         (self.calling.load(Relaxed) == began).then(|| gone.address.clone())
@@ -108,11 +124,11 @@ impl Silence {
 
 /// Ends all processes of the launch. MPI may wait even then, for a launcher that a machine without network does not reach: this
 /// process ends in any case.
-pub fn end_job(abort: &dyn Fn(i32), code: i32) {
+pub fn end_job(abort: impl Fn(i32), code: i32) {
     // without the thread it is MPI's to end the process
-    let _ = thread::Builder::new().spawn(|| {
+    let _ = thread::Builder::new().spawn(move || {
         thread::sleep(ABORTING);
-        std::process::abort();
+        leave(code);
     });
     abort(code);
 }
@@ -134,6 +150,9 @@ mod linux {
     /// Seconds without a word after which the system asks, seconds between questions, and questions without an answer after
     /// which a connection is broken.
     const ASKING: [i32; 3] = [5, 5, 3];
+    /// What was sent has a longer patience: the other side is silent after so many milliseconds without an answer, and so
+    /// many that were tried. One that is there and does not read answers each time.
+    const SILENT: (u32, u8) = (20_000, 3);
 
     impl Connection {
         /// Has the system find out, within about 20 seconds, that the other side is gone.
@@ -147,23 +166,41 @@ mod linux {
             set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, idle);
             set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, between);
             set(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, times);
-            // what was sent and is not confirmed has a time limit of its own
-            set(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 1000 * (idle + between * times));
             set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+        }
+
+        /// Whether the other side does not confirm what was sent, however often it is tried.
+        pub fn is_silent(&self) -> bool {
+            // SAFETY: numbers, which may be zero.
+            let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+            let mut len = size_of_val(&info) as libc::socklen_t;
+            let (level, option) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+            // SAFETY: there is as much room as is said.
+            let status =
+                unsafe { libc::getsockopt(self.descriptor, level, option, (&raw mut info).cast(), &mut len) };
+            let (milliseconds, tries) = SILENT;
+            status == 0
+                && info.tcpi_last_ack_recv > milliseconds
+                && info.tcpi_probes.max(info.tcpi_retransmits) >= tries
         }
     }
 
-    /// Those that are open.
-    pub fn connections() -> Vec<Connection> {
-        let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
-        open.flatten()
-            .filter_map(|entry| {
-                let descriptor = entry.file_name().to_str()?.parse().ok()?;
-                let socket = std::fs::read_link(entry.path()).ok()?.to_str()?.to_owned();
-                let address = if socket.starts_with("socket:") { peer(descriptor)? } else { return None };
-                Some(Connection { descriptor, socket, address })
-            })
-            .collect()
+    /// Ends this process at once.
+    pub fn leave(code: i32) -> ! {
+        // SAFETY: nothing comes after it.
+        unsafe { libc::_exit(code) }
+    }
+
+    /// Those that are open; none where that cannot be told.
+    pub fn connections() -> Option<Vec<Connection>> {
+        let open = std::fs::read_dir("/proc/self/fd").ok()?.collect::<Result<Vec<_>, _>>().ok()?;
+        let connections = open.into_iter().filter_map(|entry| {
+            let descriptor = entry.file_name().to_str()?.parse().ok()?;
+            let socket = std::fs::read_link(entry.path()).ok()?.to_str()?.to_owned();
+            let address = if socket.starts_with("socket:") { peer(descriptor)? } else { return None };
+            Some(Connection { descriptor, socket, address })
+        });
+        Some(connections.collect())
     }
 
     /// The other side of a TCP connection that is open; none of one within this machine.
@@ -201,14 +238,23 @@ mod linux {
 }
 
 #[cfg(target_os = "linux")]
-use linux::connections;
+use linux::{connections, leave};
 
 #[cfg(not(target_os = "linux"))]
 impl Connection {
     fn ask(&self) {}
+
+    fn is_silent(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn connections() -> Vec<Connection> {
-    Vec::new()
+fn connections() -> Option<Vec<Connection>> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+fn leave(code: i32) -> ! {
+    std::process::exit(code)
 }

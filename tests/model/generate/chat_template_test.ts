@@ -235,7 +235,21 @@ Deno.test("whole conversations by other templates", async (t) => {
       "{{ '[I]' + m['content'] + (' ' + s if loop.last or loop.first and s else '') + '[/I]' }}" +
       "{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}",
       [{ role: "system", content: "assistant" }, ...messages],
-      "[I]hello assistant[/I]|user[<|im_end|>]|[I]hello[/I]|user[<|im_end|>]",
+      "[I]hello assistant[/I]|!user[<|im_end|>]|?[I]hello[/I]|user[<|im_end|>]",
+    ],
+    [
+      "another token behind the last message than between two",
+      each("{{ m['content'] + '\n' + ('<|im_end|>' if loop.last else '<|im_start|>') }}"),
+      messages,
+      "hello\n![<|im_start|>]|user|\n?[<|im_start|>]hello\n![<|im_start|>]|user\n[<|im_end|>]",
+    ],
+    [
+      "a system's text that waits for the question",
+      "{% for m in messages %}{% if m['role'] == 'system' %}{% set s = m['content'] %}{% elif loop.index0 == 1 %}" +
+      "{{ '[I](' + messages[0]['content'] + ') ' + m['content'] + '[/I]' }}{% else %}" +
+      "{{ m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}",
+      [{ role: "system", content: "be brief" }, ...turn],
+      "[I](be brief) hello[/I]|!user[<|im_end|>]",
     ],
     [
       "an empty message that is left out",

@@ -134,3 +134,19 @@ Deno.test("long conversations for a model of others are cut where a question beg
       assert.deepEqual(found, expected);
     }
   }));
+
+Deno.test("a long answer is not parted from all of its question", () =>
+  inDirectory(async (dir) => {
+    await writeTiny(dir, CHAT);
+    const model = await readAnyModel(dir);
+    const tokenizer = await HfTokenizer.fromFile(model.tokenizer);
+    const rules = await foreignRules(model, tokenizer);
+    const turns = [
+      { role: "user" as const, content: "hi" },
+      { role: "assistant" as const, content: "xyz".repeat(12) },
+    ];
+    const documents = await foreignEncoder(tokenizer, rules, model).conversations([turns], true);
+    const [first, ...others] = idsOf(pieces(documents, undefined, 20, "split"));
+    assert.deepEqual(first, [...documents.ids.subarray(0, 21)]);
+    assert.deepEqual(others.flatMap((ids) => ids.slice(1)), [...documents.ids.subarray(21)]);
+  }));
