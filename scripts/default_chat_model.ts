@@ -6,6 +6,8 @@
  *   deno task chat-model --input oasst2_en.jsonl --from SmolLM2-135M-Instruct.Q4_1.gguf
  *   deno task chat-model --input oasst2_en.jsonl --preset chat-small
  *
+ * Other data than those are named for the card by `--data "One sentence with its address" --data-licence SPDX`.
+ *
  * The first downloads the model, the second takes a file, the third trains a preset from nothing and exports it in f16.
  *
  * The training checkpoint stays in OUTPUT.training; run again after an interruption, it goes on from there, and after the
@@ -327,12 +329,14 @@ if (import.meta.main) {
       steps: { type: "string" },
       threads: { type: "string" },
       device: { type: "string", default: "cpu" },
+      data: { type: "string", default: OASST2.description },
+      "data-licence": { type: "string", default: OASST2.licence },
     },
   });
   if (values.input === undefined || (values.from !== undefined && values.preset !== undefined)) {
     console.error(
       "usage: deno task chat-model --input JSONL [--output DIR] [--from MODEL | --preset NAME] [--steps N] " +
-        "[--device NAME] [--threads N]",
+        "[--device NAME] [--threads N] [--data TEXT --data-licence SPDX]",
     );
     Deno.exit(2);
   }
@@ -340,6 +344,7 @@ if (import.meta.main) {
     await makeChatModel({
       input: values.input,
       output: values.output,
+      source: { description: values.data, licence: values["data-licence"] },
       ...(values.preset === undefined
         ? { start: { ...SMOLLM2, from: values.from ?? SMOLLM2.from } }
         : { preset: values.preset as PresetName }),
