@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How often it is looked, and how long a call of MPI must have taken by then.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long the launcher may take to pass on what is written.
+const READING: Duration = Duration::from_millis(500);
 /// How long MPI may take to end the job.
 const ABORTING: Duration = Duration::from_secs(5);
 /// MPI makes its connections when it first needs them: after so many calls they are there.
@@ -87,17 +89,11 @@ impl Silence {
                 // the thread of the program stands in the call that will not end
                 let what = "does not answer any more: its machine, the network to it, or its process";
                 let hint = "the last checkpoint is whole: resume from it, on other machines if need be";
-                end_job(
-                    |code| {
-                        // nobody may read it
-                        let _ = writeln!(
-                            stderr(),
-                            "error: rank {rank} of {size}: {address} {what}\nhint: {hint}"
-                        );
-                        abort(code);
-                    },
-                    1,
-                );
+                // in one piece, and some time before the launcher ends all: it reads no further then
+                let message = format!("error: rank {rank} of {size}: {address} {what}\nhint: {hint}\n");
+                let _ = stderr().write_all(message.as_bytes()); // nobody may read it
+                thread::sleep(READING);
+                end_job(abort, 1);
                 return;
             }
         };
