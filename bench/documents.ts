@@ -4,18 +4,13 @@
  *
  *     deno run -A bench/documents.ts --preset defaults --input data/samples/names.txt > names.bin
  *     deno run -A bench/documents.ts --preset chat-medium --chat --input chats.jsonl > medium.bin
- *
- * Format: little-endian u32, the number of documents n, their n + 1 start offsets, then the ids end to end.
  */
 import { parseArgs } from "node:util";
 import { BatchSampler } from "../data/batches.ts";
-import { openCorpus } from "../data/corpus.ts";
-import { ownEncoder } from "../data/documents.ts";
 import { fitDocuments, piecesOf } from "../data/tokens/pieces.ts";
-import { prepareTokens } from "../data/tokens/prepare_tokens.ts";
-import { openTokenizer, openWordCounter } from "../model/devices.ts";
 import { DEFAULTS, type PresetName, PRESETS, type Settings } from "../model/settings.ts";
 import { splitData } from "../model/train/training_data.ts";
+import { documentsFile, tokensOfFile } from "./documents_file.ts";
 
 const { values: flags } = parseArgs({
   options: {
@@ -34,39 +29,23 @@ const settings: Settings = {
   ...(flags.preset === "defaults" ? {} : PRESETS[flags.preset as PresetName]),
 };
 
-const corpus = await openCorpus({ input: flags.input, chat: flags.chat });
-const { vocabSize, blockSize, seed } = settings;
-const tokens = await prepareTokens(corpus, {
-  newTokenizer: {
-    key: `${vocabSize}`,
-    sample: 0,
-    openCounter: () => openWordCounter({ vocabSize, chat: flags.chat }),
-    load: (json) => openTokenizer(json),
-  },
-  encoderOf: ownEncoder,
-  answersOnly: false,
-  seed,
-  cacheDir: undefined,
-  cacheBytes: 0,
-});
-const long = flags.chat ? "skip" : "truncate";
-const { kept } = fitDocuments(tokens.store, tokens.store.counts, blockSize, long, false, corpus.mode);
-const parts = splitData(tokens, kept, corpus.mode, settings, undefined, [], []);
+const { chat } = flags;
+const { blockSize, seed } = settings;
+const tokens = await tokensOfFile(flags.input, { chat, vocabSize: settings.vocabSize, seed });
+const [mode, long] = chat ? ["chat", "skip"] as const : ["text", "truncate"] as const;
+const { kept } = fitDocuments(tokens.store, tokens.store.counts, blockSize, long, false, mode);
+const parts = splitData(tokens, kept, mode, settings, undefined, [], []);
 const pieces = piecesOf(tokens.store, parts.training, blockSize, long);
 const sampler = new BatchSampler(pieces, settings.batchSize, seed);
 
-const ids: number[] = [];
-const offsets = [0];
-for (let step = 0; step < Number(flags.steps); step++) {
-  const { tokens, targets, starts } = sampler.batch(step);
-  for (let d = 0; d + 1 < starts.length; d++) {
-    for (let t = starts[d]!; t < starts[d + 1]!; t++) ids.push(tokens[t]!);
-    ids.push(targets[starts[d + 1]! - 1]!);
-    offsets.push(ids.length);
+function* documents(): Generator<Uint32Array> {
+  for (let step = 0; step < Number(flags.steps); step++) {
+    const { tokens, targets, starts } = sampler.batch(step);
+    for (let d = 0; d + 1 < starts.length; d++) {
+      const end = starts[d + 1]!;
+      yield Uint32Array.of(...tokens.subarray(starts[d], end), targets[end - 1]!);
+    }
   }
 }
-const words = Uint32Array.from([offsets.length - 1, ...offsets]);
-const out = new Uint8Array(4 * (words.length + ids.length));
-out.set(new Uint8Array(words.buffer));
-out.set(new Uint8Array(Uint32Array.from(ids).buffer), words.byteLength);
+const out = documentsFile(documents());
 for (let done = 0; done < out.length;) done += Deno.stdout.writeSync(out.subarray(done));

@@ -1,9 +1,55 @@
-/** Reads the documents files that bench/documents.ts writes; bench/pytorch_step.py reads the same. */
+/**
+ * Documents files: tokens for benches of ours and for PyTorch's (bench/pytorch_step.py and bench/quality/peer_recipes.py).
+ *
+ * Format: little-endian u32, the number of documents n, their n + 1 start offsets, then the ids end to end.
+ */
+import { openCorpus } from "../data/corpus.ts";
+import { ownEncoder } from "../data/documents.ts";
+import { type PreparedTokens, prepareTokens } from "../data/tokens/prepare_tokens.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
 import type { PackedDocuments } from "../device/device.ts";
+import { openTokenizer, openWordCounter } from "../model/devices.ts";
+
+/** Tokens of a file, in memory. @param tokenizer without it one of `vocabSize` tokens is made from the file */
+export async function tokensOfFile(
+  input: string,
+  { chat, vocabSize, seed, tokenizer }: {
+    chat: boolean;
+    vocabSize: number;
+    seed: number;
+    tokenizer?: Tokenizer;
+  },
+): Promise<PreparedTokens> {
+  return await prepareTokens(await openCorpus({ input, chat }), {
+    tokenizer,
+    newTokenizer: {
+      key: `${vocabSize}`,
+      sample: 0,
+      openCounter: () => openWordCounter({ vocabSize, chat }),
+      load: (json) => openTokenizer(json),
+    },
+    encoderOf: ownEncoder,
+    answersOnly: false,
+    seed,
+    cacheDir: undefined,
+    cacheBytes: 0,
+  });
+}
+
+/** A documents file of some documents. @param documents the ids of each; an array may be used again for the next */
+export function documentsFile(documents: Iterable<Uint32Array>): Uint8Array<ArrayBuffer> {
+  const ids: number[] = [];
+  const offsets = [0];
+  for (const document of documents) {
+    for (const id of document) ids.push(id);
+    offsets.push(ids.length);
+  }
+  return new Uint8Array(Uint32Array.from([offsets.length - 1, ...offsets, ...ids]).buffer);
+}
 
 /**
  * The batches of consecutive steps: batch k holds documents [k · size, (k + 1) · size), each cut to block size + 1 ids.
- * @param path little-endian u32: the number of documents n, their n + 1 start offsets, then the ids end to end
+ * @param path a documents file
  */
 export function readBatches(path: string, size: number, blockSize: number): PackedDocuments[] {
   const words = new Uint32Array(Deno.readFileSync(path).buffer);

@@ -17,6 +17,7 @@ import { parseArgs } from "node:util";
 import { parseFlag } from "../../cli/command.ts";
 import { flagsOf } from "../../cli/flags.ts";
 import { evaluate, type PresetName, SETTINGS, type Settings, train, type TrainOptions } from "../../mod.ts";
+import { splitLines } from "./lines.ts";
 
 const { values: flags, positionals: recipes } = parseArgs({
   allowPositionals: true,
@@ -45,7 +46,7 @@ if ((flags.steps === undefined) === (flags.seconds === undefined)) {
 
 /** Steps of a trial that are not timed, and the seconds that are. */
 const WARM_STEPS = 10;
-const TRIAL_SECONDS = 1.5;
+const TRIAL_SECONDS = 6;
 
 /** What a run came to. */
 interface Result {
@@ -133,19 +134,6 @@ async function stepsOf(options: TrainOptions): Promise<number> {
   return Math.max(1, Math.floor(Number(flags.seconds) * trial.steps / trial.seconds));
 }
 
-/** @returns two files: of all lines but every nth, and of these */
-async function splitLines(text: string, nth: number): Promise<{ input: string; test: string }> {
-  const folder = await Deno.makeTempDir({ prefix: "microgpt-recipe-" });
-  const extension = flags.input!.endsWith(".jsonl") ? "jsonl" : "txt";
-  const [input, test] = [`${folder}/input.${extension}`, `${folder}/test.${extension}`];
-  const lines = text.trimEnd().split("\n");
-  const write = async (path: string, wanted: (i: number) => boolean) =>
-    await Deno.writeTextFile(path, lines.filter((_, i) => wanted(i)).join("\n") + "\n");
-  await write(input, (i) => (i + 1) % nth !== 0);
-  await write(test, (i) => (i + 1) % nth === 0);
-  return { input, test };
-}
-
 const earlier = new Map<string, Result>();
 if (flags.results !== undefined) {
   const text = await Deno.readTextFile(flags.results).catch((error) => {
@@ -162,7 +150,7 @@ const { input, chat, preset, common, threads } = flags;
 /** The input without the lines of `--test`, and these. */
 const parts: { input: string; test?: string } = flags.test === undefined
   ? { input }
-  : await splitLines(await Deno.readTextFile(input), Number(flags.test));
+  : await splitLines(input, Number(flags.test));
 const found = new Map<string, Result[]>(recipes.map((recipe) => [recipe, []]));
 for (const seed of flags.seeds.split(",").map(Number)) {
   for (const recipe of recipes) {
