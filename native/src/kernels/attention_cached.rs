@@ -12,9 +12,9 @@
 
 use super::attention::{self, Queries, check_heads, span_of_heads, with_scratch};
 use super::batch::QUERY_BLOCK;
-use super::shared::Shared;
-use super::simd::{Simd, dispatched, dot, exp, for_each_vector, map_vectors};
-use super::tile::{Strided, product};
+use super::shared::{Shared, part_of};
+use super::simd::{Simd, dispatched, dot, exp, for_each_vector, map_vectors, prefetch};
+use super::tile::Strided;
 use super::{span, span_of_parts};
 use crate::device::with_device;
 use crate::pool::Pool;
@@ -23,23 +23,79 @@ use crate::tensors::as_u32s;
 /// Elements of the cache that are worth a thread's while.
 const GRAIN: usize = 8 * 1024;
 
-/// out [D] = softmax(q · keys · scale) · values over `scores.len()` rows of `lines`, each [2 · width], the head's key at `column`,
-/// its value `width` further.
-#[inline(always)]
-fn attend_one<S: Simd>(
-    simd: S,
-    out: &mut [f32],
-    q: &[f32],
-    lines: &[f32],
-    column: usize,
+/// Bytes by which keys and values are asked for before they are read, as in packed_product.rs.
+const AHEAD: usize = 4 * 1024;
+/// Numbers of a line of memory.
+const LINE: usize = 16;
+
+/// Positions whose values are added up together.
+const TOGETHER: usize = 4;
+
+/// Some heads of a row: neighbouring heads of keys and values, each with the `group` heads of queries that share it.
+struct Heads<'a> {
+    /// [group · heads of keys and values, D]
+    q: &'a [f32],
+    /// [count, 2 · width], of the positions to look at
+    lines: &'a [f32],
     width: usize,
-    scores: &mut [f32],
-) {
-    let (d, count) = (out.len(), scores.len());
+    /// where the first of these heads has its key in a line; its value is `width` further
+    column: usize,
+    head_dim: usize,
+    group: usize,
+}
+
+/// out [heads, D] = softmax(q · keys · scale) · values. `scores` is [heads, count + 1].
+///
+/// Positions go outside and heads inside, so that memory is read in order: a key of one head is but two lines of it.
+#[inline(always)]
+fn attend_one<S: Simd>(simd: S, out: &mut [f32], x: Heads, scores: &mut [f32]) {
+    let Heads { q, lines, width, column, head_dim: d, group } = x;
+    let heads = q.len() / d;
+    let (columns, row) = (heads / group * d, scores.len() / heads);
     let scale = attention::scale(d);
-    for (score, line) in scores.iter_mut().zip(lines.chunks_exact(2 * width)) {
-        *score = dot(simd, q, &line[column..column + d]) * scale;
+    for (p, line) in lines.chunks_exact(2 * width).enumerate() {
+        let keys = &line[column..column + columns];
+        ask_for(keys);
+        for (h, q) in q.chunks_exact(d).enumerate() {
+            scores[h * row + p] = dot(simd, q, &keys[h / group * d..][..d]) * scale;
+        }
     }
+    for scores in scores.chunks_exact_mut(row) {
+        let (total, scores) = scores.split_last_mut().expect("a place for the total");
+        *total = soften(simd, scores);
+    }
+    out.fill(0.0);
+    let x = Heads { column: width + column, ..x };
+    let whole = (row - 1) / TOGETHER * TOGETHER;
+    for p in (0..whole).step_by(TOGETHER) {
+        add_values::<S, TOGETHER>(simd, out, &x, scores, p);
+    }
+    for p in whole..row - 1 {
+        add_values::<S, 1>(simd, out, &x, scores, p);
+    }
+    for (out, scores) in out.chunks_exact_mut(d).zip(scores.chunks_exact(row)) {
+        let factor = simd.splat_f32s(1.0 / scores[row - 1]);
+        map_vectors(
+            simd,
+            out,
+            [],
+            #[inline(always)]
+            |x, []| simd.mul_f32s(x, factor),
+        );
+    }
+}
+dispatched!(attend_one(out: &mut [f32], x: Heads, scores: &mut [f32]));
+
+#[inline(always)]
+fn ask_for(numbers: &[f32]) {
+    for from in numbers.iter().step_by(LINE) {
+        prefetch((&raw const *from).cast::<u8>().wrapping_add(AHEAD));
+    }
+}
+
+/// scores = exp(scores − their maximum). Returns the sum.
+#[inline(always)]
+fn soften<S: Simd>(simd: S, scores: &mut [f32]) -> f32 {
     let mut max = simd.splat_f32s(f32::NEG_INFINITY);
     for_each_vector(
         simd,
@@ -64,28 +120,39 @@ fn attend_one<S: Simd>(
         #[inline(always)]
         |p| total = simd.add_f32s(total, p),
     );
-    let factor = simd.splat_f32s(1.0 / simd.reduce_sum_f32s(total));
-    let p = Strided { at: scores.as_ptr(), row: count, col: 1 };
-    let values = &lines[width + column..];
-    assert!(values.len() >= (count - 1) * 2 * width + d);
-    // SAFETY: `count` rows of values, D columns each.
-    unsafe { product::<S, false>(simd, (1, d, count), p, values.as_ptr(), 2 * width, out.as_mut_ptr(), d) };
-    map_vectors(
-        simd,
-        out,
-        [],
-        #[inline(always)]
-        |x, []| simd.mul_f32s(x, factor),
-    );
+    simd.reduce_sum_f32s(total)
 }
-dispatched!(attend_one(
-    out: &mut [f32],
-    q: &[f32],
-    lines: &[f32],
-    column: usize,
-    width: usize,
-    scores: &mut [f32],
-));
+
+/// Adds the values of COUNT positions from `first` on, one after the other, times their probabilities: p is [heads, count + 1].
+/// The first of the values of a line is at `x.column`.
+#[inline(always)]
+fn add_values<S: Simd, const COUNT: usize>(simd: S, out: &mut [f32], x: &Heads, p: &[f32], first: usize) {
+    let (d, row) = (x.head_dim, p.len() / (x.q.len() / x.head_dim));
+    let columns = out.len() / x.group;
+    let lines = &x.lines[first * 2 * x.width..];
+    for i in 0..COUNT {
+        ask_for(&lines[i * 2 * x.width + x.column..][..columns]);
+    }
+    for (h, out) in out.chunks_exact_mut(d).enumerate() {
+        let (mut factors, mut values) = ([simd.splat_f32s(0.0); COUNT], [&[][..]; COUNT]);
+        for i in 0..COUNT {
+            factors[i] = simd.splat_f32s(p[h * row + first + i]);
+            values[i] = &lines[i * 2 * x.width + x.column + h / x.group * d..][..d];
+        }
+        map_vectors(
+            simd,
+            out,
+            values,
+            #[inline(always)]
+            |mut sum, values| {
+                for i in 0..COUNT {
+                    sum = simd.mul_add_e_f32s(factors[i], values[i], sum);
+                }
+                sum
+            },
+        );
+    }
+}
 
 /// A block of a prompt: out [count, ·] at the head's columns.
 #[inline(always)]
@@ -165,26 +232,34 @@ fn attention_cached(
     let cache = &*cache;
     let work: usize = positions.iter().map(|&position| (position as usize + 1) * 2 * out_width).sum();
     let runs = runs(positions, sequences);
-    let items = runs.len() * heads;
-    let chunks = super::chunks_for(pool, work, GRAIN).min(items);
+    // a row's heads stay together where there are rows enough
+    let parts = (2 * pool.threads()).div_ceil(n).min(kv_heads);
+    let items: Vec<(&Run, usize, usize)> = runs
+        .iter()
+        .flat_map(|run| {
+            let parts = if run.prompt { heads } else { parts };
+            (0..parts).map(move |part| (run, part, parts))
+        })
+        .collect();
+    let chunks = super::chunks_for(pool, work, GRAIN).min(items.len());
     let out = Shared::new(out);
     pool.run(chunks, |chunk| {
-        for item in (chunk..items).step_by(chunks) {
-            let (Run { row, count: rows, prompt }, h) = (&runs[item / heads], item % heads);
-            let (row, rows) = (*row, *rows);
-            let (first, q) = (positions[row] as usize, &qkv[row * stride + h * d..]);
+        for &(&Run { row, count: rows, prompt }, part, parts) in items.iter().skip(chunk).step_by(chunks) {
+            let first = positions[row] as usize;
             let lines = &cache[first_line(row) * 2 * width..][..(first + rows) * 2 * width];
-            let (out_at, column) = (row * out_width + h * d, h / group * d);
             if !prompt {
-                // SAFETY: columns h · D … of a row belong to one item.
-                let out = unsafe { out.part(out_at..out_at + d) };
-                with_scratch(first + 1, |scores| {
-                    attend_one::dispatch(out, &q[..d], lines, column, width, scores);
-                });
+                let kv = part_of(kv_heads, 1, parts, part);
+                let columns = kv.start * group * d..kv.end * group * d;
+                let q = &qkv[row * stride..][columns.clone()];
+                // SAFETY: these columns of a row belong to one item.
+                let out = unsafe { out.part(row * out_width + columns.start..row * out_width + columns.end) };
+                let x = Heads { q, lines, width, column: kv.start * d, head_dim: d, group };
+                with_scratch(kv.len() * group * (first + 2), |scores| attend_one::dispatch(out, x, scores));
             } else {
-                let rows_of = |values: &[f32], row| Strided { at: values.as_ptr(), row, col: 1 };
+                let (h, rows_of) = (part, |values: &[f32], row| Strided { at: values.as_ptr(), row, col: 1 });
+                let column = h / group * d;
                 let x = Queries {
-                    q: rows_of(q, stride),
+                    q: rows_of(&qkv[row * stride + h * d..], stride),
                     k: rows_of(&lines[column..], 2 * width),
                     v: rows_of(&lines[width + column..], 2 * width),
                     first,
@@ -192,7 +267,7 @@ fn attention_cached(
                     head_dim: d,
                 };
                 with_scratch(Queries::scratch(d), |scratch| {
-                    attend_block::dispatch(out, out_at, out_width, x, scratch);
+                    attend_block::dispatch(out, row * out_width + h * d, out_width, x, scratch);
                 });
             }
         }

@@ -13,7 +13,7 @@
 use super::attention::with_scratch;
 use super::packed::{BF16, BLOCK, F16, F32, PANEL, Packed, Q8, SCALES, Shape};
 use super::shared::{Shared, part_of};
-use super::simd::{Simd, dispatched, load, map_vectors, store};
+use super::simd::{Simd, dispatched, load, map_vectors, prefetch, store};
 use super::span;
 use super::tile::{Strided, product};
 use super::widen::Widen;
@@ -34,19 +34,6 @@ const ROWS: usize = 64;
 /// Bytes by which memory is asked for before it is read. What the processor fetches by itself ends at each page of 4 KiB.
 const AHEAD: usize = 4 * 1024;
 const LINE_BYTES: usize = 64;
-
-/// Asks for a line of memory, which need not be there.
-#[inline(always)]
-fn prefetch(from: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch of any address does no harm.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = from;
-}
 
 /// Asks for what is read `AHEAD` bytes after the numbers of k number `p` of a block. A line or two at a time: asked for all at
 /// once, the lines of a block wait for each other, and two threads read half as fast.
