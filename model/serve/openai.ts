@@ -90,7 +90,8 @@ export async function completions(service: Service, body: unknown, call: Call): 
     return textPrompt(model, prompt, request.truncate ?? false);
   });
   if (prompts.length * n > MOST_ANSWERS) {
-    throw new ApiError(400, `prompts times \`n\` are at most ${MOST_ANSWERS}`, { param: "n" });
+    const param = prompts.length > MOST_ANSWERS ? "prompt" : "n";
+    throw new ApiError(400, `prompts times \`n\` are at most ${MOST_ANSWERS}`, { param });
   }
   const alternatives = request.logprobs ?? undefined;
   const shown = ({ ids, added }: FittedPrompt) => ids.slice(added);
