@@ -13,7 +13,7 @@
 use super::attention::with_scratch;
 use super::packed::{BF16, BLOCK, F16, F32, PANEL, Packed, Q8, SCALES, Shape};
 use super::shared::{Shared, part_of};
-use super::simd::{Simd, dispatched, load, map_vectors, prefetch, store};
+use super::simd::{Simd, dispatched, load, map_vectors, prefetch, prefetch_later, store};
 use super::span;
 use super::tile::{Strided, product};
 use super::widen::Widen;
@@ -67,12 +67,20 @@ fn packed_product(pool: &mut Pool, out: &mut [f32], x: &[f32], w: Packed, m: usi
     let row_parts =
         if w.shape.panels() < chunks { (chunks / w.shape.panels()).min(m.div_ceil(ROWS)) } else { 1 };
     let parts = (chunks / row_parts).min(w.shape.panels());
-    let out = Shared::new(out);
+    let (out, threads) = (Shared::new(out), pool.threads());
     pool.run(parts * row_parts, |i| {
-        let panels = part_of(w.shape.panels(), 1, parts, i % parts);
+        // threads take turns: what one takes next follows what it had, and was asked for
+        let panels = part_of(w.shape.panels(), 1, parts, turn(i % parts, parts, threads));
         let rows = part_of(m, DIRECT, row_parts, i / parts);
         panels_of(out, x, w, panels, rows, finish);
     });
+}
+
+/// Part number `i` of `parts`, in an order in which each of `threads`, taking every so manieth, goes through neighbours.
+fn turn(i: usize, parts: usize, threads: usize) -> usize {
+    let (each, more) = (parts / threads, parts % threads);
+    let thread = i % threads;
+    thread * each + thread.min(more) + i / threads
 }
 
 /// Some rows of out, at the columns of some panels.
@@ -315,13 +323,25 @@ fn many_rows<S: Widen, const KIND: u8>(
                     widen_block::<S, KIND>(simd, block, count, scratch);
                     scratch.as_ptr()
                 };
-                let size = (rows.len(), width, count);
-                let a = Strided { at: x.as_ptr().add(rows.start * k + start), row: k, col: 1 };
+                let x = x.as_ptr().add(rows.start * k + start);
                 let out = out.as_mut_ptr().add(rows.start * n + panel * PANEL);
-                if finish.add || start > 0 {
-                    product::<S, true>(simd, size, a, weights, PANEL, out, n);
+                let add = finish.add || start > 0;
+                if S::F32_LANES * 2 == PANEL && width == PANEL {
+                    let read = count / BLOCK * block_bytes(KIND);
+                    let next = Next { at: block.as_ptr().wrapping_add(read), len: read };
+                    let size = (rows.len(), n, k);
+                    if add {
+                        multiply::<S, KIND, true>(simd, size, x, weights, count, out, next);
+                    } else {
+                        multiply::<S, KIND, false>(simd, size, x, weights, count, out, next);
+                    }
                 } else {
-                    product::<S, false>(simd, size, a, weights, PANEL, out, n);
+                    let (size, a) = ((rows.len(), width, count), Strided { at: x, row: k, col: 1 });
+                    if add {
+                        product::<S, true>(simd, size, a, weights, PANEL, out, n);
+                    } else {
+                        product::<S, false>(simd, size, a, weights, PANEL, out, n);
+                    }
                 }
             }
         }
@@ -350,6 +370,95 @@ dispatched!(many_rows[const KIND: u8](
     finish: Finish,
     scratch: &mut [f32],
 ));
+
+/// What is read next: it is asked for while there is something to multiply, a little with every k.
+#[derive(Clone, Copy)]
+struct Next {
+    at: *const u8,
+    len: usize,
+}
+
+/// out (=|+=) x · weights at the columns of a panel of two vectors. x: [m, k], its first `count` columns; weights: [count, PANEL]
+///
+/// # Safety
+/// The rows of x and out are there.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const KIND: u8, const ADD: bool>(
+    simd: S,
+    (m, n, k): (usize, usize, usize),
+    x: *const f32,
+    weights: *const f32,
+    count: usize,
+    out: *mut f32,
+    next: Next,
+) {
+    let blocks = m / DIRECT + (m % DIRECT).count_ones() as usize;
+    let step = next.len.div_ceil(blocks * count);
+    let (mut row, mut at) = (0, next.at);
+    macro_rules! take {
+        ($rows:literal) => {
+            while m - row >= $rows {
+                // SAFETY: as promised by the caller.
+                unsafe {
+                    let (x, out) = (x.add(row * k), out.add(row * n));
+                    // the first rows meet weights that nobody may have asked for
+                    if KIND == F32 && row == 0 {
+                        rows_of_panel::<S, $rows, ADD, true>(simd, x, k, weights, count, out, n, at, step);
+                    } else {
+                        rows_of_panel::<S, $rows, ADD, false>(simd, x, k, weights, count, out, n, at, step);
+                    }
+                }
+                at = at.wrapping_add(count * step);
+                row += $rows;
+            }
+        };
+    }
+    take!(8);
+    take!(4);
+    take!(2);
+    take!(1);
+}
+
+/// ROWS rows of `multiply`, whose sums stay in registers. Asks for `step` bytes from `ask` on with every k.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, clippy::needless_range_loop)]
+unsafe fn rows_of_panel<S: Simd, const ROWS: usize, const ADD: bool, const COLD: bool>(
+    simd: S,
+    x: *const f32,
+    k: usize,
+    weights: *const f32,
+    count: usize,
+    out: *mut f32,
+    n: usize,
+    ask: *const u8,
+    step: usize,
+) {
+    let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
+    // SAFETY: as promised by the caller.
+    unsafe {
+        for p in 0..count {
+            let from = weights.add(p * PANEL);
+            if COLD {
+                prefetch_ahead::<F32>(from.cast(), 0);
+            }
+            prefetch_later(ask.wrapping_add(p * step));
+            let weights = [load(simd, from), load(simd, from.add(S::F32_LANES))];
+            for r in 0..ROWS {
+                let factor = simd.splat_f32s(*x.add(r * k + p));
+                for v in 0..2 {
+                    sums[r][v] = simd.mul_add_e_f32s(factor, weights[v], sums[r][v]);
+                }
+            }
+        }
+        for r in 0..ROWS {
+            for v in 0..2 {
+                let to = out.add(r * n + v * S::F32_LANES);
+                let sum = if ADD { simd.add_f32s(sums[r][v], load(simd, to)) } else { sums[r][v] };
+                store(simd, to, sum);
+            }
+        }
+    }
+}
 
 /// The weights of `count` k of a panel as f32 [count, PANEL].
 #[inline(always)]
@@ -492,6 +601,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn turns_are_taken_once() {
+        for (parts, threads) in [(1, 2), (8, 2), (7, 2), (7, 3), (2, 5), (16, 4)] {
+            let mut all: Vec<usize> = (0..parts).map(|i| turn(i, parts, threads)).collect();
+            all.sort_unstable();
+            assert_eq!(all, (0..parts).collect::<Vec<_>>());
+        }
+        assert_eq!([0, 2, 4, 6].map(|i| turn(i, 8, 2)), [0, 1, 2, 3]);
     }
 
     /// The kind changes nothing where it holds the weights exactly.

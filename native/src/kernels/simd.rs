@@ -117,6 +117,19 @@ pub fn prefetch(from: *const u8) {
     let _ = from;
 }
 
+/// The same for what is not wanted at once: it comes into the second cache.
+#[inline(always)]
+pub fn prefetch_later(from: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch of any address does no harm.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = from;
+}
+
 const LN_2_HIGH: f32 = 0.693_359_4;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Adding it rounds a float of moderate size to an integer, which then sits in the low bits.
