@@ -27,13 +27,30 @@ export interface FolderHandle {
 export interface BrowserFileHandle {
   /** what it holds */
   getFile(): Promise<Blob>;
-  /** writes it anew; takes effect when closed */
-  createWritable(): Promise<{ write(data: Blob | string): Promise<void>; close(): Promise<void> }>;
+  /** writes it anew; takes effect when closed. Safari has it from 26 on */
+  createWritable?(): Promise<{ write(data: Blob | string): Promise<void>; close(): Promise<void> }>;
+  /** writes in place; in workers alone */
+  createSyncAccessHandle?(): Promise<FileAccess>;
   /** tells it from a folder */
   readonly kind: "file";
 }
 
+/** A file of the browser that is open. */
+export interface FileAccess {
+  /** writes bytes from a place on; returns how many */
+  write(bytes: Uint8Array<ArrayBuffer>, options: { at: number }): number;
+  /** makes it so many bytes long */
+  truncate(bytes: number): void;
+  /** to the disk */
+  flush(): void;
+  /** lets others open it */
+  close(): void;
+}
+
 const CURRENT = "current";
+
+/** Bytes that are written at once where a file is written in place. */
+const PIECE = 1 << 20;
 
 function isNotFound(error: unknown): boolean {
   return error instanceof Error && error.name === "NotFoundError";
@@ -60,9 +77,31 @@ function storageError(name: string, error: unknown): unknown {
 }
 
 async function writeFile(folder: FolderHandle, name: string, contents: Blob | string): Promise<void> {
-  const writable = await (await folder.getFileHandle(name, { create: true })).createWritable();
+  const file = await folder.getFileHandle(name, { create: true });
+  if (!file.createWritable) return await writeInPlace(file, new Blob([contents]));
+  const writable = await file.createWritable();
   await writable.write(contents);
   await writable.close();
+}
+
+/** A few bytes, as of `current`, are there at once: the write is one, and shortens nothing before. */
+async function writeInPlace(file: BrowserFileHandle, contents: Blob): Promise<void> {
+  if (!file.createSyncAccessHandle) {
+    throw new MicrogptError("this browser has no way to write files that it keeps");
+  }
+  const access = await file.createSyncAccessHandle();
+  try {
+    for (let at = 0; at < contents.size; at += PIECE) {
+      const bytes = new Uint8Array(await contents.slice(at, at + PIECE).arrayBuffer());
+      if (access.write(bytes, { at }) < bytes.length) {
+        throw new DOMException("a file was not written whole", "QuotaExceededError");
+      }
+    }
+    access.truncate(contents.size);
+    access.flush();
+  } finally {
+    access.close();
+  }
 }
 
 async function textOf(folder: FolderHandle, name: string): Promise<string | undefined> {

@@ -5,11 +5,13 @@ import { calls, onChange, state } from "./state.js";
 import { goOn } from "./training.js";
 import { forgetModel, useModel } from "./use.js";
 
+/** Lists what is kept. @returns {Promise<{name: string}[]>} */
 export async function listKept() {
   const models = await calls.call("list");
   at("kept-section").hidden = models.length === 0;
   at("kept").replaceChildren(...models.map(row));
   await showRoom();
+  return models;
 }
 
 /** @param {any} kept */
@@ -20,7 +22,8 @@ function row(kept) {
     made.onclick = () => attempt(act, made);
     return made;
   };
-  const what = step === undefined ? "a model" : `${count(step)} steps`;
+  const of = step < stepsTotal ? ` of ${count(stepsTotal)}` : "";
+  const what = step === undefined ? "a model" : `${count(step)}${of} steps`;
   const title = make("span", { className: "grow", textContent: `${name}, ${what}, ${sizeOf(bytes)}` });
   const actions = [action("Use", async () => {
     const { chat } = await calls.call("open", { name });
@@ -30,7 +33,9 @@ function row(kept) {
   if (step < stepsTotal) actions.push(action("Continue training", () => goOn(kept)));
   else if (step !== undefined) {
     const steps = () => Number(at("steps").value) || 100;
-    actions.push(action("Train further", () => goOn({ ...kept, stepsTotal: step + steps() }, steps())));
+    const further = action("Train further", () => goOn({ ...kept, stepsTotal: step + steps() }, steps()));
+    further.title = "as many steps more as are chosen under 2";
+    actions.push(further);
   }
   actions.push(action("Remove", async () => {
     if (!confirm(`Remove ${name} from this browser?`)) return;
@@ -131,4 +136,5 @@ at("address").onkeydown = (/** @type {KeyboardEvent} */ { key }) =>
 
 onChange(() => {
   for (const id of ["open-folder", "open-file", "open-address"]) at(id).disabled = state.training;
+  for (const button of at("kept").querySelectorAll("button")) button.disabled = state.training;
 });

@@ -21,7 +21,8 @@ addEventListener("drop", (event) => {
 const NO_GPU = [
   "This browser gives pages no GPU (WebGPU), so a very tiny model is trained on the processor, slowly: enough to see how it goes.",
   "WebGPU is in Chrome and Edge, in Safari 26 (macOS, iOS), in Firefox 141 and later on Windows and 145 on macOS. On Linux it " +
-  "may have to be switched on: chrome://flags/#enable-unsafe-webgpu. The page must be served by https or from 127.0.0.1.",
+  "may have to be switched on: chrome://flags/#enable-unsafe-webgpu, or dom.webgpu.enabled in Firefox’s about:config. " +
+  "The page must be served by https or from 127.0.0.1.",
 ];
 
 attempt(async () => {
@@ -30,7 +31,8 @@ attempt(async () => {
   Object.assign(state, { webgpu, software, presets });
   if (webgpu) {
     const slow = software ? ", which is no GPU but the processor acting as one: right, and very slow" : "";
-    at("device").textContent = `Trains on ${device || "a GPU"} by WebGPU${slow}.`;
+    const name = device || (software ? "a software adapter" : "your GPU");
+    at("device").textContent = `Trains on ${name} by WebGPU${slow}.`;
   } else at("device").replaceChildren(...NO_GPU.map((textContent) => make("p", { textContent })));
   offerPresets();
   changed();

@@ -117,6 +117,7 @@ function choosePreset(name) {
   at("preset").value = name;
   at("steps").value = state.webgpu ? state.presets[name].steps : STEPS_WITHOUT_GPU;
   at("llama").disabled = !state.webgpu || !PRESETS.find((preset) => preset.name === name)?.llama;
+  at("llama").closest("p").hidden = at("llama").disabled;
   if (at("llama").disabled) at("llama").checked = false;
   at("estimate").textContent = "";
 }

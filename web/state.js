@@ -1,7 +1,11 @@
 /** What is going on on the page, and the worker that computes. */
 import { Calls } from "./calls.js";
 
-/** A run: what is shown of it is in run.js. @typedef {{name: string, chat: boolean, began: number}} CurrentRun */
+/**
+ * A run: what is shown of it is in run.js; `saved`: there is a checkpoint to go on from; `kept`: the
+ * browser keeps the last one.
+ * @typedef {{name: string, chat: boolean, began: number, saved: boolean, kept: boolean}} CurrentRun
+ */
 
 export const state = {
   webgpu: true,

@@ -17,17 +17,23 @@ const chart = new Curves(at("chart"), at("chart-read"));
 let figures = new Run({ id: "", name: "", running: true, changed: 0, stepsTotal: null }, 0);
 let mean = new RunningMean(0);
 
-/** steps when the tab was hidden */
-let hiddenAt = 0;
+const TITLE = "microgpt";
+
+/** What becomes of a run that is paused. */
+const KEPT = "It is kept in this browser: continue now, or when you open this page again.";
+const NOT_KEPT = "This browser could not keep it: continue, or take it home, before you close this page.";
+
+/** steps when the tab was hidden while it trained @type {number | undefined} */
+let hiddenAt;
 /** @type {{release(): Promise<void>} | undefined} */
 let wakeLock;
 
 /** @param {string} name @param {boolean} chat @param {number | null} stepsTotal */
 function startRun(name, chat, stepsTotal) {
-  state.run = { name, chat, began: performance.now() };
+  state.run = { name, chat, began: performance.now(), saved: false, kept: false };
   figures = new Run({ id: name, name, running: true, changed: 0, stepsTotal }, 0);
   at("samples").replaceChildren(
-    make("p", { className: "faint", textContent: "The first samples come after some steps." }),
+    make("p", { className: "faint", textContent: "Samples come every few steps. The first ones are noise." }),
   );
   at("run").hidden = false;
   at("run-name").textContent = name;
@@ -39,22 +45,31 @@ function startRun(name, chat, stepsTotal) {
 async function trainWith(method, args) {
   state.training = true;
   figures.info.running = true;
-  at("status").textContent = "Preparing: the tokenizer, and the kernels of this GPU…";
+  at("status").textContent = "Preparing: the text is cut into tokens…";
   changed();
   navigator.storage?.persist?.(); // what is kept is not thrown away when the disk fills; a browser may refuse
   await stayAwake();
+  let stopped = false;
   try {
     await calls.call(method, args);
   } catch (error) {
     const { message, hint } = /** @type {any} */ (error);
     tell({ message: `training stopped: ${message}`, hint });
-    at("status").textContent = "Stopped. Nothing is lost up to the last checkpoint: continue from there.";
+    at("status").textContent = "Stopped.";
+    stopped = true;
   }
   state.training = false;
   figures.info.running = false;
-  document.title = "microgpt";
+  document.title = document.hidden ? `${stopped ? "stopped" : "done"} · ${TITLE}` : TITLE;
   wakeLock?.release();
-  await listKept();
+  const models = await listKept();
+  const { run } = state;
+  if (run) run.saved = models.some(({ name }) => name === run.name);
+  if (stopped) {
+    at("status").textContent = run?.saved
+      ? "Stopped. Nothing is lost up to the last checkpoint: continue from there."
+      : "Stopped before the first checkpoint: there is nothing to continue from.";
+  }
   changed();
 }
 
@@ -113,11 +128,15 @@ function show() {
 function showStatus() {
   const { step, info: { stepsTotal }, secondsLeft, stepMs } = figures;
   show();
-  if (stepMs === undefined || stepsTotal === null) return;
+  if (step === 0 || stepsTotal === null) return;
   const loss = mean.points.at(-1)?.value ?? NaN;
+  const speed = stepMs === undefined
+    ? ""
+    : ` · ${stepMs < 10 ? stepMs.toFixed(1) : Math.round(stepMs)} ms a step`;
   const left = secondsLeft === undefined ? "" : ` · about ${duration(secondsLeft)} left`;
-  at("status").textContent = `step ${count(step)} of ${count(stepsTotal)} · loss ${loss.toFixed(3)} · ` +
-    `${stepMs < 10 ? stepMs.toFixed(1) : Math.round(stepMs)} ms a step${left}`;
+  at("status").textContent = `step ${count(step)} of ${count(stepsTotal)} · loss ${
+    loss.toFixed(3)
+  }${speed}${left}`;
   document.title = `${Math.round(100 * step / stepsTotal)} % · microgpt`;
 }
 
@@ -137,7 +156,8 @@ hear({
     figures.info.stepsTotal = totalSteps;
     show();
     at("status").textContent = `${network}: ${count(parameters)} numbers to learn from ` +
-      `${count(trainingDocuments)} documents on ${device}. Compiling for it…`;
+      `${count(trainingDocuments)} documents on ${device}. ` +
+      (state.webgpu ? "Its programs are compiled: the first step takes longest…" : "");
   },
   step({ step, loss, learningRate: lr, gradNorm: grad_norm, tokens, milliseconds: ms }) {
     figures.add({ step, loss, lr, grad_norm, tokens, ms });
@@ -160,6 +180,9 @@ hear({
     at("samples").prepend(make("div", { className: "sample" }, title, text));
     while (at("samples").children.length > MOST_SAMPLES) at("samples").lastElementChild.remove();
   },
+  kept(kept) {
+    if (state.run) state.run.kept = kept;
+  },
   notice: (notice) => tell(notice, { bad: notice.bad === true }),
   recovery: ({ step, learningRate }) =>
     tell(`the loss was no number: back to step ${step}, with learning rate ${learningRate}`, { bad: false }),
@@ -168,21 +191,21 @@ hear({
     if (!run) return;
     showStatus();
     at("status").textContent = complete
-      ? `Done: ${count(step)} steps, in ${duration((performance.now() - run.began) / 1000)}.`
-      : `Paused after ${
-        count(step)
-      } steps. It is kept in this browser: continue now, or when you open this page again.`;
+      ? `Done: ${count(step)} steps, in ${duration((performance.now() - run.began) / 1000)}. Try it below.`
+      : `Paused after ${count(step)} steps. ${run.kept ? KEPT : NOT_KEPT}`;
     useModel(run.name, run.chat);
   },
 });
 
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) hiddenAt = figures.step;
-  else if (state.training) {
-    stayAwake();
-    const steps = figures.step - hiddenAt;
-    if (steps > 0) tell(`training went on while the tab was hidden: ${count(steps)} steps`, { bad: false });
+  if (document.hidden) {
+    hiddenAt = state.training ? figures.step : undefined;
+    return;
   }
+  if (state.training) stayAwake();
+  else document.title = TITLE;
+  const steps = hiddenAt === undefined ? 0 : figures.step - hiddenAt;
+  if (steps > 0) tell(`training went on while the tab was hidden: ${count(steps)} steps`, { bad: false });
 });
 addEventListener("beforeunload", (event) => state.training && event.preventDefault());
 
@@ -191,5 +214,5 @@ onChange(() => {
   const { step, info: { stepsTotal } } = figures;
   at("pause").hidden = !training;
   at("pause").disabled = false;
-  at("resume").hidden = training || !run || (stepsTotal !== null && step >= stepsTotal);
+  at("resume").hidden = training || !run?.saved || (stepsTotal !== null && step >= stepsTotal);
 });

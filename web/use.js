@@ -14,6 +14,7 @@ export function useModel(name, chat) {
   at("use-name").textContent = `Use ${name}`;
   conversation = [];
   for (const id of ["written", "turns", "seen", "token-map", "take-note"]) at(id).replaceChildren();
+  for (const legend of at("use").querySelectorAll(".colours")) legend.remove();
   at("look-at").value = state.model.example;
   showTab(chat ? "talk" : "write");
   changed();
@@ -50,7 +51,6 @@ function showTab(name) {
   for (const panel of document.querySelectorAll("[data-panel]")) {
     /** @type {HTMLElement} */ (panel).hidden = /** @type {HTMLElement} */ (panel).dataset.panel !== name;
   }
-  at("legend").hidden = !at("use").querySelector(`[data-panel="${name}"] .text-token`);
   if (state.training) return;
   if (name === "see" && !at("seen").hasChildNodes() && at("look-at").value) attempt(look, at("look"));
   if (name === "map" && !at("token-map").hasChildNodes()) {
@@ -81,8 +81,25 @@ async function colour(element, written) {
     if (!/are looked at$/.test(error.message)) throw error; // a long text stays without colours
   });
   if (!seen) return;
-  at("legend").hidden = false;
   new TokenText(element, at("expected")).set(seen.tokens.slice(seen.start).map(named));
+  const texts = element.closest("#written, #turns");
+  if (texts && !texts.parentElement?.querySelector(".colours")) texts.after(legend());
+}
+
+/** What the colours of tokens say. */
+function legend() {
+  return make(
+    "div",
+    { className: "faint colours" },
+    make(
+      "p",
+      { className: "legend" },
+      "it was surprised ",
+      make("span", { className: "scale" }),
+      " it expected this",
+    ),
+    make("p", { textContent: "Point at a token, or tap it, to see what else it expected there." }),
+  );
 }
 
 /** The token between texts, in words: where it is expected, the text is expected to end. @param {{text: string}} token */
@@ -158,10 +175,10 @@ async function look() {
   // whatever begins every text was never to be expected
   const first = { ...tokens[0], text: "(start)", probability: undefined };
   new TokenText(line, at("expected")).set([first, ...tokens.slice(1).map(named)]);
-  at("legend").hidden = false;
   at("seen").replaceChildren(
     make("h3", { textContent: "How probable it found each token" }),
     line,
+    legend(),
     make("h3", { textContent: "What it expects next" }),
     probabilityBars(next.map(named)),
     make("h3", { textContent: "Where its attention goes" }),

@@ -83,7 +83,7 @@ export function attentionView(tokens, attention) {
     textContent:
       "To find the next token, each head looks back at the tokens so far, at some more than at others, and passes on " +
       "what it finds there. Each square is a head: a row for each token of the text, a column for each token that it may " +
-      "look at, dark where it looks. Choose one, then point at a token.",
+      "look at, the fuller the colour the more it looks there. Choose one, then point at a token.",
   });
   const squares = make("div", { className: "heads" });
   const note = make("p", { className: "faint" });
@@ -188,7 +188,7 @@ export function tokenMap({ texts, places, nearest, shown }) {
       label.classList.toggle("near", like.has(j));
     });
     picture.append(labels[i]); // above the others
-    note.textContent = `Most like “${visible(texts[i])}”, of all numbers: ${
+    note.textContent = `Most like “${visible(texts[i])}”, by all of its numbers: ${
       nearest[i].map((j) => `“${visible(texts[j])}”`).join(", ")
     }`;
   }

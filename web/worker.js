@@ -50,8 +50,9 @@ async function inMemory(name) {
 async function keepModel(name) {
   try {
     await microgpt.keep(name, await inMemory(name));
-    tell("kept", name);
+    tell("kept", true);
   } catch (error) {
+    tell("kept", false);
     tellProblem("the checkpoint could not be kept in this browser", error);
   }
 }

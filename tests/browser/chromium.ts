@@ -68,6 +68,13 @@ export class PageServer implements AsyncDisposable {
   }
 }
 
+/** Flags of puppeteer's that a person's Chromium does not have. */
+const KEEPS_HIDDEN_QUICK = [
+  "--disable-backgrounding-occluded-windows",
+  "--disable-renderer-backgrounding",
+  "--disable-background-timer-throttling",
+];
+
 /** Chromium, until it is disposed of. */
 export class Chromium implements AsyncDisposable {
   private constructor(readonly browser: Browser, readonly profile: string) {}
@@ -75,9 +82,10 @@ export class Chromium implements AsyncDisposable {
   /**
    * @param options.webgpu false starts it as on a machine without a GPU
    * @param options.hardware the machine's own GPU in place of the software adapter
+   * @param options.slowsHidden hidden tabs get less time, as a person's do; else they are treated as if they were seen
    */
   static async start(
-    { webgpu = true, hardware = false, profile = Deno.makeTempDirSync() } = {},
+    { webgpu = true, hardware = false, slowsHidden = false, profile = Deno.makeTempDirSync() } = {},
   ): Promise<Chromium> {
     const gpu = webgpu
       ? ["--enable-unsafe-webgpu", ...hardware ? [] : ["--use-webgpu-adapter=swiftshader"]]
@@ -86,6 +94,7 @@ export class Chromium implements AsyncDisposable {
       executablePath: chromiumPath() ?? "chromium",
       headless: true,
       args: ["--no-sandbox", "--disable-dev-shm-usage", `--user-data-dir=${profile}`, ...gpu],
+      ignoreDefaultArgs: slowsHidden ? KEEPS_HIDDEN_QUICK : [],
       protocolTimeout: 300_000,
     });
     return new Chromium(browser, profile);

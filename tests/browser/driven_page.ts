@@ -25,13 +25,14 @@ export async function press(page: Page, id: string): Promise<void> {
   await page.evaluate(`document.getElementById("${id}").click()`); // whatever message lies over it
 }
 
-/** Clicks the button of a model that is kept. @param button what it says */
+/** Clicks the button of a model that is kept, as soon as it can be. @param button what it says */
 export async function pressKept(page: Page, name: string, button: string): Promise<void> {
-  await page.evaluate(`{
-    const rows = [...document.querySelectorAll("#kept .row")];
-    const row = rows.find((row) => row.textContent.startsWith(${JSON.stringify(`${name}, `)}));
-    [...row.querySelectorAll("button")].find((b) => b.textContent === ${JSON.stringify(button)}).click();
-  }`);
+  const found = `[...document.querySelectorAll("#kept .row")]
+    .filter((row) => row.textContent.startsWith(${JSON.stringify(`${name}, `)}))
+    .flatMap((row) => [...row.querySelectorAll("button")])
+    .find((button) => button.textContent === ${JSON.stringify(button)})`;
+  await page.waitForFunction(`${found}?.disabled === false`, { timeout: 60_000 });
+  await page.evaluate(`${found}.click()`);
 }
 
 /** Chooses a file as a file dialog does. @param input id of the field */

@@ -53,7 +53,7 @@ chromiumTest("the page: a GPU that is lost", async () => {
   await chooseFile(page, "text.txt", DOCUMENTS.join("\n"));
   await says(page, "looked", /text\.txt: \d/);
   await chooseFile(page, "tiny.zip", zipSync(files), "model-file");
-  await says(page, "kept", /tiny, 3 steps/);
+  await says(page, "kept", /tiny, 3 of 400 steps/);
   await pressKept(page, "tiny", "Continue training");
   await says(page, "status", /step \d+ of 400/);
   const browser = await chromium.browser.target().createCDPSession();
@@ -61,7 +61,7 @@ chromiumTest("the page: a GPU that is lost", async () => {
   await says(page, "messages", /training stopped: the GPU \(swiftshader\) was lost/);
   await says(page, "status", /^Stopped\. Nothing is lost up to the last checkpoint/);
   assert.equal((await keptLog(page, "tiny")).at(-1)!.step, 3);
-  await says(page, "kept", /tiny, 3 steps/);
+  await says(page, "kept", /tiny, 3 of 400 steps/);
 
   await press(page, "resume");
   await says(page, "status", /step \d+ of 400/);
@@ -73,5 +73,11 @@ chromiumTest("the page: a GPU that is lost", async () => {
   for (const { step, loss } of losses.slice(3)) {
     assert(Math.abs(loss! - expected.get(step)!) < 1e-4, `step ${step}: ${loss}, ${expected.get(step)}`);
   }
+
+  await press(page, "start");
+  await says(page, "status", /programs are compiled/);
+  await browser.send("Browser.crashGpuProcess").catch(() => {});
+  await says(page, "status", /^Stopped before the first checkpoint: there is nothing to continue from/);
+  assert.equal(await page.evaluate("document.getElementById('resume').hidden"), true);
   await server.shutdown();
 });

@@ -91,7 +91,7 @@ chromiumTest("the page without a GPU", async (t) => {
     await page.goto("about:blank");
     await page.goto(url);
     await ready(page);
-    await says(page, "kept", new RegExp(`pets, ${before} steps`));
+    await says(page, "kept", new RegExp(`pets, ${before} of 400 steps`));
     await page.evaluate(
       "[...document.querySelectorAll('#kept button')].find((b) => b.textContent === 'Continue training').click()",
     );
@@ -195,9 +195,17 @@ chromiumTest("the page without a GPU", async (t) => {
     await page.evaluate(`document.getElementById("messages").replaceChildren()`);
     const session = await page.createCDPSession();
     await session.send("Storage.overrideQuotaForOrigin", { origin: new URL(url).origin, quotaSize: 1000 });
-    await page.evaluate("document.getElementById('steps').value = 20");
+    await page.evaluate("document.getElementById('steps').value = 200");
     await press(page, "start");
-    await says(page, "status", /Done: 20 steps/);
+    await says(page, "status", /step [1-9]\d+ of 200/);
+    await press(page, "pause");
+    await says(
+      page,
+      "status",
+      /Paused after \d+ steps\. This browser could not keep it: continue, or take it home/,
+    );
+    await press(page, "resume");
+    await says(page, "status", /Done: 200 steps/);
     await press(page, "write"); // it is here, though it is not kept
     await page.waitForSelector("#written p", { timeout: 60_000 });
     assert.match(await text(page, "messages"), /could not be kept in this browser.*no more room/s);

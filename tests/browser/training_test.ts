@@ -50,6 +50,22 @@ globalThis.keepAndRead = async () => {
   await microgpt.removeKept("a model");
   return [Object.keys(again).length, same.every(Boolean), names, await microgpt.kept("a model") ?? null];
 };
+const IN_PLACE = \`
+  import { keep, kept } from "\${location.origin}/microgpt.js";
+  delete FileSystemFileHandle.prototype.createWritable;
+  try {
+    for (let i = 0; i < 12; i++) await keep("in place", { "a/b": new Blob(["weights " + 10 ** (11 - i)]), c: new Blob([new Uint8Array(3e6)]) });
+    await keep("in place", { "a/b": new Blob(["weights 9"]), c: new Blob([new Uint8Array(3e6)]) });
+    const tree = await kept("in place");
+    postMessage([await tree["a/b"].text(), String(Object.keys(tree).length - 1), tree.c.size]);
+  } catch (error) {
+    postMessage(String(error.stack));
+  }
+\`;
+globalThis.keptInPlace = () => {
+  const worker = new Worker(URL.createObjectURL(new Blob([IN_PLACE], { type: "text/javascript" })), { type: "module" });
+  return new Promise((resolve) => worker.onmessage = ({ data }) => resolve(data));
+};
 globalThis.ready = true;
 `;
 
@@ -186,6 +202,10 @@ chromiumTest("training in Chromium", async (t) => {
     const [count, same, names, gone] = await page.evaluate("keepAndRead()") as unknown[];
     assert((count as number) >= 7);
     assert.deepEqual([same, names, gone], [true, ["a model"], null]);
+  });
+
+  await t.step("and where files are written in place, as in Safari before 26", async () => {
+    assert.deepEqual(await page.evaluate("keptInPlace()"), ["weights 9", "1", 3e6]);
   });
   assert.deepEqual(problems, []);
 });

@@ -24,8 +24,17 @@ export function button(text, onclick, label) {
 /** How long what is no problem is said. */
 const SAID_MS = 15_000;
 
+/** Takes a message away after a while; one that nobody saw, since the page was hidden, gets its while later. @param {any} box */
+function removeLater(box) {
+  setTimeout(() => {
+    if (!document.hidden) box.remove();
+    else document.addEventListener("visibilitychange", () => removeLater(box), { once: true });
+  }, SAID_MS);
+}
+
 /**
- * Says something to the person: a problem until it is closed, anything else for a while.
+ * Says something to the person: a problem until it is closed, anything else for a while. What stands there already is said
+ * once.
  * @param {unknown} problem an error, or words; `hint` of an error is said below it
  * @param {{bad?: boolean}} [options] false: it is no problem
  */
@@ -36,7 +45,10 @@ export function tell(problem, { bad = true } = {}) {
   close.setAttribute("aria-label", "close");
   const box = make("div", { className: bad ? "message bad" : "message" }, close, message);
   if (hint) box.append(make("small", { textContent: hint }));
-  if (!bad) setTimeout(() => box.remove(), SAID_MS);
+  if (!bad) removeLater(box);
+  for (const other of [...at("messages").children]) {
+    if (other.textContent === box.textContent) other.remove();
+  }
   at("messages").append(box);
   while (at("messages").children.length > 3) at("messages").firstElementChild.remove();
 }

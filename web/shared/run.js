@@ -5,8 +5,9 @@
  * @typedef {{id: string, name: string, running: boolean, changed: number, stepsTotal: number | null}} RunInfo
  */
 
-/** Steps over which speed is told. */
+/** Steps over which speed is told, and from how many on: kernels are compiled in the first ones. */
 const SPEED_STEPS = 50;
+const FIRST_STEPS = 3;
 
 /** Removes points from a step on. @param {{step: number}[]} points @param {number} step */
 function cutAt(points, step) {
@@ -83,10 +84,10 @@ export class Run {
     return stepsTotal !== null && this.step >= stepsTotal ? "done" : "stopped";
   }
 
-  /** Milliseconds of a step, over the last ones; undefined before the first. */
+  /** Milliseconds of a step, the median of the last ones; undefined before there are a few. */
   get stepMs() {
-    const { length } = this.#recent;
-    return length === 0 ? undefined : this.#recent.reduce((sum, { ms }) => sum + ms, 0) / length;
+    if (this.#recent.length < FIRST_STEPS) return undefined;
+    return this.#recent.map(({ ms }) => ms).sort((a, b) => a - b)[this.#recent.length >> 1];
   }
 
   /** Seconds to its end; undefined where that is not known. */
