@@ -30,21 +30,14 @@ export interface BrowserFileHandle {
   /** writes it anew; takes effect when closed. Safari has it from 26 on */
   createWritable?(): Promise<{ write(data: Blob | string): Promise<void>; close(): Promise<void> }>;
   /** writes in place; in workers alone */
-  createSyncAccessHandle?(): Promise<FileAccess>;
+  createSyncAccessHandle?(): Promise<{
+    write(bytes: Uint8Array<ArrayBuffer>, options: { at: number }): number;
+    truncate(bytes: number): void;
+    flush(): void;
+    close(): void;
+  }>;
   /** tells it from a folder */
   readonly kind: "file";
-}
-
-/** A file of the browser that is open. */
-export interface FileAccess {
-  /** writes bytes from a place on; returns how many */
-  write(bytes: Uint8Array<ArrayBuffer>, options: { at: number }): number;
-  /** makes it so many bytes long */
-  truncate(bytes: number): void;
-  /** to the disk */
-  flush(): void;
-  /** lets others open it */
-  close(): void;
 }
 
 const CURRENT = "current";
