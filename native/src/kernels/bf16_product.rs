@@ -10,6 +10,8 @@
 //! `Dot` is AVX512-BF16's instruction, which takes pairs in this very order; operands are pairs of 16 bits, half the memory.
 //! `Fma` is f32's own multiply-add, everywhere: the operands are f32 numbers with 16 zero bits at the end. Products of two
 //! of them are exact in f32. `Dot` takes subnormal numbers for 0, and that is all they may differ in.
+//! `Tile` is AMX's, eight times as fast, in an order of its own: of each TILE_K of k the even ones are summed and the odd ones,
+//! then both sums, and that is added to the element. It takes subnormal numbers for 0, too.
 //!
 //! 2 · M · N · K flops; reads a, b and out once, and b's panels once for each MAX_ROWS rows.
 
@@ -31,6 +33,9 @@ const TILE_WORDS: usize = 128;
 const PANEL_WORDS: usize = 1 << 18;
 /// Rows of a that a thread takes at once, so that they stay in its second cache.
 const MAX_ROWS: usize = 96;
+/// Numbers of K that an instruction of AMX takes, and rows of out that two of its tiles have.
+const TILE_K: usize = 32;
+const TILE_ROWS: usize = 32;
 /// Vectors in a row of a tile.
 const VECTORS: usize = 2;
 /// Multiplications that are worth a thread's while, and numbers to pack.
@@ -42,14 +47,19 @@ const PACK_GRAIN: usize = 8 * 1024;
 pub enum Way {
     Fma,
     Dot,
+    Tile,
 }
 
 impl Way {
-    /// The fastest that this processor has. Intel's take the instruction at a quarter of the rate of multiply-adds, which is half
+    /// The fastest that this processor has. Intel's take `Dot`'s instruction at a quarter of the rate of multiply-adds, which is half
     /// of f32's speed; AMD's take both at one rate.
     pub fn best() -> Way {
         static BEST: OnceLock<Way> = OnceLock::new();
         *BEST.get_or_init(|| {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            if amx::is_ready() {
+                return Way::Tile;
+            }
             #[cfg(target_arch = "x86_64")]
             if Way::has_dot() {
                 let vendor = raw_cpuid::CpuId::new().get_vendor_info();
@@ -68,7 +78,17 @@ impl Way {
 
     /// Numbers in a word.
     fn per_word(self) -> usize {
-        if self == Way::Dot { 2 } else { 1 }
+        if self == Way::Fma { 1 } else { 2 }
+    }
+
+    /// Numbers of K that are multiplied together: others are added to it, zeros.
+    fn k_unit(self) -> usize {
+        if self == Way::Tile { TILE_K } else { 2 }
+    }
+
+    /// Rows of a tile, or a multiple of them.
+    fn rows(self) -> usize {
+        if self == Way::Tile { TILE_ROWS } else { 12 }
     }
 }
 
@@ -99,16 +119,20 @@ struct Block<'a> {
     way: Way,
     m: usize,
     k: Range<usize>,
-    /// words of a row of a: even for `Fma`, so that pairs are whole
+    /// words of a row of a: even for `Fma`, so that pairs are whole; for `Tile` as many as its instructions take
     words: usize,
     columns: Range<usize>,
 }
 
 impl Block<'_> {
-    /// Rounds rows first … of a into `a`. NT and NN: strips of TILE_WORDS of all rows, [strips, rows, TILE_WORDS]. TN: [words, rows].
+    /// Rounds rows first … of a into `a`: strips of TILE_WORDS of all rows, [strips, rows, TILE_WORDS]. TN, but for `Tile`:
+    /// [words, rows].
     #[inline(always)]
     fn pack_rows(&self, a: &mut [u32], rows: Range<usize>, padded: usize) {
         let Product { a: source, k, .. } = *self.product;
+        if self.form == Form::TN && self.way == Way::Tile {
+            return self.pack_transposed(a, rows, padded);
+        }
         if self.form == Form::TN {
             return round_columns(
                 self.way,
@@ -128,13 +152,41 @@ impl Block<'_> {
         }
     }
 
+    /// The same of columns of a, by squares of 16 words and rows.
+    #[inline(always)]
+    fn pack_transposed(&self, a: &mut [u32], rows: Range<usize>, padded: usize) {
+        const SIDE: usize = 16;
+        let source = self.product.a;
+        for first in (0..rows.len()).step_by(SIDE) {
+            let count = SIDE.min(rows.len() - first);
+            for word in (0..self.words).step_by(SIDE) {
+                let mut square = [[0u32; SIDE]; SIDE];
+                for (words, even) in square.iter_mut().zip((self.k.start + 2 * word..self.k.end).step_by(2)) {
+                    let row = |k: usize| &source[k * self.m + rows.start + first..][..count];
+                    if even + 1 < self.k.end {
+                        round_pairs(&mut words[..count], row(even), row(even + 1));
+                    } else {
+                        words.iter_mut().zip(row(even)).for_each(|(to, &even)| *to = pair(even, 0.0));
+                    }
+                }
+                let (strip, at) = (word / TILE_WORDS, word % TILE_WORDS);
+                for i in 0..count {
+                    let to = &mut a[(strip * padded + first + i) * TILE_WORDS + at..][..SIDE];
+                    to.iter_mut().zip(&square).for_each(|(to, words)| *to = words[i]);
+                }
+            }
+        }
+    }
+
     /// Rounds the columns of a panel of b, [words, nr]; columns beyond the matrix are 0.
     #[inline(always)]
     fn pack_panel(&self, panel: &mut [u32], first: usize, nr: usize) {
         let Product { b: source, n, k, .. } = *self.product;
         let count = nr.min(self.columns.end - first);
         if self.form != Form::NT {
-            return round_columns(self.way, panel, nr, &source[first..], n, self.k.clone(), count);
+            round_columns(self.way, panel, nr, &source[first..], n, self.k.clone(), count);
+            panel[self.k.len().next_multiple_of(2) / self.way.per_word() * nr..].fill(0);
+            return;
         }
         let mut strip = [[0u32; STRIP]; MAX_NR];
         let per_word = self.way.per_word();
@@ -162,15 +214,17 @@ fn pair(even: f32, odd: f32) -> u32 {
     u32::from(f32_to_bf16(even)) | word(odd)
 }
 
-/// Words of numbers that lie side by side; where their number is odd, one more is 0.
+/// Words of numbers that lie side by side; zeros fill up what is multiplied together.
 #[inline(always)]
 fn round_row(way: Way, words: &mut [u32], numbers: &[f32]) {
     let (pairs, rest) = numbers.as_chunks::<2>();
-    if way == Way::Dot {
+    if way.per_word() == 2 {
         words.iter_mut().zip(pairs).for_each(|(to, &[even, odd])| *to = pair(even, odd));
         if let [last] = *rest {
             words[pairs.len()] = pair(last, 0.0);
         }
+        let used = numbers.len().div_ceil(2);
+        words[used..numbers.len().next_multiple_of(way.k_unit()) / 2].fill(0);
     } else {
         words.iter_mut().zip(numbers).for_each(|(to, &value)| *to = word(value));
         if !rest.is_empty() {
@@ -221,7 +275,7 @@ fn round_columns(
     let pairs = words.chunks_exact_mut(width * 2 / way.per_word()).zip(k.clone().step_by(2));
     for (words, even) in pairs {
         let odd = (even + 1 < k.end).then_some(even + 1);
-        if way == Way::Dot {
+        if way.per_word() == 2 {
             let (to, rest) = words.split_at_mut(count);
             match odd {
                 Some(odd) => round_pairs(to, row(even), row(odd)),
@@ -261,6 +315,24 @@ fn transpose_strip(words: &mut [u32], strip: &[[u32; STRIP]; MAX_NR], nr: usize)
 
 /// How tiles multiply.
 trait Multiply<S: Simd>: Copy {
+    /// What rows of a are packed for.
+    const WAY: Way;
+    /// ROWS × VECTORS vectors of sums over some words. Element (i, p) of a lies at i · A_ROW + p · a_col.
+    ///
+    /// # Safety
+    /// ROWS rows of a and a panel of as many words can be read, and the processor has the instructions.
+    unsafe fn tile<const ROWS: usize, const A_ROW: usize>(
+        simd: S,
+        words: usize,
+        a: *const u32,
+        a_col: usize,
+        b: *const u32,
+        sums: [[S::f32s; VECTORS]; ROWS],
+    ) -> [[S::f32s; VECTORS]; ROWS];
+}
+
+/// The sums that a step of one vector makes.
+trait Step<S: Simd>: Copy {
     /// Words of a pair of k.
     const PAIR: usize;
     /// sums + a · b
@@ -274,6 +346,22 @@ trait Multiply<S: Simd>: Copy {
 struct Fma;
 
 impl<S: Simd> Multiply<S> for Fma {
+    const WAY: Way = Way::Fma;
+    #[inline(always)]
+    unsafe fn tile<const ROWS: usize, const A_ROW: usize>(
+        simd: S,
+        words: usize,
+        a: *const u32,
+        a_col: usize,
+        b: *const u32,
+        sums: [[S::f32s; VECTORS]; ROWS],
+    ) -> [[S::f32s; VECTORS]; ROWS] {
+        // SAFETY: as the caller promises.
+        unsafe { tile::<S, Fma, ROWS, A_ROW>(simd, words, a, a_col, b, sums) }
+    }
+}
+
+impl<S: Simd> Step<S> for Fma {
     const PAIR: usize = 2;
     #[inline(always)]
     unsafe fn step(simd: S, a: u32, b: S::f32s, sums: S::f32s) -> S::f32s {
@@ -281,13 +369,13 @@ impl<S: Simd> Multiply<S> for Fma {
     }
 }
 
-/// ROWS × VECTORS vectors of sums over some words. Element (i, p) of a lies at i · A_ROW + p · a_col.
+/// `Multiply::tile`, step by step.
 ///
 /// # Safety
-/// ROWS rows of a and a panel of as many words can be read.
+/// As there.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-unsafe fn tile<S: Simd, W: Multiply<S>, const ROWS: usize, const A_ROW: usize>(
+unsafe fn tile<S: Simd, W: Step<S>, const ROWS: usize, const A_ROW: usize>(
     simd: S,
     words: usize,
     a: *const u32,
@@ -453,12 +541,12 @@ fn rows_of<S: Simd, W: Multiply<S>, const ROWS: usize>(
                         mask: if last { fusion.mask } else { None },
                     };
                     let sums = target.begin::<S, ROWS>(simd);
-                    let sums = if block.form == Form::TN {
+                    let sums = if block.form == Form::TN && W::WAY != Way::Tile {
                         let a = &raw const a[word * padded + i];
-                        tile::<S, W, ROWS, 1>(simd, count, a, padded, b, sums)
+                        W::tile::<ROWS, 1>(simd, count, a, padded, b, sums)
                     } else {
                         let a = &raw const a[word * padded + i * TILE_WORDS];
-                        tile::<S, W, ROWS, TILE_WORDS>(simd, count, a, 1, b, sums)
+                        W::tile::<ROWS, TILE_WORDS>(simd, count, a, 1, b, sums)
                     };
                     target.end(simd, sums);
                 }
@@ -504,6 +592,22 @@ mod dot {
     struct Dot;
 
     impl Multiply<V4> for Dot {
+        const WAY: Way = Way::Dot;
+        #[inline(always)]
+        unsafe fn tile<const ROWS: usize, const A_ROW: usize>(
+            simd: V4,
+            words: usize,
+            a: *const u32,
+            a_col: usize,
+            b: *const u32,
+            sums: [[pulp::f32x16; VECTORS]; ROWS],
+        ) -> [[pulp::f32x16; VECTORS]; ROWS] {
+            // SAFETY: as the caller promises.
+            unsafe { super::tile::<V4, Dot, ROWS, A_ROW>(simd, words, a, a_col, b, sums) }
+        }
+    }
+
+    impl Step<V4> for Dot {
         const PAIR: usize = 1;
         #[inline(always)]
         unsafe fn step(_: V4, a: u32, b: pulp::f32x16, sums: pulp::f32x16) -> pulp::f32x16 {
@@ -534,6 +638,121 @@ mod dot {
         scratch: &mut [f32],
     ) {
         rows_of::<V4, Dot, 12>(simd, block, panels, out, rows, fusion, scratch);
+    }
+}
+
+/// AMX: matrices in registers. A tile of out is four of them, 16 × 16 each; a has two, of 16 rows and TILE_K numbers, and a
+/// panel of b two, of TILE_K / 2 words in 16 columns.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx {
+    use super::*;
+    use pulp::x86::V4;
+    use std::arch::asm;
+
+    /// What linux/arch/x86 calls ARCH_REQ_XCOMP_PERM, and the state of the tiles.
+    const REQUEST_PERMISSION: i64 = 0x1023;
+    const TILE_DATA: i64 = 18;
+
+    /// Whether the processor has it and the system lets this process use it, which has to be asked for.
+    pub fn is_ready() -> bool {
+        static READY: OnceLock<bool> = OnceLock::new();
+        *READY.get_or_init(|| {
+            let features = raw_cpuid::CpuId::new().get_extended_feature_info();
+            matches!(super::super::simd::arch(), pulp::Arch::V4(_))
+                && features.is_some_and(|has| has.has_amx_tile() && has.has_amx_bf16())
+                // SAFETY: a request of numbers; systems that do not know it refuse.
+                && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) } == 0
+        })
+    }
+
+    /// The sizes of the tiles, as `ldtilecfg` reads them: all of 16 rows of 64 bytes.
+    #[repr(C, align(64))]
+    struct Sizes {
+        palette: u8,
+        start_row: u8,
+        reserved: [u8; 14],
+        row_bytes: [u16; 16],
+        rows: [u8; 16],
+    }
+    static SIZES: Sizes = Sizes {
+        palette: 1,
+        start_row: 0,
+        reserved: [0; 14],
+        row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+        rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+    };
+
+    #[derive(Clone, Copy)]
+    struct Tiles;
+
+    impl Multiply<V4> for Tiles {
+        const WAY: Way = Way::Tile;
+        #[inline(always)]
+        unsafe fn tile<const ROWS: usize, const A_ROW: usize>(
+            _: V4,
+            words: usize,
+            a: *const u32,
+            _: usize,
+            b: *const u32,
+            mut sums: [[pulp::f32x16; VECTORS]; ROWS],
+        ) -> [[pulp::f32x16; VECTORS]; ROWS] {
+            const { assert!(ROWS == TILE_ROWS && VECTORS == 2) };
+            // SAFETY: ROWS rows of sums and of a, words of a panel; the tiles have their sizes.
+            unsafe {
+                asm!(
+                    "tileloadd tmm0, [{sums} + {b_row}]",
+                    "tileloadd tmm1, [{sums} + {b_row} + 64]",
+                    "tileloadd tmm2, [{sums} + {b_row} + 16 * 128]",
+                    "tileloadd tmm3, [{sums} + {b_row} + 16 * 128 + 64]",
+                    "2:",
+                    "tileloadd tmm4, [{a} + {a_row}]",
+                    "tileloadd tmm6, [{b} + {b_row}]",
+                    "tileloadd tmm7, [{b} + {b_row} + 64]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tileloadd tmm5, [{a_low} + {a_row}]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "add {a}, 64",
+                    "add {a_low}, 64",
+                    "add {b}, 16 * 128",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{sums} + {b_row}], tmm0",
+                    "tilestored [{sums} + {b_row} + 64], tmm1",
+                    "tilestored [{sums} + {b_row} + 16 * 128], tmm2",
+                    "tilestored [{sums} + {b_row} + 16 * 128 + 64], tmm3",
+                    sums = in(reg) sums.as_mut_ptr(),
+                    a = inout(reg) a => _,
+                    a_low = inout(reg) a.add(16 * A_ROW) => _,
+                    a_row = in(reg) 4 * A_ROW,
+                    b = inout(reg) b => _,
+                    b_row = in(reg) 128usize,
+                    steps = inout(reg) words / 16 => _,
+                    options(nostack),
+                );
+            }
+            sums
+        }
+    }
+
+    /// # Safety
+    /// `is_ready`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt")]
+    pub unsafe fn rows(
+        simd: V4,
+        block: &Block,
+        panels: &[u32],
+        out: Shared<f32>,
+        rows: Range<usize>,
+        fusion: Fusion,
+        scratch: &mut [f32],
+    ) {
+        // SAFETY: the caller has asked; the compiler has no use for these registers.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SIZES, options(nostack)) };
+        rows_of::<V4, Tiles, TILE_ROWS>(simd, block, panels, out, rows, fusion, scratch);
+        // SAFETY: the same.
+        unsafe { asm!("tilerelease", options(nostack)) };
     }
 }
 
@@ -569,8 +788,8 @@ pub fn product(
     let m = out.len() / n;
     let nr = panel_columns::dispatch();
     let out = Shared::new(out);
-    for k in even_parts(k, K_WORDS * way.per_word(), 2) {
-        let words = k.len().next_multiple_of(2) / way.per_word();
+    for k in even_parts(k, K_WORDS * way.per_word(), way.k_unit()) {
+        let words = k.len().next_multiple_of(way.k_unit()) / way.per_word();
         let columns_at_once = (PANEL_WORDS / words).max(nr);
         for columns in even_parts(n, columns_at_once, nr) {
             let block = Block { product, form, way, m, k: k.clone(), words, columns };
@@ -586,10 +805,10 @@ pub fn product(
                 }
             });
             let panels: &[u32] = memory.words(count * words * nr);
-            let parts = row_parts(pool.threads(), [m, block.columns.len(), k.len()]);
+            let parts = row_parts(pool.threads(), way.rows(), [m, block.columns.len(), k.len()]);
             pool.run(parts, |i| {
-                let rows = part_of(m, 12, parts, i);
-                let scratch = rows.len().next_multiple_of(12) * words.next_multiple_of(TILE_WORDS);
+                let rows = part_of(m, way.rows(), parts, i);
+                let scratch = rows.len().next_multiple_of(way.rows()) * words.next_multiple_of(TILE_WORDS);
                 with_scratch(scratch, |scratch| match way {
                     Way::Fma => rows_by_fma::dispatch(&block, panels, out, rows, fusion, scratch),
                     Way::Dot => {
@@ -599,21 +818,28 @@ pub fn product(
                             unsafe { dot::rows(simd, &block, panels, out, rows, fusion, scratch) }
                         }
                     }
+                    Way::Tile => {
+                        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+                        if let pulp::Arch::V4(simd) = super::simd::arch() {
+                            // SAFETY: `Way::best` chooses it where it is ready.
+                            unsafe { amx::rows(simd, &block, panels, out, rows, fusion, scratch) }
+                        }
+                    }
                 });
             });
         }
     }
 }
 
-/// How many parts to cut the rows of out into.
-fn row_parts(threads: usize, [m, n, k]: [usize; 3]) -> usize {
+/// How many parts to cut the rows of out into. `unit` rows are a tile's.
+fn row_parts(threads: usize, unit: usize, [m, n, k]: [usize; 3]) -> usize {
     let least = m.div_ceil(MAX_ROWS);
     if threads == 1 {
         return least;
     }
-    let useful = (m * n * k / FLOP_GRAIN).clamp(1, m.div_ceil(12));
+    let useful = (m * n * k / FLOP_GRAIN).clamp(1, m.div_ceil(unit));
     let wanted = useful.min(2 * threads).max(least);
-    if wanted > threads { wanted.next_multiple_of(threads).min(m.div_ceil(12)) } else { wanted }
+    if wanted > threads { wanted.next_multiple_of(threads).min(m.div_ceil(unit)) } else { wanted }
 }
 
 #[cfg(test)]
@@ -622,6 +848,7 @@ mod tests {
 
     /// Every sum in the order that is promised, from numbers rounded by the plain rule.
     fn naive(
+        way: Way,
         form: Form,
         a: &[f32],
         b: &[f32],
@@ -631,12 +858,21 @@ mod tests {
         let rounded = |value: f32| f32::from_bits(word(value));
         let mut out = vec![0.0; m * n];
         for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+            let term = |p: usize| {
+                let left = if form == Form::TN { a[p * m + i] } else { a[i * k + p] };
+                let right = if form == Form::NT { b[j * k + p] } else { b[p * n + j] };
+                rounded(left) * rounded(right)
+            };
             let mut sum = start(i * n + j);
-            for even in (0..k).step_by(2) {
-                for p in [even + 1, even].into_iter().filter(|&p| p < k) {
-                    let left = if form == Form::TN { a[p * m + i] } else { a[i * k + p] };
-                    let right = if form == Form::NT { b[j * k + p] } else { b[p * n + j] };
-                    sum += rounded(left) * rounded(right);
+            if way == Way::Tile {
+                for first in (0..k).step_by(TILE_K) {
+                    let of =
+                        |p: usize| (p..k.min(first + TILE_K)).step_by(2).map(term).fold(0.0, |a, b| a + b);
+                    sum += of(first) + of(first + 1);
+                }
+            } else {
+                for even in (0..k).step_by(2) {
+                    [even + 1, even].into_iter().filter(|&p| p < k).for_each(|p| sum += term(p));
                 }
             }
             out[i * n + j] = sum;
@@ -649,11 +885,16 @@ mod tests {
     }
 
     fn ways() -> Vec<Way> {
+        let mut ways = vec![Way::Fma];
         #[cfg(target_arch = "x86_64")]
         if Way::has_dot() {
-            return vec![Way::Fma, Way::Dot];
+            ways.push(Way::Dot);
         }
-        vec![Way::Fma]
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if amx::is_ready() {
+            ways.push(Way::Tile);
+        }
+        ways
     }
 
     #[test]
@@ -673,11 +914,15 @@ mod tests {
                 for (add, relu, mask) in
                     [(0, false, false), (1, true, false), (2, false, true), (0, true, false)]
                 {
-                    let mut expected = naive(form, &a, &b, [m, n, k], |i| [0.0, old[i], other[i]][add]);
-                    for (sum, other) in expected.iter_mut().zip(&other) {
-                        let keep = (!relu || *sum >= 0.0) && (!mask || *other > 0.0);
-                        *sum = if keep { *sum } else { 0.0 };
-                    }
+                    let expected = |way| {
+                        let mut expected =
+                            naive(way, form, &a, &b, [m, n, k], |i| [0.0, old[i], other[i]][add]);
+                        for (sum, other) in expected.iter_mut().zip(&other) {
+                            let keep = (!relu || *sum >= 0.0) && (!mask || *other > 0.0);
+                            *sum = if keep { *sum } else { 0.0 };
+                        }
+                        expected
+                    };
                     let fusion = Fusion {
                         add: [Add::Nothing, Add::Out, Add::Matrix(&other)][add],
                         relu,
@@ -686,6 +931,7 @@ mod tests {
                     for (way, threads) in
                         ways().into_iter().flat_map(|way| [1, 2, 3].map(|threads| (way, threads)))
                     {
+                        let expected = expected(way);
                         let (mut pool, mut out) = (Pool::new(threads).unwrap(), old.clone());
                         let operands = Product::new(form, &a, &b, m, n, k);
                         product(&mut pool, &mut Panels::default(), way, &mut out, form, &operands, fusion);
