@@ -12,6 +12,7 @@ export interface Answered {
   firstMs: number;
   ms: number;
   tokens: number;
+  text: string;
 }
 
 /** Draws from the model's own distribution, whatever the server's usual filters are. */
@@ -43,7 +44,10 @@ export class MeasuredServer implements AsyncDisposable {
   readonly #process: Deno.ChildProcess;
   readonly #client = Deno.createHttpClient({ poolMaxIdlePerHost: 2000 });
 
+  readonly #port: number;
+
   private constructor(readonly command: ServerCommand, port: number) {
+    this.#port = port;
     this.url = `http://127.0.0.1:${port}`;
     const { command: program, args, env = {} } = command;
     const log = { stdin: "null", stdout: "null", stderr: "piped" } as const;
@@ -94,38 +98,66 @@ export class MeasuredServer implements AsyncDisposable {
     return (user! + system!) / 100;
   }
 
-  #post({ prompt, maxTokens, seed }: Ask, stream: boolean): Promise<Response> {
+  #body({ prompt, maxTokens, seed }: Ask, stream: boolean): string {
     const fields = { prompt, max_tokens: maxTokens, seed, ...PLAIN, ...this.command.fields };
-    const body = JSON.stringify({
+    return JSON.stringify({
       ...fields,
       ...(stream ? { stream, stream_options: { include_usage: true } } : {}),
     });
-    const headers = { "content-type": "application/json" };
-    return fetch(`${this.url}/v1/completions`, { method: "POST", headers, body, client: this.#client });
   }
 
-  /** Asks for a stream, and only looks at its last piece, so that the client costs little. */
-  async stream(ask: Ask): Promise<Answered> {
+  /**
+   * Asks for a stream over a connection of its own. What comes is looked at when it is over, so that the client costs little.
+   * @param pauseMs between looks at the connection, from the first token on
+   */
+  async stream(ask: Ask, pauseMs = 0): Promise<Answered> {
+    const body = this.#body(ask, true);
+    const head = `POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1:${this.#port}\r\nconnection: close\r\n` +
+      `content-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n`;
+    const request = new TextEncoder().encode(head + body); // words and numbers: a byte a character
     const started = performance.now();
-    const response = await this.#post(ask, true);
-    if (!response.ok) throw new Error(`${this.command.name}: ${response.status} ${await response.text()}`);
+    using connection = await Deno.connect({ hostname: "127.0.0.1", port: this.#port });
+    for (let sent = 0; sent < request.length;) sent += await connection.write(request.subarray(sent));
     let firstMs = 0;
-    let end: Uint8Array[] = [];
-    for await (const piece of response.body!) {
+    let start = "";
+    const pieces: Uint8Array[] = [];
+    const buffer = new Uint8Array(64 << 10);
+    for (let n; (n = await connection.read(buffer)) !== null;) {
+      pieces.push(buffer.slice(0, n));
+      if (firstMs > 0) {
+        if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs));
+        continue;
+      }
+      start += new TextDecoder().decode(pieces.at(-1));
       // servers begin a stream before there is anything to say; a token's event is longer than a comment
-      if (firstMs === 0 && piece.length > 40) firstMs = performance.now() - started;
-      end = [...end.slice(-4), piece];
+      const end = start.indexOf("\r\n\r\n");
+      if (end > 0 && start.length - end > 60) firstMs = performance.now() - started;
     }
     const ms = performance.now() - started;
-    const text = end.map((piece) => new TextDecoder().decode(piece)).join("");
+    const said = new TextDecoder().decode(await new Blob(pieces as Uint8Array<ArrayBuffer>[]).bytes());
+    if (!said.startsWith("HTTP/1.1 200") && !said.startsWith("HTTP/1.0 200")) {
+      throw new Error(`${this.command.name}: ${said.slice(0, 300)}`);
+    }
+    // without the lengths of chunks, which stand in lines of their own
+    const text = said.replace(/\r\n[0-9a-f]+\r\n/gi, "");
+    if (!text.includes("data: [DONE]")) {
+      throw new Error(`${this.command.name} broke off: ${text.slice(-300)}`);
+    }
     const tokens = [...text.matchAll(/"completion_tokens":\s*(\d+)/g)].at(-1)?.[1];
     if (tokens === undefined) throw new Error(`${this.command.name} says no usage: ${text.slice(-300)}`);
-    return { firstMs, ms, tokens: Number(tokens) };
+    const events = [...text.matchAll(/^data: (\{.*)/gm)].map(([, json]) => JSON.parse(json!));
+    const answer = events.map(({ choices }) => choices?.[0]?.text ?? "").join("");
+    return { firstMs, ms, tokens: Number(tokens), text: answer };
   }
 
   /** Asks for a whole answer. @returns its text */
   async whole(ask: Ask): Promise<string> {
-    const response = await this.#post(ask, false);
+    const response = await fetch(`${this.url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: this.#body(ask, false),
+      client: this.#client,
+    });
     const body = await response.json();
     if (!response.ok) throw new Error(`${this.command.name}: ${response.status} ${JSON.stringify(body)}`);
     return body.choices[0].text;
