@@ -10,7 +10,7 @@
 //! `Dot` is AVX512-BF16's instruction, which takes pairs in this very order; operands are pairs of 16 bits, half the memory.
 //! `Fma` is f32's own multiply-add, everywhere: the operands are f32 numbers with 16 zero bits at the end. Products of two
 //! of them are exact in f32. `Dot` takes subnormal numbers for 0, and that is all they may differ in.
-//! `Tile` is AMX's, eight times as fast, in an order of its own: of each TILE_K of k the even ones are summed and the odd ones,
+//! `Tile` is AMX's, two to three times as fast, in an order of its own: of each TILE_K of k the even ones are summed and the odd ones,
 //! then both sums, and that is added to the element. It takes subnormal numbers for 0, too.
 //!
 //! 2 · M · N · K flops; reads a, b and out once, and b's panels once for each MAX_ROWS rows.
