@@ -19,9 +19,10 @@ export async function ready(page: Page): Promise<void> {
   await page.waitForFunction("!document.getElementById('start').disabled", { timeout: 60_000 });
 }
 
-/** Clicks a button as soon as it can be. */
+/** Clicks a button as soon as it is there and can be. */
 export async function press(page: Page, id: string): Promise<void> {
-  await page.waitForFunction(`!document.getElementById("${id}").disabled`, { timeout: 60_000 });
+  const button = `document.getElementById("${id}")`;
+  await page.waitForFunction(`!${button}.disabled && !${button}.hidden`, { timeout: 60_000 });
   await page.evaluate(`document.getElementById("${id}").click()`); // whatever message lies over it
 }
 
